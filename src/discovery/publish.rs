@@ -1,0 +1,97 @@
+//! Defines the slot a provider publishes its state into.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use tokio::sync::watch;
+
+use super::state::{ProviderState, SourceState};
+use super::status::ProviderStatus;
+use crate::spec::document::Documents;
+use crate::spec::name::ProviderId;
+use crate::spec::source::Source;
+
+/// Publishes a provider's state; its watches share it. Latest wins, and an equal state wakes nobody.
+#[derive(Clone)]
+pub struct Publisher {
+    slot: watch::Sender<Arc<ProviderState>>,
+    status: Arc<ProviderStatus>,
+}
+
+impl Publisher {
+    /// A publisher, and the end where control reads.
+    pub fn new(id: ProviderId) -> (Self, watch::Receiver<Arc<ProviderState>>) {
+        let (slot, reader) = watch::channel(Arc::new(ProviderState::default()));
+        (Self { slot, status: ProviderStatus::new(id) }, reader)
+    }
+
+    /// The provider's status.
+    pub fn status(&self) -> &Arc<ProviderStatus> {
+        &self.status
+    }
+
+    /// What is published now.
+    pub fn current(&self) -> Arc<ProviderState> {
+        Arc::clone(&self.slot.borrow())
+    }
+
+    /// Publishes all documents after a complete read.
+    pub fn documents(&self, documents: Documents) {
+        self.change(|state| {
+            if state.documents.as_deref() == Some(&documents) {
+                return false;
+            }
+            state.documents = Some(Arc::new(documents));
+            true
+        });
+    }
+
+    /// Publishes what is known of a source.
+    pub fn source(&self, source: &Source, known: SourceState) {
+        self.change(|state| {
+            if state.sources.get(source) == Some(&known) {
+                return false;
+            }
+            state.sources.insert(source.clone(), known);
+            true
+        });
+    }
+
+    /// Drops a source that no upstream wants any more.
+    pub fn forget(&self, source: &Source) {
+        self.change(|state| state.sources.remove(source).is_some());
+    }
+
+    fn change(&self, change: impl FnOnce(&mut ProviderState) -> bool) {
+        let applied = self.slot.send_if_modified(|slot| {
+            let mut state = ProviderState::clone(slot);
+            let changed = change(&mut state);
+            if changed {
+                *slot = Arc::new(state);
+            }
+            changed
+        });
+        let updates = &self.status.updates;
+        let counter = if applied { &updates.applied } else { &updates.unchanged };
+        counter.fetch_add(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::discovery::state::Origin;
+
+    #[test]
+    fn an_equal_state_wakes_nobody() {
+        let (publisher, mut reader) = Publisher::new(ProviderId::Consul);
+        let source = Source::Consul { service: "users".into() };
+        let known = SourceState { endpoints: [].into(), problems: [].into(), origin: Origin::Live };
+        publisher.source(&source, known.clone());
+        assert!(reader.has_changed().expect("publisher lives"));
+        reader.mark_unchanged();
+        publisher.source(&source, known);
+        assert!(!reader.has_changed().expect("publisher lives"));
+        assert_eq!(publisher.status().updates.unchanged.load(Relaxed), 1);
+    }
+}

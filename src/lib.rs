@@ -1,0 +1,13 @@
+//! Fleetgate: a gateway for fleets of machines that are not on Kubernetes.
+
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod discovery;
+pub mod exchange;
+pub mod health;
+pub mod proxy;
+pub mod snapshot;
+pub mod spec;
+pub mod telemetry;

@@ -1,0 +1,127 @@
+//! Defines an endpoint as a source describes it: where it is, its weight and labels, and the registry's word.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+/// Key and value pairs on an endpoint.
+pub type Labels = BTreeMap<String, String>;
+
+/// Where an endpoint listens: an address, or a host name that discovery resolves.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Address {
+    /// An IP address and port.
+    Ip(SocketAddr),
+    /// A host name and port; resolved outside the workers, again every 30 s.
+    Name {
+        /// The host name, in lower case.
+        host: Arc<str>,
+        /// The port, 1 to 65535.
+        port: u16,
+    },
+}
+
+impl Address {
+    /// An address from a host (IPv4, bare or bracketed IPv6, or a name) and a port.
+    ///
+    /// # Errors
+    /// Port 0, and a host that is neither an IP address nor a host name (RFC 1123, with `_`), with the reason.
+    pub fn new(host: &str, port: u16) -> Result<Self, String> {
+        if port == 0 {
+            return Err(format!("`{host}` has port 0"));
+        }
+        let bare = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(host);
+        if let Ok(ip) = bare.parse::<IpAddr>() {
+            return Ok(Self::Ip(SocketAddr::new(ip, port)));
+        }
+        let label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+        };
+        let name = host.strip_suffix('.').unwrap_or(host);
+        // A last label of digits only is a mistyped IPv4 address (WHATWG URL, "ends in a number").
+        let numeric_tail = name.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
+        if name.len() > 253 || numeric_tail || !name.split('.').all(label) {
+            return Err(format!("`{host}` is neither an IP address nor a host name"));
+        }
+        Ok(Self::Name { host: name.to_ascii_lowercase().into(), port })
+    }
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    /// Reads `host:port`, `1.2.3.4:port` or `[::1]:port`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not `host:port`");
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        if host.contains(':') && !host.starts_with('[') {
+            return Err(format!("`{text}`: write an IPv6 address in brackets, `[{host}]:{port}`"));
+        }
+        Self::new(host, port.parse().map_err(|_| wrong())?)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Name { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+/// What the registry says of an endpoint. A registry without checks says `Unchecked`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RegistryStatus {
+    /// Nobody checks it but us: static, DNS and etcd endpoints.
+    Unchecked,
+    /// All its registry checks pass.
+    Passing,
+    /// A check warns, none is critical.
+    Warning,
+    /// A check is critical: no traffic.
+    Critical,
+    /// An operator put it, or its node, into maintenance: no traffic, whatever else holds.
+    Maintenance,
+}
+
+/// An endpoint as a source describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSpec {
+    /// Where it listens.
+    pub address: Address,
+    /// 0 to 65535; 0 drains. The weight that goes with `status` where a registry has several.
+    pub weight: u16,
+    /// What subsets select by.
+    pub labels: Arc<Labels>,
+    /// The registry's word.
+    pub status: RegistryStatus,
+    /// Who registered it, unique in its source: `node/service-id`, an etcd key's last part, a position.
+    pub id: Arc<str>,
+    /// Orders two registrations of one address: the newer (greater) wins. Consul's ModifyIndex of the
+    /// service, etcd's mod_revision, 0 where there is none.
+    pub modified: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_and_written() {
+        for text in ["10.0.0.1:80", "[::1]:8080", "orders-2.internal:8080", "a_b.example:1"] {
+            assert_eq!(text.parse::<Address>().map(|address| address.to_string()), Ok(text.to_owned()));
+        }
+        assert_eq!(Address::new("::1", 80).map(|a| a.to_string()), Ok("[::1]:80".to_owned()));
+        assert_eq!(Address::new("Orders.Internal.", 80).map(|a| a.to_string()), Ok("orders.internal:80".to_owned()));
+        for bad in ["", "a", "a:", "a:0", "a:x", "a:70000", ":80", "::1:80", "a b:80", "10.0.0.256:80", "http://a:80"] {
+            assert!(bad.parse::<Address>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! What someone asked for, as plain data: names, routes, upstreams, sources, endpoints, and the pure
+//! decoders that make them from text. Nothing here does I/O and nothing here uses another folder of ours.
+
+pub mod document;
+pub mod endpoint;
+pub mod matching;
+pub mod name;
+pub mod problem;
+pub mod route;
+pub mod settings;
+pub mod source;
+pub mod upstream;

@@ -1,0 +1,218 @@
+//! Defines the resolved static settings: what `config` makes of files, environment and defaults.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::name::{Name, ProviderId};
+
+/// All static settings, read once at start.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// `[runtime]`
+    pub runtime: Runtime,
+    /// `[listeners.NAME]`, at least one.
+    pub listeners: BTreeMap<Name, Listener>,
+    /// `[admin]`
+    pub admin: Admin,
+    /// `[discovery]`
+    pub discovery: Discovery,
+    /// `[telemetry]`
+    pub telemetry: Telemetry,
+}
+
+/// `[runtime]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Runtime {
+    /// Data-plane threads; 0 in the file means one a core, here it is already resolved: at least 1.
+    pub workers: usize,
+    /// Longest time a stop waits for exchanges in flight; default 30 s.
+    pub shutdown_grace: Duration,
+    /// How long a stop keeps serving after `/readyz` turned to 503, before it begins to drain; default 0.
+    pub shutdown_delay: Duration,
+    /// Ready after this time whatever is missing; `None`: wait for the sources.
+    pub ready_timeout: Option<Duration>,
+}
+
+/// `[listeners.NAME]`: an address that accepts client connections.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    /// Where it binds; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// Peers whose forwarding headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whether `%2F`, `%5C`, `%00` and `\` may stand in a path; default false.
+    pub allow_encoded_slashes: bool,
+    /// Values of `Upgrade` that are forwarded; default `websocket`, in lower case. `h2c` is never forwarded.
+    pub upgrades: Vec<String>,
+    /// For a whole request head, from its first byte or the connection's start; default 10 s.
+    pub header_timeout: Duration,
+    /// Between two pieces of a request body; default 30 s.
+    pub body_timeout: Duration,
+    /// How long a connection is kept without a request; default 75 s.
+    pub idle_timeout: Duration,
+    /// Largest request head, in bytes; default 32 KiB.
+    pub max_header_size: usize,
+    /// Most header lines of a request; default 100.
+    pub max_headers: usize,
+    /// Largest request body, in bytes; no limit by default.
+    pub max_body_size: Option<u64>,
+    /// Most client connections at once, for the process; default 20,000.
+    pub max_connections: u32,
+}
+
+impl Listener {
+    /// A listener with every setting at its default.
+    pub fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            trusted_proxies: Vec::new(),
+            allow_encoded_slashes: false,
+            upgrades: vec!["websocket".to_owned()],
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(75),
+            max_header_size: 32 * 1024,
+            max_headers: 100,
+            max_body_size: None,
+            max_connections: 20_000,
+        }
+    }
+}
+
+/// `[admin]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admin {
+    /// Where it binds; default 127.0.0.1:9901. Without a token only loopback is accepted.
+    pub address: SocketAddr,
+    /// The token clients must show.
+    pub token: Option<Secret>,
+    /// Whether `/metrics` needs no token.
+    pub metrics_public: bool,
+}
+
+/// `[discovery]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Discovery {
+    /// Which provider wins when two define one name, first one first.
+    pub precedence: Vec<ProviderId>,
+    /// `[discovery.file]` and the dynamic sections of the main file.
+    pub file: FileProvider,
+    /// `[discovery.consul]`
+    pub consul: Option<ConsulProvider>,
+    /// `[discovery.etcd]`
+    pub etcd: Option<EtcdProvider>,
+}
+
+/// Where file documents lie.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FileProvider {
+    /// The main configuration file, for its `[routes]` and `[upstreams]`.
+    pub main: Option<PathBuf>,
+    /// Absolute glob patterns of further files.
+    pub patterns: Vec<PathBuf>,
+}
+
+/// `[discovery.consul]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConsulProvider {
+    /// The agent: `http://host:port` or `https://host:port`, no path.
+    pub address: String,
+    /// An ACL token written down or in the environment.
+    pub token: Option<Secret>,
+    /// A file that holds the token; re-read when it changes and on 403. Wins over `token`.
+    pub token_file: Option<PathBuf>,
+    /// Enterprise namespace, passed on as `ns`.
+    pub namespace: Option<String>,
+    /// Prefix of documents in KV, with the slash at its end; default `fleetgate/`.
+    pub kv_prefix: String,
+    /// How long a blocking query may block; 1 s to 10 min, default 60 s.
+    pub wait: Duration,
+    /// Oldest answer of a follower that is believed; default 5 s.
+    pub max_stale: Duration,
+    /// For `https`.
+    pub tls: ClientTls,
+}
+
+/// `[discovery.etcd]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct EtcdProvider {
+    /// `http://host:port` or `https://host:port`, at least one.
+    pub endpoints: Vec<String>,
+    /// Prefix of all keys, with a slash at its end; default `/fleetgate/`.
+    pub prefix: String,
+    /// Name and password.
+    pub user: Option<(String, Secret)>,
+    /// For `https`.
+    pub tls: ClientTls,
+}
+
+/// TLS towards a registry. The system's roots when `ca` is unset.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ClientTls {
+    /// PEM file of certificate authorities.
+    pub ca: Option<PathBuf>,
+    /// PEM file of the client's certificate.
+    pub certificate: Option<PathBuf>,
+    /// PEM file of its key.
+    pub key: Option<PathBuf>,
+    /// The name the server's certificate must have, where it is not the host's.
+    pub server_name: Option<String>,
+}
+
+/// `[telemetry]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Telemetry {
+    /// Where access log lines go.
+    pub access_log: AccessLog,
+    /// Filter of our own log, as in `RUST_LOG`; default `info`.
+    pub log: String,
+    /// Format of our own log.
+    pub log_format: LogFormat,
+}
+
+/// Where access log lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    /// Nowhere.
+    Off,
+    /// Standard output (the default).
+    Stdout,
+    /// Appended to a file.
+    File(PathBuf),
+}
+
+/// The format of our own log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// JSON lines.
+    Json,
+}
+
+/// A secret: never shown by `Debug`, never serialised.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The secret itself, for the one who sends or compares it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}

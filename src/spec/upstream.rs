@@ -1,0 +1,115 @@
+//! Defines an upstream as someone asked for it: where its endpoints come from, and its settings.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::endpoint::{EndpointSpec, Labels};
+use super::name::Name;
+
+/// A named pool of endpoints and its settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamSpec {
+    /// Where its endpoints come from.
+    pub source: UpstreamSource,
+    /// Everything else.
+    pub settings: UpstreamSettings,
+}
+
+/// The one place an upstream's endpoints come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpstreamSource {
+    /// Instances of a Consul service.
+    Consul {
+        /// The service's name.
+        service: Arc<str>,
+    },
+    /// `PREFIX/endpoints/NAME/` in etcd, NAME being the upstream's.
+    Etcd,
+    /// Written down; host names among them are resolved by discovery.
+    Static(Arc<[EndpointSpec]>),
+}
+
+/// How an upstream's endpoints are used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamSettings {
+    /// How one endpoint is picked among the usable ones.
+    pub balance: Balance,
+    /// Named selections of endpoints: all of the labels must be equal.
+    pub subsets: BTreeMap<Name, Labels>,
+    /// To an established connection; default 2 s.
+    pub connect_timeout: Duration,
+    /// From the request sent to the response's head; default 30 s.
+    pub response_timeout: Duration,
+    /// Between two pieces of a body, either way; default 60 s.
+    pub idle_timeout: Duration,
+    /// Idle connections kept for an endpoint, for the process; default 32.
+    pub max_idle_per_endpoint: u32,
+    /// How long an idle connection is kept; default 4 s, under the usual 5 s of services.
+    pub keep_alive: Duration,
+    /// Active checks; none by default.
+    pub health_check: Option<HealthCheck>,
+}
+
+impl Default for UpstreamSettings {
+    fn default() -> Self {
+        Self {
+            balance: Balance::LeastRequests,
+            subsets: BTreeMap::new(),
+            connect_timeout: Duration::from_secs(2),
+            response_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(60),
+            max_idle_per_endpoint: 32,
+            keep_alive: Duration::from_secs(4),
+            health_check: None,
+        }
+    }
+}
+
+/// How one endpoint is picked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// In turn, by weight.
+    RoundRobin,
+    /// The fewest requests in flight for its weight.
+    LeastRequests,
+}
+
+impl Balance {
+    /// As users write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round_robin",
+            Self::LeastRequests => "least_requests",
+        }
+    }
+}
+
+/// An active health check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What is asked.
+    pub probe: Probe,
+    /// Between the starts of two checks, with 10 % jitter; default 5 s.
+    pub interval: Duration,
+    /// For one check; default 2 s.
+    pub timeout: Duration,
+    /// Passes in a row that make an unhealthy endpoint healthy; default 2.
+    pub healthy_threshold: u32,
+    /// Failures in a row that make a healthy endpoint unhealthy; default 3.
+    pub unhealthy_threshold: u32,
+}
+
+/// What a health check asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// GET this path; 200 to 399 pass.
+    Http {
+        /// The path and query.
+        path: String,
+        /// The `Host` sent; the endpoint's address by default.
+        host: Option<String>,
+    },
+    /// A connect.
+    Tcp,
+}
