@@ -1,1 +1,61 @@
+//! The immutable picture that the workers serve from, and the pure functions that read it: matching, the
+//! draw of a target, who is usable. Proxy and explain call the same functions, so that explain can't lie.
+//!
+//! The only things that change in a published snapshot are the states behind its `Arc`s: an endpoint's
+//! health and counts, an upstream's epoch. They belong to an identity, not to a snapshot, and survive it.
 
+use std::sync::Arc;
+use std::time::SystemTime;
+
+pub mod endpoint;
+pub mod report;
+pub mod request;
+pub mod route;
+pub mod table;
+pub mod target;
+pub mod upstream;
+
+pub use endpoint::{Endpoint, EndpointState, Health, Standing};
+pub use report::Report;
+pub use request::RequestView;
+pub use route::{Route, RouteState, Target};
+pub use table::RouteTable;
+pub use upstream::{Upstream, UpstreamState};
+
+/// The complete picture of one generation.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Counts publications; 0 is the empty picture before the first.
+    pub generation: u64,
+    /// When it was published.
+    pub published_at: SystemTime,
+    /// All routes.
+    pub routes: Arc<RouteTable>,
+    /// Upstreams by slot; a slot keeps its upstream's name for as long as the upstream exists.
+    pub upstreams: Arc<[Option<Arc<Upstream>>]>,
+    /// What people have to know about what they wrote.
+    pub report: Arc<Report>,
+}
+
+impl Snapshot {
+    /// The picture before anything is known.
+    pub fn empty() -> Self {
+        Self {
+            generation: 0,
+            published_at: SystemTime::now(),
+            routes: Arc::default(),
+            upstreams: Arc::from([]),
+            report: Arc::default(),
+        }
+    }
+
+    /// The upstream in a slot.
+    pub fn upstream(&self, slot: usize) -> Option<&Arc<Upstream>> {
+        self.upstreams.get(slot)?.as_ref()
+    }
+
+    /// All upstreams, by slot.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.upstreams.iter().flatten()
+    }
+}

@@ -5,6 +5,7 @@ pub mod document;
 pub mod endpoint;
 pub mod matching;
 pub mod name;
+pub mod path;
 pub mod problem;
 pub mod route;
 pub mod settings;

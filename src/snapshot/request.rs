@@ -1,0 +1,112 @@
+//! Defines what matching sees of a request, and how a condition reads it.
+
+use std::borrow::Cow;
+
+use http::{HeaderMap, Method, header};
+
+use crate::spec::matching::{Conditions, ValueMatch};
+use crate::spec::name::Name;
+
+/// A request as matching sees it, after the gate.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestView<'a> {
+    /// The listener it came in by.
+    pub listener: &'a Name,
+    /// Lower case, without port and trailing dot; empty when there is none.
+    pub host: &'a str,
+    /// In normal form.
+    pub path: &'a str,
+    /// The method.
+    pub method: &'a Method,
+    /// The headers.
+    pub headers: &'a HeaderMap,
+    /// The query, without the question mark.
+    pub query: Option<&'a str>,
+}
+
+/// Whether all conditions hold. A name that comes several times holds when any of its values does.
+pub fn all_hold(conditions: &Conditions, request: &RequestView<'_>) -> bool {
+    conditions.headers.iter().all(|(name, wanted)| {
+        any_holds(wanted, request.headers.get_all(name).iter().map(|value| Cow::Borrowed(value.as_bytes())))
+    }) && conditions.query.iter().all(|(name, wanted)| any_holds(wanted, query_values(request.query, name)))
+        && conditions.cookies.iter().all(|(name, wanted)| {
+            any_holds(wanted, cookie_values(request.headers, name).map(|value| Cow::Borrowed(value.as_bytes())))
+        })
+}
+
+fn any_holds<'v>(wanted: &ValueMatch, values: impl Iterator<Item = Cow<'v, [u8]>>) -> bool {
+    let mut values = values.peekable();
+    match wanted {
+        ValueMatch::Present(_) => wanted.holds(values.peek().map(AsRef::as_ref)),
+        ValueMatch::Exact(_) | ValueMatch::Regex(_) => values.any(|value| wanted.holds(Some(&value))),
+    }
+}
+
+fn query_values<'q>(query: Option<&'q str>, name: &'q str) -> impl Iterator<Item = Cow<'q, [u8]>> {
+    form_urlencoded::parse(query.unwrap_or_default().as_bytes()).filter(move |(key, _)| key == name).map(
+        |(_, value)| match value {
+            Cow::Borrowed(value) => Cow::Borrowed(value.as_bytes()),
+            Cow::Owned(value) => Cow::Owned(value.into_bytes()),
+        },
+    )
+}
+
+/// The values of a cookie (RFC 6265, 5.4; quotes around a value are not part of it).
+pub fn cookie_values<'h>(headers: &'h HeaderMap, name: &'h str) -> impl Iterator<Item = &'h str> {
+    headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .filter(move |(key, _)| *key == name)
+        .map(|(_, value)| value.strip_prefix('"').and_then(|inner| inner.strip_suffix('"')).unwrap_or(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn conditions_read_headers_query_and_cookies() {
+        let listener: Name = "web".parse().expect("a name");
+        let mut headers = HeaderMap::new();
+        headers.append("x-tenant", HeaderValue::from_static("acme"));
+        headers.append("x-tenant", HeaderValue::from_static("umbrella"));
+        headers.append("cookie", HeaderValue::from_static("a=1; canary=\"yes\"; b=2"));
+        let request = RequestView {
+            listener: &listener,
+            host: "",
+            path: "/",
+            method: &Method::GET,
+            headers: &headers,
+            query: Some("debug=1&name=J%C3%BCrgen+K&flag"),
+        };
+        let exact = |text: &str| ValueMatch::Exact(text.to_owned());
+        let header = |name: &'static str, wanted| Conditions {
+            headers: vec![(http::HeaderName::from_static(name), wanted)],
+            ..Conditions::default()
+        };
+        let query = |name: &str, wanted| Conditions { query: vec![(name.to_owned(), wanted)], ..Conditions::default() };
+        let cookie =
+            |name: &str, wanted| Conditions { cookies: vec![(name.to_owned(), wanted)], ..Conditions::default() };
+        for (conditions, holds) in [
+            (Conditions::default(), true),
+            (header("x-tenant", exact("umbrella")), true),
+            (header("x-tenant", exact("ACME")), false),
+            (header("x-none", ValueMatch::Present(false)), true),
+            (header("x-tenant", ValueMatch::Present(false)), false),
+            (query("debug", exact("1")), true),
+            (query("name", exact("Jürgen K")), true),
+            (query("flag", ValueMatch::Present(true)), true),
+            (query("fla", ValueMatch::Present(true)), false),
+            (cookie("canary", exact("yes")), true),
+            (cookie("b", exact("2")), true),
+            (cookie("c", ValueMatch::Present(true)), false),
+        ] {
+            assert_eq!(all_hold(&conditions, &request), holds, "{conditions:?}");
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! Defines the route table: the total order of routes, and an index that finds the first match without a scan.
+//!
+//! Every pair of a route and one of its hosts is an entry with a rank in the total order. A lookup visits the
+//! few buckets a request can fall into (its host, the wildcards above it, no host; in each its exact path, the
+//! expressions, its prefixes), and keeps the lowest rank that matches.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use http::HeaderName;
+
+use super::request::{RequestView, all_hold};
+use super::route::Route;
+use crate::spec::matching::{HostMatch, PathMatch, ValueMatch};
+use crate::spec::name::Name;
+
+/// All routes, in order, with their index.
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    routes: Vec<Arc<Route>>,
+    by_name: HashMap<Name, usize>,
+    exact: HashMap<String, HostTable>,
+    wildcard: HashMap<String, HostTable>,
+    any: HostTable,
+}
+
+/// A route under one of its hosts; sorts by the contract's order.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    rank: u32,
+    route: u32,
+}
+
+/// The entries of one host.
+#[derive(Debug)]
+struct HostTable {
+    /// The lowest rank in here: a table that cannot win is not searched.
+    best: u32,
+    exact: HashMap<String, Bucket>,
+    expressions: Vec<Entry>,
+    prefixes: HashMap<String, Bucket>,
+    /// Bit N: there is a prefix of N segments (63 stands for more).
+    depths: u64,
+}
+
+/// The entries of one host and path.
+#[derive(Debug, Default)]
+struct Bucket {
+    /// Entries in order, without those that `by_header` holds.
+    scan: Vec<Entry>,
+    /// Entries that need a header to be exactly something, found by that value.
+    by_header: Vec<(HeaderName, ByValue)>,
+}
+
+/// Entries by the exact value of a header, in order.
+type ByValue = HashMap<Vec<u8>, Vec<Entry>>;
+
+/// From so many entries on, a bucket is indexed by header values.
+const INDEX_FROM: usize = 8;
+
+impl Default for HostTable {
+    fn default() -> Self {
+        Self {
+            best: u32::MAX,
+            exact: HashMap::default(),
+            expressions: Vec::new(),
+            prefixes: HashMap::default(),
+            depths: 0,
+        }
+    }
+}
+
+impl RouteTable {
+    /// Sorts and indexes routes.
+    pub fn new(mut routes: Vec<Arc<Route>>) -> Self {
+        routes.sort_by(|a, b| (&a.name, a.provider).cmp(&(&b.name, b.provider)));
+        let mut entries: Vec<(u32, Option<&HostMatch>)> = Vec::with_capacity(routes.len());
+        for (index, route) in (0u32..).zip(&routes) {
+            match route.matching().hosts.as_slice() {
+                [] => entries.push((index, None)),
+                hosts => entries.extend(hosts.iter().map(|host| (index, Some(host)))),
+            }
+        }
+        // Stable, and by name before: equal keys stay in the order of names.
+        entries.sort_by_cached_key(|&(index, host)| order(&routes[index as usize], host));
+
+        let mut table = Self::default();
+        for (rank, (route, host)) in (0u32..).zip(entries) {
+            let entry = Entry { rank, route };
+            let hosts = match host {
+                Some(HostMatch::Exact(host)) => table.exact.entry(host.clone()).or_default(),
+                Some(HostMatch::Wildcard(suffix)) => table.wildcard.entry(suffix.clone()).or_default(),
+                None => &mut table.any,
+            };
+            hosts.insert(entry, &routes[route as usize].matching().path);
+        }
+        for hosts in table.exact.values_mut().chain(table.wildcard.values_mut()).chain([&mut table.any]) {
+            for bucket in hosts.exact.values_mut().chain(hosts.prefixes.values_mut()) {
+                bucket.index(&routes);
+            }
+        }
+        table.by_name = routes.iter().enumerate().map(|(index, route)| (route.name.clone(), index)).collect();
+        table.routes = routes;
+        table
+    }
+
+    /// All routes by name.
+    pub fn routes(&self) -> &[Arc<Route>] {
+        &self.routes
+    }
+
+    /// The route of a name.
+    pub fn by_name(&self, name: &str) -> Option<&Arc<Route>> {
+        self.by_name.get(name).map(|&index| &self.routes[index])
+    }
+
+    /// The first route in order whose every condition holds.
+    pub fn find(&self, request: &RequestView<'_>) -> Option<&Arc<Route>> {
+        let mut best = Best { entry: None, table: self, request };
+        if !request.host.is_empty() {
+            if !self.exact.is_empty()
+                && let Some(hosts) = self.exact.get(request.host)
+            {
+                hosts.search(&mut best);
+            }
+            if !self.wildcard.is_empty() {
+                let mut rest = request.host;
+                while let Some((_, suffix)) = rest.split_once('.') {
+                    if let Some(hosts) = self.wildcard.get(suffix) {
+                        hosts.search(&mut best);
+                    }
+                    rest = suffix;
+                }
+            }
+        }
+        self.any.search(&mut best);
+        best.entry.map(|entry| &self.routes[entry.route as usize])
+    }
+}
+
+/// The order of the contract, as a sortable key: smaller goes first.
+type Order = (Reverse<i32>, (u8, Reverse<usize>), (u8, Reverse<usize>), bool, Reverse<usize>, Reverse<usize>);
+
+fn order(route: &Route, host: Option<&HostMatch>) -> Order {
+    let matching = route.matching();
+    let host = match host {
+        Some(HostMatch::Exact(_)) => (0, Reverse(0)),
+        Some(HostMatch::Wildcard(suffix)) => (1, Reverse(suffix.len())),
+        None => (2, Reverse(0)),
+    };
+    let path = match &matching.path {
+        PathMatch::Exact(_) => (0, Reverse(0)),
+        PathMatch::Regex(pattern) => (1, Reverse(pattern.source().len())),
+        PathMatch::Prefix(prefix) => (2, Reverse(prefix.len())),
+    };
+    (
+        Reverse(route.spec.priority),
+        host,
+        path,
+        matching.methods.is_empty(),
+        Reverse(matching.conditions.headers.len()),
+        Reverse(matching.conditions.query.len()),
+    )
+}
+
+impl HostTable {
+    fn insert(&mut self, entry: Entry, path: &PathMatch) {
+        self.best = self.best.min(entry.rank);
+        match path {
+            PathMatch::Exact(path) => self.exact.entry(path.clone()).or_default().scan.push(entry),
+            PathMatch::Regex(_) => self.expressions.push(entry),
+            PathMatch::Prefix(prefix) => {
+                self.depths |= 1 << prefix.matches('/').count().min(63);
+                self.prefixes.entry(prefix.clone()).or_default().scan.push(entry);
+            }
+        }
+    }
+
+    fn search(&self, best: &mut Best<'_>) {
+        if !best.beatable_by(self.best) {
+            return;
+        }
+        let path = best.request.path;
+        if !self.exact.is_empty()
+            && let Some(bucket) = self.exact.get(path)
+        {
+            bucket.search(best);
+        }
+        best.try_all(&self.expressions);
+        if self.depths != 0 {
+            // `/a/b/` is asked as `/a/b`: prefixes are kept without a trailing slash.
+            let mut prefix = path.strip_suffix('/').unwrap_or(path);
+            let mut depth = prefix.bytes().filter(|&byte| byte == b'/').count();
+            loop {
+                if self.depths & (1 << depth.min(63)) != 0
+                    && let Some(bucket) = self.prefixes.get(prefix)
+                {
+                    bucket.search(best);
+                }
+                let Some((parent, _)) = prefix.rsplit_once('/') else { break };
+                prefix = parent;
+                depth -= 1;
+            }
+        }
+    }
+}
+
+impl Bucket {
+    /// Moves entries that need an exact header value into a map by that value, when there are many.
+    fn index(&mut self, routes: &[Arc<Route>]) {
+        if self.scan.len() < INDEX_FROM {
+            return;
+        }
+        for entry in std::mem::take(&mut self.scan) {
+            let headers = &routes[entry.route as usize].matching().conditions.headers;
+            let exact = headers.iter().find_map(|(name, wanted)| match wanted {
+                ValueMatch::Exact(value) => Some((name, value.as_bytes())),
+                ValueMatch::Regex(_) | ValueMatch::Present(_) => None,
+            });
+            match exact {
+                None => self.scan.push(entry),
+                Some((name, value)) => {
+                    let position = self.by_header.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
+                        self.by_header.push((name.clone(), ByValue::default()));
+                        self.by_header.len() - 1
+                    });
+                    self.by_header[position].1.entry(value.to_owned()).or_default().push(entry);
+                }
+            }
+        }
+    }
+
+    fn search(&self, best: &mut Best<'_>) {
+        for (name, values) in &self.by_header {
+            for value in best.request.headers.get_all(name) {
+                if let Some(entries) = values.get(value.as_bytes()) {
+                    best.try_all(entries);
+                }
+            }
+        }
+        best.try_all(&self.scan);
+    }
+}
+
+/// The best match so far of one lookup.
+struct Best<'a> {
+    entry: Option<Entry>,
+    table: &'a RouteTable,
+    request: &'a RequestView<'a>,
+}
+
+impl Best<'_> {
+    fn beatable_by(&self, rank: u32) -> bool {
+        self.entry.is_none_or(|entry| rank < entry.rank)
+    }
+
+    /// Tries entries in order, until one matches or none could win any more.
+    fn try_all(&mut self, entries: &[Entry]) {
+        for entry in entries {
+            if !self.beatable_by(entry.rank) {
+                return;
+            }
+            if conditions_hold(&self.table.routes[entry.route as usize], self.request) {
+                self.entry = Some(*entry);
+                return;
+            }
+        }
+    }
+}
+
+/// Whether the rest of a route's conditions hold, host and literal paths being matched already.
+fn conditions_hold(route: &Route, request: &RequestView<'_>) -> bool {
+    let matching = route.matching();
+    let path = match &matching.path {
+        PathMatch::Regex(pattern) => pattern.is_match(request.path.as_bytes()),
+        PathMatch::Exact(_) | PathMatch::Prefix(_) => true,
+    };
+    path && (matching.methods.is_empty() || matching.methods.contains(request.method))
+        && (route.spec.listeners.is_empty() || route.spec.listeners.contains(request.listener))
+        && all_hold(&matching.conditions, request)
+}
