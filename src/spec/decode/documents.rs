@@ -1,0 +1,125 @@
+//! Defines the documents of a provider that keeps one key an item: Consul's KV store, etcd.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::spec::document::{Documents, Item, Kind};
+use crate::spec::name::{Name, ProviderId};
+use crate::spec::problem::Problem;
+use crate::spec::route::RouteSpec;
+use crate::spec::upstream::UpstreamSpec;
+
+use super::format::Format;
+use super::item::{DecodeItem, decode_item};
+use super::key::{Key, decode_key};
+
+/// Turns the complete present set of keys and values into documents, again and again. Between two
+/// sets it keeps each item's last good form, and decodes only what changed: an unchanged text keeps its `Arc`.
+#[derive(Debug)]
+pub struct DocumentSet {
+    provider: ProviderId,
+    prefix: String,
+    routes: Known<RouteSpec>,
+    upstreams: Known<UpstreamSpec>,
+}
+
+/// Items by name, each with the text it was made from.
+type Known<T> = BTreeMap<Name, (Text, Item<T>)>;
+
+#[derive(Debug, PartialEq, Eq)]
+struct Text {
+    key: String,
+    bytes: Vec<u8>,
+}
+
+/// A key that won its name, before decoding.
+struct Candidate<'a> {
+    key: &'a str,
+    bytes: &'a [u8],
+    format: Option<Format>,
+}
+
+impl DocumentSet {
+    /// No documents yet. `prefix` is what every key begins with, slash included: `fleetgate/`.
+    pub fn new(provider: ProviderId, prefix: impl Into<String>) -> Self {
+        Self { provider, prefix: prefix.into(), routes: BTreeMap::new(), upstreams: BTreeMap::new() }
+    }
+
+    /// The documents of the complete present set of whole keys and values. An item whose key is not in it
+    /// is gone, with its last good form. Keys outside of the prefix, keys that end in `/` and empty values
+    /// are ignored; other things that live below the same prefix (etcd's `endpoints/`) are left out by the caller.
+    pub fn update<'a>(&mut self, entries: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Documents {
+        let mut entries: Vec<_> = entries.into_iter().filter(|(_, bytes)| !bytes.is_empty()).collect();
+        entries.sort_unstable();
+        let mut rejected = Vec::new();
+        let mut routes: BTreeMap<Name, Candidate<'a>> = BTreeMap::new();
+        let mut upstreams: BTreeMap<Name, Candidate<'a>> = BTreeMap::new();
+        for (key, bytes) in entries {
+            let Some(relative) = key.strip_prefix(self.prefix.as_str()) else { continue };
+            match decode_key(relative) {
+                Key::Ignored => {}
+                Key::Rejected(text) => rejected.push(Problem::new(self.place(key), "", text)),
+                Key::Document { kind, name, format } => {
+                    let winners = match kind {
+                        Kind::Route => &mut routes,
+                        Kind::Upstream => &mut upstreams,
+                    };
+                    // Keys come in order: the first one for a name is the smaller.
+                    if let Some(winner) = winners.get(&name) {
+                        let text = format!("`{}` defines the same name and goes first: remove one of them", winner.key);
+                        rejected.push(Problem::new(self.place(key), "", text));
+                    } else {
+                        winners.insert(name, Candidate { key, bytes, format });
+                    }
+                }
+            }
+        }
+        let place = |key: &str| format!("{}:{key}", self.provider);
+        refresh(&mut self.routes, routes, &place);
+        refresh(&mut self.upstreams, upstreams, &place);
+        Documents { routes: items(&self.routes), upstreams: items(&self.upstreams), rejected }
+    }
+
+    fn place(&self, key: &str) -> String {
+        format!("{}:{key}", self.provider)
+    }
+}
+
+fn items<T: Clone>(known: &Known<T>) -> BTreeMap<Name, Item<T>> {
+    known.iter().map(|(name, (_, item))| (name.clone(), item.clone())).collect()
+}
+
+fn refresh<T: DecodeItem>(
+    known: &mut Known<T>,
+    present: BTreeMap<Name, Candidate<'_>>,
+    place: &dyn Fn(&str) -> String,
+) {
+    known.retain(|name, _| present.contains_key(name));
+    for (name, candidate) in present {
+        let before = known.remove(&name);
+        let unchanged = |(text, _): &(Text, Item<T>)| text.key == candidate.key && text.bytes == candidate.bytes;
+        let after = match before {
+            Some(before) if unchanged(&before) => before,
+            before => {
+                let place = place(candidate.key);
+                let last_good = before.and_then(|(_, item)| item.good);
+                let item = match decode_item::<T>(&name, candidate.bytes, candidate.format, &place) {
+                    Ok(spec) => {
+                        Item { good: Some(keep_equal(last_good, spec)), problems: Vec::new(), place: place.into() }
+                    }
+                    Err(problems) => Item { good: last_good, problems, place: place.into() },
+                };
+                (Text { key: candidate.key.to_owned(), bytes: candidate.bytes.to_vec() }, item)
+            }
+        };
+        known.insert(name, after);
+    }
+}
+
+/// The former `Arc` when the new form says the same: what did not change must not look changed.
+pub(super) fn keep_equal<T: PartialEq>(before: Option<Arc<T>>, now: T) -> Arc<T> {
+    match before {
+        Some(before) if *before == now => before,
+        _ => Arc::new(now),
+    }
+}

@@ -1,0 +1,17 @@
+//! Decodes what people write: text to a tree with places, a tree to raw serde mirrors, those to specs.
+//!
+//! Everything here is pure. A text is parsed once, into a [`tree::Node`] that knows the line and column of
+//! every key and value; each item (a route, an upstream, a section) is then read on its own, so that one
+//! mistake never hides another item, and all problems of an item come out at once.
+//!
+//! Document providers use [`documents::DocumentSet`] (one key an item) and [`files::FileSet`] (whole files).
+
+pub mod documents;
+pub mod files;
+pub mod format;
+pub mod item;
+pub mod key;
+
+pub use documents::DocumentSet;
+pub use files::{FileSet, FileText};
+pub use format::Format;
