@@ -15,10 +15,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::spec::source::Source;
 
+pub mod dns;
 pub mod publish;
 pub mod state;
 pub mod status;
 pub mod supervise;
+pub mod wanted;
 
 pub use publish::Publisher;
 

@@ -80,9 +80,14 @@ impl Backoff {
             ErrorKind::Failed => jittered(self.cap),
             ErrorKind::Throttled(least) => least.max(Duration::from_secs(1)) + jittered(self.cap),
             ErrorKind::Unauthorised => jittered(UNAUTHORISED_CAP),
-            ErrorKind::Refused => REFUSED_WAIT.mul_f64(rand::rng().random_range(0.8..=1.2)),
+            ErrorKind::Refused => around(REFUSED_WAIT, 0.2),
         }
     }
+}
+
+/// A time near `time`, by at most `share` of it either way: what all gateways do again they do apart.
+pub fn around(time: Duration, share: f64) -> Duration {
+    time.mul_f64(rand::rng().random_range(1.0 - share..=1.0 + share))
 }
 
 /// Runs a watch until shutdown. It never gives up.
