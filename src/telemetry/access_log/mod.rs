@@ -1,0 +1,170 @@
+//! The access log: one JSON line an exchange, formatted by the worker, written by a thread of its own.
+//!
+//! A worker appends lines to a buffer that it owns. Full buffers go through a bounded channel to the
+//! writing thread; when that falls behind, lines are dropped and counted. A worker never waits.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{SyncSender, TrySendError};
+
+use super::prometheus::{Definition, Samples, Source, definitions};
+
+mod record;
+mod writer;
+
+pub use record::Record;
+pub use writer::Writer;
+
+use record::Clock;
+use writer::Chunk;
+
+/// A worker's end of the access log. What it holds is written when it is dropped.
+#[derive(Debug)]
+pub struct AccessLog {
+    /// `None`: the log is off.
+    writer: Option<SyncSender<Chunk>>,
+    buffer: RefCell<Buffer>,
+    dropped: Arc<DroppedLines>,
+}
+
+#[derive(Debug, Default)]
+struct Buffer {
+    chunk: Chunk,
+    clock: Clock,
+}
+
+/// Lines that were lost because their destination was too slow or failed, for the process.
+#[derive(Debug, Default)]
+pub struct DroppedLines(AtomicU64);
+
+/// Bytes after which a buffer is handed over.
+const FULL: usize = 32 * 1024;
+
+impl AccessLog {
+    /// A log that goes nowhere.
+    pub fn off() -> Self {
+        Self::new(None, Arc::default())
+    }
+
+    fn new(writer: Option<SyncSender<Chunk>>, dropped: Arc<DroppedLines>) -> Self {
+        Self { writer, buffer: RefCell::default(), dropped }
+    }
+
+    /// Whether lines go anywhere: a record need not be made otherwise.
+    pub fn is_on(&self) -> bool {
+        self.writer.is_some()
+    }
+
+    /// Adds the line of an exchange that ended. Never blocks.
+    pub fn line(&self, record: &Record<'_>) {
+        let Some(writer) = &self.writer else { return };
+        let Buffer { chunk, clock } = &mut *self.buffer.borrow_mut();
+        if chunk.text.capacity() == 0 {
+            // Room for the line that makes it full.
+            chunk.text.reserve_exact(FULL + 4 * 1024);
+        }
+        record.write(clock, &mut chunk.text);
+        chunk.lines += 1;
+        if chunk.text.len() < FULL {
+            return;
+        }
+        if let Err(TrySendError::Full(mut lost) | TrySendError::Disconnected(mut lost)) =
+            writer.try_send(std::mem::take(chunk))
+        {
+            self.dropped.add(lost.lines);
+            lost.clear();
+            *chunk = lost;
+        }
+    }
+
+    /// Hands over what was collected; to be called every 100 ms or so. Never blocks.
+    pub fn flush(&self) {
+        let Some(writer) = &self.writer else { return };
+        let chunk = &mut self.buffer.borrow_mut().chunk;
+        if chunk.lines == 0 {
+            return;
+        }
+        match writer.try_send(std::mem::take(chunk)) {
+            Ok(()) => {}
+            // There is room for more lines yet.
+            Err(TrySendError::Full(kept)) => *chunk = kept,
+            Err(TrySendError::Disconnected(lost)) => self.dropped.add(lost.lines),
+        }
+    }
+}
+
+impl Drop for AccessLog {
+    fn drop(&mut self) {
+        self.flush();
+        self.dropped.add(self.buffer.get_mut().chunk.lines);
+    }
+}
+
+impl DroppedLines {
+    fn add(&self, lines: u32) {
+        self.0.fetch_add(lines.into(), Relaxed);
+    }
+
+    /// Lines lost since the start.
+    pub fn count(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+impl Source for DroppedLines {
+    fn definitions(&self) -> &'static [&'static Definition] {
+        &[definitions::ACCESS_LOG_DROPPED]
+    }
+
+    fn collect(&self, samples: &mut Samples) {
+        samples.value(definitions::ACCESS_LOG_DROPPED, &[], self.count() as f64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use super::record::tests::record;
+    use super::*;
+
+    #[test]
+    fn a_slow_destination_loses_lines_and_counts_them() {
+        let (sender, receiver) = sync_channel(1);
+        let dropped = Arc::<DroppedLines>::default();
+        let log = AccessLog::new(Some(sender), Arc::clone(&dropped));
+        let lines = 2_000;
+        for _ in 0..lines {
+            log.line(&record());
+        }
+        assert!(dropped.count() > 0);
+        let sent = receiver.recv().expect("a full buffer");
+        assert!(sent.text.len() >= FULL && sent.text.ends_with(b"\n"));
+        drop(log);
+        let rest: u32 = receiver.iter().map(|chunk| chunk.lines).sum();
+        assert_eq!(u64::from(sent.lines + rest) + dropped.count(), lines);
+    }
+
+    #[test]
+    fn a_flush_that_finds_no_room_loses_nothing() {
+        let (sender, receiver) = sync_channel(1);
+        let log = AccessLog::new(Some(sender), Arc::default());
+        for _ in 0..3 {
+            log.line(&record());
+            log.flush();
+        }
+        assert_eq!(receiver.recv().expect("the first line").lines, 1);
+        log.flush();
+        assert_eq!(receiver.recv().expect("those that waited").lines, 2);
+        assert_eq!(log.dropped.count(), 0);
+    }
+
+    #[test]
+    fn a_log_that_is_off_collects_nothing() {
+        let log = AccessLog::off();
+        log.line(&record());
+        assert!(!log.is_on());
+        assert_eq!(log.buffer.borrow().chunk.lines, 0);
+    }
+}

@@ -1,0 +1,267 @@
+//! Defines what the access log says of an exchange, and how it is written as a line of JSON.
+
+use std::io::Write;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use jiff::Timestamp;
+
+/// An exchange that ended. Absent texts are empty. Keys of the line are the fields' names, in this order.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// When the request's head was read.
+    pub time: SystemTime,
+    /// The listener it came to.
+    pub listener: &'a str,
+    /// The client's address: the first one that is no trusted proxy's.
+    pub client: IpAddr,
+    /// The method; empty when no request was read.
+    pub method: &'a str,
+    /// As the client sent it; any bytes.
+    pub host: &'a [u8],
+    /// Without the query, which may hold secrets.
+    pub path: &'a str,
+    /// `HTTP/1.1`
+    pub protocol: &'a str,
+    /// The status the client got; 499 when it went away.
+    pub status: u16,
+    /// Why the gateway answered itself or gave up; empty when it did neither.
+    pub flag: &'a str,
+    /// The route's name.
+    pub route: &'a str,
+    /// `UPSTREAM` or `UPSTREAM/SUBSET`.
+    pub target: &'a str,
+    /// The upstream's name.
+    pub upstream: &'a str,
+    /// The address of the last endpoint tried.
+    pub endpoint: &'a str,
+    /// Tries at endpoints.
+    pub attempts: u32,
+    /// Of the request's body.
+    pub bytes_in: u64,
+    /// Of the response's body.
+    pub bytes_out: u64,
+    /// From the request's head to the response's end; in the line in milliseconds, `duration_ms`.
+    pub duration: Duration,
+    /// Of the last attempt, `upstream_duration_ms`; `null` when there was none.
+    pub upstream_duration: Option<Duration>,
+    /// The request id.
+    pub request_id: &'a str,
+    /// The trace id of `traceparent`.
+    pub trace_id: &'a str,
+    /// As the client sent it; any bytes.
+    pub user_agent: &'a [u8],
+}
+
+impl Record<'_> {
+    pub(super) fn write(&self, clock: &mut Clock, line: &mut Vec<u8>) {
+        line.extend_from_slice(b"{\"time\":\"");
+        clock.write(self.time, line);
+        text(line, b"\",\"listener\":\"", self.listener.as_bytes());
+        line.extend_from_slice(b"\",\"client\":\"");
+        ip(line, self.client);
+        text(line, b"\",\"method\":\"", self.method.as_bytes());
+        text(line, b"\",\"host\":\"", self.host);
+        text(line, b"\",\"path\":\"", self.path.as_bytes());
+        text(line, b"\",\"protocol\":\"", self.protocol.as_bytes());
+        number(line, b"\",\"status\":", self.status.into());
+        text(line, b",\"flag\":\"", self.flag.as_bytes());
+        text(line, b"\",\"route\":\"", self.route.as_bytes());
+        text(line, b"\",\"target\":\"", self.target.as_bytes());
+        text(line, b"\",\"upstream\":\"", self.upstream.as_bytes());
+        text(line, b"\",\"endpoint\":\"", self.endpoint.as_bytes());
+        number(line, b"\",\"attempts\":", self.attempts.into());
+        number(line, b",\"bytes_in\":", self.bytes_in);
+        number(line, b",\"bytes_out\":", self.bytes_out);
+        line.extend_from_slice(b",\"duration_ms\":");
+        milliseconds(line, self.duration);
+        line.extend_from_slice(b",\"upstream_duration_ms\":");
+        match self.upstream_duration {
+            Some(duration) => milliseconds(line, duration),
+            None => line.extend_from_slice(b"null"),
+        }
+        text(line, b",\"request_id\":\"", self.request_id.as_bytes());
+        text(line, b"\",\"trace_id\":\"", self.trace_id.as_bytes());
+        text(line, b"\",\"user_agent\":\"", self.user_agent);
+        line.extend_from_slice(b"\"}\n");
+    }
+}
+
+/// Writes times, and keeps the text of the last whole second.
+#[derive(Debug)]
+pub(super) struct Clock {
+    second: u64,
+    /// `2026-11-23T12:34:56`
+    text: String,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self { second: u64::MAX, text: String::new() }
+    }
+}
+
+impl Clock {
+    /// RFC 3339 in UTC with milliseconds.
+    fn write(&mut self, time: SystemTime, line: &mut Vec<u8>) {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        if since.as_secs() != self.second {
+            let second = i64::try_from(since.as_secs()).ok().and_then(|second| Timestamp::from_second(second).ok());
+            self.text = second.unwrap_or(Timestamp::UNIX_EPOCH).to_string();
+            self.text.pop();
+            self.second = since.as_secs();
+        }
+        line.extend_from_slice(self.text.as_bytes());
+        line.push(b'.');
+        three_digits(line, since.subsec_millis());
+        line.push(b'Z');
+    }
+}
+
+fn text(line: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+    line.extend_from_slice(key);
+    if value.iter().all(|byte| matches!(byte, b' '..=b'~' if !matches!(byte, b'"' | b'\\'))) {
+        line.extend_from_slice(value);
+    } else {
+        escape(line, value);
+    }
+}
+
+/// What RFC 8259 demands, and what is no UTF-8 as the replacement character.
+#[cold]
+fn escape(line: &mut Vec<u8>, value: &[u8]) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    for byte in String::from_utf8_lossy(value).bytes() {
+        match byte {
+            b'"' | b'\\' => line.extend_from_slice(&[b'\\', byte]),
+            b'\t' => line.extend_from_slice(b"\\t"),
+            0..=0x1f | 0x7f => {
+                line.extend_from_slice(b"\\u00");
+                line.extend_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+            }
+            _ => line.push(byte),
+        }
+    }
+}
+
+fn number(line: &mut Vec<u8>, key: &[u8], value: u64) {
+    line.extend_from_slice(key);
+    line.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+fn milliseconds(line: &mut Vec<u8>, duration: Duration) {
+    let millis = duration.as_secs().saturating_mul(1_000).saturating_add(duration.subsec_millis().into());
+    number(line, b"", millis);
+    line.push(b'.');
+    three_digits(line, duration.subsec_micros() % 1_000);
+}
+
+/// `value` is under 1000.
+fn three_digits(line: &mut Vec<u8>, value: u32) {
+    let digit = |place: u32| b'0' + (value / place % 10) as u8;
+    line.extend_from_slice(&[digit(100), digit(10), digit(1)]);
+}
+
+fn ip(line: &mut Vec<u8>, ip: IpAddr) {
+    match ip {
+        IpAddr::V4(ip) => {
+            for (place, octet) in ip.octets().into_iter().enumerate() {
+                if place > 0 {
+                    line.push(b'.');
+                }
+                line.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+            }
+        }
+        // Writing to a vector can't fail.
+        IpAddr::V6(ip) => drop(write!(line, "{ip}")),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    pub(in super::super) fn record() -> Record<'static> {
+        Record {
+            time: UNIX_EPOCH + Duration::from_millis(1_795_437_296_007),
+            listener: "web",
+            client: IpAddr::from([10, 0, 200, 7]),
+            method: "GET",
+            host: b"api.example.com",
+            path: "/users/7",
+            protocol: "HTTP/1.1",
+            status: 200,
+            flag: "",
+            route: "users",
+            target: "users/v2",
+            upstream: "users",
+            endpoint: "10.0.0.7:8080",
+            attempts: 1,
+            bytes_in: 0,
+            bytes_out: 1024,
+            duration: Duration::from_micros(12_045),
+            upstream_duration: Some(Duration::from_nanos(999)),
+            request_id: "01890a5d",
+            trace_id: "",
+            user_agent: b"curl/8",
+        }
+    }
+
+    fn line(record: &Record<'_>) -> String {
+        let mut line = Vec::new();
+        record.write(&mut Clock::default(), &mut line);
+        String::from_utf8(line).expect("UTF-8")
+    }
+
+    #[test]
+    fn a_line_has_every_key_in_order() {
+        assert_eq!(
+            line(&record()),
+            concat!(
+                r#"{"time":"2026-11-23T12:34:56.007Z","listener":"web","client":"10.0.200.7","method":"GET","#,
+                r#""host":"api.example.com","path":"/users/7","protocol":"HTTP/1.1","status":200,"flag":"","#,
+                r#""route":"users","target":"users/v2","upstream":"users","endpoint":"10.0.0.7:8080","attempts":1,"#,
+                r#""bytes_in":0,"bytes_out":1024,"duration_ms":12.045,"upstream_duration_ms":0.000,"#,
+                r#""request_id":"01890a5d","trace_id":"","user_agent":"curl/8"}"#,
+                "\n"
+            )
+        );
+    }
+
+    #[test]
+    fn no_upstream_means_null() {
+        let record = Record { upstream_duration: None, client: "::1".parse().expect("an address"), ..record() };
+        let value: serde_json::Value = serde_json::from_str(&line(&record)).expect("JSON");
+        assert!(value["upstream_duration_ms"].is_null());
+        assert_eq!(value["client"], "::1");
+    }
+
+    #[test]
+    fn times_go_back_and_forth() {
+        let mut clock = Clock::default();
+        for (millis, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (1_999, "1970-01-01T00:00:01.999Z"),
+            (1_000, "1970-01-01T00:00:01.000Z"),
+            (999, "1970-01-01T00:00:00.999Z"),
+        ] {
+            let mut line = Vec::new();
+            clock.write(UNIX_EPOCH + Duration::from_millis(millis), &mut line);
+            assert_eq!(String::from_utf8_lossy(&line), text);
+        }
+    }
+
+    proptest! {
+        /// Whatever a client sends, a line is one line of JSON and says the same.
+        #[test]
+        fn any_bytes_make_one_line(agent in prop::collection::vec(any::<u8>(), 0..64), path in "\\PC*") {
+            let line = line(&Record { user_agent: &agent, path: &path, ..record() });
+            prop_assert_eq!(line.bytes().filter(|byte| *byte < 0x20).count(), 1);
+            let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+            prop_assert_eq!(value["user_agent"].as_str(), Some(&*String::from_utf8_lossy(&agent)));
+            prop_assert_eq!(value["path"].as_str(), Some(&*path));
+        }
+    }
+}

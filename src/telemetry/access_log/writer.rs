@@ -1,0 +1,236 @@
+//! Defines the thread that writes access log lines to their destination.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::spec::settings::AccessLog as Destination;
+
+use super::{AccessLog, DroppedLines};
+
+/// Whole lines on their way.
+#[derive(Debug, Default)]
+pub(super) struct Chunk {
+    pub(super) text: Vec<u8>,
+    pub(super) lines: u32,
+}
+
+impl Chunk {
+    pub(super) fn clear(&mut self) {
+        self.text.clear();
+        self.lines = 0;
+    }
+}
+
+/// Chunks that may wait: with 32 KiB each, 8 MiB.
+const QUEUE: usize = 256;
+
+/// How often a file is looked up by its name, for log rotation.
+const ROTATION_CHECK: Duration = Duration::from_secs(1);
+
+/// How often failed writes are told in our own log.
+const COMPLAINT: Duration = Duration::from_secs(60);
+
+/// The access log of the process.
+#[derive(Debug)]
+pub struct Writer {
+    /// `None`: the log is off.
+    thread: Option<Thread>,
+    dropped: Arc<DroppedLines>,
+}
+
+#[derive(Debug)]
+struct Thread {
+    sender: SyncSender<Chunk>,
+    /// Disconnected when the thread has ended.
+    done: Receiver<()>,
+}
+
+impl Writer {
+    /// Opens the destination and starts the thread.
+    ///
+    /// # Errors
+    /// When the file can't be opened for appending, with its name, or no thread can be started.
+    pub fn start(destination: &Destination) -> io::Result<Self> {
+        let sink = match destination {
+            Destination::Off => None,
+            Destination::Stdout => Some(Sink::Stdout),
+            Destination::File(path) => Some(Sink::File(LogFile::open(path)?)),
+        };
+        let dropped = Arc::<DroppedLines>::default();
+        let thread = sink.map(|sink| Thread::start(sink, Arc::clone(&dropped))).transpose()?;
+        Ok(Self { thread, dropped })
+    }
+
+    /// An end of the log for a worker.
+    pub fn handle(&self) -> AccessLog {
+        let sender = self.thread.as_ref().map(|thread| thread.sender.clone());
+        AccessLog::new(sender, Arc::clone(&self.dropped))
+    }
+
+    /// The counter of lost lines.
+    pub fn dropped_lines(&self) -> Arc<DroppedLines> {
+        Arc::clone(&self.dropped)
+    }
+
+    /// Waits until all lines are written, for a second at most. Every handle should be gone by now.
+    pub fn finish(self) {
+        if let Some(Thread { sender, done }) = self.thread {
+            drop(sender);
+            // Nothing is ever sent: it returns when the thread ends, or after the second.
+            let _ = done.recv_timeout(Duration::from_secs(1));
+        }
+    }
+}
+
+impl Thread {
+    fn start(mut sink: Sink, dropped: Arc<DroppedLines>) -> io::Result<Self> {
+        let (sender, chunks) = sync_channel::<Chunk>(QUEUE);
+        let (ended, done) = sync_channel(0);
+        let write = move || {
+            let _ended: SyncSender<()> = ended;
+            let mut complained = None::<Instant>;
+            for chunk in chunks {
+                let Err(error) = sink.write(&chunk.text) else { continue };
+                dropped.add(chunk.lines);
+                if complained.is_none_or(|at| at.elapsed() >= COMPLAINT) {
+                    complained = Some(Instant::now());
+                    tracing::warn!(%error, dropped = dropped.count(), "access log lines can't be written");
+                }
+            }
+        };
+        thread::Builder::new().name("access-log".to_owned()).spawn(write)?;
+        Ok(Self { sender, done })
+    }
+}
+
+#[derive(Debug)]
+enum Sink {
+    Stdout,
+    File(LogFile),
+}
+
+impl Sink {
+    fn write(&mut self, text: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Stdout => {
+                let mut stdout = io::stdout().lock();
+                stdout.write_all(text)?;
+                stdout.flush()
+            }
+            Self::File(file) => file.write(text),
+        }
+    }
+}
+
+/// A file that is opened again when its name leads elsewhere.
+#[derive(Debug)]
+struct LogFile {
+    path: PathBuf,
+    file: File,
+    checked: Instant,
+}
+
+impl LogFile {
+    fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), file: append(path)?, checked: Instant::now() })
+    }
+
+    fn write(&mut self, text: &[u8]) -> io::Result<()> {
+        if self.checked.elapsed() >= ROTATION_CHECK {
+            self.checked = Instant::now();
+            self.reopen()?;
+        }
+        self.file.write_all(text)
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        let identity = |metadata: &Metadata| (metadata.dev(), metadata.ino());
+        let moved = match self.path.metadata() {
+            Ok(now) => identity(&now) != identity(&self.file.metadata()?),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        if moved {
+            self.file = append(&self.path)?;
+        }
+        Ok(())
+    }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    // Lines tell who asked for what: not for everyone on the machine.
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o640)
+        .open(path)
+        .map_err(|error| io::Error::new(error.kind(), format!("access log {}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::record::tests::record;
+    use super::*;
+
+    #[test]
+    fn lines_of_all_workers_are_in_the_file_after_finish() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("access.log");
+        fs::write(&path, "earlier\n").expect("to write");
+        let writer = Writer::start(&Destination::File(path.clone())).expect("to open");
+        let workers = [writer.handle(), writer.handle()].map(|log| {
+            thread::spawn(move || {
+                for _ in 0..500 {
+                    log.line(&record());
+                }
+            })
+        });
+        for worker in workers {
+            worker.join().expect("to end");
+        }
+        writer.finish();
+        let text = fs::read_to_string(path).expect("the file");
+        let mut lines = text.lines();
+        assert_eq!(lines.next(), Some("earlier"));
+        let records: Vec<serde_json::Value> = lines.map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        assert_eq!(records.len(), 1000);
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_is_opened_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("access.log");
+        let mut file = LogFile::open(&path).expect("to open");
+        file.write(b"one\n").expect("to write");
+        let rotated = folder.path().join("access.log.1");
+        fs::rename(&path, &rotated).expect("to move");
+        file.reopen().expect("to open again");
+        file.write(b"two\n").expect("to write");
+        assert_eq!(fs::read_to_string(rotated).expect("the old one"), "one\n");
+        assert_eq!(fs::read_to_string(path).expect("the new one"), "two\n");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_named() {
+        let error = Writer::start(&Destination::File("/nowhere/access.log".into())).expect_err("no folder");
+        assert!(error.to_string().starts_with("access log /nowhere/access.log: "), "{error}");
+    }
+
+    #[test]
+    fn failed_writes_are_counted() {
+        let writer = Writer::start(&Destination::File("/dev/full".into())).expect("to open");
+        let dropped = writer.dropped_lines();
+        let log = writer.handle();
+        log.line(&record());
+        drop(log);
+        writer.finish();
+        assert_eq!(dropped.count(), 1);
+    }
+}

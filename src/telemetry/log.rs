@@ -1,0 +1,136 @@
+//! Defines our own log: what the gateway tells its operators, on standard error.
+
+use std::io::{self, IsTerminal};
+
+use tracing::Subscriber;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::spec::settings::{LogFormat, Telemetry};
+
+/// Why the log could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The filter is none.
+    #[error(
+        "telemetry.log: `{filter}` is not a log filter: {reason}; write a level (error, warn, info, debug, off), \
+             or `target=level` pairs with commas, as in `info,fleetgate::discovery=debug`"
+    )]
+    Filter {
+        /// As it was written.
+        filter: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There is a log already.
+    #[error("the log is set up already")]
+    Set,
+}
+
+/// Sends what is logged from now on to standard error.
+///
+/// # Errors
+/// A filter that is none, and a process that has a log already.
+pub fn init(settings: &Telemetry) -> Result<(), LogError> {
+    let colour = settings.log_format == LogFormat::Text && io::stderr().is_terminal();
+    subscriber(settings, io::stderr, colour)?.try_init().map_err(|_| LogError::Set)
+}
+
+/// Checks a filter.
+///
+/// # Errors
+/// A filter that is none.
+pub fn check_filter(filter: &str) -> Result<(), LogError> {
+    parse(filter).map(drop)
+}
+
+fn subscriber<W>(settings: &Telemetry, writer: W, colour: bool) -> Result<Box<dyn Subscriber + Send + Sync>, LogError>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let log = tracing_subscriber::fmt().with_env_filter(parse(&settings.log)?).with_writer(writer).with_ansi(colour);
+    Ok(match settings.log_format {
+        LogFormat::Text => Box::new(log.finish()),
+        LogFormat::Json => Box::new(log.json().flatten_event(true).finish()),
+    })
+}
+
+fn parse(filter: &str) -> Result<EnvFilter, LogError> {
+    let wrong = |reason: String| LogError::Filter { filter: filter.to_owned(), reason };
+    // A mistyped level is a valid target to the parser, and would turn everything else off.
+    for word in filter.split(',').map(str::trim) {
+        let lower = word.to_ascii_lowercase();
+        if LEVELS.contains(&&*lower) {
+            continue;
+        }
+        let near = |level: &str| strsim::osa_distance(&lower, level) <= 2 || lower.starts_with(level);
+        if let Some(level) = LEVELS.into_iter().find(|level| near(level)) {
+            return Err(wrong(format!("`{word}` is no level, perhaps `{level}`")));
+        }
+    }
+    EnvFilter::try_new(filter).map_err(|error| wrong(error.to_string()))
+}
+
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    use super::*;
+    use crate::spec::settings::AccessLog;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(text);
+            Ok(text.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(filter: &str, log_format: LogFormat) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let settings = Telemetry { access_log: AccessLog::Off, log: filter.to_owned(), log_format };
+        let subscriber = subscriber(&settings, move || writer.clone(), false).expect("a subscriber");
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(upstream = "users", "hello");
+            tracing::debug!("detail");
+        });
+        let text = lines.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        String::from_utf8(text).expect("UTF-8")
+    }
+
+    #[test]
+    fn the_filter_decides_what_is_told() {
+        let text = logged("info", LogFormat::Text);
+        assert!(text.contains("hello") && text.contains("upstream=\"users\"") && !text.contains("detail"), "{text}");
+        assert!(logged("warn,fleetgate=debug", LogFormat::Text).contains("detail"));
+        assert_eq!(logged("off", LogFormat::Text), "");
+    }
+
+    #[test]
+    fn json_lines_are_json() {
+        let value: serde_json::Value = serde_json::from_str(&logged("info", LogFormat::Json)).expect("one line");
+        assert_eq!((value["level"].as_str(), value["message"].as_str()), (Some("INFO"), Some("hello")));
+        assert_eq!(value["upstream"], "users");
+    }
+
+    #[test]
+    fn a_wrong_filter_is_named() {
+        for wrong in ["inof", "info,fleetgate=loud", "debgu", "warning,x", "fleetgate=info=x"] {
+            let error = check_filter(wrong).expect_err(wrong).to_string();
+            assert!(error.contains(wrong), "{error}");
+        }
+        for right in ["info", "INFO", "warn,hyper=debug", "fleetgate", "off", ""] {
+            assert!(check_filter(right).is_ok(), "{right}");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Defines every metric family of the gateway: name, help, type and labels.
+
+use std::collections::HashMap;
+
+use prometheus::core::Desc;
+use prometheus::proto::MetricType;
+
+/// A metric family. Absent label values are empty.
+#[derive(Debug)]
+pub struct Definition {
+    /// The whole name, with its unit.
+    pub name: &'static str,
+    /// One sentence for people.
+    pub help: &'static str,
+    /// Its type.
+    pub kind: Kind,
+    /// Names of its labels, in the order of values.
+    pub labels: &'static [&'static str],
+}
+
+/// The type of a family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It only grows.
+    Counter,
+    /// It grows and shrinks.
+    Gauge,
+    /// Durations by size.
+    Histogram,
+}
+
+impl From<Kind> for MetricType {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Counter => Self::COUNTER,
+            Kind::Gauge => Self::GAUGE,
+            Kind::Histogram => Self::HISTOGRAM,
+        }
+    }
+}
+
+impl Definition {
+    const fn new(kind: Kind, name: &'static str, labels: &'static [&'static str], help: &'static str) -> Self {
+        Self { name, help, kind, labels }
+    }
+
+    pub(super) fn description(&self) -> prometheus::Result<Desc> {
+        let labels = self.labels.iter().map(|label| (*label).to_owned()).collect();
+        Desc::new(self.name.to_owned(), self.help.to_owned(), labels, HashMap::new())
+    }
+}
+
+/// Exchanges.
+pub const REQUESTS: &Definition = &Definition::new(
+    Kind::Counter,
+    "fleetgate_requests_total",
+    &["listener", "route", "upstream", "code", "flag"],
+    "Exchanges that ended, by the status code the client got (499: it left) and the flag of the access log.",
+);
+
+/// Durations of exchanges.
+pub const REQUEST_DURATION: &Definition = &Definition::new(
+    Kind::Histogram,
+    "fleetgate_request_duration_seconds",
+    &["route"],
+    "Time from a request's head to its response's end.",
+);
+
+/// Durations of attempts.
+pub const UPSTREAM_DURATION: &Definition = &Definition::new(
+    Kind::Histogram,
+    "fleetgate_upstream_request_duration_seconds",
+    &["upstream"],
+    "Time an upstream took for a request.",
+);
+
+/// Attempts.
+pub const UPSTREAM_ATTEMPTS: &Definition = &Definition::new(
+    Kind::Counter,
+    "fleetgate_upstream_attempts_total",
+    &["upstream", "result"],
+    "Tries at endpoints, by result: ok, connect, reset, timeout, protocol.",
+);
+
+/// Endpoints.
+pub const UPSTREAM_ENDPOINTS: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_upstream_endpoints",
+    &["upstream", "state"],
+    "Endpoints by state: healthy, unhealthy, draining, maintenance, held, ejected.",
+);
+
+/// Connections to endpoints.
+pub const UPSTREAM_CONNECTIONS: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_upstream_connections",
+    &["upstream", "state"],
+    "Open connections to endpoints, by state: active, idle.",
+);
+
+/// Chosen targets.
+pub const TARGET_REQUESTS: &Definition = &Definition::new(
+    Kind::Counter,
+    "fleetgate_target_requests_total",
+    &["route", "target"],
+    "Exchanges a target was chosen for.",
+);
+
+/// Connections of clients.
+pub const DOWNSTREAM_CONNECTIONS: &Definition =
+    &Definition::new(Kind::Gauge, "fleetgate_downstream_connections", &["listener"], "Open connections of clients.");
+
+/// What came of reads of sources.
+pub const DISCOVERY_UPDATES: &Definition = &Definition::new(
+    Kind::Counter,
+    "fleetgate_discovery_updates_total",
+    &["provider", "result"],
+    "Reads of a provider, by result: applied, unchanged, failed, held.",
+);
+
+/// Freshness of sources.
+pub const DISCOVERY_LAST_SUCCESS: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_discovery_last_success_timestamp_seconds",
+    &["provider"],
+    "When the least recently confirmed watch of a provider was confirmed, in Unix time.",
+);
+
+/// Items that can't be used.
+pub const DISCOVERY_REJECTED: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_discovery_rejected_items",
+    &["provider"],
+    "Documents and registrations that can't be used as they are.",
+);
+
+/// The snapshot's number.
+pub const SNAPSHOT_GENERATION: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_snapshot_generation",
+    &[],
+    "Number of the snapshot that is served from; it starts again with the process.",
+);
+
+/// The snapshot's age.
+pub const SNAPSHOT_AGE: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_snapshot_age_seconds",
+    &[],
+    "Time since the least recently confirmed source in use was confirmed.",
+);
+
+/// Lost lines.
+pub const ACCESS_LOG_DROPPED: &Definition = &Definition::new(
+    Kind::Counter,
+    "fleetgate_access_log_dropped_lines_total",
+    &[],
+    "Access log lines that were lost because their destination was too slow or failed.",
+);
+
+/// The build.
+pub const BUILD_INFO: &Definition =
+    &Definition::new(Kind::Gauge, "fleetgate_build_info", &["version"], "Always 1; its labels tell what was built.");
