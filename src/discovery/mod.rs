@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::spec::source::Source;
 
 pub mod dns;
+pub mod judge;
 pub mod publish;
 pub mod state;
 pub mod status;

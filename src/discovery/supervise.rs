@@ -103,6 +103,10 @@ pub async fn supervise(
     loop {
         status.session_begins();
         let began = Instant::now();
+        // Registered before the session, so that credentials which change while it fails are not missed.
+        let credentials_changed = backoff.credentials_changed.notified();
+        tokio::pin!(credentials_changed);
+        credentials_changed.as_mut().enable();
         let error = tokio::select! {
             () = shutdown.cancelled() => return,
             error = watch.session(&status) => error,
@@ -116,7 +120,7 @@ pub async fn supervise(
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
-            () = backoff.credentials_changed.notified(), if error.kind == ErrorKind::Unauthorised => {}
+            () = credentials_changed, if error.kind == ErrorKind::Unauthorised => {}
         }
     }
 }
