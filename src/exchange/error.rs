@@ -1,0 +1,122 @@
+//! Defines why an exchange has no answer of an endpoint, and what the client gets instead.
+
+use http::StatusCode;
+
+use super::flag::Flag;
+
+/// Why the gateway answers itself. The client learns the status, the flag and [`ProxyError::code`]; causes go to the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyError {
+    /// No route matched.
+    NoRoute,
+    /// The route has no usable endpoint.
+    NoEndpoint,
+    /// The route refers to something absent or broken.
+    Unresolved,
+    /// The endpoint could not be reached; `retried`: nor could others.
+    Unreachable {
+        /// Whether more than one try was made.
+        retried: bool,
+    },
+    /// The endpoint closed or reset the connection before it answered.
+    Reset,
+    /// The endpoint's answer is not HTTP.
+    BadResponse,
+    /// No response head in time, or the whole exchange took too long.
+    Timeout,
+    /// The client went away; nobody reads the answer.
+    ClientGone,
+    /// The client did not send its body in time.
+    SlowBody,
+    /// The body is larger than the listener allows.
+    BodyTooLarge,
+    /// The request is malformed or could be read in two ways.
+    BadRequest,
+}
+
+impl ProxyError {
+    /// The status of the answer (499, nginx's, is only logged).
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::NoEndpoint | Self::Unresolved => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unreachable { .. } | Self::Reset | Self::BadResponse => StatusCode::BAD_GATEWAY,
+            Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::ClientGone => CLIENT_CLOSED_REQUEST,
+            Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BadRequest => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// The flag of the answer.
+    pub fn flag(self) -> Flag {
+        match self {
+            Self::NoRoute => Flag::NoRoute,
+            Self::NoEndpoint => Flag::NoHealthyUpstream,
+            Self::Unresolved => Flag::NoConfiguration,
+            Self::Unreachable { retried: false } => Flag::UpstreamConnectFailure,
+            Self::Unreachable { retried: true } => Flag::UpstreamRetryLimitExceeded,
+            Self::Reset => Flag::UpstreamConnectionTermination,
+            Self::BadResponse => Flag::UpstreamProtocolError,
+            Self::Timeout => Flag::UpstreamTimeout,
+            Self::ClientGone => Flag::DownstreamConnectionTermination,
+            Self::SlowBody => Flag::RequestTimeout,
+            Self::BodyTooLarge => Flag::BodyLimit,
+            Self::BadRequest => Flag::DownstreamProtocolError,
+        }
+    }
+
+    /// A word for machines, in the body of the answer.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::NoRoute => "no_route",
+            Self::NoEndpoint => "no_endpoint",
+            Self::Unresolved => "unresolved_route",
+            Self::Unreachable { .. } => "endpoint_unreachable",
+            Self::Reset => "endpoint_reset",
+            Self::BadResponse => "endpoint_protocol_error",
+            Self::Timeout => "timeout",
+            Self::ClientGone => "client_gone",
+            Self::SlowBody => "request_timeout",
+            Self::BodyTooLarge => "body_too_large",
+            Self::BadRequest => "bad_request",
+        }
+    }
+
+    /// Whether the client's connection cannot be used any further.
+    pub fn closes(self) -> bool {
+        match self {
+            Self::ClientGone | Self::SlowBody | Self::BodyTooLarge | Self::BadRequest => true,
+            Self::NoRoute
+            | Self::NoEndpoint
+            | Self::Unresolved
+            | Self::Unreachable { .. }
+            | Self::Reset
+            | Self::BadResponse
+            | Self::Timeout => false,
+        }
+    }
+
+    /// Seconds after which trying again makes sense, for `Retry-After`.
+    pub fn retry_after(self) -> Option<&'static str> {
+        match self {
+            Self::NoEndpoint | Self::Unresolved => Some("1"),
+            Self::NoRoute
+            | Self::Unreachable { .. }
+            | Self::Reset
+            | Self::BadResponse
+            | Self::Timeout
+            | Self::ClientGone
+            | Self::SlowBody
+            | Self::BodyTooLarge
+            | Self::BadRequest => None,
+        }
+    }
+}
+
+/// nginx's status for a client that went away before it was answered; never sent.
+pub const CLIENT_CLOSED_REQUEST: StatusCode = match StatusCode::from_u16(499) {
+    Ok(status) => status,
+    Err(_) => StatusCode::BAD_REQUEST,
+};

@@ -1,0 +1,108 @@
+//! Defines how a body fares on its way, told by the body itself to whoever waits for its exchange.
+
+use std::cell::Cell;
+use std::time::Instant;
+
+use super::error::ProxyError;
+use super::flag::Flag;
+
+/// How one body of an exchange fares. Shared within one worker.
+#[derive(Debug)]
+pub struct Flow {
+    bytes: Cell<u64>,
+    moved_at: Cell<Instant>,
+    state: Cell<State>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    Complete,
+    Failed(BodyFailure),
+}
+
+/// Why a body ended too soon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyFailure {
+    /// The client's framing is broken.
+    Malformed,
+    /// Larger than the listener allows.
+    TooLarge,
+    /// The client paused for too long.
+    TooSlow,
+    /// The client closed the connection.
+    ClientGone,
+    /// The endpoint closed the connection, or broke the framing.
+    EndpointGone,
+    /// The endpoint paused for too long, or the whole exchange took too long.
+    EndpointSlow,
+}
+
+impl BodyFailure {
+    /// What the client gets when its answer has not begun.
+    pub fn error(self) -> ProxyError {
+        match self {
+            Self::Malformed => ProxyError::BadRequest,
+            Self::TooLarge => ProxyError::BodyTooLarge,
+            Self::TooSlow => ProxyError::SlowBody,
+            Self::ClientGone => ProxyError::ClientGone,
+            Self::EndpointGone => ProxyError::Reset,
+            Self::EndpointSlow => ProxyError::Timeout,
+        }
+    }
+
+    /// What the log shows when the answer had begun.
+    pub fn flag(self) -> Flag {
+        self.error().flag()
+    }
+}
+
+impl Flow {
+    /// A body that begins now.
+    pub fn new(now: Instant) -> Self {
+        Self { bytes: Cell::new(0), moved_at: Cell::new(now), state: Cell::new(State::Open) }
+    }
+
+    /// Bytes that passed.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
+    /// When the last piece passed.
+    pub fn moved_at(&self) -> Instant {
+        self.moved_at.get()
+    }
+
+    /// A piece passes.
+    pub fn moved(&self, bytes: usize, now: Instant) {
+        self.bytes.set(self.bytes.get() + bytes as u64);
+        self.moved_at.set(now);
+    }
+
+    /// Passed to its end.
+    pub fn is_complete(&self) -> bool {
+        self.state.get() == State::Complete
+    }
+
+    /// Marks the end.
+    pub fn complete(&self) {
+        if self.state.get() == State::Open {
+            self.state.set(State::Complete);
+        }
+    }
+
+    /// Why it failed, when it did.
+    pub fn failure(&self) -> Option<BodyFailure> {
+        match self.state.get() {
+            State::Failed(failure) => Some(failure),
+            State::Open | State::Complete => None,
+        }
+    }
+
+    /// Marks a failure; the first one stays.
+    pub fn fail(&self, failure: BodyFailure) {
+        if self.state.get() == State::Open {
+            self.state.set(State::Failed(failure));
+        }
+    }
+}
