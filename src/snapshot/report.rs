@@ -14,6 +14,8 @@ pub struct Report {
     pub shadowed: Vec<Shadowed>,
     /// Two registrations of one address, and whatever else is only worth a remark.
     pub remarks: Vec<Problem>,
+    /// Document providers in use whose first complete read is still out; readiness waits for them.
+    pub unread: Vec<ProviderId>,
 }
 
 /// An item hidden by a provider of higher precedence; `NAME@PROVIDER` still reaches it.

@@ -146,8 +146,9 @@ impl WorkerStats {
         series.attempts.retain(|(upstream, _), _| upstream_stays(upstream));
         series.target_requests.retain(|(route, target), _| {
             let upstream = target.split('/').next().unwrap_or(target);
-            // `NAME@PROVIDER` is a way to refer to an upstream, not part of its name.
-            route_stays(route) && upstream_stays(upstream.split('@').next().unwrap_or(upstream))
+            // `NAME@PROVIDER` may refer to an upstream that is known by its plain name.
+            let plain = upstream.split('@').next().unwrap_or(upstream);
+            route_stays(route) && (upstream_stays(upstream) || upstream_stays(plain))
         });
         series.upstream_connections.retain(|(upstream, _), _| upstream_stays(upstream));
         if series.len() != before {
