@@ -1,1 +1,9 @@
-fn main() {}
+//! The one integration-test binary: a module a subject. What users notice goes here; pure decisions are
+//! tested beside their code. `support` starts the real gateway, real registries and scripted services.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests, their helpers too, stop at what is wrong")]
+
+mod architecture;
+mod harness;
+#[allow(dead_code, unreachable_pub, reason = "each subject uses a part of it")]
+mod support;

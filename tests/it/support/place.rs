@@ -1,0 +1,39 @@
+//! Loopback addresses and ports of one's own, for servers that must know theirs before they start.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+
+use rand::RngExt as _;
+
+/// Below the ports that the kernel gives to outgoing connections and to port 0, so that a server that is
+/// restarted finds its own free.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// A loopback address that no other test uses (one of 16 million).
+pub fn fresh_address() -> IpAddr {
+    let mut random = rand::rng();
+    IpAddr::V4(Ipv4Addr::new(127, random.random_range(1..=254), random.random(), random.random_range(1..=254)))
+}
+
+/// Ports of `address` that are free for TCP and UDP.
+pub fn free_ports<const N: usize>(address: IpAddr) -> [u16; N] {
+    let mut held = Vec::new();
+    let mut ports = [0; N];
+    for port in &mut ports {
+        *port = (0..1_000)
+            .find_map(|_| {
+                let candidate = SocketAddr::new(address, rand::rng().random_range(PORTS));
+                let sockets = (TcpListener::bind(candidate).ok()?, UdpSocket::bind(candidate).ok()?);
+                held.push(sockets);
+                Some(candidate.port())
+            })
+            .unwrap_or_else(|| panic!("no free port on {address}"));
+    }
+    ports
+}
+
+/// A loopback socket address where nothing listens: connections to it are refused.
+pub fn refusing() -> SocketAddr {
+    let address = fresh_address();
+    let [port] = free_ports(address);
+    SocketAddr::new(address, port)
+}
