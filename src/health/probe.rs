@@ -1,0 +1,184 @@
+//! Defines one check: a GET or a connect, over a connection of its own.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, header};
+use http_body_util::Empty;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::spec::upstream::{HealthCheck, Probe};
+
+/// What is read of an answer at most before it fails, in bytes: its head must fit.
+const MOST_READ: usize = 64 * 1024;
+
+/// Checks an endpoint once, within the check's timeout.
+///
+/// # Errors
+/// Why it did not pass, for people.
+pub(super) async fn run(check: &HealthCheck, address: SocketAddr) -> Result<(), String> {
+    let probe = async {
+        let stream = TcpStream::connect(address).await.map_err(|error| format!("connect: {error}"))?;
+        match &check.probe {
+            Probe::Tcp => Ok(()),
+            Probe::Http { path, host } => get(stream, path, host.as_deref(), address).await,
+        }
+    };
+    timeout(check.timeout, probe).await.unwrap_or_else(|_| Err(late(check.timeout)))
+}
+
+fn late(timeout: Duration) -> String {
+    format!("no answer within {timeout:?}")
+}
+
+async fn get(stream: TcpStream, path: &str, host: Option<&str>, address: SocketAddr) -> Result<(), String> {
+    let host = host.map_or_else(|| address.to_string(), str::to_owned);
+    let request = Request::get(path)
+        .header(header::HOST, host)
+        .header(header::USER_AGENT, "fleetgate-health")
+        .header(header::ACCEPT, "*/*")
+        .header(header::CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| format!("the check's path or host can't be sent: {error}"))?;
+    let (mut sender, connection) = http1::Builder::new()
+        .max_buf_size(MOST_READ)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| error.to_string())?;
+    let response = sender.send_request(request);
+    tokio::pin!(connection, response);
+    let answer = tokio::select! {
+        biased;
+        answer = &mut response => answer,
+        // It drives the exchange; when it ends first, the response knows why.
+        _ = &mut connection => response.await,
+    };
+    let status = answer.map_err(|error| describe(&error))?.status();
+    if (200..400).contains(&status.as_u16()) { Ok(()) } else { Err(format!("status {}", status.as_u16())) }
+}
+
+/// hyper's word alone says little; the cause below it says what the system said.
+fn describe(error: &hyper::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn check(probe: Probe) -> HealthCheck {
+        HealthCheck {
+            probe,
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(10),
+            healthy_threshold: 2,
+            unhealthy_threshold: 3,
+        }
+    }
+
+    fn http() -> Probe {
+        Probe::Http { path: "/healthz?deep=1".to_owned(), host: None }
+    }
+
+    /// Runs a check against a service that says `answer` once and closes; what it was asked, and the result.
+    async fn asked(probe: Probe, answer: &'static str) -> (String, Result<(), String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let service = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") && stream.read_buf(&mut request).await.expect("to read") > 0 {}
+            stream.write_all(answer.as_bytes()).await.expect("to write");
+            String::from_utf8(request).expect("text").replace(&address.to_string(), "ADDRESS")
+        });
+        let result = run(&check(probe), address).await;
+        (service.await.expect("to end"), result)
+    }
+
+    #[tokio::test]
+    async fn a_get_says_who_asks_and_closes() {
+        let (request, result) = asked(http(), "HTTP/1.1 204 No Content\r\n\r\n").await;
+        assert_eq!(result, Ok(()));
+        let mut lines: Vec<&str> = request.trim_end().lines().collect();
+        lines[1..].sort_unstable();
+        assert_eq!(
+            lines,
+            [
+                "GET /healthz?deep=1 HTTP/1.1",
+                "accept: */*",
+                "connection: close",
+                "host: ADDRESS",
+                "user-agent: fleetgate-health"
+            ]
+        );
+        let named = Probe::Http { path: "/".to_owned(), host: Some("users.internal".to_owned()) };
+        let (request, _) = asked(named, "HTTP/1.1 200 OK\r\n\r\n").await;
+        assert!(request.contains("host: users.internal\r\n"), "{request}");
+    }
+
+    #[tokio::test]
+    async fn statuses_200_to_399_pass() {
+        for (answer, result) in [
+            ("HTTP/1.1 200 OK\r\ncontent-length: 99999\r\n\r\n", Ok(())),
+            ("HTTP/1.0 399 So\r\n\r\n", Ok(())),
+            ("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 302 Found\r\nlocation: /\r\n\r\n", Ok(())),
+            ("HTTP/1.1 400 Bad\r\n\r\n", Err("status 400".to_owned())),
+            ("HTTP/1.1 503 No\r\n\r\n", Err("status 503".to_owned())),
+        ] {
+            assert_eq!(asked(http(), answer).await.1, result, "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_answer_fails_with_the_reason() {
+        for answer in ["", "SSH-2.0-OpenSSH_9.2\r\n\r\n", "HTTP/1.1 200"] {
+            assert!(asked(http(), answer).await.1.is_err(), "{answer}");
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        assert_eq!(run(&check(Probe::Tcp), address).await, Ok(()));
+        drop(listener);
+        for probe in [Probe::Tcp, http()] {
+            let failure = run(&check(probe), address).await.expect_err("nobody listens");
+            assert!(failure.starts_with("connect: ") && failure.contains("refused"), "{failure}");
+        }
+        let broken = Probe::Http { path: "no path".to_owned(), host: None };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let failure = run(&check(broken), listener.local_addr().expect("an address")).await.expect_err("no request");
+        assert!(failure.starts_with("the check's path or host"), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn a_head_without_end_is_not_read_for_ever() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let service = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            stream.write_all(b"HTTP/1.1 200 OK\r\nx: ").await.expect("to write");
+            let mut sent = 0_usize;
+            while stream.write_all(&[b'a'; 4096]).await.is_ok() {
+                sent += 4096;
+            }
+            sent
+        });
+        assert!(run(&check(http()), address).await.is_err());
+        service.await.expect("the connection was closed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_fails_after_the_timeout() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let failure = run(&check(http()), listener.local_addr().expect("an address")).await;
+        assert_eq!(failure, Err("no answer within 10s".to_owned()));
+    }
+}

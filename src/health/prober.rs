@@ -1,0 +1,184 @@
+//! Defines who is checked: one task for each endpoint of the snapshot whose upstream has a check.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt as _;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::probe;
+use super::threshold::Threshold;
+use crate::snapshot::{EndpointState, Health, Snapshot, Upstream, UpstreamState};
+use crate::spec::upstream::HealthCheck;
+
+/// Checks that run at once, for the process.
+const MOST_AT_ONCE: usize = 256;
+
+/// Up to so many new endpoints are all checked at once; more are spread, a millisecond each.
+const SPREAD_FROM: usize = 100;
+
+/// Longest wait of a first check for its turn.
+const LONGEST_SPREAD: Duration = Duration::from_secs(5);
+
+/// Runs the checks that each snapshot asks for.
+#[derive(Debug)]
+pub struct Prober {
+    /// By the address of the endpoint's state; the subject keeps the state alive, and so the address unique.
+    checks: HashMap<usize, Running>,
+    permits: Arc<Semaphore>,
+}
+
+/// What is checked, and how.
+#[derive(Clone, Debug)]
+struct Subject {
+    upstream: Arc<str>,
+    upstream_state: Arc<UpstreamState>,
+    state: Arc<EndpointState>,
+    check: HealthCheck,
+}
+
+#[derive(Debug)]
+struct Running {
+    subject: Subject,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Prober {
+    /// A prober that checks nobody yet.
+    pub fn new() -> Self {
+        Self { checks: HashMap::new(), permits: Arc::new(Semaphore::new(MOST_AT_ONCE)) }
+    }
+
+    /// Follows the snapshots until shutdown, or until nobody publishes any more.
+    pub async fn run(mut self, mut snapshots: watch::Receiver<Arc<Snapshot>>, shutdown: CancellationToken) {
+        loop {
+            let snapshot = Arc::clone(&snapshots.borrow_and_update());
+            self.adopt(&snapshot);
+            drop(snapshot);
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                changed = snapshots.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// Starts, keeps and ends tasks. A task is kept while its endpoint's identity and its check are the same.
+    fn adopt(&mut self, snapshot: &Snapshot) {
+        let mut before = std::mem::take(&mut self.checks);
+        let mut new = Vec::new();
+        for upstream in snapshot.upstreams() {
+            for endpoint in upstream.endpoints.iter() {
+                let key = Arc::as_ptr(&endpoint.state) as usize;
+                let running = before.remove(&key);
+                match (&upstream.settings.health_check, running) {
+                    (Some(check), Some(running)) if running.subject.check == *check => {
+                        self.checks.insert(key, running);
+                    }
+                    (Some(check), _) => new.push(Subject::new(upstream, &endpoint.state, check)),
+                    (None, Some(running)) => running.subject.forget(),
+                    (None, None) => {}
+                }
+            }
+        }
+        // What is left belongs to endpoints that are gone, and ends here.
+        drop(before);
+        let spread = if new.len() > SPREAD_FROM {
+            Duration::from_millis(new.len() as u64).min(LONGEST_SPREAD)
+        } else {
+            Duration::ZERO
+        };
+        for subject in new {
+            let wait = spread.mul_f64(place(subject.state.address()));
+            let task = tokio::spawn(subject.clone().follow(wait, Arc::clone(&self.permits)));
+            self.checks.insert(Arc::as_ptr(&subject.state) as usize, Running { subject, task });
+        }
+    }
+}
+
+impl Default for Prober {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Subject {
+    fn new(upstream: &Upstream, state: &Arc<EndpointState>, check: &HealthCheck) -> Self {
+        Self {
+            upstream: Arc::clone(&upstream.label),
+            upstream_state: Arc::clone(&upstream.state),
+            state: Arc::clone(state),
+            check: check.clone(),
+        }
+    }
+
+    async fn follow(self, wait: Duration, permits: Arc<Semaphore>) {
+        sleep(wait).await;
+        self.check_again_and_again(permits, async |check, address| probe::run(check, address).await).await;
+    }
+
+    /// Checks now and at every interval, and writes what it finds.
+    async fn check_again_and_again(
+        &self,
+        permits: Arc<Semaphore>,
+        probe: impl AsyncFn(&HealthCheck, SocketAddr) -> Result<(), String>,
+    ) {
+        let mut threshold = Threshold::new(self.check.healthy_threshold, self.check.unhealthy_threshold);
+        loop {
+            let (started, answer) = {
+                // It is never closed; were it, checking without a permit is better than not checking.
+                let _permit = permits.acquire().await;
+                (Instant::now(), probe(&self.check, self.state.address()).await)
+            };
+            self.note(&mut threshold, answer);
+            let jitter = rand::rng().random_range(0.9..=1.1);
+            sleep_until(started + self.check.interval.mul_f64(jitter)).await;
+        }
+    }
+
+    fn note(&self, threshold: &mut Threshold, answer: Result<(), String>) {
+        let flip = threshold.answer(self.state.health(), answer.is_ok());
+        let failure = answer.err();
+        // A failure is kept until the endpoint is healthy again: it tells why it is not.
+        if failure.is_some() || flip == Some(Health::Healthy) || self.state.health() == Health::Healthy {
+            self.state.set_last_failure(failure.clone());
+        }
+        let Some(health) = flip else { return };
+        self.state.set_health(health);
+        self.upstream_state.advance_epoch();
+        let (upstream, endpoint) = (&*self.upstream, &**self.state.label());
+        match failure {
+            Some(reason) => tracing::warn!(upstream, endpoint, reason, "endpoint is unhealthy"),
+            None => tracing::info!(upstream, endpoint, "endpoint is healthy"),
+        }
+    }
+
+    /// The upstream has no check any more: what checks said is no longer true or false.
+    fn forget(&self) {
+        self.state.set_health(Health::Unknown);
+        self.state.set_last_failure(None);
+        self.upstream_state.advance_epoch();
+    }
+}
+
+/// A place between 0 and 1, the same for an address in every process (FNV-1a).
+fn place(address: SocketAddr) -> f64 {
+    let hash = address
+        .to_string()
+        .bytes()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    f64::from(hash) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests;
