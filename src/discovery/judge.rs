@@ -81,20 +81,28 @@ pub fn judge<K: Ord, V: PartialEq>(
     if lost == 0 {
         return if known == candidate { Verdict::Unchanged } else { Verdict::Publish };
     }
-    if signs.filtered {
-        Verdict::Verify(Danger::Filtered)
+    danger(lost, of, candidate.len(), signs).map_or(Verdict::Publish, Verdict::Verify)
+}
+
+/// Why a removal of `lost` things out of `of`, which leaves `left` (new ones included), needs a second read;
+/// `None` when it does not.
+pub fn danger(lost: usize, of: usize, left: usize, signs: Signs) -> Option<Danger> {
+    if lost == 0 {
+        None
+    } else if signs.filtered {
+        Some(Danger::Filtered)
     } else if signs.regressed {
-        Verdict::Verify(Danger::Regressed)
+        Some(Danger::Regressed)
     } else if signs.unmoved {
-        Verdict::Verify(Danger::Unmoved)
-    } else if candidate.is_empty() {
-        Verdict::Verify(Danger::Empties { of })
+        Some(Danger::Unmoved)
+    } else if left == 0 {
+        Some(Danger::Empties { of })
     } else if lost >= 2 && lost * 2 > of {
-        Verdict::Verify(Danger::TakesMost { lost, of })
+        Some(Danger::TakesMost { lost, of })
     } else if signs.held {
-        Verdict::Verify(Danger::Unconfirmed)
+        Some(Danger::Unconfirmed)
     } else {
-        Verdict::Publish
+        None
     }
 }
 

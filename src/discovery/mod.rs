@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 use crate::spec::source::Source;
 
 pub mod dns;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 pub mod judge;
 pub mod publish;
 pub mod state;

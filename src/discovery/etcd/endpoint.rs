@@ -1,0 +1,175 @@
+//! Defines the endpoints of an etcd prefix: one key an endpoint, decoded again and again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::layout::endpoint_id;
+use crate::spec::endpoint::{EndpointSpec, Labels, RegistryStatus};
+use crate::spec::name::ProviderId;
+use crate::spec::problem::Problem;
+
+/// Turns the complete present set of keys and values below a prefix into endpoints, again and again.
+/// Between two sets it keeps each key's last good form, and decodes only what changed.
+#[derive(Debug)]
+pub struct EndpointSet {
+    prefix: Arc<str>,
+    known: BTreeMap<Vec<u8>, Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    value: Vec<u8>,
+    /// The last form that could be used.
+    good: Option<EndpointSpec>,
+    /// Why the present value can't.
+    problem: Option<String>,
+}
+
+impl EndpointSet {
+    /// No endpoints yet.
+    pub fn new(prefix: Arc<str>) -> Self {
+        Self { prefix, known: BTreeMap::new() }
+    }
+
+    /// The endpoints of the complete present set of keys, values and mod revisions, by address, then id; and
+    /// what can't be used. A key that is not in it is gone, with its last good form.
+    pub fn update<'a>(
+        &mut self,
+        entries: impl IntoIterator<Item = (&'a [u8], &'a [u8], i64)>,
+    ) -> (Vec<EndpointSpec>, Vec<Problem>) {
+        let mut before = std::mem::take(&mut self.known);
+        let (mut endpoints, mut problems) = (Vec::new(), Vec::new());
+        for (key, value, modified) in entries {
+            let known = match before.remove(key) {
+                // A heartbeat that writes the same again is no news: the revision of the change stays.
+                Some(known) if known.value == value => known,
+                former => self.decode(key, value, modified, former.and_then(|former| former.good)),
+            };
+            endpoints.extend(known.good.clone());
+            if let Some(text) = &known.problem {
+                let place = format!("{}:{}", ProviderId::Etcd, String::from_utf8_lossy(key));
+                let kept = if known.good.is_some() { "; its former value is used" } else { "" };
+                problems.push(Problem::new(place, "", format!("{text}{kept}")));
+            }
+            self.known.insert(key.to_vec(), known);
+        }
+        endpoints.sort_unstable_by(|a, b| (&a.address, &a.id).cmp(&(&b.address, &b.id)));
+        (endpoints, problems)
+    }
+
+    fn decode(&self, key: &[u8], value: &[u8], modified: i64, former: Option<EndpointSpec>) -> Known {
+        let value = value.to_vec();
+        let id = match endpoint_id(&self.prefix, key) {
+            Ok(Some(id)) => id,
+            Ok(None) => return Known { value, good: None, problem: None },
+            Err(error) => return Known { value, good: None, problem: Some(error.to_owned()) },
+        };
+        match decode_endpoint(id, &value, modified) {
+            Ok(endpoint) => Known { value, good: Some(endpoint), problem: None },
+            Err(problem) => Known { value, good: former, problem: Some(problem) },
+        }
+    }
+}
+
+/// `{"address": "10.0.0.5:8080", "weight": 1, "labels": {"version": "v1"}}`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    address: String,
+    #[serde(default = "one")]
+    weight: i64,
+    #[serde(default)]
+    labels: Labels,
+}
+
+fn one() -> i64 {
+    1
+}
+
+/// Decodes an endpoint's value: a JSON object, or a bare `host:port`.
+///
+/// # Errors
+/// What is wrong with it: an unknown key, too, since it is a misspelt one more often than not.
+pub fn decode_endpoint(id: &str, value: &[u8], modified: i64) -> Result<EndpointSpec, String> {
+    let text = std::str::from_utf8(value).map_err(|_| "the value is not UTF-8")?.trim();
+    if text.is_empty() {
+        return Err("the value is empty: write `host:port` or `{\"address\": \"host:port\"}`".to_owned());
+    }
+    let raw = if text.starts_with('{') {
+        serde_json::from_str(text).map_err(|error| error.to_string())?
+    } else {
+        Raw { address: text.to_owned(), weight: one(), labels: Labels::new() }
+    };
+    Ok(EndpointSpec {
+        address: raw.address.parse()?,
+        weight: u16::try_from(raw.weight).map_err(|_| format!("weight: {} is not 0 to 65535", raw.weight))?,
+        labels: Arc::new(raw.labels),
+        status: RegistryStatus::Unchecked,
+        id: id.into(),
+        modified: u64::try_from(modified).unwrap_or(0),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_json_or_a_bare_address() {
+        let bare = decode_endpoint("a", b" 10.0.0.5:8080\n", 7).expect("an endpoint");
+        assert_eq!(
+            (bare.address.to_string(), bare.weight, &*bare.id, bare.modified),
+            ("10.0.0.5:8080".to_owned(), 1, "a", 7)
+        );
+        let text = br#"{"address":"[::1]:80","weight":0,"labels":{"version":"v1"}}"#;
+        let json = decode_endpoint("a", text, 1).expect("an endpoint");
+        assert_eq!((json.address.to_string(), json.weight), ("[::1]:80".to_owned(), 0));
+        assert_eq!(json.labels.get("version").map(String::as_str), Some("v1"));
+        assert_eq!(json.status, RegistryStatus::Unchecked);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (value, named) in [
+            (&br#"{"address":"a:80","wieght":3}"#[..], "wieght"),
+            (br#"{"address":"a:80","weight":65536}"#, "65536"),
+            (br#"{"address":"a:80","weight":-1}"#, "-1"),
+            (br#"{"address":"a:80","weight":"3"}"#, "line 1"),
+            (br#"{"weight":3}"#, "address"),
+            (br#"{"address":"a"}"#, "host:port"),
+            (br#"{"address":"a:80""#, "EOF"),
+            (b"a:0", "port 0"),
+            (b"", "empty"),
+            (b"\xff", "UTF-8"),
+            (b"http://a:80", "http://a"),
+        ] {
+            let error = decode_endpoint("a", value, 1).expect_err("refused");
+            assert!(error.contains(named), "{error}");
+        }
+    }
+
+    fn shown((endpoints, problems): (Vec<EndpointSpec>, Vec<Problem>)) -> (Vec<String>, Vec<String>) {
+        let endpoint = |e: &EndpointSpec| format!("{} {} @{}", e.id, e.address, e.modified);
+        (endpoints.iter().map(endpoint).collect(), problems.iter().map(ToString::to_string).collect())
+    }
+
+    /// One set of keys after another, and what comes of it.
+    #[test]
+    fn a_bad_value_keeps_the_old_one_and_a_deleted_key_goes() {
+        let mut set = EndpointSet::new("/e/u/".into());
+        let (a, b) = (&b"/e/u/a"[..], &b"/e/u/b"[..]);
+        let (good, bad) = (&b"10.0.0.2:80"[..], &b"{"[..]);
+        let first = shown(set.update([(a, good, 5), (b, &b"10.0.0.1:80"[..], 6), (&b"/e/u/"[..], &b"x"[..], 1)]));
+        assert_eq!(first, (vec!["b 10.0.0.1:80 @6".to_owned(), "a 10.0.0.2:80 @5".to_owned()], vec![]));
+        let (endpoints, problems) = shown(set.update([(a, bad, 7), (b, bad, 8)]));
+        assert_eq!(endpoints, ["b 10.0.0.1:80 @6", "a 10.0.0.2:80 @5"]);
+        assert!(problems[0].starts_with("etcd:/e/u/a: ") && problems[0].ends_with("former value is used"));
+        assert_eq!(shown(set.update([(a, good, 9)])), (vec!["a 10.0.0.2:80 @9".to_owned()], vec![]));
+        // The same again is no change; what was deleted has no last good form any more.
+        assert_eq!(shown(set.update([(a, good, 10)])).0, ["a 10.0.0.2:80 @9"]);
+        assert_eq!(shown(set.update([(a, good, 10), (b, bad, 11)])).0, ["a 10.0.0.2:80 @9"]);
+        assert_eq!(shown(set.update([])), (vec![], vec![]));
+    }
+}

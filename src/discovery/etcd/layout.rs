@@ -1,0 +1,96 @@
+//! Defines where things lie in etcd: ranges of keys, and what a key below a prefix stands for.
+
+use std::fmt;
+
+use crate::spec::document::Kind;
+
+/// The keys from `start` up to, but without, `end`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRange {
+    /// The first key.
+    pub start: Vec<u8>,
+    /// The key after the last one.
+    pub end: Vec<u8>,
+}
+
+impl KeyRange {
+    /// The keys that begin with `prefix`. A prefix ends in a slash, so that `svc/` and `svc2/` never meet.
+    pub fn of_prefix(prefix: &str) -> Self {
+        Self { start: prefix.as_bytes().to_vec(), end: after(prefix) }
+    }
+
+    /// The documents below `prefix`, of all kinds. The kinds are neighbours, so that one range, and so one
+    /// watch, has them all: a route and its upstream written in one transaction are seen at once. The keys
+    /// below `PREFIX/endpoints/`, of which there are many more, lie outside.
+    pub fn of_documents(prefix: &str) -> Self {
+        let folder = |kind: Kind| format!("{prefix}{}/", kind.as_str());
+        Self { start: folder(Kind::Route).into_bytes(), end: after(&folder(Kind::Upstream)) }
+    }
+}
+
+impl fmt::Display for KeyRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", String::from_utf8_lossy(&self.start))
+    }
+}
+
+/// The first key after all that begin with `prefix`: its last byte that can grow, grown. A single 0 byte
+/// means "to the end" (etcd API, `RangeRequest.range_end`).
+fn after(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            return end;
+        }
+    }
+    vec![0]
+}
+
+/// The id of the endpoint that lives at `key`; `None` for the prefix itself and for "folders".
+///
+/// # Errors
+/// A key that is not UTF-8, or not below the prefix.
+pub fn endpoint_id<'a>(prefix: &str, key: &'a [u8]) -> Result<Option<&'a str>, &'static str> {
+    let key = std::str::from_utf8(key).map_err(|_| "the key is not UTF-8")?;
+    let id = key.strip_prefix(prefix).ok_or("the key lies elsewhere")?;
+    Ok(if id.is_empty() || id.ends_with('/') { None } else { Some(id) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn has(range: &KeyRange, key: &str) -> bool {
+        range.start.as_slice() <= key.as_bytes() && key.as_bytes() < range.end.as_slice()
+    }
+
+    #[test]
+    fn a_prefix_never_reaches_into_its_neighbour() {
+        let svc = KeyRange::of_prefix("/fleetgate/endpoints/svc/");
+        assert!(has(&svc, "/fleetgate/endpoints/svc/a") && has(&svc, "/fleetgate/endpoints/svc/\u{10ffff}"));
+        assert!(!has(&svc, "/fleetgate/endpoints/svc2/a") && !has(&svc, "/fleetgate/endpoints/sv/a"));
+        assert_eq!(KeyRange::of_prefix("").end, [0]);
+    }
+
+    #[test]
+    fn documents_are_one_range_without_endpoints() {
+        let documents = KeyRange::of_documents("/fleetgate/");
+        for inside in ["/fleetgate/routes/a", "/fleetgate/routes/z.toml", "/fleetgate/upstreams/a"] {
+            assert!(has(&documents, inside), "{inside}");
+        }
+        for outside in ["/fleetgate/endpoints/users/a", "/other/routes/a", "/fleetgate/zzz"] {
+            assert!(!has(&documents, outside), "{outside}");
+        }
+    }
+
+    #[test]
+    fn ids_are_what_follows_the_prefix() {
+        assert_eq!(endpoint_id("/e/users/", b"/e/users/vm-1"), Ok(Some("vm-1")));
+        assert_eq!(endpoint_id("/e/users/", b"/e/users/dc1/vm-1"), Ok(Some("dc1/vm-1")));
+        assert_eq!(endpoint_id("/e/users/", b"/e/users/"), Ok(None));
+        assert_eq!(endpoint_id("/e/users/", b"/e/users/dc1/"), Ok(None));
+        assert!(endpoint_id("/e/users/", b"/e/users/\xff").is_err());
+        assert!(endpoint_id("/e/users/", b"/e/users2/a").is_err());
+    }
+}

@@ -1,0 +1,143 @@
+//! Defines reads of a whole range: all its keys at one revision, in pages, and their count.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use etcd_client::{Client, GetOptions, GetResponse};
+use tokio::time::timeout;
+
+use super::failure::Failure;
+use super::layout::KeyRange;
+use super::members::{Connection, Members, TIMEOUT};
+use super::mirror::{Listing, Value};
+use crate::discovery::supervise::{ErrorKind, WatchError};
+
+/// Keys asked for at once; halved while the answer is too large.
+const PAGE: i64 = 1000;
+/// Largest answer that is taken, in bytes; etcd itself limits none.
+pub(super) const DECODE_LIMIT: usize = 64 << 20;
+/// How often a list is begun anew because its revision was compacted away under it.
+const RESTARTS: u32 = 3;
+
+/// A complete list, and when it was asked for.
+pub(super) struct Listed {
+    /// The keys.
+    pub(super) listing: Listing,
+    /// When the first page was asked for: the list is at least as new.
+    pub(super) asked_at: SystemTime,
+    /// Who answered.
+    pub(super) connection: Connection,
+}
+
+/// A count of keys.
+pub(super) struct Counted {
+    /// How many keys the range has.
+    pub(super) count: i64,
+    /// At which revision.
+    pub(super) revision: i64,
+    /// When it was asked for.
+    pub(super) asked_at: SystemTime,
+}
+
+impl Members {
+    /// Reads all keys of a range from a member, linearizable: as new as anything acknowledged before.
+    pub(super) async fn list(&self, member: usize, range: &KeyRange) -> Result<Listed, WatchError> {
+        let mut connection = self.connect(member).await?;
+        let asked_at = SystemTime::now();
+        let mut answer = pages(&connection.client, range).await;
+        if let Err(Failure::Token(reason)) = &answer {
+            connection = self.refresh(&connection, reason).await?;
+            answer = pages(&connection.client, range).await;
+        }
+        match answer {
+            Ok(listing) => Ok(Listed { listing, asked_at, connection }),
+            Err(failure) => Err(self.give_up(&connection, failure).await),
+        }
+    }
+
+    /// Counts the keys of a range, linearizable, which also shows that the member has a leader.
+    pub(super) async fn count(&self, member: usize, range: &KeyRange) -> Result<Counted, WatchError> {
+        let mut connection = self.connect(member).await?;
+        let asked_at = SystemTime::now();
+        let mut answer = count(&connection.client, range).await;
+        if let Err(Failure::Token(reason)) = &answer {
+            connection = self.refresh(&connection, reason).await?;
+            answer = count(&connection.client, range).await;
+        }
+        match answer {
+            Ok((count, revision)) => Ok(Counted { count, revision, asked_at }),
+            Err(failure) => Err(self.give_up(&connection, failure).await),
+        }
+    }
+
+    /// The error for the retry loop; other watches are turned away from a member that is lost.
+    pub(super) async fn give_up(&self, connection: &Connection, failure: Failure) -> WatchError {
+        let error = failure.into_error(&connection.url);
+        if error.kind == ErrorKind::Failed {
+            self.failed(connection).await;
+        }
+        error
+    }
+}
+
+async fn count(client: &Client, range: &KeyRange) -> Result<(i64, i64), Failure> {
+    let options = GetOptions::new().with_range(range.end.clone()).with_count_only();
+    let answer = get(client, range.start.clone(), options).await?;
+    Ok((answer.count(), revision_of(&answer)?))
+}
+
+async fn pages(client: &Client, range: &KeyRange) -> Result<Listing, Failure> {
+    let mut limit = PAGE;
+    let mut restarts = 0;
+    'anew: loop {
+        let mut listing = Listing { revision: 0, entries: BTreeMap::new() };
+        let mut from = range.start.clone();
+        loop {
+            // Revision 0 asks for the newest; the first page tells which that is.
+            let options =
+                GetOptions::new().with_range(range.end.clone()).with_limit(limit).with_revision(listing.revision);
+            let mut answer = match get(client, from.clone(), options).await {
+                Err(Failure::TooLarge(_)) if limit > 1 => {
+                    limit /= 2;
+                    continue;
+                }
+                Err(Failure::Compacted(_)) if restarts < RESTARTS => {
+                    restarts += 1;
+                    continue 'anew;
+                }
+                answer => answer?,
+            };
+            if listing.revision == 0 {
+                listing.revision = revision_of(&answer)?;
+            }
+            let more = answer.more();
+            for pair in answer.take_kvs() {
+                let modified = pair.mod_revision();
+                let (key, bytes) = pair.into_key_value();
+                if more {
+                    from.clone_from(&key);
+                }
+                listing.entries.insert(key, Value { bytes, modified });
+            }
+            if !more {
+                return Ok(listing);
+            }
+            from.push(0);
+        }
+    }
+}
+
+async fn get(client: &Client, key: Vec<u8>, options: GetOptions) -> Result<GetResponse, Failure> {
+    let mut kv = client.kv_client().max_decoding_message_size(DECODE_LIMIT);
+    match timeout(TIMEOUT, kv.get(key, Some(options))).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(Failure::Lost("no answer in 10 s".to_owned())),
+    }
+}
+
+fn revision_of(answer: &GetResponse) -> Result<i64, Failure> {
+    match answer.header() {
+        Some(header) if header.revision() > 0 => Ok(header.revision()),
+        _ => Err(Failure::Lost("an answer without a revision".to_owned())),
+    }
+}

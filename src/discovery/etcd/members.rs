@@ -1,0 +1,213 @@
+//! Defines how we reach etcd: one client a member, tried in a shuffled order, and the user's token on each.
+//!
+//! A client that knows several members picks one at random for each call, a dead one as well, and never
+//! fails over; so each member has a client of its own, and all watches share the view of which to use.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
+use rand::seq::SliceRandom as _;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
+
+use super::failure::Failure;
+use crate::discovery::supervise::{ErrorKind, WatchError};
+use crate::spec::settings::{ClientTls, EtcdProvider as Settings, Secret};
+
+/// For a TCP connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// For a whole call. A token of another life of the store blocks a call until its deadline (measured).
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+/// HTTP/2 pings while a stream is open; etcd allows one in 5 s, and none on an idle connection (measured).
+const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
+/// Between two authentications, which cost the member 55 ms of bcrypt each, and between two tries to connect
+/// to a member that just failed: many watches ask at once.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// The members of an etcd cluster, as configured.
+pub(super) struct Members {
+    members: Vec<Member>,
+    preferred: AtomicUsize,
+    user: Option<(String, Secret)>,
+    tls: ClientTls,
+}
+
+struct Member {
+    url: Arc<str>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    client: Option<Client>,
+    /// Counts tokens and clients: who has an older one has been overtaken.
+    generation: u64,
+    /// The last failed try to authenticate.
+    failed: Option<(Instant, WatchError)>,
+    authenticated_at: Option<Instant>,
+}
+
+/// A client of one member.
+#[derive(Clone)]
+pub(super) struct Connection {
+    /// Which member.
+    pub(super) member: usize,
+    /// Its URL, for messages.
+    pub(super) url: Arc<str>,
+    /// Its client.
+    pub(super) client: Client,
+    generation: u64,
+}
+
+impl Members {
+    /// The members of the settings, in an order of this process's own, so that gateways spread.
+    pub(super) fn new(settings: &Settings) -> Self {
+        let mut urls: Vec<Arc<str>> = settings.endpoints.iter().map(|url| url.as_str().into()).collect();
+        urls.shuffle(&mut rand::rng());
+        Self {
+            members: urls.into_iter().map(|url| Member { url, state: Mutex::default() }).collect(),
+            preferred: AtomicUsize::new(0),
+            user: settings.user.clone(),
+            tls: settings.tls.clone(),
+        }
+    }
+
+    /// The member to use now.
+    pub(super) fn preferred(&self) -> usize {
+        self.preferred.load(Relaxed)
+    }
+
+    /// The member `step` places after `member`, in a ring.
+    pub(super) fn after(&self, member: usize, step: usize) -> usize {
+        (member + step) % self.members.len().max(1)
+    }
+
+    /// Turns all watches away from a member that failed: new sessions use the next one. The watches that
+    /// still run there find out by themselves; the first one to fail moves them, the others don't move on.
+    pub(super) async fn failed(&self, connection: &Connection) {
+        let next = self.after(connection.member, 1);
+        let _ = self.preferred.compare_exchange(connection.member, next, Relaxed, Relaxed);
+        if let Some(member) = self.members.get(connection.member) {
+            let mut state = member.state.lock().await;
+            if state.generation == connection.generation {
+                // A client keeps the error of its last connect and gives it to the next call; a member that
+                // was restarted has forgotten its tokens.
+                state.client = None;
+            }
+        }
+    }
+
+    /// A client of a member, with a token when a user is configured. It need not have connected.
+    pub(super) async fn connect(&self, at: usize) -> Result<Connection, WatchError> {
+        let Some(member) = self.members.get(at) else {
+            return Err(WatchError::failed("no etcd endpoint is configured"));
+        };
+        let mut state = member.state.lock().await;
+        if let Some(client) = state.client.clone() {
+            return Ok(Connection { member: at, url: Arc::clone(&member.url), client, generation: state.generation });
+        }
+        state.spare()?;
+        let client = self.client(&member.url).await?;
+        self.authenticate(&mut state, &member.url, client).await.inspect_err(|error| {
+            if error.kind == ErrorKind::Failed {
+                let next = self.after(at, 1);
+                let _ = self.preferred.compare_exchange(at, next, Relaxed, Relaxed);
+            }
+        })?;
+        let client = state.client.clone().ok_or_else(|| WatchError::failed("no client"))?;
+        Ok(Connection { member: at, url: Arc::clone(&member.url), client, generation: state.generation })
+    }
+
+    /// A connection with a new token: the member refused the one of `connection` for `reason`.
+    pub(super) async fn refresh(&self, connection: &Connection, reason: &str) -> Result<Connection, WatchError> {
+        let refused = |text: String| WatchError { kind: ErrorKind::Unauthorised, text };
+        let Some(member) = self.members.get(connection.member) else {
+            return Err(WatchError::failed("no such etcd endpoint"));
+        };
+        if self.user.is_none() {
+            return Err(refused(format!("{}: {reason}: set `discovery.etcd.user`", connection.url)));
+        }
+        let mut state = member.state.lock().await;
+        if state.generation == connection.generation {
+            state.spare()?;
+            if state.authenticated_at.is_some_and(|at| at.elapsed() < AGAIN) {
+                return Err(refused(format!("{}: {reason}, with a token just issued", connection.url)));
+            }
+            let client = connection.client.clone();
+            self.authenticate(&mut state, &member.url, client).await?;
+        }
+        let client = state.client.clone().unwrap_or_else(|| connection.client.clone());
+        let generation = state.generation;
+        Ok(Connection { member: connection.member, url: Arc::clone(&member.url), client, generation })
+    }
+
+    async fn authenticate(&self, state: &mut State, url: &str, mut client: Client) -> Result<(), WatchError> {
+        if let Some((name, password)) = &self.user {
+            let credentials = Some((name.clone(), password.expose().to_owned()));
+            let answer = match timeout(TIMEOUT, client.update_user(credentials)).await {
+                Ok(answer) => answer.map_err(Failure::from),
+                Err(_) => Err(Failure::Lost("no answer to the authentication in 10 s".to_owned())),
+            };
+            match answer {
+                Ok(()) => state.authenticated_at = Some(Instant::now()),
+                // Authentication is switched off: calls with a token would be refused, those without are not.
+                Err(Failure::AuthOff) => {
+                    let _ = client.update_user(None).await;
+                }
+                Err(failure) => {
+                    let error = failure.into_error(url);
+                    state.failed = Some((Instant::now(), error.clone()));
+                    return Err(error);
+                }
+            }
+        }
+        state.failed = None;
+        state.generation += 1;
+        state.client = Some(client);
+        Ok(())
+    }
+
+    async fn client(&self, url: &str) -> Result<Client, WatchError> {
+        let mut options = ConnectOptions::new()
+            .with_connect_timeout(CONNECT_TIMEOUT)
+            .with_timeout(TIMEOUT)
+            .with_keep_alive(PING.0, PING.1)
+            .with_keep_alive_while_idle(false)
+            .with_require_leader(true);
+        if url.starts_with("https://") {
+            options = options.with_tls(tls_options(&self.tls).await?);
+        }
+        // It only sets up: nothing is dialled before the first call.
+        Client::connect([url], Some(options)).await.map_err(|error| Failure::from(error).into_error(url))
+    }
+}
+
+impl State {
+    /// The error of a try that just failed, for those who waited for it.
+    fn spare(&self) -> Result<(), WatchError> {
+        match &self.failed {
+            Some((at, error)) if at.elapsed() < AGAIN => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+}
+
+async fn tls_options(tls: &ClientTls) -> Result<TlsOptions, WatchError> {
+    let read = async |path: &std::path::Path| {
+        tokio::fs::read(path).await.map_err(|error| WatchError::failed(format!("{}: {error}", path.display())))
+    };
+    let mut options = TlsOptions::new();
+    options = match &tls.ca {
+        Some(path) => options.ca_certificate(Certificate::from_pem(read(path).await?)),
+        None => options.with_native_roots(),
+    };
+    if let (Some(certificate), Some(key)) = (&tls.certificate, &tls.key) {
+        options = options.identity(Identity::from_pem(read(certificate).await?, read(key).await?));
+    }
+    if let Some(name) = &tls.server_name {
+        options = options.domain_name(name.as_str());
+    }
+    Ok(options)
+}

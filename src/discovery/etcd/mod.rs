@@ -1,0 +1,81 @@
+//! Learns documents and endpoints from etcd: a watch for all documents, and one a wanted source.
+//!
+//! A watch is a [`watch::RangeWatch`] over a [`layout::KeyRange`]; it keeps a [`mirror::Mirror`] and shows it
+//! as a [`view::View`]. All watches share the [`members::Members`]: clients, tokens, and which member to use.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::Notify;
+
+use self::layout::KeyRange;
+use self::members::Members;
+use self::view::View;
+use self::watch::RangeWatch;
+use super::supervise::{Backoff, supervise};
+use super::wanted::keep_wanted;
+use super::{Context, Provider, Publisher};
+use crate::spec::name::ProviderId;
+use crate::spec::settings::EtcdProvider as Settings;
+use crate::spec::source::Source;
+
+pub mod endpoint;
+mod failure;
+pub mod layout;
+mod list;
+mod members;
+pub mod mirror;
+mod view;
+mod watch;
+
+/// Longest wait after failures.
+const CAP: Duration = Duration::from_secs(15);
+
+/// The etcd provider.
+pub struct EtcdProvider {
+    prefix: String,
+    members: Arc<Members>,
+    publisher: Publisher,
+}
+
+impl EtcdProvider {
+    /// A provider for these settings, which publishes there. It connects when it runs.
+    pub fn new(settings: &Settings, publisher: Publisher) -> Self {
+        Self { prefix: settings.prefix.clone(), members: Arc::new(Members::new(settings)), publisher }
+    }
+}
+
+#[async_trait]
+impl Provider for EtcdProvider {
+    async fn run(self: Box<Self>, context: Context) {
+        let Self { prefix, members, publisher } = *self;
+        let status = Arc::clone(publisher.status());
+        let backoff = Backoff { cap: CAP, credentials_changed: Arc::new(Notify::new()) };
+        let documents = RangeWatch::new(
+            Arc::clone(&members),
+            publisher.clone(),
+            KeyRange::of_documents(&prefix),
+            View::documents(&prefix),
+        );
+        let documents = supervise(
+            documents,
+            format!("documents:{prefix}"),
+            Arc::clone(&status),
+            backoff.clone(),
+            context.shutdown.clone(),
+        );
+        let sources = keep_wanted(ProviderId::Etcd, &publisher, context, |source, stop| {
+            let name = source.to_string();
+            let prefix: Arc<str> = match &source {
+                Source::Etcd { prefix } => Arc::clone(prefix),
+                Source::Consul { .. } | Source::Dns { .. } => "".into(),
+            };
+            let range = KeyRange::of_prefix(&prefix);
+            let view = View::endpoints(source, &prefix);
+            let watch = RangeWatch::new(Arc::clone(&members), publisher.clone(), range, view);
+            supervise(watch, name, Arc::clone(&status), backoff.clone(), stop)
+        });
+        tokio::join!(documents, sources);
+    }
+}

@@ -1,0 +1,368 @@
+//! Defines the watch of one range of keys: list, watch from the next revision, resume, verify.
+//!
+//! A session opens a stream at the mirror's next revision and follows it; without one, and where a stream
+//! can't be continued, it lists first. What reads on the side (verifying a removal, counting, listing again)
+//! runs beside the stream, on another member where there is one, so that a change never waits for it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use etcd_client::{WatchOptions, WatchResponse, WatchStream};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use rand::RngExt as _;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::failure::Failure;
+use super::layout::KeyRange;
+use super::list::{Counted, DECODE_LIMIT, Listed};
+use super::members::{Connection, Members, TIMEOUT};
+use super::mirror::{Event, Mirror, Outcome};
+use super::view::View;
+use crate::discovery::Publisher;
+use crate::discovery::status::WatchStatus;
+use crate::discovery::supervise::{Watch, WatchError, around};
+
+/// A stream this long without a message is asked whether it lives.
+const SILENCE: Duration = Duration::from_secs(15);
+/// How long it has to answer.
+const ANSWER: Duration = Duration::from_secs(5);
+/// Between two counts on another member, which show that nothing was missed.
+const PROBE: Duration = Duration::from_secs(30);
+/// Between two complete lists on the side: etcd has had bugs that lost events (its changelogs tell).
+const RESYNC: Duration = Duration::from_secs(300);
+/// After an interruption this long a list is cheaper than the history.
+const OUTAGE: Duration = Duration::from_secs(60);
+/// Lists in one session; more than these mean that something is wrong, and back-off belongs to the retry loop.
+const LISTS: u32 = 3;
+/// Messages applied before publishing, where more are there already.
+const DRAIN: usize = 64;
+
+/// Watches one range.
+pub(super) struct RangeWatch {
+    members: Arc<Members>,
+    publisher: Publisher,
+    range: KeyRange,
+    mirror: Mirror,
+    view: View,
+    /// The next session begins with a list.
+    list_first: bool,
+    /// When the last session ended.
+    broke_at: Option<Instant>,
+}
+
+/// A read beside the stream, and the mirror's revision when it was begun.
+enum Side {
+    List(Box<Result<Listed, WatchError>>, i64),
+    Count(Result<Counted, WatchError>, i64),
+}
+
+/// When what is due.
+struct Schedule {
+    heard_at: Instant,
+    asked: bool,
+    probe_at: Instant,
+    resync_at: Instant,
+    verify_at: Option<Instant>,
+    verifications: u32,
+}
+
+#[async_trait]
+impl Watch for RangeWatch {
+    async fn session(&mut self, status: &WatchStatus) -> WatchError {
+        let Err(error) = self.run(status).await;
+        self.broke_at = Some(Instant::now());
+        error
+    }
+}
+
+impl RangeWatch {
+    /// A watch that has not read anything yet.
+    pub(super) fn new(members: Arc<Members>, publisher: Publisher, range: KeyRange, view: View) -> Self {
+        Self { members, publisher, range, mirror: Mirror::default(), view, list_first: true, broke_at: None }
+    }
+
+    async fn run(&mut self, status: &WatchStatus) -> Result<Infallible, WatchError> {
+        let mut connection = self.members.connect(self.members.preferred()).await?;
+        let resumed = self.broke_at.is_some();
+        if self.broke_at.is_some_and(|at| at.elapsed() > OUTAGE) {
+            self.list_first = true;
+        }
+        let mut lists = 0;
+        loop {
+            if self.list_first {
+                lists += 1;
+                if lists > LISTS {
+                    return Err(WatchError::failed(format!("{}: the watch does not follow the list", connection.url)));
+                }
+                connection = self.list(&connection, status).await?;
+            }
+            match self.follow(&connection, resumed, status).await {
+                Failure::Compacted(reason) => {
+                    tracing::info!(range = %self.range, url = %connection.url, "listing again: {reason}");
+                    self.list_first = true;
+                }
+                Failure::Token(reason) => {
+                    connection = self.members.refresh(&connection, &reason).await?;
+                    self.list_first = true;
+                }
+                failure => return Err(self.members.give_up(&connection, failure).await),
+            }
+        }
+    }
+
+    async fn list(&mut self, connection: &Connection, status: &WatchStatus) -> Result<Connection, WatchError> {
+        let floor = self.mirror.revision();
+        let Listed { listing, asked_at, connection } = self.members.list(connection.member, &self.range).await?;
+        let outcome = self.mirror.adopt(listing, floor);
+        self.list_first = false;
+        self.publish(&outcome, true);
+        status.set_index(u64::try_from(self.mirror.revision()).unwrap_or(0));
+        status.confirmed(asked_at);
+        Ok(connection)
+    }
+
+    /// Follows the stream until it fails.
+    async fn follow(&mut self, connection: &Connection, resumed: bool, status: &WatchStatus) -> Failure {
+        let mut stream = match self.open(connection).await {
+            Ok(stream) => stream,
+            Err(failure) => return failure,
+        };
+        let now = Instant::now();
+        let mut schedule = Schedule {
+            heard_at: now,
+            asked: false,
+            // A stream that was opened says nothing about a leader; a count does.
+            probe_at: if resumed { now } else { now + around(PROBE, 0.2) },
+            resync_at: now + around(RESYNC, 0.2),
+            verify_at: self.mirror.holds().then_some(now),
+            verifications: 0,
+        };
+        let mut side: Option<BoxFuture<'static, Side>> = None;
+        loop {
+            if side.is_none() {
+                side = self.next_side(connection, &mut schedule);
+            }
+            tokio::select! {
+                message = stream.message() => {
+                    schedule.heard();
+                    let failure = self.take(message, &mut stream, status);
+                    if self.mirror.holds() && schedule.verify_at.is_none() {
+                        schedule.verify_at = Some(Instant::now());
+                    }
+                    if let Some(failure) = failure {
+                        return failure;
+                    }
+                }
+                read = pending(&mut side) => {
+                    side = None;
+                    if let Some(failure) = self.settle(read, &mut schedule, status) {
+                        return failure;
+                    }
+                }
+                () = sleep_until(schedule.silence_ends()) => {
+                    if schedule.asked {
+                        return Failure::Lost("the watch is silent".to_owned());
+                    }
+                    schedule.asked = true;
+                    if timeout(ANSWER, stream.request_progress()).await.is_err() {
+                        return Failure::Lost("the watch takes no request".to_owned());
+                    }
+                }
+                () = sleep_until(schedule.side_at()), if side.is_none() => {}
+            }
+        }
+    }
+
+    /// Opens a stream at the mirror's next revision. A watch at a revision the store has not reached is
+    /// accepted and silent, so the answer's own revision tells whether this is still the store we know.
+    async fn open(&self, connection: &Connection) -> Result<WatchStream, Failure> {
+        let next = self.mirror.next();
+        let options = WatchOptions::new()
+            .with_range(self.range.end.clone())
+            .with_start_revision(next)
+            .with_progress_notify()
+            .with_fragment();
+        let mut client = connection.client.watch_client().max_decoding_message_size(DECODE_LIMIT);
+        let opening = async {
+            let mut stream = client.watch(self.range.start.clone(), Some(options)).await?;
+            let first = stream.message().await?;
+            Ok::<_, Failure>((stream, first))
+        };
+        let (stream, first) = match timeout(TIMEOUT, opening).await {
+            Ok(opened) => opened?,
+            Err(_) => return Err(Failure::Lost("the watch was not created in 10 s".to_owned())),
+        };
+        let Some(first) = first else { return Err(Failure::Lost("the watch ended".to_owned())) };
+        if first.canceled() {
+            return Err(Failure::of_cancelled(first.compact_revision(), first.cancel_reason()));
+        }
+        let revision = first.header().map_or(0, etcd_client::ResponseHeader::revision);
+        let known = self.mirror.revision();
+        if revision < known {
+            return Err(Failure::Compacted(format!("the store is at revision {revision}, we were at {known}")));
+        }
+        Ok(stream)
+    }
+
+    /// Takes a message, and those that are there already; publishes once.
+    fn take(
+        &mut self,
+        first: Result<Option<WatchResponse>, etcd_client::Error>,
+        stream: &mut WatchStream,
+        status: &WatchStatus,
+    ) -> Option<Failure> {
+        let mut events = Vec::new();
+        let mut message = Some(first);
+        let mut failure = None;
+        for _ in 0..DRAIN {
+            match message {
+                None => break,
+                Some(Err(error)) => failure = Some(Failure::from(error)),
+                Some(Ok(None)) => failure = Some(Failure::Lost("the watch ended".to_owned())),
+                Some(Ok(Some(message))) if message.canceled() => {
+                    failure = Some(Failure::of_cancelled(message.compact_revision(), message.cancel_reason()));
+                }
+                Some(Ok(Some(message))) => events.extend(events_of(&message)),
+            }
+            if failure.is_some() {
+                break;
+            }
+            message = stream.message().now_or_never();
+        }
+        if !events.is_empty() {
+            let outcome = self.mirror.apply(events);
+            self.publish(&outcome, false);
+            status.set_index(u64::try_from(self.mirror.revision()).unwrap_or(0));
+            status.confirmed(SystemTime::now());
+        }
+        failure
+    }
+
+    fn publish(&mut self, outcome: &Outcome, first: bool) {
+        if let Some((danger, count)) = outcome.held {
+            self.publisher.status().updates.held.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Relaxed);
+            tracing::warn!(range = %self.range, count, "holding back a removal until a second read confirms it: {danger}");
+        }
+        if outcome.regressed {
+            tracing::warn!(range = %self.range, "etcd's revision went back: it was restored or wiped");
+        }
+        if outcome.changed || first {
+            self.view.publish(&self.mirror, &self.publisher);
+        }
+    }
+
+    /// The read that is due, begun on the next member.
+    fn next_side(&self, connection: &Connection, schedule: &mut Schedule) -> Option<BoxFuture<'static, Side>> {
+        let now = Instant::now();
+        let floor = self.mirror.revision();
+        let (members, range) = (Arc::clone(&self.members), self.range.clone());
+        if schedule.verify_at.is_some_and(|at| at <= now) {
+            let step = usize::try_from(schedule.verifications).unwrap_or(0) + 1;
+            let member = members.after(connection.member, step);
+            Some(async move { Side::List(Box::new(members.list(member, &range).await), floor) }.boxed())
+        } else if schedule.resync_at <= now {
+            let member = members.after(connection.member, 1);
+            Some(async move { Side::List(Box::new(members.list(member, &range).await), floor) }.boxed())
+        } else if schedule.probe_at <= now {
+            let member = members.after(connection.member, 1);
+            Some(async move { Side::Count(members.count(member, &range).await, floor) }.boxed())
+        } else {
+            None
+        }
+    }
+
+    /// Takes what was read on the side.
+    fn settle(&mut self, read: Side, schedule: &mut Schedule, status: &WatchStatus) -> Option<Failure> {
+        let now = Instant::now();
+        match read {
+            Side::List(listed, floor) => match *listed {
+                Ok(Listed { listing, asked_at, .. }) => {
+                    let outcome = self.mirror.adopt(listing, floor);
+                    self.publish(&outcome, false);
+                    if outcome.regressed {
+                        // The stream watches revisions of a store that is no more.
+                        return Some(Failure::Compacted("the store went back".to_owned()));
+                    }
+                    if outcome.outdated {
+                        schedule.resync_at = now + around(SILENCE, 0.2);
+                    } else {
+                        status.confirmed(asked_at);
+                        schedule.resync_at = now + around(RESYNC, 0.2);
+                        schedule.probe_at = now + around(PROBE, 0.2);
+                    }
+                    schedule.verified(self.mirror.holds());
+                }
+                Err(error) => {
+                    tracing::warn!(range = %self.range, "a read on the side failed: {error}");
+                    schedule.resync_at = schedule.resync_at.max(now + around(SILENCE, 0.2));
+                    schedule.verified(self.mirror.holds());
+                }
+            },
+            Side::Count(Ok(Counted { count, revision, asked_at }), floor) => {
+                schedule.probe_at = now + around(PROBE, 0.2);
+                if revision < floor || usize::try_from(count).ok() != Some(self.mirror.count()) {
+                    // Changes on their way, a missed one, or a store that went back: a list tells.
+                    schedule.resync_at = now;
+                } else {
+                    status.confirmed(asked_at);
+                }
+            }
+            Side::Count(Err(error), _) => {
+                tracing::debug!(range = %self.range, "a count on the side failed: {error}");
+                schedule.probe_at = now + around(ANSWER, 0.2);
+            }
+        }
+        None
+    }
+}
+
+impl Schedule {
+    fn heard(&mut self) {
+        self.heard_at = Instant::now();
+        self.asked = false;
+    }
+
+    fn silence_ends(&self) -> Instant {
+        self.heard_at + if self.asked { SILENCE + ANSWER } else { SILENCE }
+    }
+
+    fn side_at(&self) -> Instant {
+        let due = self.probe_at.min(self.resync_at);
+        self.verify_at.map_or(due, |at| at.min(due))
+    }
+
+    /// A list came or failed: what is held still is verified again, after a second to half a minute.
+    fn verified(&mut self, holds: bool) {
+        if !holds {
+            (self.verify_at, self.verifications) = (None, 0);
+            return;
+        }
+        let most = Duration::from_secs(1).saturating_mul(1 << self.verifications.min(5)).min(PROBE);
+        let wait = most.mul_f64(rand::rng().random_range(0.0..=1.0));
+        self.verify_at = Some(Instant::now() + wait);
+        self.verifications = self.verifications.saturating_add(1);
+    }
+}
+
+/// The read under way; never ends without one.
+async fn pending(side: &mut Option<BoxFuture<'static, Side>>) -> Side {
+    match side {
+        Some(read) => read.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The events of a message. A deletion is told by its version 0 (etcd API, `KeyValue.version`): the type's
+/// own accessor panics on a type it does not know.
+fn events_of(message: &WatchResponse) -> Vec<Event> {
+    let event = |event: &etcd_client::Event| {
+        let pair = event.kv()?;
+        let value = (pair.version() > 0).then(|| pair.value().to_vec());
+        Some(Event { key: pair.key().to_vec(), revision: pair.mod_revision(), value })
+    };
+    message.events().iter().filter_map(event).collect()
+}
