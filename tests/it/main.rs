@@ -5,5 +5,6 @@
 
 mod architecture;
 mod harness;
+mod sample;
 #[allow(dead_code, unreachable_pub, reason = "each subject uses a part of it")]
 mod support;
