@@ -11,6 +11,8 @@ pub mod files;
 pub mod format;
 pub mod item;
 pub mod key;
+pub mod parse;
+pub mod tree;
 
 pub use documents::DocumentSet;
 pub use files::{FileSet, FileText};
