@@ -22,6 +22,21 @@ impl Problem {
     }
 }
 
+/// Sorts by place, lines and columns as numbers, then by key; drops what was said twice.
+pub fn sort(problems: &mut Vec<Problem>) {
+    problems.sort_by(|a, b| place_order(&a.place).cmp(&place_order(&b.place)).then_with(|| a.cmp(b)));
+    problems.dedup();
+}
+
+fn place_order(place: &str) -> (&str, u32, u32) {
+    fn split(text: &str) -> Option<(&str, u32)> {
+        let (rest, number) = text.rsplit_once(':')?;
+        Some((rest, number.parse().ok()?))
+    }
+    let position = split(place).and_then(|(rest, column)| split(rest).map(|(rest, line)| (rest, line, column)));
+    position.unwrap_or((place, 0, 0))
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.key.is_empty() {
@@ -29,5 +44,20 @@ impl fmt::Display for Problem {
         } else {
             write!(f, "{}: {}: {}", self.place, self.key, self.text)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn problems_are_in_the_order_of_their_texts() {
+        let mut problems: Vec<_> = ["b:1:1", "a:10:2", "a:9:1", "a:10:10", "env:X", "a:9:1", "a"]
+            .map(|place| Problem::new(place, "key", "text"))
+            .into();
+        sort(&mut problems);
+        let places: Vec<_> = problems.iter().map(|problem| problem.place.as_str()).collect();
+        assert_eq!(places, ["a", "a:9:1", "a:10:2", "a:10:10", "b:1:1", "env:X"]);
     }
 }

@@ -103,7 +103,7 @@ fn refresh<T: DecodeItem>(
             before => {
                 let place = place(candidate.key);
                 let last_good = before.and_then(|(_, item)| item.good);
-                let item = match decode_item::<T>(&name, candidate.bytes, candidate.format, &place) {
+                let item = match decode_item::<T>(candidate.bytes, candidate.format, &place) {
                     Ok(spec) => {
                         Item { good: Some(keep_equal(last_good, spec)), problems: Vec::new(), place: place.into() }
                     }

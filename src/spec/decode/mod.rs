@@ -6,13 +6,19 @@
 //!
 //! Document providers use [`documents::DocumentSet`] (one key an item) and [`files::FileSet`] (whole files).
 
+pub mod condition;
 pub mod documents;
 pub mod files;
 pub mod format;
 pub mod item;
 pub mod key;
 pub mod parse;
+pub mod reader;
+pub mod route;
+pub mod scalar;
+pub mod scope;
 pub mod tree;
+pub mod upstream;
 
 pub use documents::DocumentSet;
 pub use files::{FileSet, FileText};

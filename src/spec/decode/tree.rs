@@ -113,7 +113,8 @@ impl Node {
         match self.value {
             Value::Null => "nothing",
             Value::Bool(_) => "true or false",
-            Value::Integer(_) | Value::Float(_) => "a number",
+            Value::Integer(_) => "a number",
+            Value::Float(_) => "a number with a fraction",
             Value::Text(_) | Value::Variable(_) => "a text",
             Value::List(_) => "a list",
             Value::Table(_) => "a table",

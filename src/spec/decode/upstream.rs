@@ -1,0 +1,316 @@
+//! Defines how an upstream is written, and what it resolves to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
+
+use crate::spec::endpoint::{Address, EndpointSpec, Labels, RegistryStatus};
+use crate::spec::name::Name;
+use crate::spec::upstream::{Balance, HealthCheck, Probe, UpstreamSettings, UpstreamSource, UpstreamSpec};
+
+use super::reader::TEXT_OR_TABLE;
+use super::scalar::RawDuration;
+use super::scope::Scope;
+
+/// A named pool of endpoints and its settings. Exactly one of `consul`, `etcd` and `endpoints` says where its
+/// endpoints come from.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(rename = "Upstream", deny_unknown_fields)]
+pub struct RawUpstream {
+    /// The instances of a service in Consul.
+    consul: Option<RawConsulSource>,
+    /// The keys below `PREFIX/endpoints/NAME/` in etcd: write `{}`.
+    etcd: Option<RawEtcdSource>,
+    /// Written down here.
+    endpoints: Option<Vec<RawEndpoint>>,
+    /// How one endpoint is picked; default `least_requests`.
+    balance: Option<RawBalance>,
+    /// Named selections of endpoints: those whose labels have all these values.
+    subsets: Option<BTreeMap<String, BTreeMap<String, String>>>,
+    /// To an established connection; default 2s.
+    connect_timeout: Option<RawDuration>,
+    /// From the request sent to the response's head; default 30s.
+    response_timeout: Option<RawDuration>,
+    /// Between two pieces of a body, either way; default 60s.
+    idle_timeout: Option<RawDuration>,
+    /// Idle connections kept for one endpoint, for the process; default 32.
+    #[schemars(range(min = 0, max = 65_536))]
+    max_idle_per_endpoint: Option<i64>,
+    /// How long an idle connection is kept; default 4s, under the usual 5 s of services.
+    keep_alive: Option<RawDuration>,
+    /// Active checks; off by default.
+    health_check: Option<RawHealthCheck>,
+}
+
+/// The instances of a service in Consul.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(rename = "ConsulSource", deny_unknown_fields)]
+pub struct RawConsulSource {
+    /// The service's name.
+    service: Option<String>,
+}
+
+/// The keys below `PREFIX/endpoints/NAME/` in etcd.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(rename = "EtcdSource", deny_unknown_fields)]
+pub struct RawEtcdSource {}
+
+/// An endpoint: `host:port`, or a table.
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(rename = "Endpoint", untagged)]
+pub enum RawEndpoint {
+    /// `host:port`
+    Address(String),
+    /// With a weight or labels.
+    Full(RawEndpointTable),
+}
+
+/// An endpoint with a weight or labels.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(rename = "EndpointTable", deny_unknown_fields)]
+pub struct RawEndpointTable {
+    /// `host:port`, `1.2.3.4:port` or `[::1]:port`; names are resolved again every 30 s.
+    address: Option<String>,
+    /// 0 drains; default 1.
+    #[schemars(range(min = 0, max = 65_535))]
+    weight: Option<i64>,
+    /// What subsets select by.
+    labels: Option<BTreeMap<String, String>>,
+}
+
+/// How one endpoint is picked.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "Balance")]
+pub enum RawBalance {
+    /// In turn, by weight.
+    RoundRobin,
+    /// The fewest requests in flight for its weight.
+    LeastRequests,
+}
+
+/// An active check: of a path over HTTP, or `tcp = true` for a connect.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(rename = "HealthCheck", deny_unknown_fields)]
+pub struct RawHealthCheck {
+    /// GET this path (and query); 200 to 399 pass.
+    path: Option<String>,
+    /// The `Host` sent; default the endpoint's address.
+    host: Option<String>,
+    /// `true`: a connect instead of a request.
+    tcp: Option<bool>,
+    /// Between the starts of two checks; default 5s.
+    interval: Option<RawDuration>,
+    /// For one check; default 2s.
+    timeout: Option<RawDuration>,
+    /// Passes in a row that make an unhealthy endpoint healthy; default 2.
+    #[schemars(range(min = 1, max = 100))]
+    healthy_threshold: Option<i64>,
+    /// Failures in a row that make a healthy endpoint unhealthy; default 3.
+    #[schemars(range(min = 1, max = 100))]
+    unhealthy_threshold: Option<i64>,
+}
+
+impl RawUpstream {
+    /// The names of its subsets, right or wrong.
+    pub(crate) fn subset_names(&self) -> BTreeSet<String> {
+        self.subsets.iter().flatten().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The upstream, as far as it is right; what is not is reported.
+    pub(super) fn resolve(self, scope: &Scope<'_>) -> Option<UpstreamSpec> {
+        let default = UpstreamSettings::default();
+        let or = |raw: Option<RawDuration>, default: Duration| raw.map_or(default, |RawDuration(duration)| duration);
+        let settings = UpstreamSettings {
+            balance: match self.balance {
+                Some(RawBalance::RoundRobin) => Balance::RoundRobin,
+                Some(RawBalance::LeastRequests) => Balance::LeastRequests,
+                None => default.balance,
+            },
+            subsets: resolve_subsets(self.subsets, &scope.key("subsets")),
+            connect_timeout: or(self.connect_timeout, default.connect_timeout),
+            response_timeout: or(self.response_timeout, default.response_timeout),
+            idle_timeout: or(self.idle_timeout, default.idle_timeout),
+            max_idle_per_endpoint: scope.key("max_idle_per_endpoint").number(
+                self.max_idle_per_endpoint,
+                default.max_idle_per_endpoint,
+                0..=65_536,
+            ),
+            keep_alive: or(self.keep_alive, default.keep_alive),
+            health_check: self.health_check.and_then(|check| check.resolve(&scope.key("health_check"))),
+        };
+        // Each is resolved, so that a mistake in one comes out even where another one is too many.
+        let consul = self.consul.map(|consul| consul.resolve(&scope.key("consul")));
+        let etcd = self.etcd.map(|RawEtcdSource {}| Some(UpstreamSource::Etcd));
+        let endpoints = self.endpoints.map(|endpoints| Some(resolve_endpoints(endpoints, &scope.key("endpoints"))));
+        let mut sources = [consul, etcd, endpoints].into_iter().flatten();
+        let source = sources.next();
+        if source.is_none() {
+            scope.missing("it has no source: give one of `consul`, `etcd` and `endpoints`");
+        }
+        if sources.next().is_some() {
+            scope.problem("`consul`, `etcd` and `endpoints` exclude each other: an upstream has one source");
+        }
+        Some(UpstreamSpec { source: source.flatten()?, settings })
+    }
+}
+
+impl RawConsulSource {
+    fn resolve(self, scope: &Scope<'_>) -> Option<UpstreamSource> {
+        let Some(service) = self.service else {
+            scope.missing("`service` is missing");
+            return None;
+        };
+        // Consul takes nearly anything for a name; what ends a path segment or a line is never meant.
+        if service.is_empty() || service.len() > 512 || service.chars().any(|c| c.is_control() || c == '/') {
+            scope.key("service").problem(format!("{service:?} is not a service's name"));
+            return None;
+        }
+        Some(UpstreamSource::Consul { service: service.into() })
+    }
+}
+
+fn resolve_subsets(
+    raw: Option<BTreeMap<String, BTreeMap<String, String>>>,
+    scope: &Scope<'_>,
+) -> BTreeMap<Name, Labels> {
+    let mut subsets = BTreeMap::new();
+    for (name, labels) in raw.unwrap_or_default() {
+        let scope = scope.key(&name);
+        if labels.is_empty() {
+            scope.missing("a subset needs at least one label, such as `{ version = \"v2\" }`");
+        }
+        if let Some(name) = scope.check(name.parse()) {
+            subsets.insert(name, labels);
+        }
+    }
+    subsets
+}
+
+fn resolve_endpoints(raw: Vec<RawEndpoint>, scope: &Scope<'_>) -> UpstreamSource {
+    let mut endpoints: Vec<EndpointSpec> = Vec::new();
+    for (index, endpoint) in raw.into_iter().enumerate() {
+        let scope = scope.index(index);
+        let address_scope = scope.key("address");
+        let (at, table) = match endpoint {
+            RawEndpoint::Address(address) => {
+                (&scope, RawEndpointTable { address: Some(address), ..Default::default() })
+            }
+            RawEndpoint::Full(table) => (&address_scope, table),
+        };
+        let weight = scope.key("weight").number(table.weight, 1, 0..=65_535);
+        let Some(address) = table.address else {
+            scope.missing("`address` is missing");
+            continue;
+        };
+        let Some(address) = at.check(address.parse::<Address>()) else { continue };
+        if endpoints.iter().any(|known| known.address == address) {
+            at.problem(format!("`{address}` is there already"));
+        }
+        endpoints.push(EndpointSpec {
+            address,
+            weight,
+            labels: Arc::new(table.labels.unwrap_or_default()),
+            status: RegistryStatus::Unchecked,
+            id: index.to_string().into(),
+            modified: 0,
+        });
+    }
+    UpstreamSource::Static(endpoints.into())
+}
+
+impl RawHealthCheck {
+    fn resolve(self, scope: &Scope<'_>) -> Option<HealthCheck> {
+        let host_scope = scope.key("host");
+        let host = self.host.and_then(|host| host_scope.check(parse_host_header(host)));
+        let probe = match (self.path, self.tcp) {
+            (Some(path), None | Some(false)) => {
+                scope.key("path").check(parse_target(path)).map(|path| Probe::Http { path, host })
+            }
+            (None, Some(true)) => {
+                if host_scope.is_written() {
+                    host_scope.problem("a connect sends no `Host`: remove it, or check a path");
+                }
+                Some(Probe::Tcp)
+            }
+            (None, None | Some(false)) => {
+                scope.missing("give a `path` to ask for, or `tcp = true` for a connect");
+                None
+            }
+            (Some(_), Some(true)) => {
+                scope.problem("`path` and `tcp` exclude each other");
+                None
+            }
+        };
+        let or = |raw: Option<RawDuration>, seconds| {
+            raw.map_or(Duration::from_secs(seconds), |RawDuration(duration)| duration)
+        };
+        let interval = or(self.interval, 5);
+        if interval < SHORTEST_INTERVAL {
+            scope.key("interval").problem("must be at least 100ms");
+        }
+        let check = HealthCheck {
+            probe: probe?,
+            interval,
+            timeout: or(self.timeout, 2),
+            healthy_threshold: scope.key("healthy_threshold").number(self.healthy_threshold, 2, 1..=100),
+            unhealthy_threshold: scope.key("unhealthy_threshold").number(self.unhealthy_threshold, 3, 1..=100),
+        };
+        Some(check)
+    }
+}
+
+/// Shorter ones would be a load test of the services.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
+
+fn parse_target(text: String) -> Result<String, String> {
+    if !text.starts_with('/') {
+        return Err(format!("`{text}`: a path begins with `/`"));
+    }
+    match text.parse::<http::uri::PathAndQuery>() {
+        Ok(parsed) if parsed.as_str() == text => Ok(text),
+        _ => Err(format!("`{text}` is not a path and query; percent-encode what is not visible ASCII")),
+    }
+}
+
+fn parse_host_header(text: String) -> Result<String, String> {
+    match text.parse::<http::uri::Authority>() {
+        Ok(authority) if !authority.as_str().contains('@') => Ok(text),
+        _ => Err(format!("`{text}` is not a host or `host:port`")),
+    }
+}
+
+impl<'de> Deserialize<'de> for RawEndpoint {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = RawEndpoint;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`host:port` or `{ address = ..., weight = ..., labels = ... }`")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<RawEndpoint, E> {
+                Ok(RawEndpoint::Address(text.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawEndpoint, A::Error> {
+                RawEndpointTable::deserialize(MapAccessDeserializer::new(map)).map(RawEndpoint::Full)
+            }
+        }
+
+        deserializer.deserialize_struct(TEXT_OR_TABLE, &["address", "weight", "labels"], Either)
+    }
+}
