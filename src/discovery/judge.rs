@@ -39,8 +39,8 @@ pub enum Danger {
         /// How many there are.
         of: usize,
     },
-    /// More than half would go, and at least two.
-    TakesMost {
+    /// Too much would go to believe it unseen: for [`judge`] more than half, and at least two.
+    Takes {
         /// How many would go.
         lost: usize,
         /// How many there are.
@@ -60,7 +60,7 @@ impl fmt::Display for Danger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empties { of } => write!(f, "it would remove the last {of}"),
-            Self::TakesMost { lost, of } => write!(f, "it would remove {lost} of {of}"),
+            Self::Takes { lost, of } => write!(f, "it would remove {lost} of {of}"),
             Self::Regressed => f.write_str("the registry's counter went back"),
             Self::Unmoved => f.write_str("the registry's counter did not move although something is gone"),
             Self::Filtered => f.write_str("the registry left out what the credentials may not read"),
@@ -98,7 +98,7 @@ pub fn danger(lost: usize, of: usize, left: usize, signs: Signs) -> Option<Dange
     } else if left == 0 {
         Some(Danger::Empties { of })
     } else if lost >= 2 && lost * 2 > of {
-        Some(Danger::TakesMost { lost, of })
+        Some(Danger::Takes { lost, of })
     } else if signs.held {
         Some(Danger::Unconfirmed)
     } else {
@@ -148,10 +148,10 @@ mod tests {
             ("abc", "ABCD", Publish),
             ("a", "", Verify(Danger::Empties { of: 1 })),
             ("abc", "", Verify(Danger::Empties { of: 3 })),
-            ("abc", "a", Verify(Danger::TakesMost { lost: 2, of: 3 })),
+            ("abc", "a", Verify(Danger::Takes { lost: 2, of: 3 })),
             ("a", "b", Publish),
-            ("ab", "cd", Verify(Danger::TakesMost { lost: 2, of: 2 })),
-            ("abcde", "abxyz", Verify(Danger::TakesMost { lost: 3, of: 5 })),
+            ("ab", "cd", Verify(Danger::Takes { lost: 2, of: 2 })),
+            ("abcde", "abxyz", Verify(Danger::Takes { lost: 3, of: 5 })),
         ] {
             assert_eq!(judge(Some(&map(known)), &map(candidate), Signs::default()), verdict, "{known} -> {candidate}");
         }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::spec::source::Source;
 
+pub mod consul;
 pub mod dns;
 #[cfg(feature = "etcd")]
 pub mod etcd;

@@ -227,7 +227,7 @@ mod tests {
     fn a_dangerous_removal_is_shown_until_a_list_confirms_it() {
         let mut mirror = mirror();
         let outcome = mirror.apply([delete("a", 11), delete("b", 11), put("d", 11)]);
-        assert_eq!(outcome.held, Some((Danger::TakesMost { lost: 2, of: 3 }, 2)));
+        assert_eq!(outcome.held, Some((Danger::Takes { lost: 2, of: 3 }, 2)));
         assert_eq!(shown(&mirror), "a@3 b@4 c@5 d@11", "additions flow");
         assert!(mirror.holds());
         // Older than the loss: no word on it.

@@ -1,0 +1,426 @@
+//! Defines the watch: a blocking query in a loop, and beside it the reads that keep it honest.
+//!
+//! A session begins with a read from the leader. Then a query is always blocked (`?stale`: any server may
+//! answer, within bounds), and what it returns is published at once. Beside it, one at a time:
+//! - a second, `?consistent` read when the first one would remove too much ([`Known::hold`]), together with
+//!   questions about the token's permission, repeated until it confirms the removal or everything is back;
+//! - a plain read about once a minute: it finds what the blocked query missed, and proves freshness.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rand::RngExt as _;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::answer::{Worth, classify};
+use super::client::{Client, Consistency, Query, Reply};
+use super::known::{Contents, Effect, Entries, Hold, How, Known, Reading};
+use super::pace::{Bucket, scaled};
+use super::permission::Permission;
+use crate::discovery::judge;
+use crate::discovery::state::Origin;
+use crate::discovery::status::{ProviderStatus, WatchState, WatchStatus};
+use crate::discovery::supervise::{ErrorKind, Watch, WatchError, around};
+use crate::spec::problem::Problem;
+
+/// What a watch asks, what it makes of the answers, and where that goes.
+#[async_trait]
+pub(super) trait Question: Send + Sync + 'static {
+    /// One thing an answer lists.
+    type Entry: Clone + PartialEq + Send + Sync + 'static;
+    /// Whether a 404 with an index means that there is nothing.
+    const ABSENCE_IS_EMPTY: bool;
+    /// Whether every removal needs a second read, because an answer does not show what the token hides.
+    const PROVE_ALL: bool;
+
+    /// What is asked.
+    fn query(&self) -> Query;
+
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// A body that is no answer: nothing of it counts.
+    fn read(&self, body: &[u8]) -> Result<Contents<Self::Entry>, String>;
+
+    /// Whether what an answer lacks is gone, or hidden from the token. Asked after the answer came.
+    ///
+    /// # Errors
+    /// It could not be found out.
+    async fn permission(
+        &self,
+        client: &Client,
+        lost: &[(&Arc<str>, &Self::Entry)],
+        doubted: &Doubted<'_>,
+    ) -> Result<Permission, WatchError>;
+
+    /// Publishes all that is known.
+    fn publish(&self, entries: &Entries<Self::Entry>, problems: &[Problem], origin: Origin);
+
+    /// Whose status it is.
+    fn status(&self) -> &Arc<ProviderStatus>;
+}
+
+/// An answer that lacks something, for [`Question::permission`].
+pub(super) struct Doubted<'a> {
+    /// The answer itself.
+    pub(super) reply: &'a Reply,
+    /// It lists nothing at all.
+    pub(super) nothing: bool,
+    /// How long the removal has been held.
+    pub(super) held_for: Duration,
+}
+
+/// The supervised watch of one question.
+pub(super) struct Follow<Q: Question> {
+    question: Arc<Q>,
+    client: Arc<Client>,
+    bounds: Bounds,
+    known: Known<Q::Entry>,
+    bucket: Bucket,
+    /// Counts up when blocked queries may hang on a server that is gone.
+    kicks: watch::Receiver<u64>,
+    /// Bytes of the last answer.
+    size: usize,
+    held_since: Option<Instant>,
+    prove_at: Option<Instant>,
+}
+
+/// What the settings say about reading.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// How long a query may block.
+    pub(super) wait: Duration,
+    /// Oldest answer that is believed.
+    pub(super) max_stale: Duration,
+}
+
+/// Between two plain reads beside the blocked query, give or take a fifth.
+const CHECK: Duration = Duration::from_secs(60);
+/// The same after one that failed.
+const CHECK_AGAIN: Duration = Duration::from_secs(10);
+/// Longest wait between two second reads.
+const PROVE_CAP: Duration = Duration::from_secs(30);
+/// Over which the queries of a provider are issued again after a kick.
+const SPREAD: Duration = Duration::from_secs(2);
+/// Larger bodies are parsed off the runtime's threads.
+const LARGE: usize = 256 << 10;
+
+type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+type ReadingOf<Q> = Result<Reading<<Q as Question>::Entry>, WatchError>;
+
+/// What a read beside the blocked query brought.
+enum Aside<E> {
+    Checked(Result<Reading<E>, WatchError>),
+    Proven(Result<Proof<E>, WatchError>),
+}
+
+/// A second read, and what speaks against it.
+struct Proof<E> {
+    reading: Reading<E>,
+    doubt: Option<String>,
+}
+
+impl<Q: Question> Follow<Q> {
+    pub(super) fn new(question: Q, client: Arc<Client>, bounds: Bounds, kicks: watch::Receiver<u64>) -> Self {
+        Self {
+            question: Arc::new(question),
+            client,
+            bounds,
+            known: Known::new(Q::PROVE_ALL),
+            bucket: Bucket::new(),
+            kicks,
+            size: 0,
+            held_since: None,
+            prove_at: None,
+        }
+    }
+
+    async fn follow(&mut self, status: &WatchStatus) -> Result<Infallible, WatchError> {
+        self.ask_leader(status).await?;
+        let mut blocked = self.block();
+        let mut aside: Option<(u64, Boxed<Aside<Q::Entry>>)> = None;
+        let mut check_at = self.next_check();
+        let mut reissue_at: Option<Instant> = None;
+        self.kicks.mark_unchanged();
+        loop {
+            let now = Instant::now();
+            if aside.is_none() {
+                if self.prove_at.is_some_and(|at| at <= now) {
+                    aside = Some((self.known.turn(), self.prove()));
+                } else if check_at <= now {
+                    aside = Some((self.known.turn(), self.check()));
+                }
+            }
+            let idle = aside.is_none();
+            let alarms = [reissue_at, self.prove_at.filter(|_| idle), Some(check_at).filter(|_| idle)];
+            let alarm = alarms.into_iter().flatten().min();
+            tokio::select! {
+                answered = &mut blocked => {
+                    reissue_at = None;
+                    let reading = answered?;
+                    match self.known.objection(&reading.answer) {
+                        None => self.take(reading, How::Blocked, status),
+                        Some(objection) => {
+                            tracing::debug!("asks the leader: {objection}");
+                            sleep_until(self.bucket.take()).await;
+                            self.ask_leader(status).await?;
+                        }
+                    }
+                    blocked = self.block();
+                }
+                (turn, done) = finished(&mut aside) => {
+                    aside = None;
+                    match done {
+                        Aside::Checked(checked) => {
+                            let went_well = self.checked(checked, turn, status)?;
+                            check_at = if went_well { self.next_check() } else { Instant::now() + around(CHECK_AGAIN, 0.2) };
+                        }
+                        Aside::Proven(proven) => self.proven(proven, turn, status)?,
+                    }
+                }
+                () = sleep_until(alarm.unwrap_or(now)), if alarm.is_some() => {
+                    if reissue_at.is_some_and(|at| at <= Instant::now()) {
+                        reissue_at = None;
+                        blocked = self.block();
+                    }
+                }
+                kicked = self.kicks.changed(), if reissue_at.is_none() => {
+                    if kicked.is_ok() {
+                        let spread = SPREAD.mul_f64(rand::rng().random_range(0.0..1.0));
+                        reissue_at = Some(Instant::now() + spread);
+                    } else {
+                        // The probe ends with the provider.
+                        std::future::pending::<()>().await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads from the leader and takes that.
+    async fn ask_leader(&mut self, status: &WatchStatus) -> Result<(), WatchError> {
+        let reading = read_now(Arc::clone(&self.question), Arc::clone(&self.client), self.bounds).await?;
+        self.take(reading, How::Fresh, status);
+        Ok(())
+    }
+
+    fn block(&mut self) -> Boxed<ReadingOf<Q>> {
+        let (question, client, bounds) = (Arc::clone(&self.question), Arc::clone(&self.client), self.bounds);
+        let (begin, index, wait) = (self.bucket.take(), self.known.index(), scaled(bounds.wait, self.size));
+        Box::pin(async move {
+            sleep_until(begin).await;
+            let reply = client.block(&question.query(), index, wait).await?;
+            Ok(reading(question, reply, bounds).await?.0)
+        })
+    }
+
+    fn check(&self) -> Boxed<Aside<Q::Entry>> {
+        let (question, client, bounds) = (Arc::clone(&self.question), Arc::clone(&self.client), self.bounds);
+        Box::pin(async move { Aside::Checked(read_now(question, client, bounds).await) })
+    }
+
+    fn prove(&self) -> Boxed<Aside<Q::Entry>> {
+        let (question, client, bounds) = (Arc::clone(&self.question), Arc::clone(&self.client), self.bounds);
+        let known = self.known.entries().cloned();
+        let content_index = self.known.content_index();
+        let held_for = self.held_since.map_or(Duration::ZERO, |since| since.elapsed());
+        Box::pin(async move { Aside::Proven(prove(question, client, bounds, known, content_index, held_for).await) })
+    }
+
+    fn take(&mut self, reading: Reading<Q::Entry>, how: How, status: &WatchStatus) {
+        self.size = reading.size;
+        if how != How::Aside {
+            self.bucket.spent(reading.transfer);
+        }
+        let held_before = self.known.hold();
+        let effect = self.known.take(reading, how);
+        self.settled(effect, held_before, status);
+        if let (None, Some(_)) = (held_before, self.known.hold()) {
+            self.held_since = Some(Instant::now());
+            self.prove_at = self.held_since;
+        }
+    }
+
+    fn settled(&mut self, effect: Effect, held_before: Option<Hold>, status: &WatchStatus) {
+        if effect.publish {
+            self.publish();
+        }
+        status.set_index(self.known.index());
+        if let Some(at) = effect.confirmed {
+            status.confirmed(at);
+        }
+        if self.known.hold().is_none() {
+            (self.held_since, self.prove_at) = (None, None);
+            if held_before.is_some_and(|hold| hold.doubts > 0) {
+                tracing::info!(provider = %self.question.status().id(), watch = %self.question.query(), "no longer held");
+            }
+        }
+    }
+
+    fn publish(&self) {
+        if let Some(entries) = self.known.entries() {
+            self.question.publish(entries, self.known.problems(), self.known.origin());
+        }
+    }
+
+    /// Takes what the minute's read found. False when it failed.
+    fn checked(&mut self, checked: ReadingOf<Q>, turn: u64, status: &WatchStatus) -> Result<bool, WatchError> {
+        match checked {
+            Ok(reading) => {
+                if !self.known.overtaken(turn, &reading.answer) {
+                    self.take(reading, How::Aside, status);
+                }
+                Ok(true)
+            }
+            Err(error) if error.kind == ErrorKind::Unauthorised => Err(error),
+            Err(error) => {
+                self.question.status().updates.failed.fetch_add(1, Relaxed);
+                status.set_state(WatchState::Failing { failures: 1, error: error.text });
+                Ok(false)
+            }
+        }
+    }
+
+    fn proven(
+        &mut self,
+        proven: Result<Proof<Q::Entry>, WatchError>,
+        turn: u64,
+        status: &WatchStatus,
+    ) -> Result<(), WatchError> {
+        let doubt = match proven {
+            Ok(Proof { reading, .. }) if self.known.overtaken(turn, &reading.answer) => {
+                self.prove_at = Some(self.bucket.take());
+                return Ok(());
+            }
+            Ok(Proof { reading, doubt: None }) => {
+                let held_before = self.known.hold();
+                let effect = self.known.take_proven(reading);
+                self.settled(effect, held_before, status);
+                return Ok(());
+            }
+            Ok(Proof { doubt: Some(doubt), .. }) => doubt,
+            Err(error) if error.kind == ErrorKind::Unauthorised => {
+                self.hold_on(&error.text, status);
+                return Err(error);
+            }
+            Err(error) => error.text,
+        };
+        self.hold_on(&doubt, status);
+        Ok(())
+    }
+
+    /// The removal was not confirmed: keeps what is known, and asks again later.
+    fn hold_on(&mut self, doubt: &str, status: &WatchStatus) {
+        let first = self.known.doubt();
+        let Some(Hold { danger, doubts }) = self.known.hold() else { return };
+        let most = Duration::from_secs(1 << doubts.min(5)).min(PROVE_CAP);
+        let wait = Duration::from_secs(1).max(most.mul_f64(rand::rng().random_range(0.0..=1.0)));
+        self.prove_at = Some(Instant::now() + wait);
+        let error = match self.known.entries() {
+            Some(_) => format!("a removal is held ({danger}): {doubt}"),
+            None => format!("the answer is empty, which is not believed: {doubt}"),
+        };
+        if first {
+            self.question.status().updates.held.fetch_add(1, Relaxed);
+            tracing::warn!(provider = %self.question.status().id(), watch = %self.question.query(), "{error}");
+            self.publish();
+        }
+        status.set_state(WatchState::Failing { failures: doubts, error });
+    }
+
+    fn next_check(&self) -> Instant {
+        Instant::now() + around(scaled(CHECK, self.size), 0.2)
+    }
+}
+
+#[async_trait]
+impl<Q: Question> Watch for Follow<Q> {
+    async fn session(&mut self, status: &WatchStatus) -> WatchError {
+        let mut error = match self.follow(status).await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        };
+        if error.kind == ErrorKind::Unauthorised
+            && let Err(text) = self.client.token.reread().await
+        {
+            error.text = format!("{}; {text}", error.text);
+        }
+        error
+    }
+}
+
+/// Waits for what runs beside; for ever when nothing does.
+async fn finished<T>(aside: &mut Option<(u64, Boxed<T>)>) -> (u64, T) {
+    match aside {
+        Some((turn, running)) => (*turn, running.await),
+        None => std::future::pending().await,
+    }
+}
+
+/// A read from the leader; one that is stale all the same is a failure.
+async fn read_now<Q: Question>(question: Arc<Q>, client: Arc<Client>, bounds: Bounds) -> ReadingOf<Q> {
+    let reply = client.read(&question.query(), Consistency::Default).await?;
+    match reading(question, reply, bounds).await?.0 {
+        Reading { answer: super::answer::Answer { worth: Worth::Stale(reason), .. }, .. } => {
+            Err(WatchError::failed(reason))
+        }
+        reading => Ok(reading),
+    }
+}
+
+async fn prove<Q: Question>(
+    question: Arc<Q>,
+    client: Arc<Client>,
+    bounds: Bounds,
+    known: Option<Arc<Entries<Q::Entry>>>,
+    content_index: u64,
+    held_for: Duration,
+) -> Result<Proof<Q::Entry>, WatchError> {
+    let reply = client.read(&question.query(), Consistency::Consistent).await?;
+    let (reading, reply) = reading(Arc::clone(&question), reply, bounds).await?;
+    let known = known.unwrap_or_default();
+    let lost: Vec<_> = judge::lost(&known, &reading.contents.entries).collect();
+    let nothing = reading.contents.entries.is_empty();
+    let doubt = match &reading.answer.worth {
+        Worth::Stale(reason) => Some(reason.clone()),
+        _ if lost.is_empty() && !nothing => None,
+        Worth::Filtered => Some("Consul left out what the token may not read".to_owned()),
+        Worth::Sound => {
+            match question.permission(&client, &lost, &Doubted { reply: &reply, nothing, held_for }).await? {
+                Permission::Doubtful(reason) => Some(reason),
+                // What the token may read is answered from a cache, the index is not.
+                Permission::Granted if !lost.is_empty() && reading.answer.index == content_index => {
+                    Some("the index did not move".to_owned())
+                }
+                Permission::Granted | Permission::Beyond => None,
+            }
+        }
+    };
+    Ok(Proof { reading, doubt })
+}
+
+async fn reading<Q: Question>(
+    question: Arc<Q>,
+    mut reply: Reply,
+    bounds: Bounds,
+) -> Result<(Reading<Q::Entry>, Reply), WatchError> {
+    let answer = classify(&reply, bounds.max_stale, Q::ABSENCE_IS_EMPTY)?;
+    let body = std::mem::take(&mut reply.body);
+    let size = body.len();
+    let contents = if answer.absent {
+        Ok(Contents::default())
+    } else if size < LARGE {
+        question.read(&body)
+    } else {
+        let parsed = tokio::task::spawn_blocking(move || question.read(&body)).await;
+        parsed.unwrap_or_else(|error| Err(format!("reading it failed: {error}")))
+    };
+    let contents = contents.map_err(|text| WatchError::failed(format!("the answer makes no sense: {text}")))?;
+    Ok((Reading { answer, contents, started: reply.started, transfer: reply.transfer, size }, reply))
+}

@@ -1,0 +1,316 @@
+//! Defines how an answer of `/v1/health/service/NAME` becomes endpoints. Pure.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::known::Contents;
+use crate::spec::endpoint::{Address, EndpointSpec, Labels, RegistryStatus};
+use crate::spec::problem::Problem;
+
+/// An instance of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Instance {
+    /// What it means for the gateway.
+    pub(super) endpoint: EndpointSpec,
+    /// The node it is registered on.
+    pub(super) node: Arc<str>,
+}
+
+/// Reads the body. Instances that cannot be used (no port, an address that is none) are problems.
+///
+/// # Errors
+/// A body that is not what Consul answers: then nothing of it counts.
+pub(super) fn instances(service: &str, body: &[u8]) -> Result<Contents<Instance>, String> {
+    let entries: Vec<Entry> =
+        serde_json::from_slice(body).map_err(|error| format!("not a list of instances: {error}"))?;
+    let mut contents = Contents::default();
+    for entry in entries {
+        let id: Arc<str> = format!("{}/{}", entry.node.name, entry.service.id).into();
+        match instance(entry, &id) {
+            Ok(instance) => add(&mut contents.entries, id, instance),
+            Err(text) => contents.problems.push(Problem::new(format!("consul:{service}"), id.to_string(), text)),
+        }
+    }
+    contents.problems.sort_unstable();
+    Ok(contents)
+}
+
+/// Only a damaged catalog lists one instance twice; its newer registration counts.
+fn add(entries: &mut BTreeMap<Arc<str>, Instance>, id: Arc<str>, instance: Instance) {
+    match entries.get(&id) {
+        Some(other) if other.endpoint.modified > instance.endpoint.modified => {}
+        _ => {
+            entries.insert(id, instance);
+        }
+    }
+}
+
+fn instance(entry: Entry, id: &Arc<str>) -> Result<Instance, String> {
+    let Entry { node, service, checks } = entry;
+    if node.name.is_empty() || service.id.is_empty() {
+        return Err("it has no node or no id".to_owned());
+    }
+    let host = [&service.address, &node.address].into_iter().find(|host| !host.is_empty());
+    let host = host.ok_or("neither the service nor its node has an address: register one")?;
+    let port = u16::try_from(service.port).map_err(|_| format!("port {} is out of range", service.port))?;
+    if port == 0 {
+        return Err("it has no port: register the service with one".to_owned());
+    }
+    let address = Address::new(host, port)?;
+    let status = status(checks.as_deref().unwrap_or_default());
+    let weights = service.weights.unwrap_or_default();
+    let weight = if status == RegistryStatus::Warning { weights.warning } else { weights.passing };
+    let endpoint = EndpointSpec {
+        address,
+        // Consul's default is 1, and what makes no sense is as good as absent.
+        weight: weight.filter(|weight| *weight >= 0).map_or(1, |weight| u16::try_from(weight).unwrap_or(u16::MAX)),
+        labels: Arc::new(labels(service.meta.unwrap_or_default(), service.tags.unwrap_or_default())),
+        status,
+        id: Arc::clone(id),
+        modified: service.modify_index,
+    };
+    Ok(Instance { endpoint, node: node.name.into() })
+}
+
+/// The worst of an instance's checks, its own and its node's; without checks it passes. Maintenance is a
+/// check of a reserved name, and beats everything.
+fn status(checks: &[Check]) -> RegistryStatus {
+    checks
+        .iter()
+        .map(|check| {
+            let maintenance = check.id == "_node_maintenance" || check.id.starts_with("_service_maintenance:");
+            match check.status.as_str() {
+                _ if maintenance => RegistryStatus::Maintenance,
+                "passing" => RegistryStatus::Passing,
+                "warning" => RegistryStatus::Warning,
+                // Also a word that later versions may bring: better no traffic than to what is sick.
+                _ => RegistryStatus::Critical,
+            }
+        })
+        .max()
+        .unwrap_or(RegistryStatus::Passing)
+}
+
+fn labels(meta: HashMap<String, String>, tags: Vec<String>) -> Labels {
+    let tags = tags.into_iter().map(|tag| (format!("tag.{tag}"), "true".to_owned()));
+    meta.into_iter().chain(tags).collect()
+}
+
+/// The few fields that count; everything else, check output above all, is skipped without being kept.
+#[derive(Deserialize)]
+struct Entry {
+    #[serde(rename = "Node")]
+    node: Node,
+    #[serde(rename = "Service")]
+    service: Service,
+    #[serde(rename = "Checks", default)]
+    checks: Option<Vec<Check>>,
+}
+
+#[derive(Deserialize)]
+struct Node {
+    #[serde(rename = "Node", default)]
+    name: String,
+    #[serde(rename = "Address", default)]
+    address: String,
+}
+
+#[derive(Deserialize)]
+struct Service {
+    #[serde(rename = "ID", default)]
+    id: String,
+    #[serde(rename = "Address", default)]
+    address: String,
+    #[serde(rename = "Port", default)]
+    port: i64,
+    #[serde(rename = "Tags", default)]
+    tags: Option<Vec<String>>,
+    #[serde(rename = "Meta", default)]
+    meta: Option<HashMap<String, String>>,
+    #[serde(rename = "Weights", default)]
+    weights: Option<Weights>,
+    #[serde(rename = "ModifyIndex", default)]
+    modify_index: u64,
+}
+
+#[derive(Default, Deserialize)]
+struct Weights {
+    #[serde(rename = "Passing", default)]
+    passing: Option<i64>,
+    #[serde(rename = "Warning", default)]
+    warning: Option<i64>,
+}
+
+#[derive(Deserialize)]
+struct Check {
+    #[serde(rename = "CheckID", default)]
+    id: String,
+    #[serde(rename = "Status", default)]
+    status: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read(body: &Value) -> Contents<Instance> {
+        instances("web", body.to_string().as_bytes()).expect("a list")
+    }
+
+    fn one(service: Value, checks: Value) -> Result<EndpointSpec, String> {
+        let mut service = service;
+        let defaults = json!({"ID": "w1", "Service": "web", "Address": "", "Port": 80, "Tags": null, "Meta": null,
+            "Weights": {"Passing": 10, "Warning": 3}, "ModifyIndex": 7});
+        for (key, value) in defaults.as_object().expect("an object") {
+            service.as_object_mut().expect("an object").entry(key).or_insert_with(|| value.clone());
+        }
+        let contents = read(
+            &json!([{"Node": {"ID": "", "Node": "n1", "Address": "10.0.0.1"}, "Service": service, "Checks": checks}]),
+        );
+        match contents.entries.into_values().next() {
+            Some(instance) => Ok(instance.endpoint),
+            None => Err(contents.problems[0].to_string()),
+        }
+    }
+
+    #[test]
+    fn addresses_fall_back_to_the_node_and_may_be_names() {
+        for (service, address) in [
+            (json!({}), "10.0.0.1:80"),
+            (json!({"Address": "10.9.9.9", "Port": 8080}), "10.9.9.9:8080"),
+            (json!({"Address": "2001:db8::1"}), "[2001:db8::1]:80"),
+            (json!({"Address": "Orders-2.internal"}), "orders-2.internal:80"),
+        ] {
+            assert_eq!(
+                one(service.clone(), json!([])).map(|endpoint| endpoint.address.to_string()),
+                Ok(address.into()),
+                "{service}"
+            );
+        }
+        for (service, problem) in [
+            (json!({"Port": 0}), "consul:web: n1/w1: it has no port"),
+            (json!({"Port": 70000}), "port 70000 is out of range"),
+            (json!({"Port": -1}), "port -1 is out of range"),
+            (json!({"Address": "no host"}), "neither an IP address nor a host name"),
+            (json!({"ID": ""}), "no id"),
+        ] {
+            let error = one(service.clone(), json!([])).expect_err("a problem");
+            assert!(error.contains(problem), "{service}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_worst_check_decides_and_the_weight_goes_with_it() {
+        use RegistryStatus::{Critical, Maintenance, Passing, Warning};
+        let check = |id: &str, status: &str| json!({"CheckID": id, "Status": status, "ServiceID": "", "Output": "x"});
+        for (checks, status, weight) in [
+            (json!([]), Passing, 10),
+            (json!(null), Passing, 10),
+            (json!([check("a", "passing"), check("b", "warning")]), Warning, 3),
+            (json!([check("serfHealth", "critical"), check("b", "warning")]), Critical, 10),
+            (json!([check("a", "unheard-of")]), Critical, 10),
+            (json!([check("_node_maintenance", "critical"), check("a", "critical")]), Maintenance, 10),
+            (json!([check("_service_maintenance:w1", "critical"), check("a", "passing")]), Maintenance, 10),
+        ] {
+            let endpoint = one(json!({}), checks.clone()).expect("an endpoint");
+            assert_eq!((endpoint.status, endpoint.weight), (status, weight), "{checks}");
+        }
+        for (weights, weight) in [
+            (json!(null), 1),
+            (json!({}), 1),
+            (json!({"Passing": null}), 1),
+            (json!({"Passing": -3}), 1),
+            (json!({"Passing": 0}), 0),
+            (json!({"Passing": 100_000}), 65_535),
+        ] {
+            let endpoint = one(json!({"Weights": weights}), json!([])).expect("an endpoint");
+            assert_eq!(endpoint.weight, weight);
+        }
+    }
+
+    #[test]
+    fn meta_and_tags_are_labels() {
+        let endpoint =
+            one(json!({"Meta": {"version": "v2"}, "Tags": ["canary", "a=b"]}), json!([])).expect("an endpoint");
+        let labels: Vec<_> = endpoint.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        assert_eq!(labels, ["tag.a=b=true", "tag.canary=true", "version=v2"]);
+    }
+
+    #[test]
+    fn one_id_on_two_nodes_is_two_instances() {
+        let entry = |node: &str, modified: u64| json!({"Node": {"Node": node, "Address": "10.0.0.1"}, "Service": {"ID": "dup", "Port": 80, "ModifyIndex": modified}});
+        let contents = read(&json!([entry("a", 1), entry("b", 2), entry("a", 5), entry("a", 3)]));
+        let ids: Vec<_> = contents.entries.values().map(|i| (i.endpoint.id.to_string(), i.endpoint.modified)).collect();
+        assert_eq!(ids, [("a/dup".to_owned(), 5), ("b/dup".to_owned(), 2)]);
+    }
+
+    #[test]
+    fn what_is_no_list_is_no_answer() {
+        for body in ["", "null", "{}", "[", r#"[{"Node":{}}]"#, "<html>", r#"[{"Node":{},"Service":{"Port":"80"}}]"#] {
+            assert!(instances("web", body.as_bytes()).is_err(), "{body}");
+        }
+    }
+
+    /// JSON that resembles an answer of Consul: right names with any values.
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            prop_oneof![".{0,8}", "[0-9.:]{0,12}", "passing|warning|critical|_node_maintenance"].prop_map(Value::from),
+        ];
+        let key = prop_oneof![
+            "Node|Service|Checks|ID|Address|Port|Tags|Meta|Weights|Passing|Warning|CheckID|Status|ModifyIndex",
+            ".{0,4}"
+        ];
+        leaf.prop_recursive(5, 64, 6, move |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+                proptest::collection::hash_map(key.clone(), inner, 0..6)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    fn any_entry() -> impl Strategy<Value = Value> {
+        (
+            ".{0,5}",
+            "[a-z0-9.:-]{0,12}",
+            any::<i64>(),
+            proptest::option::of(proptest::collection::vec(".{0,4}", 0..3)),
+            any::<i64>(),
+        )
+            .prop_map(|(id, address, port, tags, weight)| {
+                json!({"Node": {"Node": "n", "Address": address}, "Checks": [{"CheckID": id, "Status": address}],
+                    "Service": {"ID": id, "Address": address, "Port": port.rem_euclid(70_000), "Tags": tags,
+                        "Meta": null, "Weights": {"Passing": weight}}})
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_makes_it_panic(json in any_json(), text in ".{0,64}") {
+            let _ = instances("web", json.to_string().as_bytes());
+            let _ = instances("web", json!([json]).to_string().as_bytes());
+            let _ = instances("web", text.as_bytes());
+        }
+
+        #[test]
+        fn every_entry_is_an_endpoint_or_a_problem(entries in proptest::collection::vec(any_entry(), 0..6)) {
+            let ids: std::collections::BTreeSet<_> = entries.iter().map(|entry| entry["Service"]["ID"].to_string()).collect();
+            let contents = read(&Value::from(entries.clone()));
+            prop_assert!(contents.entries.len() + contents.problems.len() <= entries.len());
+            prop_assert!(contents.entries.len() + contents.problems.len() >= ids.len());
+            for instance in contents.entries.values() {
+                if let Address::Ip(address) = &instance.endpoint.address {
+                    prop_assert_ne!(address.port(), 0);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! Defines what a watch knows, and what each read makes of it. Pure: reads come in, what to publish goes out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::answer::{Answer, Worth};
+use crate::discovery::judge::{self, Danger, Signs, Verdict};
+use crate::discovery::state::Origin;
+use crate::spec::problem::Problem;
+
+/// Entries by an id that is unique in what is watched.
+pub(super) type Entries<E> = BTreeMap<Arc<str>, E>;
+
+/// What an answer lists.
+#[derive(Debug, PartialEq)]
+pub(super) struct Contents<E> {
+    pub(super) entries: Entries<E>,
+    /// Entries that could not be used.
+    pub(super) problems: Vec<Problem>,
+}
+
+impl<E> Default for Contents<E> {
+    fn default() -> Self {
+        Self { entries: BTreeMap::new(), problems: Vec::new() }
+    }
+}
+
+/// An answer and what it lists.
+#[derive(Debug)]
+pub(super) struct Reading<E> {
+    pub(super) answer: Answer,
+    pub(super) contents: Contents<E>,
+    /// When the request began.
+    pub(super) started: SystemTime,
+    /// From the head to the end of the body.
+    pub(super) transfer: Duration,
+    /// Bytes of the body.
+    pub(super) size: usize,
+}
+
+/// How a reading came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// The blocked query returned: the next one waits beyond its index.
+    Blocked,
+    /// Read from the leader in place of the blocked query's answer.
+    Fresh,
+    /// Read from the leader while a query is blocked; that one's index stays.
+    Aside,
+}
+
+/// What a reading led to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Effect {
+    /// What is known has changed, or where it stands.
+    pub(super) publish: bool,
+    /// As of when what is known is confirmed.
+    pub(super) confirmed: Option<SystemTime>,
+}
+
+/// What a watch knows.
+#[derive(Debug)]
+pub(super) struct Known<E> {
+    /// Beyond which the next blocked query waits; 0 before the first answer.
+    index: u64,
+    /// The index of the last content that was taken as a whole.
+    content_index: u64,
+    /// `None` before the first answer that counts.
+    entries: Option<Arc<Entries<E>>>,
+    problems: Vec<Problem>,
+    hold: Option<Hold>,
+    /// Counts readings, so that one from aside can tell that it was overtaken.
+    turn: u64,
+    /// Every removal needs a second read, not only the dangerous ones.
+    prove_all: bool,
+}
+
+/// Something is missing in what the registry says, and waits for a second read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hold {
+    pub(super) danger: Danger,
+    /// Second reads that did not confirm it.
+    pub(super) doubts: u32,
+}
+
+impl<E: Clone + PartialEq> Known<E> {
+    pub(super) fn new(prove_all: bool) -> Self {
+        Self { index: 0, content_index: 0, entries: None, problems: Vec::new(), hold: None, turn: 0, prove_all }
+    }
+
+    pub(super) fn index(&self) -> u64 {
+        self.index
+    }
+
+    pub(super) fn content_index(&self) -> u64 {
+        self.content_index
+    }
+
+    pub(super) fn turn(&self) -> u64 {
+        self.turn
+    }
+
+    pub(super) fn entries(&self) -> Option<&Arc<Entries<E>>> {
+        self.entries.as_ref()
+    }
+
+    pub(super) fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    pub(super) fn hold(&self) -> Option<Hold> {
+        self.hold
+    }
+
+    /// A removal is called held once a second read did not confirm it, not while that read is under way.
+    pub(super) fn origin(&self) -> Origin {
+        match self.hold {
+            Some(hold) if hold.doubts > 0 => Origin::Held,
+            _ => Origin::Live,
+        }
+    }
+
+    /// Why the answer of a blocked query does not count, and the leader is to be asked instead.
+    pub(super) fn objection(&self, answer: &Answer) -> Option<String> {
+        match &answer.worth {
+            Worth::Stale(reason) => Some(reason.clone()),
+            Worth::Sound | Worth::Filtered if answer.index < self.index.max(self.content_index) => {
+                Some(format!("the index went back from {} to {}", self.index.max(self.content_index), answer.index))
+            }
+            Worth::Sound | Worth::Filtered => None,
+        }
+    }
+
+    /// Whether a reading from aside that began at `turn` is older than what has been taken since.
+    pub(super) fn overtaken(&self, turn: u64, answer: &Answer) -> bool {
+        turn != self.turn && answer.index < self.index
+    }
+
+    /// Whether the content should be the one that is known, by its index.
+    pub(super) fn unmoved(&self, answer: &Answer) -> bool {
+        self.entries.is_some() && answer.index == self.content_index
+    }
+
+    /// Takes what a reading adds and changes, and what it removes unless that needs a second read: then
+    /// [`Known::hold`] says so.
+    pub(super) fn take(&mut self, reading: Reading<E>, how: How) -> Effect {
+        let Reading { answer, contents, started, .. } = reading;
+        let moved = answer.index != self.index;
+        if how != How::Aside {
+            self.index = answer.index;
+            self.turn += 1;
+        }
+        // An empty answer to the first question may as well be a token without permission.
+        if self.entries.is_none() && contents.entries.is_empty() {
+            self.hold.get_or_insert(Hold { danger: Danger::Empties { of: 0 }, doubts: 0 });
+            self.problems = contents.problems;
+            return Effect::default();
+        }
+        let filtered = answer.worth == Worth::Filtered;
+        let signs = Signs {
+            regressed: answer.index < self.content_index,
+            unmoved: self.unmoved(&answer),
+            filtered,
+            held: self.hold.is_some(),
+        };
+        match self.judge(&contents.entries, signs) {
+            Verdict::Verify(danger) => {
+                self.hold.get_or_insert(Hold { danger, doubts: 0 });
+                let kept = match &self.entries {
+                    Some(entries) => judge::keeping_lost(entries, contents.entries),
+                    None => contents.entries,
+                };
+                let publish = self.replace(kept, contents.problems);
+                Effect { publish, confirmed: None }
+            }
+            Verdict::Unchanged | Verdict::Publish => {
+                // A streamed view that did not change may have lost its source.
+                let confirms = !filtered && (moved || how != How::Blocked || !answer.streamed);
+                let at = if moved && how == How::Blocked { SystemTime::now() } else { started };
+                let publish = self.settle(answer.index, contents);
+                Effect { publish, confirmed: confirms.then_some(at) }
+            }
+        }
+    }
+
+    /// Takes a second read that nothing speaks against, with all it removes.
+    pub(super) fn take_proven(&mut self, reading: Reading<E>) -> Effect {
+        let publish = self.settle(reading.answer.index, reading.contents);
+        Effect { publish, confirmed: Some(reading.started) }
+    }
+
+    /// A second read did not confirm the removal. True for the first one: what is known is held from now on.
+    pub(super) fn doubt(&mut self) -> bool {
+        let Some(hold) = &mut self.hold else { return false };
+        hold.doubts = hold.doubts.saturating_add(1);
+        hold.doubts == 1
+    }
+
+    fn judge(&self, candidate: &Entries<E>, signs: Signs) -> Verdict {
+        let known = self.entries.as_deref();
+        let verdict = judge::judge(known, candidate, signs);
+        if let (Verdict::Publish, true, Some(known)) = (verdict, self.prove_all, known) {
+            let lost = judge::lost(known, candidate).count();
+            if lost > 0 {
+                return Verdict::Verify(Danger::Takes { lost, of: known.len() });
+            }
+        }
+        verdict
+    }
+
+    fn settle(&mut self, index: u64, contents: Contents<E>) -> bool {
+        self.content_index = index;
+        let was_held = self.origin() == Origin::Held;
+        self.hold = None;
+        self.replace(contents.entries, contents.problems) || was_held
+    }
+
+    fn replace(&mut self, entries: Entries<E>, problems: Vec<Problem>) -> bool {
+        let same = self.entries.as_deref() == Some(&entries);
+        if same && self.problems == problems {
+            return false;
+        }
+        if !same {
+            self.entries = Some(Arc::new(entries));
+        }
+        self.problems = problems;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(index: u64, entries: &str) -> Reading<()> {
+        with_worth(index, entries, Worth::Sound)
+    }
+
+    fn with_worth(index: u64, entries: &str, worth: Worth) -> Reading<()> {
+        let entries = entries.chars().map(|c| (Arc::from(c.to_string()), ())).collect();
+        Reading {
+            answer: Answer { index, worth, streamed: false, absent: false },
+            contents: Contents { entries, problems: Vec::new() },
+            started: SystemTime::UNIX_EPOCH,
+            transfer: Duration::ZERO,
+            size: 0,
+        }
+    }
+
+    fn known(index: u64, entries: &str) -> Known<()> {
+        let mut known = Known::new(false);
+        assert!(known.take(reading(index, entries), How::Fresh).publish);
+        known
+    }
+
+    fn ids(known: &Known<()>) -> Option<String> {
+        known.entries().map(|entries| entries.keys().map(|key| &**key).collect())
+    }
+
+    fn shows(known: &Known<()>, entries: &str, origin: Origin) {
+        assert_eq!((ids(known).as_deref(), known.origin()), (Some(entries), origin));
+    }
+
+    #[test]
+    fn an_ordinary_removal_is_taken_at_once() {
+        let mut known = known(10, "abcde");
+        let effect = known.take(reading(11, "abcd"), How::Blocked);
+        assert!(effect.publish && effect.confirmed.is_some());
+        shows(&known, "abcd", Origin::Live);
+        assert_eq!((known.index(), known.hold()), (11, None));
+    }
+
+    #[test]
+    fn the_last_one_goes_when_a_second_read_agrees() {
+        let mut known = known(10, "a");
+        assert_eq!(known.take(reading(11, ""), How::Blocked), Effect::default());
+        shows(&known, "a", Origin::Live);
+        assert!(known.hold().is_some());
+        assert!(known.take_proven(reading(11, "")).publish);
+        shows(&known, "", Origin::Live);
+    }
+
+    #[test]
+    fn a_doubted_removal_is_held_while_additions_flow_and_ends_when_all_is_back() {
+        let mut known = known(10, "abc");
+        known.take(reading(11, ""), How::Blocked);
+        assert!(known.doubt() && !known.doubt());
+        shows(&known, "abc", Origin::Held);
+        // Alone this would not be dangerous; while something is held it is.
+        let effect = known.take(reading(12, "bcd"), How::Blocked);
+        assert_eq!(effect, Effect { publish: true, confirmed: None });
+        shows(&known, "abcd", Origin::Held);
+        assert!(known.take(reading(13, "abcd"), How::Blocked).publish);
+        shows(&known, "abcd", Origin::Live);
+    }
+
+    #[test]
+    fn a_content_that_changes_without_its_index_removes_nothing() {
+        let mut known = known(10, "abcde");
+        assert!(!known.take(reading(10, "abcd"), How::Aside).publish);
+        assert_eq!(known.hold().map(|hold| hold.danger), Some(Danger::Unmoved));
+        shows(&known, "abcde", Origin::Live);
+    }
+
+    #[test]
+    fn an_index_that_went_back_asks_the_leader_and_removes_nothing_unproven() {
+        let mut known = known(281, "abcde");
+        assert!(known.objection(&reading(29, "abc").answer).is_some());
+        assert!(!known.take(reading(29, "abcd"), How::Fresh).publish);
+        assert_eq!(known.hold().map(|hold| hold.danger), Some(Danger::Regressed));
+        assert_eq!(known.index(), 29);
+        assert!(known.take_proven(reading(29, "abcd")).publish);
+        assert_eq!(known.objection(&reading(30, "abcd").answer), None);
+    }
+
+    #[test]
+    fn a_follower_that_lags_behind_a_read_from_aside_brings_nothing_back() {
+        let mut known = known(10, "abcde");
+        known.take(reading(12, "abcd"), How::Aside);
+        assert_eq!(known.index(), 10);
+        assert!(known.objection(&reading(11, "abcde").answer).is_some());
+        // And the other way round: the read from aside began before the blocked query returned.
+        let turn = known.turn();
+        known.take(reading(14, "abc"), How::Blocked);
+        assert!(known.overtaken(turn, &reading(13, "abcd").answer));
+        assert!(!known.overtaken(known.turn(), &reading(13, "abcd").answer));
+    }
+
+    #[test]
+    fn filtered_answers_only_add() {
+        let mut known = known(10, "ab");
+        let effect = known.take(with_worth(11, "bc", Worth::Filtered), How::Blocked);
+        assert_eq!(effect, Effect { publish: true, confirmed: None });
+        assert_eq!(ids(&known).as_deref(), Some("abc"));
+        assert_eq!(known.hold().map(|hold| hold.danger), Some(Danger::Filtered));
+    }
+
+    #[test]
+    fn a_first_empty_answer_is_published_only_when_proven() {
+        let mut known = Known::<()>::new(false);
+        assert_eq!(known.take(reading(6, ""), How::Fresh), Effect::default());
+        assert_eq!(known.entries(), None);
+        assert!(known.take_proven(reading(6, "")).publish);
+        shows(&known, "", Origin::Live);
+    }
+
+    #[test]
+    fn an_unchanged_answer_confirms_unless_it_was_streamed() {
+        let mut known = known(10, "a");
+        assert_eq!(known.take(reading(10, "a"), How::Blocked).confirmed, Some(SystemTime::UNIX_EPOCH));
+        let mut streamed = reading(10, "a");
+        streamed.answer.streamed = true;
+        assert_eq!(known.take(streamed, How::Blocked), Effect::default());
+    }
+
+    #[test]
+    fn where_all_removals_are_to_be_proven_small_ones_wait_too() {
+        let mut known = Known::<()>::new(true);
+        known.take(reading(10, "abcde"), How::Fresh);
+        assert!(!known.take(reading(11, "abcd"), How::Blocked).publish);
+        assert!(known.hold().is_some());
+    }
+}

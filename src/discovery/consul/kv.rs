@@ -1,0 +1,114 @@
+//! Defines the watch of the documents in Consul's KV store.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+
+use super::client::{Client, Query};
+use super::follow::{Doubted, Question};
+use super::known::{Contents, Entries};
+use super::permission::{Permission, of_keys};
+use crate::discovery::Publisher;
+use crate::discovery::state::Origin;
+use crate::discovery::status::ProviderStatus;
+use crate::discovery::supervise::WatchError;
+use crate::spec::decode::DocumentSet;
+use crate::spec::name::ProviderId;
+use crate::spec::problem::Problem;
+
+/// All keys below a prefix.
+pub(super) struct Keys {
+    prefix: String,
+    publisher: Publisher,
+    documents: Mutex<DocumentSet>,
+}
+
+/// A value as it is stored.
+type Value = Arc<[u8]>;
+
+impl Keys {
+    pub(super) fn new(prefix: &str, publisher: Publisher) -> Self {
+        let documents = Mutex::new(DocumentSet::new(ProviderId::ConsulKv, prefix));
+        Self { prefix: prefix.to_owned(), publisher, documents }
+    }
+}
+
+#[async_trait]
+impl Question for Keys {
+    type Entry = Value;
+    /// 404 with an index: nothing below the prefix, or nothing that the token may read.
+    const ABSENCE_IS_EMPTY: bool = true;
+    /// A list leaves out what the token may not read, and says nothing; asking for what is missing costs a
+    /// few milliseconds, and nobody waits for the end of a document as for that of an endpoint.
+    const PROVE_ALL: bool = true;
+
+    fn query(&self) -> Query {
+        Query::below(&self.prefix)
+    }
+
+    fn read(&self, body: &[u8]) -> Result<Contents<Value>, String> {
+        keys(body)
+    }
+
+    async fn permission(
+        &self,
+        client: &Client,
+        lost: &[(&Arc<str>, &Value)],
+        doubted: &Doubted<'_>,
+    ) -> Result<Permission, WatchError> {
+        let missing = lost.iter().map(|(key, _)| &***key);
+        // Nothing was ever there: the prefix stands for what might be below it.
+        let prefix = Some(self.prefix.as_str()).filter(|_| doubted.nothing && lost.is_empty());
+        of_keys(client, missing.chain(prefix)).await
+    }
+
+    fn publish(&self, entries: &Entries<Value>, _: &[Problem], _: Origin) {
+        let mut documents = self.documents.lock().unwrap_or_else(PoisonError::into_inner);
+        self.publisher.documents(documents.update(entries.iter().map(|(key, value)| (&**key, &**value))));
+    }
+
+    fn status(&self) -> &Arc<ProviderStatus> {
+        self.publisher.status()
+    }
+}
+
+/// Reads the body of a recursive read.
+fn keys(body: &[u8]) -> Result<Contents<Value>, String> {
+    #[derive(Deserialize)]
+    struct Pair {
+        #[serde(rename = "Key")]
+        key: Arc<str>,
+        /// Base64; null for an empty value.
+        #[serde(rename = "Value")]
+        value: Option<String>,
+    }
+    let pairs: Vec<Pair> = serde_json::from_slice(body).map_err(|error| format!("not a list of keys: {error}"))?;
+    let mut contents = Contents::default();
+    for Pair { key, value } in pairs {
+        let value = STANDARD.decode(value.unwrap_or_default()).map_err(|error| format!("`{key}`: {error}"))?;
+        contents.entries.insert(key, value.into());
+    }
+    Ok(contents)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_decoded_and_null_is_empty() {
+        let contents = keys(br#"[{"Key":"gw/","Value":null,"Flags":0},{"Key":"gw/routes/a","Value":"eyJhIjoxfQ=="}]"#);
+        let entries: Vec<_> = contents.expect("a list").entries.into_iter().collect();
+        assert_eq!(entries, [("gw/".into(), Value::from(*b"")), ("gw/routes/a".into(), Value::from(*br#"{"a":1}"#))]);
+    }
+
+    #[test]
+    fn what_is_no_list_is_no_answer() {
+        for body in ["", "null", "[", "<html>", r#"[{"Key":"a","Value":"***"}]"#, r#"[{"Value":""}]"#] {
+            assert!(keys(body.as_bytes()).is_err(), "{body}");
+        }
+    }
+}

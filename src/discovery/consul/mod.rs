@@ -1,0 +1,113 @@
+//! The Consul provider: instances of wanted services by blocking queries, documents from the KV store.
+//!
+//! A read goes: [`client`] asks; [`answer`] says what the answer is worth; [`health`] or [`kv`] read its body;
+//! [`known`] decides what becomes of it, and [`permission`] finds out whether what it lacks is gone or hidden;
+//! [`follow`] is the loop that does all that. [`token`] and [`probe`] serve all watches.
+//!
+//! What Consul really does, and what the rules here rest on (measured with 1.8.7, the newer headers from its
+//! source): it answers `200 []` to a token without permission, error answers carry an index of 1, a blocked
+//! query is not bounded by its `wait` when a server hangs, and agents that stream deny knowing a leader.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{Notify, watch};
+
+use self::client::Client;
+use self::follow::{Bounds, Follow};
+use self::kv::Keys;
+use self::service::Instances;
+use self::token::Token;
+use super::supervise::{Backoff, supervise};
+use super::wanted::keep_wanted;
+use super::{Context, Provider, Publisher};
+use crate::spec::name::ProviderId;
+use crate::spec::settings::ConsulProvider as Settings;
+use crate::spec::source::Source;
+
+mod answer;
+mod client;
+mod follow;
+mod health;
+mod known;
+mod kv;
+mod pace;
+mod permission;
+mod probe;
+mod service;
+mod token;
+
+pub use client::ClientError;
+
+/// Longest wait of a watch after failures.
+const CAP: Duration = Duration::from_secs(30);
+
+/// The Consul provider. It is two for its users: endpoints (`consul`) and documents (`consul-kv`).
+pub struct ConsulProvider {
+    client: Arc<Client>,
+    bounds: Bounds,
+    prefix: String,
+    sources: Publisher,
+    documents: Publisher,
+    backoff: Backoff,
+}
+
+impl ConsulProvider {
+    /// A provider that publishes endpoints through `sources` and documents through `documents`. It contacts
+    /// nobody before it runs.
+    ///
+    /// # Errors
+    /// An address that is none, and TLS files that cannot be read.
+    pub fn new(settings: &Settings, sources: Publisher, documents: Publisher) -> Result<Self, ClientError> {
+        let credentials_changed = Arc::new(Notify::new());
+        let token = Token::new(settings.token.as_ref(), settings.token_file.clone(), Arc::clone(&credentials_changed));
+        Ok(Self {
+            client: Arc::new(Client::new(settings, Arc::new(token))?),
+            bounds: Bounds { wait: settings.wait, max_stale: settings.max_stale },
+            prefix: settings.kv_prefix.clone(),
+            sources,
+            documents,
+            backoff: Backoff { cap: CAP, credentials_changed },
+        })
+    }
+}
+
+#[async_trait]
+impl Provider for ConsulProvider {
+    async fn run(self: Box<Self>, context: Context) {
+        let Self { client, bounds, prefix, sources, documents, backoff } = *self;
+        if let Err(error) = client.token.reread().await {
+            tracing::warn!("the Consul token is not used yet: {error}");
+        }
+        let (kick, kicks) = watch::channel(0);
+        let follows = |kicks: &watch::Receiver<u64>| (Arc::clone(&client), bounds, kicks.clone());
+
+        let (of_keys, bounds_of_keys, kicks_of_keys) = follows(&kicks);
+        let keys = Keys::new(&prefix, documents.clone());
+        let keys = supervise(
+            Follow::new(keys, of_keys, bounds_of_keys, kicks_of_keys),
+            format!("kv:{prefix}"),
+            Arc::clone(documents.status()),
+            backoff.clone(),
+            context.shutdown.clone(),
+        );
+        let instances = keep_wanted(ProviderId::Consul, &sources, context, |source, stop| {
+            let Source::Consul { service } = source.clone() else { unreachable!("keep_wanted starts our own sources") };
+            let (client, bounds, kicks) = follows(&kicks);
+            let question = Instances { service, publisher: sources.clone() };
+            supervise(
+                Follow::new(question, client, bounds, kicks),
+                source.to_string(),
+                Arc::clone(sources.status()),
+                backoff.clone(),
+                stop,
+            )
+        });
+        tokio::select! {
+            ((), ()) = futures_util::future::join(keys, instances) => {}
+            () = client.token.follow() => {}
+            () = probe::probe(&client, &kick) => {}
+        }
+    }
+}

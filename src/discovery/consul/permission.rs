@@ -1,0 +1,165 @@
+//! Defines how to find out whether something is gone or merely hidden: Consul filters silently by ACL.
+//!
+//! An anonymous or narrowed token gets `200 []` with a leader and an unmoved index; nothing in that answer
+//! tells it from a service that has gone. So before much is removed, Consul is asked what the token may read.
+
+use std::collections::BTreeSet;
+
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::answer::denies_by_default;
+use super::client::{Client, Consistency, Query, Reply};
+use super::follow::Doubted;
+use crate::discovery::supervise::{ErrorKind, WatchError};
+
+/// Whether what an answer lacks may be hidden.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Permission {
+    /// There is nothing that could hide it: ACLs are off, or the missing key itself was asked for.
+    Beyond,
+    /// The token may read it, as far as the agent knows; client agents cache what a token may do.
+    Granted,
+    /// It may be hidden, for this reason.
+    Doubtful(String),
+}
+
+/// Nodes asked about at once.
+const MOST_NODES: usize = 64;
+/// After which a permission that was granted all the time is believed even where the catalog shows nothing:
+/// client agents cache policies and tokens for 30 s by default (`acl.policy_ttl`, `acl.token_ttl`).
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(65);
+
+/// Whether instances of `service` on `nodes` may be hidden from the token.
+///
+/// # Errors
+/// It could not be found out.
+pub(super) async fn of_instances(
+    client: &Client,
+    service: &str,
+    nodes: BTreeSet<&str>,
+    doubted: &Doubted<'_>,
+) -> Result<Permission, WatchError> {
+    let mut questions = vec![json!({"Resource": "service", "Access": "read", "Segment": service})];
+    let nodes = nodes.into_iter().take(MOST_NODES);
+    questions.extend(nodes.map(|node| json!({"Resource": "node", "Access": "read", "Segment": node})));
+    let reply = client.authorize(serde_json::Value::from(questions).to_string()).await?;
+    let permission = match authorized(&reply)? {
+        Some(permission) => permission,
+        None => without_asking(client, doubted).await?,
+    };
+    if !doubted.nothing || matches!(permission, Permission::Doubtful(_)) {
+        return Ok(permission);
+    }
+    let catalog = client.read(&Query::services(), Consistency::Consistent).await?;
+    Ok(match (in_catalog(&catalog, service)?, &permission) {
+        (Listed::Yes, _) => Permission::Doubtful(format!(
+            "the catalog lists `{service}` all the same: \
+             perhaps the token lacks `node:read`, or its instances are just being replaced"
+        )),
+        (Listed::NothingAtAll, Permission::Granted) if doubted.held_for >= PATIENCE => permission,
+        (Listed::NothingAtAll, _) => Permission::Doubtful(
+            "the catalog is empty, without even Consul itself: the token lacks `service:read`, or there is none"
+                .to_owned(),
+        ),
+        (Listed::No, _) => permission,
+    })
+}
+
+/// Whether keys may be hidden: unlike a list, a read of one key says so.
+///
+/// # Errors
+/// It could not be found out.
+pub(super) async fn of_keys(client: &Client, keys: impl Iterator<Item = &str>) -> Result<Permission, WatchError> {
+    for key in keys {
+        let reply = client.read(&Query::key(key), Consistency::Consistent).await?;
+        match reply.status {
+            StatusCode::NOT_FOUND => {}
+            StatusCode::OK => return Ok(Permission::Doubtful(format!("`{key}` is there all the same"))),
+            StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => {
+                return Ok(Permission::Doubtful(format!(
+                    "the token may not read `{key}`: it needs `key:read` (Consul answered {})",
+                    reply.excerpt()
+                )));
+            }
+            status => {
+                return Err(WatchError::failed(format!("`{key}`: Consul answered {status}: {}", reply.excerpt())));
+            }
+        }
+    }
+    Ok(Permission::Beyond)
+}
+
+/// What the agent said about permissions; `None` when it does not know the question.
+fn authorized(reply: &Reply) -> Result<Option<Permission>, WatchError> {
+    #[derive(Deserialize)]
+    struct Decision {
+        #[serde(rename = "Resource")]
+        resource: String,
+        #[serde(rename = "Segment")]
+        segment: String,
+        #[serde(rename = "Allow")]
+        allow: bool,
+    }
+    match reply.status {
+        StatusCode::OK => {
+            let decisions: Vec<Decision> = serde_json::from_slice(&reply.body)
+                .map_err(|error| WatchError::failed(format!("permissions: no answer that makes sense: {error}")))?;
+            let refused = decisions.iter().find(|decision| !decision.allow);
+            Ok(Some(match refused {
+                None => Permission::Granted,
+                Some(Decision { resource, segment, .. }) => Permission::Doubtful(format!(
+                    "the token may not read the {resource} `{segment}`: it needs `{resource}:read`"
+                )),
+            }))
+        }
+        StatusCode::UNAUTHORIZED if reply.excerpt().contains("ACL support disabled") => Ok(Some(Permission::Beyond)),
+        StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => Err(WatchError {
+            kind: ErrorKind::Unauthorised,
+            text: format!("Consul answered {}: {}", reply.status.as_u16(), reply.excerpt()),
+        }),
+        status if status.is_server_error() => {
+            Err(WatchError::failed(format!("permissions: Consul answered {status}: {}", reply.excerpt())))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// For agents that cannot be asked: a token must at least exist, and no token must not meet a default of deny.
+async fn without_asking(client: &Client, doubted: &Doubted<'_>) -> Result<Permission, WatchError> {
+    if client.token.header().is_none() {
+        return Ok(if denies_by_default(&doubted.reply.headers) {
+            Permission::Doubtful("Consul denies by default, and no token is configured".to_owned())
+        } else {
+            Permission::Granted
+        });
+    }
+    let reply = client.read(&Query::own_token(), Consistency::Default).await?;
+    Ok(match reply.status {
+        StatusCode::OK => Permission::Granted,
+        StatusCode::UNAUTHORIZED if reply.excerpt().contains("ACL support disabled") => Permission::Beyond,
+        status => Permission::Doubtful(format!("the token is not accepted: {status}: {}", reply.excerpt())),
+    })
+}
+
+enum Listed {
+    Yes,
+    No,
+    NothingAtAll,
+}
+
+fn in_catalog(reply: &Reply, service: &str) -> Result<Listed, WatchError> {
+    if reply.status != StatusCode::OK {
+        return Err(WatchError::failed(format!("catalog: Consul answered {}: {}", reply.status, reply.excerpt())));
+    }
+    let names: std::collections::BTreeMap<String, serde::de::IgnoredAny> = serde_json::from_slice(&reply.body)
+        .map_err(|error| WatchError::failed(format!("catalog: no answer that makes sense: {error}")))?;
+    Ok(if names.is_empty() {
+        Listed::NothingAtAll
+    } else if names.keys().any(|name| name.eq_ignore_ascii_case(service)) {
+        Listed::Yes
+    } else {
+        Listed::No
+    })
+}

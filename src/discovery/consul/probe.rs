@@ -1,0 +1,34 @@
+//! Defines the probe that notices a leader change, and frees the queries that hang on a lost server.
+//!
+//! The server a query is blocked on may stop without a word; the agent then holds the query for half a
+//! minute although new ones would be answered. `/v1/status/leader` is answered from what the agent's server
+//! knows, without a read of data.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::client::Client;
+use crate::discovery::supervise::around;
+
+const INTERVAL: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Asks for ever who leads, and counts `kicks` up when blocked queries should be issued again.
+pub(super) async fn probe(client: &Client, kicks: &watch::Sender<u64>) {
+    let mut last: Option<Option<String>> = None;
+    loop {
+        // No answer and an answer without a leader are the same here: nobody leads.
+        let leader = client.leader(TIMEOUT).await.ok().filter(|leader| !leader.is_empty());
+        if let Some(last) = &last
+            && leader.is_some()
+            && *last != leader
+        {
+            tracing::info!(leader, "Consul's leader has changed or is back");
+            kicks.send_modify(|count| *count += 1);
+        }
+        last = Some(leader);
+        sleep(around(INTERVAL, 0.2)).await;
+    }
+}

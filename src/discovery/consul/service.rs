@@ -1,0 +1,60 @@
+//! Defines the watch of one service: its instances become the endpoints of a source.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::client::{Client, Query};
+use super::follow::{Doubted, Question};
+use super::health::{Instance, instances};
+use super::known::{Contents, Entries};
+use super::permission::{Permission, of_instances};
+use crate::discovery::Publisher;
+use crate::discovery::state::{Origin, SourceState};
+use crate::discovery::status::ProviderStatus;
+use crate::discovery::supervise::WatchError;
+use crate::spec::endpoint::EndpointSpec;
+use crate::spec::problem::Problem;
+use crate::spec::source::Source;
+
+/// The instances of a service.
+pub(super) struct Instances {
+    pub(super) service: Arc<str>,
+    pub(super) publisher: Publisher,
+}
+
+#[async_trait]
+impl Question for Instances {
+    type Entry = Instance;
+    const ABSENCE_IS_EMPTY: bool = false;
+    const PROVE_ALL: bool = false;
+
+    fn query(&self) -> Query {
+        Query::health(&self.service)
+    }
+
+    fn read(&self, body: &[u8]) -> Result<Contents<Instance>, String> {
+        instances(&self.service, body)
+    }
+
+    async fn permission(
+        &self,
+        client: &Client,
+        lost: &[(&Arc<str>, &Instance)],
+        doubted: &Doubted<'_>,
+    ) -> Result<Permission, WatchError> {
+        let nodes = lost.iter().map(|(_, instance)| &*instance.node).collect();
+        of_instances(client, &self.service, nodes, doubted).await
+    }
+
+    fn publish(&self, entries: &Entries<Instance>, problems: &[Problem], origin: Origin) {
+        let mut endpoints: Vec<EndpointSpec> = entries.values().map(|instance| instance.endpoint.clone()).collect();
+        endpoints.sort_unstable_by(|a, b| (&a.address, &a.id).cmp(&(&b.address, &b.id)));
+        let source = Source::Consul { service: Arc::clone(&self.service) };
+        self.publisher.source(&source, SourceState { endpoints: endpoints.into(), problems: problems.into(), origin });
+    }
+
+    fn status(&self) -> &Arc<ProviderStatus> {
+        self.publisher.status()
+    }
+}
