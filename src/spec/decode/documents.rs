@@ -123,3 +123,85 @@ pub(super) fn keep_equal<T: PartialEq>(before: Option<Arc<T>>, now: T) -> Arc<T>
         _ => Arc::new(now),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROUTE: &str = r#"{"match":{"path":"/a"},"upstream":"u"}"#;
+
+    fn set() -> DocumentSet {
+        DocumentSet::new(ProviderId::ConsulKv, "fleetgate/")
+    }
+
+    fn update(set: &mut DocumentSet, entries: &[(&str, &str)]) -> Documents {
+        set.update(entries.iter().map(|(key, text)| (*key, text.as_bytes())))
+    }
+
+    #[test]
+    fn keys_become_documents() {
+        let mut set = set();
+        let documents = update(
+            &mut set,
+            &[
+                ("fleetgate/", ""),
+                ("fleetgate/routes/", ""),
+                ("fleetgate/routes/empty", ""),
+                ("fleetgate/routes/json", ROUTE),
+                ("fleetgate/routes/toml", "upstream = \"u\"\n[match]\npath = \"/b\""),
+                ("fleetgate/routes/yaml.yaml", "match: { path: /c }\nupstream: u\n"),
+                ("fleetgate/upstreams/u", "consul = { service = \"users\" }"),
+                ("elsewhere/routes/other", ROUTE),
+                ("fleetgate/middlewares/m", "x = 1"),
+            ],
+        );
+        assert_eq!(documents.routes.keys().map(Name::as_str).collect::<Vec<_>>(), ["json", "toml", "yaml"]);
+        assert!(documents.routes.values().all(|item| item.good.is_some() && item.problems.is_empty()));
+        assert!(documents.upstreams["u"].good.is_some());
+        assert_eq!(
+            documents.rejected.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            [
+                "consul-kv:fleetgate/middlewares/m: `middlewares/` holds no documents: documents are `routes/NAME` or `upstreams/NAME`"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_smaller_key_wins_a_name() {
+        let documents = update(&mut set(), &[("fleetgate/routes/a.toml", "x"), ("fleetgate/routes/a", ROUTE)]);
+        assert_eq!(&*documents.routes["a"].place, "consul-kv:fleetgate/routes/a");
+        assert!(documents.routes["a"].good.is_some());
+        assert_eq!(documents.rejected[0].place, "consul-kv:fleetgate/routes/a.toml");
+        assert!(documents.rejected[0].text.contains("`fleetgate/routes/a`"), "{}", documents.rejected[0]);
+    }
+
+    #[test]
+    fn a_bad_edit_keeps_the_last_good_form_until_it_is_mended_or_removed() {
+        let mut set = set();
+        let key = "fleetgate/routes/a";
+        let good = update(&mut set, &[(key, ROUTE)]).routes["a"].clone();
+        for bad in ["{", "\u{1}", r#"{"match":{"path":"/a"},"upstreams":"u"}"#] {
+            let item = update(&mut set, &[(key, bad)]).routes["a"].clone();
+            assert_eq!(item.good, good.good, "{bad}");
+            assert!(!item.problems.is_empty() && item.problems[0].place.starts_with("consul-kv:fleetgate/routes/a:1:"));
+        }
+        let not_utf8 = set.update([(key, &b"\xff"[..])]).routes["a"].clone();
+        assert_eq!((not_utf8.good, not_utf8.problems.len()), (good.good.clone(), 1));
+        let healed = update(&mut set, &[(key, ROUTE)]).routes["a"].clone();
+        assert!(healed.problems.is_empty());
+        assert!(Arc::ptr_eq(healed.good.as_ref().expect("good"), good.good.as_ref().expect("good")));
+        assert!(update(&mut set, &[]).routes.is_empty());
+        assert_eq!(update(&mut set, &[(key, "{")]).routes["a"].good, None);
+    }
+
+    #[test]
+    fn an_unchanged_text_is_the_same_object() {
+        let mut set = set();
+        let entries = [("fleetgate/routes/a", ROUTE), ("fleetgate/routes/b", ROUTE)];
+        let before = update(&mut set, &entries);
+        let after = update(&mut set, &[entries[0], ("fleetgate/routes/b", "upstream = \"v\"\nmatch = {}")]);
+        let good = |documents: &Documents, name: &str| documents.routes[name].good.clone().expect("good");
+        assert!(Arc::ptr_eq(&good(&before, "a"), &good(&after, "a")));
+        assert!(!Arc::ptr_eq(&good(&before, "b"), &good(&after, "b")));
+    }
+}

@@ -17,6 +17,7 @@ pub mod reader;
 pub mod route;
 pub mod scalar;
 pub mod scope;
+pub mod sections;
 pub mod tree;
 pub mod upstream;
 

@@ -1,6 +1,6 @@
 //! Defines how an upstream is written, and what it resolves to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -123,11 +123,6 @@ pub struct RawHealthCheck {
 }
 
 impl RawUpstream {
-    /// The names of its subsets, right or wrong.
-    pub(crate) fn subset_names(&self) -> BTreeSet<String> {
-        self.subsets.iter().flatten().map(|(name, _)| name.clone()).collect()
-    }
-
     /// The upstream, as far as it is right; what is not is reported.
     pub(super) fn resolve(self, scope: &Scope<'_>) -> Option<UpstreamSpec> {
         let default = UpstreamSettings::default();
