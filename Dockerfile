@@ -16,14 +16,12 @@ COPY src src
 # With --target, build scripts and procedural macros stay dynamic: they cannot be static.
 RUN target=$(rustc -vV | sed -n 's/^host: //p') \
   && RUSTFLAGS="-Ctarget-feature=+crt-static" cargo build --release --locked --bin fleetgate --target "$target" \
-  && cp "target/$target/release/fleetgate" /fleetgate \
-  && printf 'hosts: files dns\n' >/nsswitch.conf
+  && cp "target/$target/release/fleetgate" /fleetgate
 
 FROM scratch
 COPY --from=build /fleetgate /fleetgate
-# Who signs the certificates of registries; and /etc/hosts before DNS, which is not the C library's default.
+# Who signs the certificates of registries.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
-COPY --from=build /nsswitch.conf /etc/nsswitch.conf
 USER 65534:65534
 EXPOSE 8080 9901
 ENTRYPOINT ["/fleetgate"]
