@@ -1,1 +1,47 @@
+//! The admin API: what the gateway is doing, for people, scripts and Prometheus. It only reads: the
+//! snapshot, the status of providers, counters. No request waits for a worker.
+//!
+//! Who may ask is decided in [`access`] before anything else is looked at; views are pure functions of what
+//! is read.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::watch;
+
+use crate::discovery::status::ProviderStatus;
+use crate::snapshot::Snapshot;
+use crate::spec::name::Name;
+use crate::spec::settings::Settings;
+use crate::telemetry::prometheus::Metrics;
+
+mod access;
+mod api;
+mod error;
+pub mod metrics;
+pub mod readiness;
+mod serve;
+pub mod view;
+
+pub use readiness::Readiness;
+pub use serve::serve;
+
+/// What the admin API reads.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// The static settings.
+    pub settings: Arc<Settings>,
+    /// Listeners with the addresses they are bound to.
+    pub listeners: Vec<(Name, SocketAddr)>,
+    /// What is served.
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// All providers that are on.
+    pub providers: Vec<Arc<ProviderStatus>>,
+    /// What `/metrics` renders.
+    pub metrics: Metrics,
+    /// What `/readyz` says.
+    pub readiness: Arc<Readiness>,
+    /// When the process started.
+    pub started_at: SystemTime,
+}

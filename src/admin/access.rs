@@ -1,0 +1,172 @@
+//! Defines who may ask: with a token its holders, without one whoever is on this machine and names it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderMap, Uri, header};
+use subtle::ConstantTimeEq as _;
+
+use super::error::ApiError;
+use crate::spec::settings::{Admin, Secret};
+
+/// That a request may see everything; absent where it only may see what everyone may.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Authorised;
+
+/// Whether a request may see `path`, and whether all of it.
+///
+/// # Errors
+/// A missing or wrong token; without a token, a `Host` that is not of this machine.
+pub(super) fn judge(admin: &Admin, uri: &Uri, headers: &HeaderMap) -> Result<Option<Authorised>, ApiError> {
+    let Some(token) = &admin.token else {
+        return if names_this_machine(uri, headers) { Ok(Some(Authorised)) } else { Err(ApiError::ForeignHost) };
+    };
+    if shows(token, headers) {
+        return Ok(Some(Authorised));
+    }
+    match uri.path() {
+        "/healthz" | "/readyz" => Ok(None),
+        "/metrics" if admin.metrics_public => Ok(None),
+        _ => Err(ApiError::Unauthorised),
+    }
+}
+
+fn shows(token: &Secret, headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return false };
+    let Some((scheme, credentials)) = value.to_str().ok().and_then(|value| value.split_once(' ')) else {
+        return false;
+    };
+    let credentials = credentials.trim();
+    // An empty token is none: nothing may be equal to it.
+    let equal = |shown: &[u8]| !shown.is_empty() && bool::from(shown.ct_eq(token.expose().as_bytes()));
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return equal(credentials.as_bytes());
+    }
+    if scheme.eq_ignore_ascii_case("basic")
+        && let Ok(decoded) = STANDARD.decode(credentials)
+        && let Some(colon) = decoded.iter().position(|byte| *byte == b':')
+    {
+        return equal(&decoded[colon + 1..]);
+    }
+    false
+}
+
+fn names_this_machine(uri: &Uri, headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
+    let host = host.to_str().is_ok_and(is_loopback);
+    host && uri.authority().is_none_or(|authority| is_loopback(authority.as_str()))
+}
+
+/// Whether `host[:port]` is `localhost` or a loopback address.
+fn is_loopback(authority: &str) -> bool {
+    let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, rest)) => match host.parse::<Ipv6Addr>() {
+            Ok(ip) => (Some(IpAddr::V6(ip)), rest.strip_prefix(':').or(rest.is_empty().then_some("0"))),
+            Err(_) => return false,
+        },
+        None => {
+            let (host, port) = authority.split_once(':').unwrap_or((authority, "0"));
+            if host.eq_ignore_ascii_case("localhost") {
+                (Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), Some(port))
+            } else {
+                (host.parse::<Ipv4Addr>().ok().map(IpAddr::V4), Some(port))
+            }
+        }
+    };
+    host.is_some_and(|ip| ip.is_loopback()) && port.is_some_and(|port| port.parse::<u16>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn admin(token: Option<&str>, metrics_public: bool) -> Admin {
+        Admin { address: ([127, 0, 0, 1], 9901).into(), token: token.map(Secret::new), metrics_public }
+    }
+
+    fn headers(name: header::HeaderName, values: &[&str]) -> HeaderMap {
+        values.iter().map(|value| (name.clone(), HeaderValue::from_str(value).expect("a value"))).collect()
+    }
+
+    fn with_authorization(values: &[&str], path: &'static str) -> Result<bool, ApiError> {
+        let headers = headers(header::AUTHORIZATION, values);
+        judge(&admin(Some("s3cret"), false), &Uri::from_static(path), &headers).map(|full| full.is_some())
+    }
+
+    #[test]
+    fn a_token_is_shown_as_bearer_or_as_password() {
+        let basic = |text: &str| format!("Basic {}", STANDARD.encode(text));
+        for right in ["Bearer s3cret", "bearer s3cret", &basic("anyone:s3cret"), &basic(":s3cret")] {
+            assert_eq!(with_authorization(&[right], "/api/v1/status"), Ok(true), "{right}");
+        }
+        for wrong in [
+            "",
+            "s3cret",
+            "Bearer",
+            "Bearer ",
+            "Bearer s3cre",
+            "Bearer s3crets",
+            "Bearer S3CRET",
+            "Digest s3cret",
+            &basic("s3cret"),
+            &basic("s3cret:"),
+            "Basic !",
+        ] {
+            assert_eq!(with_authorization(&[wrong], "/api/v1/status"), Err(ApiError::Unauthorised), "{wrong}");
+        }
+        assert!(with_authorization(&["Bearer s3cret", "Bearer s3cret"], "/api/v1/status").is_err());
+        assert!(with_authorization(&[], "/metrics").is_err());
+    }
+
+    #[test]
+    fn an_empty_token_lets_nobody_in() {
+        let headers = headers(header::AUTHORIZATION, &["Bearer "]);
+        assert!(judge(&admin(Some(""), false), &Uri::from_static("/metrics"), &headers).is_err());
+    }
+
+    #[test]
+    fn without_the_token_only_health_and_bare_readiness_are_told() {
+        assert_eq!(with_authorization(&[], "/healthz"), Ok(false));
+        assert_eq!(with_authorization(&["Bearer wrong"], "/readyz"), Ok(false));
+        assert_eq!(with_authorization(&["Bearer s3cret"], "/readyz"), Ok(true));
+        for hidden in ["/", "/healthz/", "/api/v1/status", "/nowhere"] {
+            assert!(with_authorization(&[], hidden).is_err(), "{hidden}");
+        }
+        let open = judge(&admin(Some("s3cret"), true), &Uri::from_static("/metrics"), &HeaderMap::new());
+        assert!(matches!(open, Ok(None)));
+    }
+
+    #[test]
+    fn without_a_token_the_host_must_be_this_machine() {
+        let judged = |uri: &'static str, hosts: &[&str]| {
+            judge(&admin(None, false), &Uri::from_static(uri), &headers(header::HOST, hosts)).is_ok()
+        };
+        for near in ["localhost", "LOCALHOST:9901", "127.0.0.1:9901", "127.8.9.1", "[::1]", "[::1]:9901"] {
+            assert!(judged("/metrics", &[near]), "{near}");
+        }
+        for far in [
+            "",
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example:9901",
+            "10.0.0.1",
+            "[::2]",
+            "[::1",
+            "[::1]x",
+            "[localhost]",
+            "localhost:x",
+            "user@localhost",
+            "0.0.0.0",
+        ] {
+            assert!(!judged("/healthz", &[far]), "{far}");
+        }
+        assert!(!judged("/metrics", &[]));
+        assert!(!judged("/metrics", &["localhost", "localhost"]));
+        assert!(!judged("http://evil.example/metrics", &["localhost"]));
+    }
+}

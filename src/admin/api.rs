@@ -1,0 +1,237 @@
+//! Defines the pages of the admin API and what surrounds each: who may ask, errors as JSON, headers.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State as Shared};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Extension, Json, Router};
+use http::{HeaderName, HeaderValue, StatusCode, Uri, header};
+use serde_json::json;
+
+use super::State;
+use super::access::{self, Authorised};
+use super::error::ApiError;
+use super::view::{Freshness, List, config, provider, route, status, upstream};
+use crate::snapshot::Snapshot;
+use crate::telemetry::prometheus;
+
+/// All pages.
+pub(super) fn router(state: State) -> Router {
+    let state = Arc::new(state);
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/api/v1/status", get(async |Shared(state): Of| Json(status::view(&state))))
+        .route("/api/v1/routes", get(async |Shared(state): Of| Json(route::list(&state.now()))))
+        .route("/api/v1/upstreams", get(upstreams))
+        .route("/api/v1/upstreams/{name}", get(one_upstream))
+        .route("/api/v1/providers", get(providers))
+        .route("/api/v1/config", get(async |Shared(state): Of| Json(config::view(&state.settings, &state.now()))))
+        .fallback(async |uri: Uri| ApiError::NotFound(format!("there is nothing at {}", uri.path())))
+        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
+        .layer(from_fn_with_state(Arc::clone(&state), guard))
+        .layer(from_fn(harden))
+        .with_state(state)
+}
+
+type Of = Shared<Arc<State>>;
+
+impl State {
+    fn now(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot.borrow())
+    }
+}
+
+async fn healthz() -> Response {
+    Json(json!({ "status": "ok" })).into_response()
+}
+
+async fn readyz(Shared(state): Of, authorised: Option<Extension<Authorised>>) -> Response {
+    let progress = state.readiness.progress();
+    let code = if progress.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = match authorised {
+        Some(_) => json!({ "ready": progress.ready, "draining": progress.draining, "reasons": progress.reasons }),
+        None => json!({ "ready": progress.ready }),
+    };
+    (code, Json(body)).into_response()
+}
+
+async fn metrics(Shared(state): Of) -> Result<Response, ApiError> {
+    let text = state.metrics.render().map_err(|error| ApiError::Internal(format!("metrics: {error}")))?;
+    Ok(([(header::CONTENT_TYPE, prometheus::CONTENT_TYPE)], text).into_response())
+}
+
+async fn upstreams(Shared(state): Of) -> Json<List<upstream::UpstreamView>> {
+    Json(upstream::list(&state.now(), &Freshness::of(&state.providers)))
+}
+
+async fn one_upstream(
+    Shared(state): Of,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Json<upstream::UpstreamView>, ApiError> {
+    let Path(name) = name.map_err(|error| ApiError::Malformed(error.body_text()))?;
+    let view = upstream::one(&state.now(), &name, &Freshness::of(&state.providers));
+    view.map(Json).ok_or_else(|| ApiError::NotFound(format!("there is no upstream `{name}`")))
+}
+
+async fn providers(Shared(state): Of) -> Json<List<provider::ProviderView>> {
+    let snapshot = state.now();
+    Json(provider::list(snapshot.generation, &state.providers, &snapshot.report))
+}
+
+/// Lets in who may ask, and notes who may see everything.
+async fn guard(Shared(state): Of, mut request: Request, next: Next) -> Result<Response, ApiError> {
+    if let Some(authorised) = access::judge(&state.settings.admin, request.uri(), request.headers())? {
+        request.extensions_mut().insert(authorised);
+    }
+    Ok(next.run(request).await)
+}
+
+/// Nothing here is to be cached, framed, guessed at or run by a browser.
+async fn harden(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    for (name, value) in [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use axum::body::to_bytes;
+    use http::{HeaderMap, Method};
+    use serde_json::Value;
+    use tokio::sync::watch;
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::admin::view::sample;
+    use crate::admin::{Readiness, metrics};
+    use crate::spec::settings::Secret;
+    use crate::telemetry::prometheus::Metrics;
+
+    fn state(token: Option<&str>) -> State {
+        let mut settings = sample::settings();
+        settings.admin.token = token.map(Secret::new);
+        let (_, snapshot) = watch::channel(Arc::new(sample::Picture::default().snapshot()));
+        let metrics = Metrics::new().expect("a registry");
+        let started_at = SystemTime::now();
+        let picture = metrics::Picture { snapshot: snapshot.clone(), providers: Vec::new(), started_at };
+        metrics.register(picture).expect("families");
+        State {
+            listeners: vec![("web".parse().expect("a name"), ([127, 0, 0, 1], 8080).into())],
+            settings: Arc::new(settings),
+            snapshot,
+            providers: Vec::new(),
+            metrics,
+            readiness: Readiness::new(),
+            started_at,
+        }
+    }
+
+    async fn send(state: State, method: Method, path: &str, token: Option<&str>) -> (StatusCode, HeaderMap, String) {
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
+        if let Some(token) = token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request.body(axum::body::Body::empty()).expect("a request");
+        let (head, body) = router(state).oneshot(request).await.expect("an answer").into_parts();
+        let body = to_bytes(body, usize::MAX).await.expect("a body");
+        (head.status, head.headers, String::from_utf8(body.to_vec()).expect("text"))
+    }
+
+    async fn asked(path: &str) -> (StatusCode, Value) {
+        let (status, _, body) = send(state(None), Method::GET, path, None).await;
+        (status, serde_json::from_str(&body).unwrap_or_else(|_| panic!("no JSON: {body}")))
+    }
+
+    #[tokio::test]
+    async fn every_page_answers() {
+        assert_eq!(asked("/healthz").await, (StatusCode::OK, json!({ "status": "ok" })));
+        for list in ["/api/v1/routes", "/api/v1/upstreams", "/api/v1/providers"] {
+            let (status, value) = asked(list).await;
+            assert_eq!((status, &value["generation"]), (StatusCode::OK, &json!(7)), "{list}");
+            assert!(value["items"].is_array(), "{list}");
+        }
+        assert_eq!(asked("/api/v1/upstreams/users").await.1["name"], "users");
+        assert_eq!(asked("/api/v1/upstreams/us%65rs").await.1["name"], "users");
+        assert_eq!(asked("/api/v1/config").await.1["settings"]["runtime"]["workers"], 2);
+        let (_, status) = asked("/api/v1/status").await;
+        assert_eq!(status["routes"], json!({ "ok": 1, "degraded": 0, "unresolved": 1 }));
+        assert_eq!(status["endpoints"]["healthy"], 2);
+        assert_eq!(status["listeners"], json!([{ "name": "web", "address": "127.0.0.1:8080" }]));
+        assert_eq!(status["ready"], false);
+        let (code, headers, text) = send(state(None), Method::GET, "/metrics", None).await;
+        assert_eq!(code, StatusCode::OK);
+        assert_eq!(headers[header::CONTENT_TYPE], prometheus::CONTENT_TYPE);
+        assert!(text.contains("\nfleetgate_snapshot_generation 7\n"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn errors_have_one_shape() {
+        for (path, status, code) in [
+            ("/", StatusCode::NOT_FOUND, "not_found"),
+            ("/api/v1/nothing", StatusCode::NOT_FOUND, "not_found"),
+            ("/api/v1/upstreams/nobody", StatusCode::NOT_FOUND, "not_found"),
+            ("/api/v1/upstreams/%FF", StatusCode::BAD_REQUEST, "malformed"),
+        ] {
+            let (got, value) = asked(path).await;
+            assert_eq!((got, &value["error"]["code"]), (status, &json!(code)), "{path}");
+            assert!(value["error"]["message"].is_string(), "{path}");
+        }
+        let (status, headers, body) = send(state(None), Method::POST, "/api/v1/routes", None).await;
+        assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(headers[header::ALLOW], "GET,HEAD");
+        assert!(body.contains(r#""code":"method_not_allowed""#), "{body}");
+        let (status, headers, body) = send(state(Some("s3cret")), Method::GET, "/metrics", None).await;
+        assert_eq!((status, headers.get_all(header::WWW_AUTHENTICATE).iter().count()), (StatusCode::UNAUTHORIZED, 2));
+        assert!(body.contains(r#""code":"unauthorised""#), "{body}");
+    }
+
+    #[tokio::test]
+    async fn readiness_tells_its_reasons_to_those_who_may_know() {
+        let now = state(Some("s3cret"));
+        let ask = async |token| {
+            let (status, _, body) = send(now.clone(), Method::GET, "/readyz", token).await;
+            (status.as_u16(), serde_json::from_str::<Value>(&body).expect("JSON"))
+        };
+        assert_eq!(ask(None).await, (503, json!({ "ready": false })));
+        let reasons = json!(["no configuration was read yet"]);
+        assert_eq!(ask(Some("s3cret")).await, (503, json!({ "ready": false, "draining": false, "reasons": reasons })));
+        now.readiness.follow(now.snapshot.clone(), None).await;
+        assert_eq!(ask(None).await, (200, json!({ "ready": true })));
+        now.readiness.drain();
+        assert_eq!(ask(None).await, (503, json!({ "ready": false })));
+        assert_eq!(ask(Some("s3cret")).await.1["draining"], true);
+    }
+
+    #[tokio::test]
+    async fn every_answer_is_hardened() {
+        for (path, token) in [("/healthz", None), ("/api/v1/status", None), ("/nowhere", Some("s3cret"))] {
+            let (_, headers, _) = send(state(Some("s3cret")), Method::GET, path, token).await;
+            assert_eq!(headers[header::CACHE_CONTROL], "no-store", "{path}");
+            assert_eq!(headers[header::X_CONTENT_TYPE_OPTIONS], "nosniff", "{path}");
+            assert_eq!(headers[header::X_FRAME_OPTIONS], "DENY", "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn head_is_get_without_a_body() {
+        let (status, headers, body) = send(state(None), Method::HEAD, "/api/v1/status", None).await;
+        assert_eq!((status, &*body), (StatusCode::OK, ""));
+        assert!(headers.contains_key(header::CONTENT_LENGTH));
+    }
+}

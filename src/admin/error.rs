@@ -1,0 +1,66 @@
+//! Defines the errors of the admin API and their shape: `{"error":{"code","message"}}`.
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::json;
+
+/// Why a request gets no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ApiError {
+    /// The token is missing or wrong.
+    #[error("this needs the admin token: `Authorization: Bearer TOKEN`, or Basic with it as the password")]
+    Unauthorised,
+    /// Without a token only names of this machine are believed: a page may point its own name here (DNS rebinding).
+    #[error("without `admin.token_file` the Host must be localhost or a loopback address")]
+    ForeignHost,
+    /// There is no such thing.
+    #[error("{0}")]
+    NotFound(String),
+    /// There is, but not for this method.
+    #[error("only GET and HEAD are understood here")]
+    MethodNotAllowed,
+    /// The request can't be read.
+    #[error("{0}")]
+    Malformed(String),
+    /// Our own fault.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl ApiError {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Unauthorised => StatusCode::UNAUTHORIZED,
+            Self::ForeignHost => StatusCode::FORBIDDEN,
+            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Unauthorised => "unauthorised",
+            Self::ForeignHost => "foreign_host",
+            Self::NotFound(_) => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::Malformed(_) => "malformed",
+            Self::Internal(_) => "internal",
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = json!({ "error": { "code": self.code(), "message": self.to_string() } });
+        let mut response = (self.status(), Json(body)).into_response();
+        if self == Self::Unauthorised {
+            for challenge in ["Bearer realm=\"fleetgate\"", "Basic realm=\"fleetgate\", charset=\"UTF-8\""] {
+                response.headers_mut().append(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            }
+        }
+        response
+    }
+}

@@ -1,0 +1,133 @@
+//! Reads the snapshot and the status of providers for `/metrics`.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+
+use super::view::{provider, upstream};
+use crate::discovery::status::ProviderStatus;
+use crate::snapshot::Snapshot;
+use crate::spec::name::ProviderId;
+use crate::telemetry::prometheus::{Definition, Samples, Source, definitions};
+
+/// The families that tell of the snapshot and of discovery.
+#[derive(Clone, Debug)]
+pub struct Picture {
+    /// What is served.
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// All providers that are on.
+    pub providers: Vec<Arc<ProviderStatus>>,
+    /// When the process started: a source that never answered is as old.
+    pub started_at: SystemTime,
+}
+
+impl Source for Picture {
+    fn definitions(&self) -> &'static [&'static Definition] {
+        &[
+            definitions::UPSTREAM_ENDPOINTS,
+            definitions::DISCOVERY_UPDATES,
+            definitions::DISCOVERY_LAST_SUCCESS,
+            definitions::DISCOVERY_REJECTED,
+            definitions::SNAPSHOT_GENERATION,
+            definitions::SNAPSHOT_AGE,
+        ]
+    }
+
+    fn collect(&self, samples: &mut Samples) {
+        let snapshot = self.snapshot.borrow().clone();
+        for upstream in snapshot.upstreams() {
+            for (state, count) in upstream::states(upstream) {
+                samples.value(definitions::UPSTREAM_ENDPOINTS, &[&upstream.label, state.as_str()], count as f64);
+            }
+        }
+        for provider in &self.providers {
+            let name = provider.id().as_str();
+            let updates = &provider.updates;
+            for (result, count) in [
+                ("applied", &updates.applied),
+                ("unchanged", &updates.unchanged),
+                ("failed", &updates.failed),
+                ("held", &updates.held),
+            ] {
+                samples.value(definitions::DISCOVERY_UPDATES, &[name, result], count.load(Relaxed) as f64);
+            }
+            if let Some(at) = provider::least_recent(provider) {
+                samples.value(definitions::DISCOVERY_LAST_SUCCESS, &[name], unix(at.unwrap_or(UNIX_EPOCH)));
+            }
+            let rejected = snapshot.report.rejected.iter().filter(|(by, _)| *by == provider.id()).count();
+            samples.value(definitions::DISCOVERY_REJECTED, &[name], rejected as f64);
+        }
+        samples.value(definitions::SNAPSHOT_GENERATION, &[], snapshot.generation as f64);
+        samples.value(definitions::SNAPSHOT_AGE, &[], self.age());
+    }
+}
+
+impl Picture {
+    /// Since the least recently confirmed watch was confirmed. Files don't count: nobody confirms a file that
+    /// does not change, and it can't go stale unnoticed.
+    fn age(&self) -> f64 {
+        let remote = self.providers.iter().filter(|provider| provider.id() != ProviderId::File);
+        let oldest = remote.filter_map(|provider| provider::least_recent(provider)).min();
+        let since = |at: SystemTime| at.elapsed().unwrap_or_default().as_secs_f64();
+        oldest.map_or(0.0, |at| since(at.unwrap_or(self.started_at)))
+    }
+}
+
+fn unix(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::admin::view::sample;
+    use crate::snapshot::Health;
+    use crate::telemetry::prometheus::Metrics;
+
+    #[test]
+    fn the_picture_is_told() {
+        let snapshot = sample::Picture { checked: true, ..sample::Picture::default() }.snapshot();
+        snapshot.upstreams().next().expect("an upstream").endpoints[0].state.set_health(Health::Healthy);
+        let (_publish, snapshot) = watch::channel(Arc::new(snapshot));
+        let providers = [ProviderId::File, ProviderId::Consul, ProviderId::Etcd].map(ProviderStatus::new);
+        providers[0].watch("files").confirmed(UNIX_EPOCH + Duration::from_secs(1));
+        providers[1].watch("consul:users").confirmed(UNIX_EPOCH + Duration::from_millis(2_500));
+        providers[1].updates.failed.fetch_add(3, Relaxed);
+        let picture = Picture { snapshot, providers: providers.to_vec(), started_at: UNIX_EPOCH };
+        let metrics = Metrics::new().expect("a registry");
+        metrics.register(picture).expect("families");
+        let text = metrics.render().expect("text");
+        for line in [
+            r#"fleetgate_upstream_endpoints{upstream="users",state="healthy"} 1"#,
+            r#"fleetgate_upstream_endpoints{upstream="users",state="unhealthy"} 1"#,
+            r#"fleetgate_upstream_endpoints{upstream="users",state="held"} 0"#,
+            r#"fleetgate_discovery_updates_total{provider="consul",result="failed"} 3"#,
+            r#"fleetgate_discovery_last_success_timestamp_seconds{provider="consul"} 2.5"#,
+            r#"fleetgate_discovery_rejected_items{provider="consul"} 0"#,
+            "fleetgate_snapshot_generation 7",
+        ] {
+            assert!(text.lines().any(|it| it == line), "{line} not in\n{text}");
+        }
+        assert!(!text.contains(r#"last_success_timestamp_seconds{provider="etcd"}"#), "nothing is watched: {text}");
+    }
+
+    #[test]
+    fn the_age_is_that_of_the_least_recently_confirmed_watch() {
+        let (_publish, snapshot) = watch::channel(Arc::new(Snapshot::empty()));
+        let providers = [ProviderId::File, ProviderId::Consul].map(ProviderStatus::new);
+        let now = SystemTime::now();
+        let ago = |seconds| now - Duration::from_secs(seconds);
+        let picture = Picture { snapshot, providers: providers.to_vec(), started_at: ago(1_000) };
+        providers[0].watch("files").confirmed(ago(5_000));
+        assert!(picture.age() < 1.0, "files don't count");
+        providers[1].watch("consul:a").confirmed(ago(10));
+        providers[1].watch("consul:b").confirmed(ago(100));
+        assert!((100.0..160.0).contains(&picture.age()));
+        providers[1].watch("consul:c");
+        assert!((1_000.0..1_060.0).contains(&picture.age()), "never confirmed: as old as the process");
+    }
+}

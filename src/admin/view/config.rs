@@ -1,0 +1,213 @@
+//! Shows what is configured: the static settings as resolved, and the documents as served. Every secret is
+//! left out: only whether there is one is told.
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::{document, duration_text};
+use crate::snapshot::Snapshot;
+use crate::spec::name::ProviderId;
+use crate::spec::settings::{AccessLog, ClientTls, ConsulProvider, EtcdProvider, Listener, LogFormat, Settings};
+
+/// All configuration.
+#[derive(Debug, Serialize)]
+pub struct ConfigView {
+    /// Of the snapshot that the documents are from.
+    pub generation: u64,
+    /// Static: read at start.
+    pub settings: Value,
+    /// Routes by name.
+    pub routes: Vec<DocumentView>,
+    /// Upstreams by name.
+    pub upstreams: Vec<DocumentView>,
+}
+
+/// A document as it is served.
+#[derive(Debug, Serialize)]
+pub struct DocumentView {
+    /// Its name.
+    pub name: String,
+    /// Who defined it.
+    pub provider: ProviderId,
+    /// The item with its defaults.
+    pub document: Value,
+}
+
+/// All configuration now.
+pub fn view(settings: &Settings, snapshot: &Snapshot) -> ConfigView {
+    let routes = snapshot.routes.routes().iter().map(|route| DocumentView {
+        name: route.name.to_string(),
+        provider: route.provider,
+        document: document::route(&route.spec),
+    });
+    let upstreams = snapshot.upstreams().map(|upstream| {
+        let mut document = Map::new();
+        let source = upstream.source.as_ref().map_or_else(|| "static".to_owned(), ToString::to_string);
+        document.insert("source".to_owned(), source.into());
+        document.extend(document::settings(&upstream.settings));
+        DocumentView { name: upstream.label.to_string(), provider: upstream.provider, document: document.into() }
+    });
+    let mut upstreams: Vec<_> = upstreams.collect();
+    upstreams.sort_by(|a, b| a.name.cmp(&b.name));
+    ConfigView {
+        generation: snapshot.generation,
+        settings: self::settings(settings),
+        routes: routes.collect(),
+        upstreams,
+    }
+}
+
+/// The static settings.
+fn settings(settings: &Settings) -> Value {
+    let listeners: Map<_, _> = settings.listeners.iter().map(|(name, it)| (name.to_string(), listener(it))).collect();
+    let discovery = &settings.discovery;
+    json!({
+        "runtime": {
+            "workers": settings.runtime.workers,
+            "shutdown_grace": duration_text(settings.runtime.shutdown_grace),
+            "shutdown_delay": duration_text(settings.runtime.shutdown_delay),
+            "ready_timeout": settings.runtime.ready_timeout.map(duration_text),
+        },
+        "listeners": listeners,
+        "admin": {
+            "address": settings.admin.address,
+            "token": shown(settings.admin.token.is_some()),
+            "metrics_public": settings.admin.metrics_public,
+        },
+        "discovery": {
+            "precedence": discovery.precedence,
+            "file": { "main": discovery.file.main, "paths": discovery.file.patterns },
+            "consul": discovery.consul.as_ref().map(consul),
+            "etcd": discovery.etcd.as_ref().map(etcd),
+        },
+        "telemetry": {
+            "access_log": match &settings.telemetry.access_log {
+                AccessLog::Off => json!("off"),
+                AccessLog::Stdout => json!("stdout"),
+                AccessLog::File(path) => json!(path),
+            },
+            "log": settings.telemetry.log,
+            "log_format": match settings.telemetry.log_format {
+                LogFormat::Text => "text",
+                LogFormat::Json => "json",
+            },
+        },
+    })
+}
+
+fn listener(listener: &Listener) -> Value {
+    json!({
+        "address": listener.address,
+        "trusted_proxies": listener.trusted_proxies,
+        "allow_encoded_slashes": listener.allow_encoded_slashes,
+        "upgrades": listener.upgrades,
+        "header_timeout": duration_text(listener.header_timeout),
+        "body_timeout": duration_text(listener.body_timeout),
+        "idle_timeout": duration_text(listener.idle_timeout),
+        "max_header_size": listener.max_header_size,
+        "max_headers": listener.max_headers,
+        "max_body_size": listener.max_body_size,
+        "max_connections": listener.max_connections,
+    })
+}
+
+fn consul(consul: &ConsulProvider) -> Value {
+    json!({
+        "address": without_user(&consul.address),
+        "token": shown(consul.token.is_some()),
+        "token_file": consul.token_file,
+        "namespace": consul.namespace,
+        "kv_prefix": consul.kv_prefix,
+        "wait": duration_text(consul.wait),
+        "max_stale": duration_text(consul.max_stale),
+        "tls": tls(&consul.tls),
+    })
+}
+
+fn etcd(etcd: &EtcdProvider) -> Value {
+    json!({
+        "endpoints": etcd.endpoints.iter().map(|address| without_user(address)).collect::<Vec<_>>(),
+        "prefix": etcd.prefix,
+        "user": etcd.user.as_ref().map(|(name, _)| name),
+        "password": shown(etcd.user.is_some()),
+        "tls": tls(&etcd.tls),
+    })
+}
+
+fn tls(tls: &ClientTls) -> Value {
+    json!({ "ca": tls.ca, "certificate": tls.certificate, "key": tls.key, "server_name": tls.server_name })
+}
+
+/// Stands for a secret.
+fn shown(there_is_one: bool) -> Value {
+    if there_is_one { "***".into() } else { Value::Null }
+}
+
+/// An address without `user:password@`.
+fn without_user(address: &str) -> String {
+    match address.split_once("://") {
+        Some((scheme, rest)) => {
+            let authority = rest.find('/').map_or(rest, |end| &rest[..end]);
+            match authority.rfind('@') {
+                Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
+                None => address.to_owned(),
+            }
+        }
+        None => address.rsplit('@').next().unwrap_or(address).to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::sample::{self, Picture};
+    use super::*;
+    use crate::spec::settings::Secret;
+
+    #[test]
+    fn no_secret_is_in_the_view() {
+        let mut settings = sample::settings();
+        let secret = || Secret::new("hunter2");
+        settings.admin.token = Some(secret());
+        settings.discovery.consul = Some(ConsulProvider {
+            address: "http://root:hunter2@127.0.0.1:8500".to_owned(),
+            token: Some(secret()),
+            token_file: Some("/etc/fleetgate/consul.token".into()),
+            namespace: None,
+            kv_prefix: "fleetgate/".to_owned(),
+            wait: Duration::from_secs(60),
+            max_stale: Duration::from_secs(5),
+            tls: ClientTls::default(),
+        });
+        settings.discovery.etcd = Some(EtcdProvider {
+            endpoints: vec!["http://hunter2@127.0.0.1:2379".to_owned()],
+            prefix: "/fleetgate/".to_owned(),
+            user: Some(("gateway".to_owned(), secret())),
+            tls: ClientTls::default(),
+        });
+        let value = serde_json::to_value(view(&settings, &Picture::default().snapshot())).expect("JSON");
+        let text = value.to_string();
+        assert!(!text.contains("hunter2"), "{text}");
+        let shown = &value["settings"];
+        assert_eq!(shown["admin"]["token"], "***");
+        assert_eq!(shown["discovery"]["consul"]["token"], "***");
+        assert_eq!(shown["discovery"]["consul"]["address"], "http://127.0.0.1:8500");
+        assert_eq!(shown["discovery"]["etcd"]["password"], "***");
+        assert_eq!(shown["discovery"]["etcd"]["endpoints"], json!(["http://127.0.0.1:2379"]));
+    }
+
+    #[test]
+    fn settings_and_documents_are_shown_with_their_defaults() {
+        let value = serde_json::to_value(view(&sample::settings(), &Picture::default().snapshot())).expect("JSON");
+        assert_eq!(value["generation"], 7);
+        assert_eq!(value["settings"]["listeners"]["web"]["header_timeout"], "10s");
+        assert_eq!(value["settings"]["admin"]["token"], Value::Null);
+        assert_eq!(value["settings"]["discovery"]["consul"], Value::Null);
+        assert_eq!(value["routes"][1]["name"], "users");
+        assert_eq!(value["routes"][1]["document"]["sticky"], json!({ "header": "x-user-id" }));
+        assert_eq!(value["routes"][1]["document"]["timeout"], "1m");
+        assert_eq!(value["upstreams"][0]["document"]["source"], "consul:users");
+        assert_eq!(value["upstreams"][0]["document"]["balance"], "least_requests");
+    }
+}

@@ -1,0 +1,136 @@
+//! Writes resolved routes and upstreams in the form users write documents in.
+
+use serde_json::{Map, Value, json};
+
+use super::duration_text;
+use crate::spec::matching::{Conditions, MatchSpec, PathMatch, ValueMatch};
+use crate::spec::route::{Choice, RouteSpec, Sticky, TargetSpec};
+use crate::spec::upstream::{HealthCheck, Probe, UpstreamSettings};
+
+/// A route.
+pub fn route(spec: &RouteSpec) -> Value {
+    let mut map = Map::new();
+    map.insert("match".to_owned(), matching(&spec.matching));
+    if spec.priority != 0 {
+        map.insert("priority".to_owned(), spec.priority.into());
+    }
+    if !spec.listeners.is_empty() {
+        map.insert("listeners".to_owned(), json!(spec.listeners));
+    }
+    let targets = spec.targets.iter().map(|spec| Value::Object(target(spec)));
+    map.insert("targets".to_owned(), targets.collect());
+    if let Some(sticky) = &spec.sticky {
+        map.insert("sticky".to_owned(), self::sticky(sticky));
+    }
+    if let Some(timeout) = spec.timeout {
+        map.insert("timeout".to_owned(), duration_text(timeout).into());
+    }
+    map.insert("retry".to_owned(), json!({ "attempts": spec.retry_attempts }));
+    Value::Object(map)
+}
+
+/// What a route asks of a request.
+pub fn matching(spec: &MatchSpec) -> Value {
+    let mut map = Map::new();
+    if !spec.hosts.is_empty() {
+        map.insert("hosts".to_owned(), spec.hosts.iter().map(ToString::to_string).collect());
+    }
+    let path = match &spec.path {
+        PathMatch::Prefix(prefix) if prefix.is_empty() => "/".into(),
+        PathMatch::Prefix(prefix) => prefix.as_str().into(),
+        PathMatch::Exact(path) => json!({ "exact": path }),
+        PathMatch::Regex(pattern) => json!({ "regex": pattern.source() }),
+    };
+    map.insert("path".to_owned(), path);
+    if !spec.methods.is_empty() {
+        map.insert("methods".to_owned(), spec.methods.iter().map(|method| method.as_str()).collect());
+    }
+    add_conditions(&mut map, &spec.conditions);
+    Value::Object(map)
+}
+
+/// One of a route's targets.
+pub fn target(spec: &TargetSpec) -> Map<String, Value> {
+    let mut map = Map::new();
+    map.insert("upstream".to_owned(), spec.upstream.to_string().into());
+    if let Some(subset) = &spec.subset {
+        map.insert("subset".to_owned(), subset.as_str().into());
+    }
+    match &spec.choice {
+        Choice::Weight(weight) => map.insert("weight".to_owned(), (*weight).into()),
+        Choice::When(conditions) => {
+            let mut when = Map::new();
+            add_conditions(&mut when, conditions);
+            map.insert("when".to_owned(), when.into())
+        }
+    };
+    map
+}
+
+/// An upstream's settings, without its source.
+pub fn settings(settings: &UpstreamSettings) -> Map<String, Value> {
+    let mut map = Map::new();
+    let mut add = |key: &str, value: Value| map.insert(key.to_owned(), value);
+    add("balance", settings.balance.as_str().into());
+    if !settings.subsets.is_empty() {
+        add("subsets", json!(settings.subsets));
+    }
+    add("connect_timeout", duration_text(settings.connect_timeout).into());
+    add("response_timeout", duration_text(settings.response_timeout).into());
+    add("idle_timeout", duration_text(settings.idle_timeout).into());
+    add("max_idle_per_endpoint", settings.max_idle_per_endpoint.into());
+    add("keep_alive", duration_text(settings.keep_alive).into());
+    if let Some(check) = &settings.health_check {
+        add("health_check", health_check(check));
+    }
+    map
+}
+
+fn health_check(check: &HealthCheck) -> Value {
+    let mut map = Map::new();
+    let mut add = |key: &str, value: Value| map.insert(key.to_owned(), value);
+    match &check.probe {
+        Probe::Tcp => {
+            add("tcp", true.into());
+        }
+        Probe::Http { path, host } => {
+            add("path", path.as_str().into());
+            if let Some(host) = host {
+                add("host", host.as_str().into());
+            }
+        }
+    }
+    add("interval", duration_text(check.interval).into());
+    add("timeout", duration_text(check.timeout).into());
+    add("healthy_threshold", check.healthy_threshold.into());
+    add("unhealthy_threshold", check.unhealthy_threshold.into());
+    map.into()
+}
+
+fn sticky(sticky: &Sticky) -> Value {
+    match sticky {
+        Sticky::Header(name) => json!({ "header": name.as_str() }),
+        Sticky::Cookie(name) => json!({ "cookie": name }),
+        Sticky::ClientIp => "client_ip".into(),
+    }
+}
+
+fn add_conditions(map: &mut Map<String, Value>, conditions: &Conditions) {
+    let headers = conditions.headers.iter().map(|(name, value)| (name.as_str(), value));
+    let query = conditions.query.iter().map(|(name, value)| (name.as_str(), value));
+    let cookies = conditions.cookies.iter().map(|(name, value)| (name.as_str(), value));
+    for (key, values) in [("headers", values(headers)), ("query", values(query)), ("cookies", values(cookies))] {
+        if !values.is_empty() {
+            map.insert(key.to_owned(), values.into());
+        }
+    }
+}
+
+fn values<'a>(conditions: impl Iterator<Item = (&'a str, &'a ValueMatch)>) -> Map<String, Value> {
+    let value = |value: &ValueMatch| match value {
+        ValueMatch::Exact(text) => text.as_str().into(),
+        ValueMatch::Regex(pattern) => json!({ "regex": pattern.source() }),
+        ValueMatch::Present(present) => json!({ "present": present }),
+    };
+    conditions.map(|(name, condition)| (name.to_owned(), value(condition))).collect()
+}

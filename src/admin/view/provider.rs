@@ -1,0 +1,177 @@
+//! Shows providers: whether their watches answer, and what of theirs can't be used.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use super::{List, time_text};
+use crate::discovery::status::{ProviderStatus, WatchState, WatchStatus};
+use crate::snapshot::Report;
+use crate::snapshot::report::Shadowed;
+use crate::spec::name::ProviderId;
+use crate::spec::problem::Problem;
+
+/// A provider.
+#[derive(Debug, Serialize)]
+pub struct ProviderView {
+    /// Its name.
+    pub name: ProviderId,
+    /// The worst of its watches.
+    pub state: State,
+    /// When the least recently confirmed watch was confirmed; `null` when one never was, or there is none.
+    pub verified_at: Option<String>,
+    /// What came of its reads.
+    pub updates: Updates,
+    /// By name.
+    pub watches: Vec<WatchView>,
+    /// Documents and registrations that can't be used as they are; an item's last good form is still served.
+    pub rejected: Vec<Problem>,
+    /// Items of its that another provider's item of the same name hides.
+    pub shadowed: Vec<Shadowed>,
+}
+
+/// Reads since the start, by what came of them.
+#[derive(Debug, Serialize)]
+pub struct Updates {
+    /// Changed what is known.
+    pub applied: u64,
+    /// Changed nothing.
+    pub unchanged: u64,
+    /// Failed.
+    pub failed: u64,
+    /// Removals that were held back.
+    pub held: u64,
+}
+
+/// One watch of a provider.
+#[derive(Debug, Serialize)]
+pub struct WatchView {
+    /// What it watches: `consul:users`, `kv:fleetgate/`, ...
+    pub name: String,
+    /// Where it stands.
+    pub state: State,
+    /// Tries in a row that failed.
+    pub failures: u32,
+    /// What went wrong last.
+    pub error: Option<String>,
+    /// When what it knows was last confirmed.
+    pub verified_at: Option<String>,
+    /// The registry's counter that goes with it.
+    pub index: u64,
+    /// Sessions begun; more than one: it reconnected.
+    pub sessions: u64,
+}
+
+/// Where a provider or watch stands; the greatest is the worst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// There is nothing to watch.
+    Idle,
+    /// Answers come.
+    Live,
+    /// No answer yet.
+    Starting,
+    /// The last try failed; what was known is kept.
+    Failing,
+}
+
+/// All providers, by name.
+pub fn list(generation: u64, providers: &[Arc<ProviderStatus>], report: &Report) -> List<ProviderView> {
+    let mut items: Vec<_> = providers.iter().map(|provider| view(provider, report)).collect();
+    items.sort_by_key(|item| item.name.as_str());
+    List { generation, items }
+}
+
+/// When the least recently confirmed of all watches was confirmed: `None` without a watch, `Some(None)` when
+/// one never was.
+pub fn least_recent(provider: &ProviderStatus) -> Option<Option<SystemTime>> {
+    provider.watches().values().map(|watch| watch.verified_at()).min()
+}
+
+fn view(provider: &ProviderStatus, report: &Report) -> ProviderView {
+    let watches: Vec<_> = provider.watches().into_iter().map(|(name, watch)| watch_view(name, &watch)).collect();
+    let id = provider.id();
+    ProviderView {
+        name: id,
+        state: watches.iter().map(|watch| watch.state).max().unwrap_or(State::Idle),
+        verified_at: least_recent(provider).flatten().map(time_text),
+        updates: Updates {
+            applied: provider.updates.applied.load(Relaxed),
+            unchanged: provider.updates.unchanged.load(Relaxed),
+            failed: provider.updates.failed.load(Relaxed),
+            held: provider.updates.held.load(Relaxed),
+        },
+        watches,
+        rejected: report.rejected.iter().filter(|(by, _)| *by == id).map(|(_, problem)| problem.clone()).collect(),
+        shadowed: report.shadowed.iter().filter(|item| item.provider == id).cloned().collect(),
+    }
+}
+
+fn watch_view(name: String, watch: &WatchStatus) -> WatchView {
+    let (state, failures, error) = match watch.state() {
+        WatchState::Starting => (State::Starting, 0, None),
+        WatchState::Live => (State::Live, 0, None),
+        WatchState::Failing { failures, error } => (State::Failing, failures, Some(error)),
+    };
+    WatchView {
+        name,
+        state,
+        failures,
+        error,
+        verified_at: watch.verified_at().map(time_text),
+        index: watch.index(),
+        sessions: watch.sessions(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_provider_is_as_fresh_and_as_well_as_its_worst_watch() {
+        let consul = ProviderStatus::new(ProviderId::Consul);
+        let file = ProviderStatus::new(ProviderId::File);
+        consul.watch("consul:users").confirmed(UNIX_EPOCH + Duration::from_secs(2));
+        consul.watch("consul:users").set_index(42);
+        consul.updates.applied.fetch_add(3, Relaxed);
+        let report = Report {
+            rejected: vec![
+                (ProviderId::Consul, Problem::new("consul:users", "", "port 0")),
+                (ProviderId::Etcd, Problem::new("etcd:/x", "", "bad JSON")),
+            ],
+            ..Report::default()
+        };
+        let providers = [file, Arc::clone(&consul)];
+        let shown = |providers: &[_]| serde_json::to_value(list(7, providers, &report)).expect("JSON");
+        let value = shown(&providers);
+        assert_eq!(value["generation"], 7);
+        assert_eq!(
+            value["items"][0],
+            json!({
+                "name": "consul", "state": "live", "verified_at": "1970-01-01T00:00:02.000Z",
+                "updates": { "applied": 3, "unchanged": 0, "failed": 0, "held": 0 },
+                "watches": [{
+                    "name": "consul:users", "state": "live", "failures": 0, "error": null,
+                    "verified_at": "1970-01-01T00:00:02.000Z", "index": 42, "sessions": 0
+                }],
+                "rejected": [{ "place": "consul:users", "key": "", "text": "port 0" }],
+                "shadowed": []
+            })
+        );
+        assert_eq!(value["items"][1]["state"], "idle");
+        consul.watch("consul:orders");
+        let value = shown(&providers);
+        assert_eq!(
+            (&value["items"][0]["state"], &value["items"][0]["verified_at"]),
+            (&json!("starting"), &json!(null))
+        );
+    }
+}

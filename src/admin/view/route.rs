@@ -1,0 +1,165 @@
+//! Shows routes: what they match, where they lead, and whether they can be served.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::{List, document};
+use crate::snapshot::{Route, RouteState, Snapshot, Target};
+use crate::spec::name::{Name, ProviderId};
+use crate::spec::route::Choice;
+
+/// A route.
+#[derive(Debug, Serialize)]
+pub struct RouteView {
+    /// Its name.
+    pub name: Name,
+    /// Who defined it.
+    pub provider: ProviderId,
+    /// Its conditions, as in a document.
+    pub r#match: Value,
+    /// Its targets, in the order written.
+    pub targets: Vec<TargetView>,
+    /// Whether it can be served.
+    pub state: State,
+    /// Why it is not `ok`.
+    pub reasons: Vec<String>,
+}
+
+/// A target of a route.
+#[derive(Debug, Serialize)]
+pub struct TargetView {
+    /// As in a document: `upstream`, `subset`, `weight` or `when`.
+    #[serde(flatten)]
+    pub document: Map<String, Value>,
+    /// Endpoints that take its traffic now.
+    pub usable: usize,
+}
+
+/// Whether a route can be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Every target that may get traffic has a usable endpoint.
+    Ok,
+    /// Some have none.
+    Degraded,
+    /// Something it names does not exist: 503 `NC`.
+    Unresolved,
+}
+
+/// All routes, by name.
+pub fn list(snapshot: &Snapshot) -> List<RouteView> {
+    let mut usable = Usable::new(snapshot);
+    let items = snapshot.routes.routes().iter().map(|route| view(route, &mut usable)).collect();
+    List { generation: snapshot.generation, items }
+}
+
+fn view(route: &Route, usable: &mut Usable<'_>) -> RouteView {
+    let (state, reasons, counts) = usable.judge(route);
+    let targets = route.targets.iter().zip(counts);
+    RouteView {
+        name: route.name.clone(),
+        provider: route.provider,
+        r#match: document::matching(&route.spec.matching),
+        targets: targets
+            .map(|(target, usable)| TargetView { document: document::target(&target.spec), usable })
+            .collect(),
+        state,
+        reasons,
+    }
+}
+
+/// Counts usable endpoints, once for each upstream and subset: many routes share one.
+pub(super) struct Usable<'s> {
+    snapshot: &'s Snapshot,
+    known: HashMap<(usize, usize), usize>,
+}
+
+impl<'s> Usable<'s> {
+    pub(super) fn new(snapshot: &'s Snapshot) -> Self {
+        Self { snapshot, known: HashMap::new() }
+    }
+
+    /// The state of a route, why, and the usable endpoints of each target.
+    pub(super) fn judge(&mut self, route: &Route) -> (State, Vec<String>, Vec<usize>) {
+        if let RouteState::Unresolved(reasons) = &route.state {
+            return (State::Unresolved, reasons.clone(), vec![0; route.targets.len()]);
+        }
+        let counts: Vec<usize> = route.targets.iter().map(|target| self.count(target)).collect();
+        let may_get_traffic = |target: &Target| match &target.spec.choice {
+            Choice::When(_) => true,
+            Choice::Weight(weight) => *weight > 0,
+        };
+        let empty = route.targets.iter().zip(&counts).filter(|(target, count)| **count == 0 && may_get_traffic(target));
+        let reasons: Vec<String> =
+            empty.map(|(target, _)| format!("{} has no usable endpoint", target.label)).collect();
+        (if reasons.is_empty() { State::Ok } else { State::Degraded }, reasons, counts)
+    }
+
+    fn count(&mut self, target: &Target) -> usize {
+        let snapshot = self.snapshot;
+        *self.known.entry((target.slot, target.subset)).or_insert_with(|| {
+            let Some(upstream) = snapshot.upstream(target.slot) else { return 0 };
+            match &target.spec.subset {
+                None => upstream.usable(None).len(),
+                Some(name) => upstream.subset(name).map_or(0, |selector| upstream.usable(Some(selector)).len()),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::sample::Picture;
+    use super::*;
+    use crate::snapshot::Health;
+
+    fn shown(snapshot: &Snapshot) -> Value {
+        serde_json::to_value(list(snapshot)).expect("JSON")
+    }
+
+    #[test]
+    fn a_route_is_shown_as_it_is_written() {
+        assert_eq!(
+            shown(&Picture::default().snapshot()),
+            json!({ "generation": 7, "items": [
+                {
+                    "name": "broken", "provider": "etcd", "match": { "path": "/" },
+                    "targets": [{ "upstream": "absent", "weight": 1, "usable": 0 }],
+                    "state": "unresolved", "reasons": ["there is no upstream `absent`"]
+                },
+                {
+                    "name": "users", "provider": "file",
+                    "match": {
+                        "hosts": ["api.example.com", "*.example.org"],
+                        "path": "/users",
+                        "methods": ["GET", "POST"],
+                        "headers": { "x-tenant": { "regex": "^a" } },
+                        "query": { "debug": { "present": true } }
+                    },
+                    "targets": [
+                        { "upstream": "users", "subset": "canary", "when": { "headers": { "x-canary": "always" } }, "usable": 1 },
+                        { "upstream": "users", "weight": 95, "usable": 2 }
+                    ],
+                    "state": "ok", "reasons": []
+                }
+            ] })
+        );
+    }
+
+    #[test]
+    fn a_target_without_a_usable_endpoint_degrades_its_route() {
+        let snapshot = Picture { checked: true, ..Picture::default() }.snapshot();
+        let upstream = snapshot.upstreams().next().expect("an upstream");
+        upstream.endpoints[0].state.set_health(Health::Healthy);
+        upstream.endpoints[1].state.set_health(Health::Unhealthy);
+        let item = &shown(&snapshot)["items"][1];
+        assert_eq!(item["state"], "degraded");
+        assert_eq!(item["reasons"], json!(["users/canary has no usable endpoint"]));
+        assert_eq!((&item["targets"][0]["usable"], &item["targets"][1]["usable"]), (&json!(0), &json!(1)));
+    }
+}

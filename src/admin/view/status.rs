@@ -1,0 +1,112 @@
+//! Shows the gateway as a whole.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::Serialize;
+
+use super::{provider, route, time_text, upstream};
+use crate::admin::State;
+use crate::spec::name::{Name, ProviderId};
+use crate::spec::problem::Problem;
+
+/// The gateway.
+#[derive(Debug, Serialize)]
+pub struct StatusView {
+    /// Of the program.
+    pub version: &'static str,
+    /// When the process started.
+    pub started_at: String,
+    /// Since then.
+    pub uptime_seconds: u64,
+    /// Of the snapshot.
+    pub generation: u64,
+    /// When the snapshot was published.
+    pub published_at: String,
+    /// Whether the gateway should get traffic.
+    pub ready: bool,
+    /// Whether it is stopping.
+    pub draining: bool,
+    /// Why it is not ready.
+    pub reasons: Vec<String>,
+    /// Data-plane threads.
+    pub workers: usize,
+    /// By name.
+    pub listeners: Vec<ListenerView>,
+    /// Routes by state.
+    pub routes: BTreeMap<route::State, usize>,
+    /// How many there are.
+    pub upstreams: usize,
+    /// Endpoints of all upstreams by state.
+    pub endpoints: BTreeMap<upstream::State, usize>,
+    /// By name.
+    pub providers: Vec<ProviderSummary>,
+    /// Worth a remark, though everything works.
+    pub remarks: Vec<Problem>,
+}
+
+/// A listener.
+#[derive(Debug, Serialize)]
+pub struct ListenerView {
+    /// Its name.
+    pub name: Name,
+    /// Where it is bound.
+    pub address: SocketAddr,
+}
+
+/// A provider in short.
+#[derive(Debug, Serialize)]
+pub struct ProviderSummary {
+    /// Its name.
+    pub name: ProviderId,
+    /// The worst of its watches.
+    pub state: provider::State,
+    /// When the least recently confirmed watch was confirmed.
+    pub verified_at: Option<String>,
+    /// Items that can't be used as they are.
+    pub rejected: usize,
+}
+
+/// The gateway now.
+pub fn view(state: &State) -> StatusView {
+    let snapshot = state.snapshot.borrow().clone();
+    let progress = state.readiness.progress();
+    let mut routes =
+        BTreeMap::from([route::State::Ok, route::State::Degraded, route::State::Unresolved].map(|it| (it, 0)));
+    let mut usable = route::Usable::new(&snapshot);
+    for route in snapshot.routes.routes() {
+        *routes.entry(usable.judge(route).0).or_default() += 1;
+    }
+    let mut endpoints = BTreeMap::from(upstream::State::ALL.map(|it| (it, 0)));
+    for (state, count) in snapshot.upstreams().flat_map(|it| upstream::states(it)) {
+        *endpoints.entry(state).or_default() += count;
+    }
+    let providers = provider::list(snapshot.generation, &state.providers, &snapshot.report).items;
+    let summary = |provider: provider::ProviderView| ProviderSummary {
+        name: provider.name,
+        state: provider.state,
+        verified_at: provider.verified_at,
+        rejected: provider.rejected.len(),
+    };
+    StatusView {
+        version: env!("CARGO_PKG_VERSION"),
+        started_at: time_text(state.started_at),
+        uptime_seconds: state.started_at.elapsed().unwrap_or_default().as_secs(),
+        generation: snapshot.generation,
+        published_at: time_text(snapshot.published_at),
+        ready: progress.ready,
+        draining: progress.draining,
+        reasons: progress.reasons,
+        workers: state.settings.runtime.workers,
+        listeners: state
+            .listeners
+            .iter()
+            .map(|(name, address)| ListenerView { name: name.clone(), address: *address })
+            .collect(),
+        routes,
+        upstreams: snapshot.upstreams().count(),
+        endpoints,
+        providers: providers.into_iter().map(summary).collect(),
+        remarks: snapshot.report.remarks.clone(),
+    }
+}

@@ -1,0 +1,206 @@
+//! Shows upstreams and their endpoints.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::{Freshness, List, document, time_text};
+use crate::snapshot::{Endpoint, Snapshot, Standing, Upstream};
+use crate::spec::endpoint::Labels;
+use crate::spec::name::ProviderId;
+
+/// An upstream.
+#[derive(Debug, Serialize)]
+pub struct UpstreamView {
+    /// Its name; `NAME@PROVIDER` for one that another provider's hides.
+    pub name: Arc<str>,
+    /// Who defined it.
+    pub provider: ProviderId,
+    /// Where its endpoints come from: `consul:users`, `static`, ...
+    pub source: String,
+    /// Whether the source was read at least once.
+    pub known: bool,
+    /// When the source last confirmed them.
+    pub verified_at: Option<String>,
+    /// Its settings, as in a document.
+    pub settings: Map<String, Value>,
+    /// Sorted by address.
+    pub endpoints: Vec<EndpointView>,
+}
+
+/// An endpoint.
+#[derive(Debug, Serialize)]
+pub struct EndpointView {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// 0 drains.
+    pub weight: u16,
+    /// What subsets select by.
+    pub labels: Arc<Labels>,
+    /// Where it stands.
+    pub state: State,
+    /// Why, or what else is to know.
+    pub reasons: Vec<String>,
+    /// Exchanges that are there now.
+    pub in_flight: u32,
+}
+
+/// Where an endpoint stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Takes traffic.
+    Healthy,
+    /// Checks fail, or none has passed yet and no registry vouches for it.
+    Unhealthy,
+    /// Weight 0.
+    Draining,
+    /// In maintenance.
+    Maintenance,
+    /// Takes traffic, though its registry lost it.
+    Held,
+}
+
+impl State {
+    /// Every state, in the order lists show them.
+    pub const ALL: [Self; 5] = [Self::Healthy, Self::Unhealthy, Self::Draining, Self::Maintenance, Self::Held];
+
+    /// The name users see.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+            Self::Draining => "draining",
+            Self::Maintenance => "maintenance",
+            Self::Held => "held",
+        }
+    }
+
+    fn of(endpoint: &Endpoint, checked: bool) -> Self {
+        match endpoint.standing(checked) {
+            Standing::Healthy if endpoint.held => Self::Held,
+            Standing::Healthy => Self::Healthy,
+            Standing::Untested | Standing::Unhealthy => Self::Unhealthy,
+            Standing::Draining => Self::Draining,
+            Standing::Maintenance => Self::Maintenance,
+        }
+    }
+}
+
+/// All upstreams, by name.
+pub fn list(snapshot: &Snapshot, freshness: &Freshness) -> List<UpstreamView> {
+    let mut items: Vec<_> = snapshot.upstreams().map(|upstream| view(upstream, freshness)).collect();
+    items.sort_by(|a, b| a.name.cmp(&b.name));
+    List { generation: snapshot.generation, items }
+}
+
+/// The upstream of a name.
+pub fn one(snapshot: &Snapshot, name: &str, freshness: &Freshness) -> Option<UpstreamView> {
+    snapshot.upstreams().find(|upstream| *upstream.label == *name).map(|upstream| view(upstream, freshness))
+}
+
+/// Endpoints of an upstream by state, with a count for every state.
+pub fn states(upstream: &Upstream) -> BTreeMap<State, usize> {
+    let mut counts: BTreeMap<State, usize> = State::ALL.map(|state| (state, 0)).into();
+    for endpoint in upstream.endpoints.iter() {
+        *counts.entry(State::of(endpoint, upstream.checked())).or_default() += 1;
+    }
+    counts
+}
+
+fn view(upstream: &Upstream, freshness: &Freshness) -> UpstreamView {
+    let source = upstream.source.as_ref().map_or_else(|| "static".to_owned(), ToString::to_string);
+    let checked = upstream.checked();
+    let endpoint = |endpoint: &Endpoint| EndpointView {
+        address: endpoint.address,
+        weight: endpoint.weight,
+        labels: Arc::clone(&endpoint.labels),
+        state: State::of(endpoint, checked),
+        reasons: endpoint.reasons(checked),
+        in_flight: endpoint.state.in_flight(),
+    };
+    UpstreamView {
+        name: Arc::clone(&upstream.label),
+        provider: upstream.provider,
+        known: upstream.known,
+        verified_at: freshness.verified_at(&source).map(time_text),
+        settings: document::settings(&upstream.settings),
+        endpoints: upstream.endpoints.iter().map(endpoint).collect(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use serde_json::json;
+
+    use super::super::sample::Picture;
+    use super::*;
+    use crate::discovery::status::ProviderStatus;
+    use crate::snapshot::Health;
+    use crate::spec::endpoint::RegistryStatus;
+
+    #[test]
+    fn an_upstream_is_shown_with_its_endpoints() {
+        let snapshot = Picture { checked: true, ..Picture::default() }.snapshot();
+        let upstream = snapshot.upstreams().next().expect("an upstream");
+        upstream.endpoints[0].state.set_health(Health::Unhealthy);
+        upstream.endpoints[0].state.set_last_failure(Some("status 500".to_owned()));
+        upstream.endpoints[1].state.enter();
+        let consul = ProviderStatus::new(ProviderId::Consul);
+        consul.watch("consul:users").confirmed(UNIX_EPOCH + Duration::from_secs(60));
+        let freshness = Freshness::of(&[consul]);
+        let shown = serde_json::to_value(one(&snapshot, "users", &freshness)).expect("JSON");
+        assert_eq!(
+            shown,
+            json!({
+                "name": "users", "provider": "file", "source": "consul:users", "known": true,
+                "verified_at": "1970-01-01T00:01:00.000Z",
+                "settings": {
+                    "balance": "least_requests",
+                    "subsets": { "canary": { "version": "v2" } },
+                    "connect_timeout": "2s", "response_timeout": "30s", "idle_timeout": "1m",
+                    "max_idle_per_endpoint": 32, "keep_alive": "4s",
+                    "health_check": {
+                        "path": "/healthz", "interval": "5s", "timeout": "2s",
+                        "healthy_threshold": 2, "unhealthy_threshold": 3
+                    }
+                },
+                "endpoints": [
+                    {
+                        "address": "10.0.0.1:8080", "weight": 1, "labels": { "version": "v1" },
+                        "state": "unhealthy", "reasons": ["active checks fail: status 500"], "in_flight": 0
+                    },
+                    {
+                        "address": "10.0.0.2:8080", "weight": 1, "labels": { "version": "v2" },
+                        "state": "unhealthy", "reasons": ["no active check has answered yet"], "in_flight": 1
+                    }
+                ]
+            })
+        );
+        assert!(one(&snapshot, "nobody", &freshness).is_none());
+        assert_eq!(list(&snapshot, &freshness).items.len(), 1);
+    }
+
+    #[test]
+    fn every_word_of_the_registry_has_its_state() {
+        let snapshot = Picture::default().snapshot();
+        let plain = snapshot.upstreams().next().expect("an upstream").endpoints[0].clone();
+        let state = |change: fn(&mut Endpoint)| {
+            let mut endpoint = plain.clone();
+            change(&mut endpoint);
+            State::of(&endpoint, false).as_str()
+        };
+        assert_eq!(state(|_| {}), "healthy");
+        assert_eq!(state(|endpoint| endpoint.held = true), "held");
+        assert_eq!(state(|endpoint| endpoint.weight = 0), "draining");
+        assert_eq!(state(|endpoint| endpoint.status = RegistryStatus::Warning), "healthy");
+        assert_eq!(state(|endpoint| endpoint.status = RegistryStatus::Critical), "unhealthy");
+        assert_eq!(state(|endpoint| endpoint.status = RegistryStatus::Maintenance), "maintenance");
+    }
+}
