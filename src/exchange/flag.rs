@@ -25,6 +25,8 @@ pub enum Flag {
     RequestTimeout,
     /// The body was too large.
     BodyLimit,
+    /// The request's head was too large.
+    HeaderLimit,
     /// The request was malformed or ambiguous.
     DownstreamProtocolError,
 }
@@ -44,6 +46,7 @@ impl Flag {
             Self::DownstreamConnectionTermination => "DC",
             Self::RequestTimeout => "RT",
             Self::BodyLimit => "BL",
+            Self::HeaderLimit => "HL",
             Self::DownstreamProtocolError => "DPE",
         }
     }

@@ -1,1 +1,23 @@
+//! The data plane: workers that share nothing they need not, each a thread with its own runtime.
+//!
+//! A request's life in here: `accept` takes its connection, `connection` serves it, `serve` is the exchange in
+//! reading order (`gate`, route, target), `forward` tries endpoints over connections that `kept` keeps, `tunnel`
+//! carries upgrades, and `frame` tells log and metrics when it is over. `local` is a worker's view of a snapshot.
 
+mod accept;
+mod balance;
+mod connection;
+mod forward;
+mod frame;
+mod gate;
+mod headers;
+mod kept;
+mod listener;
+mod local;
+mod plane;
+mod serve;
+mod tunnel;
+mod worker;
+
+pub use listener::{Bound, bind};
+pub use plane::DataPlane;

@@ -13,13 +13,12 @@ use http::HeaderName;
 use super::request::{RequestView, all_hold};
 use super::route::Route;
 use crate::spec::matching::{HostMatch, PathMatch, ValueMatch};
-use crate::spec::name::Name;
 
 /// All routes, in order, with their index.
 #[derive(Debug, Default)]
 pub struct RouteTable {
     routes: Vec<Arc<Route>>,
-    by_name: HashMap<Name, usize>,
+    by_label: HashMap<Arc<str>, usize>,
     exact: HashMap<String, HostTable>,
     wildcard: HashMap<String, HostTable>,
     any: HostTable,
@@ -100,7 +99,7 @@ impl RouteTable {
                 bucket.index(&routes);
             }
         }
-        table.by_name = routes.iter().enumerate().map(|(index, route)| (route.name.clone(), index)).collect();
+        table.by_label = routes.iter().enumerate().map(|(index, route)| (Arc::clone(&route.label), index)).collect();
         table.routes = routes;
         table
     }
@@ -110,13 +109,13 @@ impl RouteTable {
         &self.routes
     }
 
-    /// The route of a name.
-    pub fn by_name(&self, name: &str) -> Option<&Arc<Route>> {
-        self.by_name.get(name).map(|&index| &self.routes[index])
+    /// The route that metrics and logs call so.
+    pub fn by_label(&self, label: &str) -> Option<&Arc<Route>> {
+        self.by_label.get(label).map(|&index| &self.routes[index])
     }
 
-    /// The first route in order whose every condition holds.
-    pub fn find(&self, request: &RequestView<'_>) -> Option<&Arc<Route>> {
+    /// The first route in order whose every condition holds, as its position in [`RouteTable::routes`].
+    pub fn find(&self, request: &RequestView<'_>) -> Option<usize> {
         let mut best = Best { entry: None, table: self, request };
         if !request.host.is_empty() {
             if !self.exact.is_empty()
@@ -135,7 +134,7 @@ impl RouteTable {
             }
         }
         self.any.search(&mut best);
-        best.entry.map(|entry| &self.routes[entry.route as usize])
+        best.entry.map(|entry| entry.route as usize)
     }
 }
 

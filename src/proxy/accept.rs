@@ -1,0 +1,88 @@
+//! Defines how a worker accepts connections, and hands one over when it has many more than another.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use super::connection;
+use super::plane::Stop;
+use super::worker::{LocalListener, Peers, Worker};
+
+/// A connection on its way to another worker.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) listener: usize,
+    pub(super) stream: std::net::TcpStream,
+    pub(super) address: SocketAddr,
+}
+
+/// After an error that all connections share (no descriptors left), accepting pauses.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Accepts until the gateway drains, and then what is queued already.
+pub(super) async fn accept(
+    worker: Rc<Worker>,
+    listener: Rc<LocalListener>,
+    socket: TcpListener,
+    mut stop: watch::Receiver<Stop>,
+) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = socket.accept() => accepted,
+            _ = stop.wait_for(|stop| matches!(stop, Stop::Drain { .. })) => break,
+        };
+        match accepted {
+            Ok((stream, address)) => place(&worker, &listener, stream, address),
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(listener = %listener.name, "cannot accept connections: {error}");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+fn is_of_one_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+fn place(worker: &Rc<Worker>, listener: &Rc<LocalListener>, stream: TcpStream, address: SocketAddr) {
+    let all: u32 = worker.peers.connections.iter().map(|count| count.load(Relaxed)).sum();
+    if all >= listener.settings.max_connections {
+        // Closing at once is kinder than letting it wait for a place that may never come.
+        tracing::debug!(listener = %listener.name, "max_connections is reached: a connection was closed");
+        return;
+    }
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!("a client's connection is gone already: {error}");
+        return;
+    }
+    match calmer_worker(&worker.peers, worker.index) {
+        None => {
+            worker.peers.connections[worker.index].fetch_add(1, Relaxed);
+            connection::spawn(worker, listener, stream, address);
+        }
+        Some(calmer) => {
+            let Ok(stream) = stream.into_std() else { return };
+            worker.peers.connections[calmer].fetch_add(1, Relaxed);
+            let accepted = Accepted { listener: listener.index, stream, address };
+            if worker.peers.hand_over[calmer].send(accepted).is_err() {
+                worker.peers.connections[calmer].fetch_sub(1, Relaxed);
+            }
+        }
+    }
+}
+
+/// The least loaded worker, when this one has more than 1.25 times its connections and 16: the kernel spreads
+/// connections over sockets by a hash, which evens out only for many.
+fn calmer_worker(peers: &Peers, own: usize) -> Option<usize> {
+    let count = |index: usize| peers.connections[index].load(Relaxed);
+    let least = (0..peers.connections.len()).min_by_key(|&index| count(index))?;
+    (least != own && count(own) > count(least) + count(least) / 4 + 16).then_some(least)
+}

@@ -1,0 +1,236 @@
+//! Defines the frame of an exchange: everything known about it, told to log and metrics exactly once, when it ends.
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Request, Version, header};
+use http_body::{Frame as BodyFrame, SizeHint};
+use hyper::body::Incoming;
+
+use super::connection::ClientConnection;
+use super::headers::trace_id;
+use super::kept::Connection;
+use super::local::{LocalEndpoint, LocalRoute, LocalUpstream};
+use super::worker::Worker;
+use crate::exchange::body::BodyError;
+use crate::exchange::error::CLIENT_CLOSED_REQUEST;
+use crate::exchange::header::TRACEPARENT;
+use crate::exchange::{Body, Flag, Flow};
+use crate::telemetry::access_log::Record;
+
+/// One exchange, from its head to its end. Dropping it ends it.
+#[derive(Debug)]
+pub(super) struct Frame {
+    pub(super) worker: Rc<Worker>,
+    pub(super) connection: Rc<ClientConnection>,
+    pub(super) started: Instant,
+    time: SystemTime,
+    pub(super) method: Method,
+    pub(super) version: Version,
+    pub(super) host: Option<HeaderValue>,
+    target_uri: Option<PathAndQuery>,
+    user_agent: Option<HeaderValue>,
+    traceparent: Option<HeaderValue>,
+    pub(super) accept: Option<HeaderValue>,
+    pub(super) request_id: Option<HeaderValue>,
+    pub(super) client: IpAddr,
+    pub(super) route: Option<Rc<LocalRoute>>,
+    pub(super) target: Option<usize>,
+    upstream: Option<(usize, Rc<LocalUpstream>)>,
+    endpoint: Option<Rc<LocalEndpoint>>,
+    pub(super) attempts: u32,
+    attempt_started: Option<Instant>,
+    /// The connection the response comes from; kept for others when both bodies came to their ends.
+    pub(super) lease: Option<Connection>,
+    pub(super) request_flow: Option<Rc<Flow>>,
+    pub(super) response_flow: Option<Rc<Flow>>,
+    /// 0 until there is an answer.
+    pub(super) status: u16,
+    pub(super) flag: Option<Flag>,
+    /// Bytes in and out of an upgraded connection.
+    pub(super) tunnelled: Option<(u64, u64)>,
+}
+
+impl Frame {
+    /// An exchange begins.
+    pub(super) fn new(
+        worker: &Rc<Worker>,
+        connection: &Rc<ClientConnection>,
+        request: &Request<Incoming>,
+    ) -> Box<Self> {
+        worker.exchange_begins();
+        let headers = request.headers();
+        Box::new(Self {
+            worker: Rc::clone(worker),
+            connection: Rc::clone(connection),
+            started: Instant::now(),
+            time: SystemTime::now(),
+            method: request.method().clone(),
+            version: request.version(),
+            host: headers.get(header::HOST).cloned(),
+            target_uri: request.uri().path_and_query().cloned(),
+            user_agent: headers.get(header::USER_AGENT).cloned(),
+            traceparent: headers.get(TRACEPARENT).cloned(),
+            accept: headers.get(header::ACCEPT).cloned(),
+            request_id: None,
+            client: connection.peer.address,
+            route: None,
+            target: None,
+            upstream: None,
+            endpoint: None,
+            attempts: 0,
+            attempt_started: None,
+            lease: None,
+            request_flow: None,
+            response_flow: None,
+            status: 0,
+            flag: None,
+            tunnelled: None,
+        })
+    }
+
+    /// The upstream was chosen.
+    pub(super) fn towards(&mut self, slot: usize, upstream: &Rc<LocalUpstream>) {
+        self.upstream = Some((slot, Rc::clone(upstream)));
+    }
+
+    /// A try at an endpoint begins; the one before is over.
+    pub(super) fn attempt(&mut self, endpoint: &Rc<LocalEndpoint>) {
+        self.leave_endpoint();
+        endpoint.state.enter();
+        self.endpoint = Some(Rc::clone(endpoint));
+        self.attempts += 1;
+        self.attempt_started = Some(Instant::now());
+    }
+
+    fn leave_endpoint(&mut self) {
+        if let Some(endpoint) = self.endpoint.take() {
+            endpoint.state.leave();
+        }
+    }
+
+    /// Gives the connection back for other exchanges, when nothing of this one is left on it.
+    fn return_lease(&mut self) {
+        let Some(connection) = self.lease.take() else { return };
+        let complete = |flow: &Option<Rc<Flow>>| flow.as_ref().is_none_or(|flow| flow.is_complete());
+        if complete(&self.request_flow)
+            && complete(&self.response_flow)
+            && let (Some(endpoint), Some((_, upstream))) = (&self.endpoint, &self.upstream)
+        {
+            let settings = &upstream.upstream.settings;
+            endpoint.keep(connection, settings.max_idle_per_endpoint, settings.keep_alive);
+        }
+    }
+
+    /// What the log and the metrics say of the end.
+    fn outcome(&self) -> (u16, Option<Flag>) {
+        if self.status == 0 {
+            return (CLIENT_CLOSED_REQUEST.as_u16(), Some(Flag::DownstreamConnectionTermination));
+        }
+        let broken_off = match &self.response_flow {
+            Some(flow) if self.tunnelled.is_none() => match flow.failure() {
+                Some(failure) => Some(failure.flag()),
+                None if !flow.is_complete() => Some(Flag::DownstreamConnectionTermination),
+                None => None,
+            },
+            Some(_) | None => None,
+        };
+        (self.status, self.flag.or(broken_off))
+    }
+
+    fn tell(&self) {
+        let (status, flag) = self.outcome();
+        let flag = flag.map_or("", Flag::as_str);
+        let duration = self.started.elapsed();
+        let upstream_duration = self.attempt_started.map(|started| started.elapsed());
+        let (stats, listener) = (&self.worker.stats, &self.connection.listener.name);
+        match &self.route {
+            Some(route) => {
+                let upstream = self.upstream.as_ref().map(|(slot, local)| (*slot, &*local.upstream.label));
+                route.requests(listener, upstream, stats).count(status, flag);
+                route.duration.observe(duration);
+            }
+            None => self.connection.listener.unrouted.count(status, flag),
+        }
+        if let (Some((_, upstream)), Some(duration)) = (&self.upstream, upstream_duration) {
+            upstream.duration.observe(duration);
+        }
+        if self.worker.log.is_on() {
+            self.log(status, flag, duration, upstream_duration);
+        }
+    }
+
+    fn log(&self, status: u16, flag: &str, duration: Duration, upstream_duration: Option<Duration>) {
+        let bytes = |flow: &Option<Rc<Flow>>| flow.as_ref().map_or(0, |flow| flow.bytes());
+        let (bytes_in, bytes_out) =
+            self.tunnelled.unwrap_or_else(|| (bytes(&self.request_flow), bytes(&self.response_flow)));
+        let text = |value: &Option<HeaderValue>| value.clone();
+        let (host, user_agent) = (text(&self.host), text(&self.user_agent));
+        self.worker.log.line(&Record {
+            time: self.time,
+            listener: self.connection.listener.name.as_str(),
+            client: self.client,
+            method: self.method.as_str(),
+            host: host.as_ref().map_or(&[], HeaderValue::as_bytes),
+            path: self.target_uri.as_ref().map_or("", PathAndQuery::path),
+            protocol: if self.version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
+            status,
+            flag,
+            route: self.route.as_ref().map_or("", |route| &route.route.label),
+            target: match (&self.route, self.target) {
+                (Some(route), Some(target)) => &route.route.targets[target].label,
+                _ => "",
+            },
+            upstream: self.upstream.as_ref().map_or("", |(_, local)| &local.upstream.label),
+            endpoint: self.endpoint.as_ref().map_or("", |endpoint| endpoint.state.label()),
+            attempts: self.attempts,
+            bytes_in,
+            bytes_out,
+            duration,
+            upstream_duration,
+            request_id: self.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or(""),
+            trace_id: self.traceparent.as_ref().and_then(trace_id).unwrap_or(""),
+            user_agent: user_agent.as_ref().map_or(&[], HeaderValue::as_bytes),
+        });
+    }
+}
+
+impl Drop for Frame {
+    fn drop(&mut self) {
+        self.tell();
+        self.return_lease();
+        self.leave_endpoint();
+        self.connection.phase.idle();
+        self.worker.exchange_ends();
+    }
+}
+
+/// A response's body on its way to the client, with the frame that ends when it does.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) body: Body,
+    /// `None` for a response whose exchange goes on without it: an upgrade.
+    pub(super) _frame: Option<Box<Frame>>,
+}
+
+impl http_body::Body for Outgoing {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<BodyFrame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,209 @@
+//! Defines the gate: what hyper lets through and a gateway must not, checked first on every request.
+//!
+//! Nothing passes that an origin could read in two ways (RFC 9112, 3.2, 6.1 and 6.3; RFC 9110, 7.2).
+
+use std::borrow::Cow;
+
+use http::uri::Authority;
+use http::{HeaderMap, HeaderValue, Method, Request, Version, header};
+
+use crate::exchange::ProxyError;
+use crate::spec::path;
+use crate::spec::settings::Listener;
+
+/// What the gate found out about a request that passed.
+#[derive(Debug)]
+pub(super) struct Passed {
+    /// The host in lower case, without port and trailing dot; empty when an HTTP/1.0 client sent none.
+    pub(super) host: String,
+    /// The `Host` to forward, where it is not the one that came.
+    pub(super) host_header: Option<HeaderValue>,
+    /// The path in normal form, where it is not in that form already.
+    pub(super) path: Option<String>,
+}
+
+/// Lets a request pass, or says why not.
+///
+/// # Errors
+/// `BadRequest` for whatever is malformed or ambiguous, `BodyTooLarge` when the announced length is over the limit.
+/// The second part is the reason, for the log.
+pub(super) fn check<B>(request: &Request<B>, listener: &Listener) -> Result<Passed, (ProxyError, &'static str)> {
+    let bad = |reason| (ProxyError::BadRequest, reason);
+    let (headers, uri) = (request.headers(), request.uri());
+    if *request.method() == Method::CONNECT {
+        return Err(bad("CONNECT is for proxies, this is a gateway"));
+    }
+    framing(headers, request.version()).map_err(bad)?;
+
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let (first, second) = (hosts.next(), hosts.next());
+    if second.is_some() {
+        return Err(bad("more than one Host"));
+    }
+    // RFC 9112, 3.2.2: with the absolute form the Host that came is ignored.
+    let (host, host_header) = match (uri.authority(), first) {
+        (Some(authority), _) => {
+            if !matches!(uri.scheme_str(), Some("http" | "https")) {
+                return Err(bad("an absolute target that is not http"));
+            }
+            (host_of(authority.as_str().as_bytes()).map_err(bad)?, Some(host_header(authority).map_err(bad)?))
+        }
+        (None, Some(value)) => (host_of(value.as_bytes()).map_err(bad)?, None),
+        (None, None) if request.version() == Version::HTTP_10 => (String::new(), None),
+        (None, None) => return Err(bad("no Host")),
+    };
+
+    let path = match uri.path() {
+        "*" if *request.method() == Method::OPTIONS => None,
+        "" if uri.authority().is_some() => Some("/".to_owned()),
+        path => match path::normalize(path, listener.allow_encoded_slashes) {
+            Ok(Cow::Borrowed(_)) => None,
+            Ok(Cow::Owned(normal)) => Some(normal),
+            Err(path::PathError::NotAbsolute) => return Err(bad("a target that is not a path")),
+            Err(path::PathError::BadEscape) => return Err(bad("a broken percent-encoding in the path")),
+            Err(path::PathError::EncodedSlash) => return Err(bad("an encoded slash, backslash or NUL in the path")),
+            Err(path::PathError::BadByte) => return Err(bad("a byte in the path that no URI has")),
+        },
+    };
+
+    if let Some(limit) = listener.max_body_size
+        && content_length(headers).is_some_and(|length| length > limit)
+    {
+        return Err((ProxyError::BodyTooLarge, "the announced body is over the listener's limit"));
+    }
+    Ok(Passed { host, host_header, path })
+}
+
+/// One `Transfer-Encoding: chunked` or none; hyper has refused differing lengths and dropped a length beside it.
+fn framing(headers: &HeaderMap, version: Version) -> Result<(), &'static str> {
+    let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let Some(encoding) = encodings.next() else { return Ok(()) };
+    if encodings.next().is_some() {
+        return Err("more than one Transfer-Encoding");
+    }
+    if !encoding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+        return Err("a Transfer-Encoding that is not chunked");
+    }
+    if version == Version::HTTP_10 {
+        return Err("Transfer-Encoding in HTTP/1.0");
+    }
+    Ok(())
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn host_header(authority: &Authority) -> Result<HeaderValue, &'static str> {
+    HeaderValue::from_str(authority.as_str()).map_err(|_| "a host that is no header value")
+}
+
+/// The host of `host[:port]` in lower case, without port and trailing dot.
+fn host_of(value: &[u8]) -> Result<String, &'static str> {
+    let text = std::str::from_utf8(value).map_err(|_| "a Host with bytes that no host has")?;
+    let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+        let (address, port) = rest.split_once(']').ok_or("a Host with an unclosed bracket")?;
+        address.parse::<std::net::Ipv6Addr>().map_err(|_| "a Host in brackets that is no IPv6 address")?;
+        (&text[..address.len() + 2], port)
+    } else {
+        let (host, port) = text.split_at(text.find(':').unwrap_or(text.len()));
+        if host.is_empty() {
+            return Err("an empty Host");
+        }
+        if !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'~')) {
+            return Err("a Host with bytes that no host has");
+        }
+        (host, port)
+    };
+    let digits = match port.strip_prefix(':') {
+        Some(digits) => digits,
+        None if port.is_empty() => "",
+        None => return Err("a Host with text behind its bracket"),
+    };
+    if !digits.bytes().all(|byte| byte.is_ascii_digit()) || digits.parse::<u16>().is_err() && !digits.is_empty() {
+        return Err("a Host with a port that is no port");
+    }
+    let host = host.strip_suffix('.').unwrap_or(host);
+    if host.is_empty() {
+        return Err("an empty Host");
+    }
+    Ok(host.to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listener() -> Listener {
+        Listener { max_body_size: Some(10), ..Listener::new(([127, 0, 0, 1], 0).into()) }
+    }
+
+    fn request(method: &str, target: &str, version: Version, headers: &[(&str, &str)]) -> Request<()> {
+        let mut request = Request::builder().method(method).uri(target).version(version);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).expect("a request")
+    }
+
+    #[test]
+    fn hosts_are_read() {
+        for (value, host) in [
+            ("Example.COM", "example.com"),
+            ("example.com:8080", "example.com"),
+            ("example.com.:80", "example.com"),
+            ("127.0.0.1:80", "127.0.0.1"),
+            ("[::1]:80", "[::1]"),
+            ("a_b.c", "a_b.c"),
+            ("example.com:", "example.com"),
+        ] {
+            assert_eq!(host_of(value.as_bytes()).as_deref(), Ok(host), "{value}");
+        }
+        for value in [
+            "", ".", ":80", "a b", "a,b", "user@a", "a/b", "a:b", "a:99999", "[::1", "[::1]x", "[zz]", "a:80:80", "ä",
+            "a%41",
+        ] {
+            assert!(host_of(value.as_bytes()).is_err(), "{value}");
+        }
+    }
+
+    #[test]
+    fn ambiguous_requests_do_not_pass() {
+        let h = ("host", "a");
+        for (method, target, version, headers) in [
+            ("GET", "/", Version::HTTP_11, &[][..]),
+            ("GET", "/", Version::HTTP_11, &[h, ("host", "a")]),
+            ("GET", "/", Version::HTTP_11, &[("host", "a,b")]),
+            ("GET", "*", Version::HTTP_11, &[h]),
+            ("CONNECT", "a:80", Version::HTTP_11, &[h]),
+            ("GET", "ftp://a/", Version::HTTP_11, &[h]),
+            ("GET", "http://user@a/", Version::HTTP_11, &[h]),
+            ("GET", "/a%2fb", Version::HTTP_11, &[h]),
+            ("POST", "/", Version::HTTP_11, &[h, ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]),
+            ("POST", "/", Version::HTTP_11, &[h, ("transfer-encoding", "chunked, chunked")]),
+            ("POST", "/", Version::HTTP_11, &[h, ("transfer-encoding", "gzip, chunked")]),
+            ("POST", "/", Version::HTTP_10, &[h, ("transfer-encoding", "chunked")]),
+            ("POST", "/", Version::HTTP_11, &[h, ("content-length", "11")]),
+        ] {
+            assert!(
+                check(&request(method, target, version, headers), &listener()).is_err(),
+                "{method} {target} {headers:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn clear_requests_pass() {
+        let passed = |method, target, version, headers: &[(&str, &str)]| {
+            check(&request(method, target, version, headers), &listener()).expect("passes")
+        };
+        let plain = passed("GET", "/a", Version::HTTP_11, &[("host", "A:80")]);
+        assert_eq!((plain.host.as_str(), plain.host_header, plain.path), ("a", None, None));
+        let absolute = passed("GET", "http://B:8080/x/../y", Version::HTTP_11, &[("host", "a")]);
+        assert_eq!((absolute.host.as_str(), absolute.path.as_deref()), ("b", Some("/y")));
+        assert_eq!(absolute.host_header, Some(HeaderValue::from_static("B:8080")));
+        assert_eq!(passed("GET", "/", Version::HTTP_10, &[]).host, "");
+        passed("OPTIONS", "*", Version::HTTP_11, &[("host", "a")]);
+        passed("POST", "/", Version::HTTP_11, &[("host", "a"), ("transfer-encoding", "Chunked")]);
+    }
+}

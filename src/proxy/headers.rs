@@ -1,0 +1,270 @@
+//! Defines what happens to headers on the way: hop-by-hop ones removed, forwarding ones set.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use ipnet::IpNet;
+
+use crate::exchange::header::{
+    KEEP_ALIVE, PROXY_CONNECTION, VIA, VIA_10, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO,
+    X_REAL_IP, X_REQUEST_ID,
+};
+
+/// Longest `X-Request-Id` that is kept, in bytes.
+const MAX_REQUEST_ID: usize = 128;
+
+/// The protocol a request asks to upgrade to (RFC 9110, 7.8), in lower case; `None` without `Connection: upgrade`.
+pub(super) fn upgrade_of(headers: &HeaderMap) -> Option<String> {
+    let upgrade = headers.get(header::UPGRADE)?;
+    let nominated = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|option| option.trim().eq_ignore_ascii_case("upgrade"));
+    if nominated { Some(upgrade.to_str().ok()?.trim().to_ascii_lowercase()) } else { None }
+}
+
+/// Removes what belongs to one connection only (RFC 9110, 7.6.1): the fixed list, and what `Connection` names.
+/// `Host` and the length cannot be named away. hyper frames the message anew on the other side.
+pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|option| option.trim().parse().ok())
+            .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(header::CONNECTION);
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, header::TE, header::TRANSFER_ENCODING, header::UPGRADE, HTTP2_SETTINGS] {
+        headers.remove(name);
+    }
+}
+
+/// `http2-settings`: only beside `Upgrade: h2c`, which is never forwarded.
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Whether `TE` says that trailers are welcome.
+pub(super) fn welcomes_trailers(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::TE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|option| option.trim().eq_ignore_ascii_case("trailers"))
+}
+
+/// Says that the gateway was here (RFC 9110, 7.6.3).
+pub(super) fn add_via(headers: &mut HeaderMap, received: Version) {
+    headers.append(header::VIA, if received == Version::HTTP_10 { VIA_10 } else { VIA });
+}
+
+/// What is known of a client connection, ready to be put into each of its requests.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) address: IpAddr,
+    text: HeaderValue,
+    trusted: bool,
+}
+
+impl Peer {
+    pub(super) fn new(address: IpAddr, trusted_proxies: &[IpNet]) -> Self {
+        let address = address.to_canonical();
+        // An address is always a valid header value.
+        let text = HeaderValue::from_str(&address.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
+        Self { address, text, trusted: trusts(trusted_proxies, address) }
+    }
+
+    /// The client's address: the peer's, or the last one in `X-Forwarded-For` that no trusted proxy has.
+    pub(super) fn client(&self, headers: &HeaderMap, trusted_proxies: &[IpNet]) -> IpAddr {
+        if !self.trusted {
+            return self.address;
+        }
+        let mut client = self.address;
+        let lines: Vec<&str> =
+            headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
+        for part in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
+            let Ok(address) = part.trim().parse::<IpAddr>() else { break };
+            client = address.to_canonical();
+            if !trusts(trusted_proxies, client) {
+                break;
+            }
+        }
+        client
+    }
+
+    /// Sets the forwarding headers. Those of an untrusted peer are replaced, whatever it claims.
+    pub(super) fn forward(&self, headers: &mut HeaderMap, host: Option<&HeaderValue>) {
+        if self.trusted {
+            let known: Vec<&[u8]> = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
+            let mut line = known.join(&b", "[..]);
+            if !line.is_empty() {
+                line.extend_from_slice(b", ");
+            }
+            line.extend_from_slice(self.text.as_bytes());
+            // Joined from valid values.
+            headers.insert(X_FORWARDED_FOR, HeaderValue::from_bytes(&line).unwrap_or_else(|_| self.text.clone()));
+            if !headers.contains_key(X_FORWARDED_PROTO) {
+                headers.insert(X_FORWARDED_PROTO, HTTP);
+            }
+            if let Some(host) = host
+                && !headers.contains_key(X_FORWARDED_HOST)
+            {
+                headers.insert(X_FORWARDED_HOST, host.clone());
+            }
+            return;
+        }
+        for name in [header::FORWARDED, X_FORWARDED_PORT, X_REAL_IP] {
+            headers.remove(name);
+        }
+        headers.insert(X_FORWARDED_FOR, self.text.clone());
+        headers.insert(X_FORWARDED_PROTO, HTTP);
+        match host {
+            Some(host) => headers.insert(X_FORWARDED_HOST, host.clone()),
+            None => headers.remove(X_FORWARDED_HOST),
+        };
+    }
+}
+
+const HTTP: HeaderValue = HeaderValue::from_static("http");
+
+fn trusts(proxies: &[IpNet], address: IpAddr) -> bool {
+    proxies.iter().any(|network| network.contains(&address))
+}
+
+/// Keeps a valid request id, or makes one of 128 random bits.
+pub(super) fn request_id(headers: &mut HeaderMap, mut random: impl FnMut() -> u64) -> HeaderValue {
+    if let Some(id) = headers.get(X_REQUEST_ID) {
+        let bytes = id.as_bytes();
+        if (1..=MAX_REQUEST_ID).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic) {
+            return id.clone();
+        }
+    }
+    let mut text = [0u8; 32];
+    for (place, byte) in random().to_be_bytes().into_iter().chain(random().to_be_bytes()).enumerate() {
+        text[place * 2] = HEX[usize::from(byte >> 4)];
+        text[place * 2 + 1] = HEX[usize::from(byte & 15)];
+    }
+    // Hexadecimal digits are a valid value.
+    let id = HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("none"));
+    headers.insert(X_REQUEST_ID, id.clone());
+    id
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// The trace id of a `traceparent` (W3C Trace Context, 3.2): 32 hexadecimal digits, not all zero.
+pub(super) fn trace_id(value: &HeaderValue) -> Option<&str> {
+    let text = value.to_str().ok()?;
+    let id = text.get(3..35)?;
+    let fits = text.as_bytes().get(2) == Some(&b'-')
+        && matches!(text.as_bytes().get(35), Some(b'-'))
+        && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        && id.bytes().any(|byte| byte != b'0');
+    fits.then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).expect("a value")))
+            .collect()
+    }
+
+    #[test]
+    fn what_belongs_to_a_connection_stays_there() {
+        let mut map = headers(&[
+            ("connection", "close, X-Secret, host"),
+            ("x-secret", "1"),
+            ("host", "a"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "close"),
+            ("te", "trailers"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAMAAABk"),
+            ("transfer-encoding", "chunked"),
+            ("trailer", "x-sum"),
+            ("x-kept", "1"),
+        ]);
+        remove_hop_by_hop(&mut map);
+        let mut left: Vec<_> = map.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["host", "trailer", "x-kept"]);
+    }
+
+    #[test]
+    fn only_trusted_proxies_are_believed() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().expect("a network")];
+        let claimed = headers(&[
+            ("x-forwarded-for", "6.6.6.6, 1.2.3.4, 10.0.0.9"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "public.example"),
+            ("forwarded", "for=6.6.6.6"),
+            ("x-real-ip", "6.6.6.6"),
+        ]);
+        let host = HeaderValue::from_static("a.example");
+
+        let proxy = Peer::new("10.0.0.1".parse().expect("an address"), &trusted);
+        assert_eq!(proxy.client(&claimed, &trusted).to_string(), "1.2.3.4");
+        let mut map = claimed.clone();
+        proxy.forward(&mut map, Some(&host));
+        assert_eq!(map[X_FORWARDED_FOR], "6.6.6.6, 1.2.3.4, 10.0.0.9, 10.0.0.1");
+        assert_eq!(
+            (&map[X_FORWARDED_PROTO], &map[X_FORWARDED_HOST]),
+            (&"https".parse().expect("a value"), &"public.example".parse().expect("a value"))
+        );
+
+        let stranger = Peer::new("::ffff:9.9.9.9".parse().expect("an address"), &trusted);
+        assert_eq!(stranger.client(&claimed, &trusted).to_string(), "9.9.9.9");
+        let mut map = claimed;
+        stranger.forward(&mut map, Some(&host));
+        assert_eq!(map[X_FORWARDED_FOR], "9.9.9.9");
+        assert_eq!((&map[X_FORWARDED_PROTO], &map[X_FORWARDED_HOST]), (&HTTP, &host));
+        assert!(!map.contains_key(header::FORWARDED) && !map.contains_key(X_REAL_IP));
+    }
+
+    #[test]
+    fn request_ids_are_kept_when_valid() {
+        let mut kept = headers(&[("x-request-id", "abc-123")]);
+        assert_eq!(request_id(&mut kept, || 0), "abc-123");
+        for bad in ["", "has space", &"x".repeat(129)] {
+            let mut map = headers(&[("x-request-id", bad)]);
+            assert_eq!(request_id(&mut map, || 0xff), "00000000000000ff00000000000000ff");
+            assert_eq!(map[X_REQUEST_ID], "00000000000000ff00000000000000ff");
+        }
+    }
+
+    #[test]
+    fn upgrades_need_both_headers() {
+        assert_eq!(
+            upgrade_of(&headers(&[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")])).as_deref(),
+            Some("websocket")
+        );
+        assert_eq!(upgrade_of(&headers(&[("upgrade", "websocket")])), None);
+    }
+
+    #[test]
+    fn trace_ids_are_read() {
+        let value = |text| HeaderValue::from_static(text);
+        let good = value("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+        assert_eq!(trace_id(&good), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
+        for bad in [
+            "",
+            "00-",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-x",
+        ] {
+            assert_eq!(trace_id(&value(bad)), None, "{bad}");
+        }
+    }
+}

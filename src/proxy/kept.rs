@@ -1,0 +1,131 @@
+//! Defines the connections to an endpoint: how one is made, and the idle ones a worker keeps, newest first.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::local::{ConnectionGauges, LocalEndpoint, LocalUpstream};
+use crate::exchange::Body;
+use crate::snapshot::EndpointState;
+
+/// A connection to an endpoint that carries an exchange; counted as active while it lives.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) sender: SendRequest<Body>,
+    active: Active,
+}
+
+/// Counts a connection as active.
+#[derive(Debug)]
+struct Active(Rc<ConnectionGauges>);
+
+impl Active {
+    fn new(gauges: &Rc<ConnectionGauges>) -> Self {
+        gauges.active.add(1);
+        Self(Rc::clone(gauges))
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.add(-1);
+    }
+}
+
+/// Most response headers read from an endpoint; more is an answer that breaks HTTP.
+const MAX_RESPONSE_HEAD: usize = 128 * 1024;
+
+impl Connection {
+    /// Connects to an endpoint.
+    ///
+    /// # Errors
+    /// The system's, and `TimedOut` when `timeout` has passed.
+    pub(super) async fn open(
+        upstream: &LocalUpstream,
+        state: &EndpointState,
+        timeout: Duration,
+    ) -> std::io::Result<Self> {
+        let connecting = async {
+            let stream = TcpStream::connect(state.address()).await?;
+            stream.set_nodelay(true)?;
+            Ok::<_, std::io::Error>(stream)
+        };
+        let stream = tokio::time::timeout(timeout, connecting)
+            .await
+            .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+        let (sender, connection) = http1::Builder::new()
+            .max_header_size(MAX_RESPONSE_HEAD)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(std::io::Error::other)?;
+        // Its errors reach the exchange through `sender`; those of an idle connection are nobody's.
+        tokio::task::spawn_local(connection.with_upgrades());
+        Ok(Self { sender, active: Active::new(&upstream.connections) })
+    }
+}
+
+/// The idle connections a worker keeps to one endpoint.
+#[derive(Debug, Default)]
+pub(super) struct Kept(RefCell<Vec<Idle>>);
+
+/// An idle connection; gives its place back when it goes.
+#[derive(Debug)]
+struct Idle {
+    sender: Option<SendRequest<Body>>,
+    since: Instant,
+    state: Arc<EndpointState>,
+    gauges: Rc<ConnectionGauges>,
+}
+
+impl Drop for Idle {
+    fn drop(&mut self) {
+        self.state.drop_idle();
+        self.gauges.idle.add(-1);
+    }
+}
+
+impl Kept {
+    /// The newest connection that is neither closed nor too old.
+    pub(super) fn take(&self, keep_alive: Duration) -> Option<Connection> {
+        let mut kept = self.0.borrow_mut();
+        while let Some(mut idle) = kept.pop() {
+            if idle.since.elapsed() >= keep_alive {
+                // The rest is older still.
+                kept.clear();
+                return None;
+            }
+            if let Some(sender) = idle.sender.take()
+                && !sender.is_closed()
+            {
+                return Some(Connection { sender, active: Active::new(&idle.gauges) });
+            }
+        }
+        None
+    }
+
+    /// Closes what is closed already or too old.
+    pub(super) fn expire(&self, keep_alive: Duration) {
+        self.0.borrow_mut().retain(|idle| {
+            idle.since.elapsed() < keep_alive && idle.sender.as_ref().is_some_and(|sender| !sender.is_closed())
+        });
+    }
+}
+
+impl LocalEndpoint {
+    /// Keeps a connection whose exchange is over, unless the process keeps enough of them.
+    pub(super) fn keep(&self, connection: Connection, most: u32, keep_alive: Duration) {
+        if keep_alive.is_zero() || connection.sender.is_closed() || !self.state.keep_idle(most) {
+            return;
+        }
+        let Connection { sender, active } = connection;
+        let gauges = Rc::clone(&active.0);
+        gauges.idle.add(1);
+        let state = Arc::clone(&self.state);
+        self.kept.0.borrow_mut().push(Idle { sender: Some(sender), since: Instant::now(), state, gauges });
+    }
+}

@@ -1,0 +1,72 @@
+//! Defines how listeners are bound: one socket a worker on one address, and no second instance by mistake.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// The sockets of one listener, one a worker.
+#[derive(Debug)]
+pub struct Bound {
+    /// The address, with the port the system chose when 0 was asked for.
+    pub address: SocketAddr,
+    /// Listening, non-blocking.
+    pub sockets: Vec<TcpListener>,
+}
+
+/// Connections waiting to be accepted, for each socket; the system's own limit applies too.
+const BACKLOG: i32 = 4096;
+
+/// Binds an address for a number of workers.
+///
+/// # Errors
+/// The system's; `AddrInUse` when another process serves this address, also one that shares it willingly.
+pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Bound> {
+    if address.port() != 0 {
+        // Without SO_REUSEPORT first: it would let a second instance take half of the connections.
+        socket(address, false)?;
+    }
+    let first = socket(address, true)?;
+    let address = first.local_addr()?.as_socket().unwrap_or(address);
+    let mut sockets = vec![first];
+    for _ in 1..workers {
+        sockets.push(socket(address, true)?);
+    }
+    let sockets = sockets
+        .into_iter()
+        .map(|socket| {
+            socket.listen(BACKLOG)?;
+            Ok(TcpListener::from(socket))
+        })
+        .collect::<io::Result<_>>()?;
+    Ok(Bound { address, sockets })
+}
+
+fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        // `[::]` serves IPv4 too, whatever the system's default is.
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_instance_fails() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let first = bind(any, 2).expect("a free port");
+        assert_eq!(first.sockets.len(), 2);
+        assert_ne!(first.address.port(), 0);
+        let second = bind(first.address, 2).expect_err("taken");
+        assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
+        drop(first);
+    }
+}

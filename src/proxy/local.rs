@@ -1,0 +1,226 @@
+//! Defines a worker's own view of a snapshot: what it keeps beside each route, upstream and endpoint, carried
+//! over from view to view by the state's identity.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::balance::Pool;
+use super::kept::Kept;
+use crate::snapshot::{EndpointState, Route, RouteTable, Snapshot, Upstream};
+use crate::spec::name::Name;
+use crate::telemetry::stats::{
+    AttemptResult, ConnectionState, Counter, Gauge, Histogram, RequestCounters, WorkerStats,
+};
+
+/// A worker's view of a snapshot.
+#[derive(Debug)]
+pub(super) struct LocalSnapshot {
+    routes: Rc<LocalRoutes>,
+    upstreams: Vec<Option<Rc<LocalUpstream>>>,
+}
+
+/// The routes of a table, each made local on first use.
+#[derive(Debug)]
+struct LocalRoutes {
+    table: Arc<RouteTable>,
+    routes: Vec<OnceCell<Rc<LocalRoute>>>,
+}
+
+impl LocalSnapshot {
+    /// The view of a worker that knows nothing yet.
+    pub(super) fn empty() -> Self {
+        Self { routes: Rc::new(LocalRoutes { table: Arc::default(), routes: Vec::new() }), upstreams: Vec::new() }
+    }
+
+    /// The view of a new snapshot. What is unchanged stays as it is, and every endpoint that lives on keeps its
+    /// connections.
+    pub(super) fn adopt(&self, snapshot: &Snapshot, stats: &Arc<WorkerStats>) -> Self {
+        let routes = if Arc::ptr_eq(&self.routes.table, &snapshot.routes) {
+            Rc::clone(&self.routes)
+        } else {
+            let routes = snapshot.routes.routes().iter().map(|_| OnceCell::new()).collect();
+            Rc::new(LocalRoutes { table: Arc::clone(&snapshot.routes), routes })
+        };
+        let before = |slot: usize| self.upstreams.get(slot).and_then(Option::as_ref);
+        let upstreams = snapshot
+            .upstreams
+            .iter()
+            .enumerate()
+            .map(|(slot, upstream)| {
+                let upstream = upstream.as_ref()?;
+                Some(match before(slot) {
+                    Some(local) if Arc::ptr_eq(&local.upstream, upstream) => Rc::clone(local),
+                    before => Rc::new(LocalUpstream::new(upstream, before.map(Rc::as_ref), stats)),
+                })
+            })
+            .collect();
+        Self { routes, upstreams }
+    }
+
+    /// The table requests are matched by.
+    pub(super) fn table(&self) -> &Arc<RouteTable> {
+        &self.routes.table
+    }
+
+    /// The local side of the route at a position of the table.
+    pub(super) fn route(&self, position: usize, stats: &Arc<WorkerStats>) -> Rc<LocalRoute> {
+        let make = || Rc::new(LocalRoute::new(&self.routes.table.routes()[position], stats));
+        Rc::clone(self.routes.routes[position].get_or_init(make))
+    }
+
+    /// The local side of an upstream.
+    pub(super) fn upstream(&self, slot: usize) -> Option<&Rc<LocalUpstream>> {
+        self.upstreams.get(slot)?.as_ref()
+    }
+
+    /// Whether routes, or the names of upstreams, are others than in the view before.
+    pub(super) fn names_changed(&self, before: &Self) -> bool {
+        let labels = |view: &Self| -> Vec<Option<Arc<str>>> {
+            let label = |local: &Rc<LocalUpstream>| Arc::clone(&local.upstream.label);
+            view.upstreams.iter().map(|local| local.as_ref().map(label)).collect()
+        };
+        !Arc::ptr_eq(self.table(), before.table()) || labels(self) != labels(before)
+    }
+
+    /// All upstreams.
+    pub(super) fn upstreams(&self) -> impl Iterator<Item = &Rc<LocalUpstream>> {
+        self.upstreams.iter().flatten()
+    }
+}
+
+/// A route and its series.
+#[derive(Debug)]
+pub(super) struct LocalRoute {
+    pub(super) route: Arc<Route>,
+    pub(super) duration: Arc<Histogram>,
+    targets: Vec<OnceCell<Arc<Counter>>>,
+    /// By listener and upstream slot; a route has a few of each, so a scan is shorter than a hash.
+    requests: RefCell<Vec<CountersOf>>,
+}
+
+type CountersOf = ((Name, Option<usize>), Rc<RequestCounters>);
+
+impl LocalRoute {
+    fn new(route: &Arc<Route>, stats: &WorkerStats) -> Self {
+        Self {
+            route: Arc::clone(route),
+            duration: stats.request_duration(&route.label),
+            targets: route.targets.iter().map(|_| OnceCell::new()).collect(),
+            requests: RefCell::default(),
+        }
+    }
+
+    /// The counters of requests by listener and upstream.
+    pub(super) fn requests(
+        &self,
+        listener: &Name,
+        upstream: Option<(usize, &str)>,
+        stats: &Arc<WorkerStats>,
+    ) -> Rc<RequestCounters> {
+        let slot = upstream.map(|(slot, _)| slot);
+        let mut known = self.requests.borrow_mut();
+        if let Some((_, counters)) = known.iter().find(|((l, s), _)| l == listener && *s == slot) {
+            return Rc::clone(counters);
+        }
+        let label = upstream.map_or("", |(_, label)| label);
+        let counters = Rc::new(RequestCounters::new(stats, listener, &self.route.label, label));
+        known.push(((listener.clone(), slot), Rc::clone(&counters)));
+        counters
+    }
+
+    /// The counter of requests to a target.
+    pub(super) fn target(&self, index: usize, stats: &WorkerStats) -> &Counter {
+        self.targets[index].get_or_init(|| stats.target_requests(&self.route.label, &self.route.targets[index].label))
+    }
+}
+
+/// An upstream with a worker's balancing state and kept connections.
+#[derive(Debug)]
+pub(super) struct LocalUpstream {
+    pub(super) upstream: Arc<Upstream>,
+    pub(super) endpoints: Vec<Rc<LocalEndpoint>>,
+    pub(super) duration: Arc<Histogram>,
+    pub(super) connections: Rc<ConnectionGauges>,
+    attempts: [OnceCell<Arc<Counter>>; 5],
+    epoch: Cell<u64>,
+    /// By [`crate::snapshot::Target::subset`].
+    pools: RefCell<Vec<Option<Rc<Pool>>>>,
+}
+
+/// The gauges of an upstream's connections on one worker.
+#[derive(Debug)]
+pub(super) struct ConnectionGauges {
+    pub(super) active: Arc<Gauge>,
+    pub(super) idle: Arc<Gauge>,
+}
+
+/// An endpoint with a worker's kept connections.
+#[derive(Debug)]
+pub(super) struct LocalEndpoint {
+    pub(super) state: Arc<EndpointState>,
+    pub(super) kept: Kept,
+}
+
+impl LocalUpstream {
+    fn new(upstream: &Arc<Upstream>, before: Option<&Self>, stats: &WorkerStats) -> Self {
+        let known: HashMap<*const EndpointState, &Rc<LocalEndpoint>> = before
+            .map(|before| before.endpoints.iter().map(|endpoint| (Arc::as_ptr(&endpoint.state), endpoint)).collect())
+            .unwrap_or_default();
+        let endpoints = upstream
+            .endpoints
+            .iter()
+            .map(|endpoint| match known.get(&Arc::as_ptr(&endpoint.state)) {
+                Some(local) => Rc::clone(local),
+                None => Rc::new(LocalEndpoint { state: Arc::clone(&endpoint.state), kept: Kept::default() }),
+            })
+            .collect();
+        let gauge = |state| stats.upstream_connections(&upstream.label, state);
+        Self {
+            upstream: Arc::clone(upstream),
+            endpoints,
+            duration: stats.upstream_duration(&upstream.label),
+            connections: Rc::new(ConnectionGauges {
+                active: gauge(ConnectionState::Active),
+                idle: gauge(ConnectionState::Idle),
+            }),
+            attempts: Default::default(),
+            epoch: Cell::new(upstream.state.epoch()),
+            pools: RefCell::new(vec![None; upstream.settings.subsets.len() + 1]),
+        }
+    }
+
+    /// Who can be picked for a target now: looked at again only when usability has changed.
+    pub(super) fn pool(&self, subset: usize, random: impl FnMut() -> u64) -> Option<Rc<Pool>> {
+        let epoch = self.upstream.state.epoch();
+        let mut pools = self.pools.borrow_mut();
+        if self.epoch.replace(epoch) != epoch {
+            pools.iter_mut().for_each(|pool| *pool = None);
+        }
+        let pool = pools.get_mut(subset)?;
+        if let Some(pool) = pool {
+            return Some(Rc::clone(pool));
+        }
+        let selector = match subset.checked_sub(1) {
+            None => None,
+            Some(position) => Some(self.upstream.settings.subsets.values().nth(position)?),
+        };
+        let made = Rc::new(Pool::new(&self.upstream, selector, random));
+        *pool = Some(Rc::clone(&made));
+        Some(made)
+    }
+
+    /// Counts an attempt.
+    pub(super) fn attempted(&self, result: AttemptResult, stats: &WorkerStats) {
+        let counter = &self.attempts[result as usize];
+        counter.get_or_init(|| stats.attempts(&self.upstream.label, result)).add(1);
+    }
+
+    /// Closes kept connections whose time is over.
+    pub(super) fn expire_kept(&self) {
+        for endpoint in &self.endpoints {
+            endpoint.kept.expire(self.upstream.settings.keep_alive);
+        }
+    }
+}

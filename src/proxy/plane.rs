@@ -1,0 +1,89 @@
+//! Defines the data plane as the rest of the gateway sees it: started, drained, ended.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+
+use super::listener::Bound;
+use super::worker::{self, Peers, Start};
+use crate::snapshot::Snapshot;
+use crate::spec::name::Name;
+use crate::spec::settings::Listener;
+use crate::telemetry::access_log::Writer;
+use crate::telemetry::stats::WorkersStats;
+
+/// What workers are told about the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// Serve.
+    No,
+    /// Accept no more, close connections after their exchange, and end by the deadline.
+    Drain {
+        /// When exchanges in flight are given up.
+        deadline: Instant,
+    },
+}
+
+/// All workers.
+#[derive(Debug)]
+pub struct DataPlane {
+    threads: Vec<std::thread::JoinHandle<io::Result<()>>>,
+    stop: watch::Sender<Stop>,
+}
+
+impl DataPlane {
+    /// Starts `workers` workers on bound listeners; each listener has a socket for each.
+    ///
+    /// # Errors
+    /// When the system has no threads left.
+    pub fn start(
+        workers: usize,
+        mut listeners: Vec<(Name, Listener, Bound)>,
+        snapshot: &watch::Receiver<Arc<Snapshot>>,
+        stats: &WorkersStats,
+        log: &Writer,
+    ) -> io::Result<Self> {
+        let (stop, stopped) = watch::channel(Stop::No);
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
+        let peers = Peers { connections: (0..workers).map(|_| AtomicU32::new(0)).collect(), hand_over: senders.into() };
+        let mut threads = Vec::with_capacity(workers);
+        for (index, handed) in receivers.into_iter().enumerate() {
+            let sockets = listeners.iter_mut().filter_map(|(name, settings, bound)| {
+                let socket = bound.sockets.pop()?;
+                Some((name.clone(), settings.clone(), socket))
+            });
+            threads.push(worker::spawn(Start {
+                index,
+                listeners: sockets.collect(),
+                snapshot: snapshot.clone(),
+                stop: stopped.clone(),
+                stats: stats.worker(),
+                log: log.handle(),
+                handed,
+                peers: peers.clone(),
+            })?);
+        }
+        Ok(Self { threads, stop })
+    }
+
+    /// Stops accepting, and lets exchanges in flight end within `grace`. Returns when all workers have ended.
+    pub async fn drain(self, grace: Duration) {
+        self.stop.send_replace(Stop::Drain { deadline: Instant::now() + grace });
+        let threads = self.threads;
+        let joined = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                match thread.join() {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::error!("a worker ended with an error: {error}"),
+                    Err(_) => tracing::error!("a worker panicked"),
+                }
+            }
+        });
+        if joined.await.is_err() {
+            tracing::error!("cannot wait for the workers");
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! Defines the life of a request, in reading order: gate, route, target, endpoint, response.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, header};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+
+use super::connection::ClientConnection;
+use super::forward::{Destination, forward};
+use super::frame::{Frame, Outgoing};
+use super::gate::{self, Passed};
+use super::headers;
+use super::local::LocalRoute;
+use super::tunnel;
+use super::worker::Worker;
+use crate::exchange::body::{Bounds, ContinueGate, Side};
+use crate::exchange::header::{X_FLEETGATE_FLAG, X_REQUEST_ID};
+use crate::exchange::{Body, Flow, ProxyError};
+use crate::snapshot::target::{draw, sticky_key};
+use crate::snapshot::{RequestView, RouteState};
+use crate::spec::route::Sticky;
+
+/// Serves one request.
+pub(super) async fn serve(
+    worker: Rc<Worker>,
+    connection: Rc<ClientConnection>,
+    request: Request<Incoming>,
+) -> Result<Response<Outgoing>, Infallible> {
+    connection.phase.busy();
+    let mut frame = Frame::new(&worker, &connection, &request);
+    let mut response = match answer(&mut frame, request).await {
+        Ok(Answer::Response(response)) => response,
+        Ok(Answer::Upgrade { mut response, client, endpoint }) => {
+            frame.status = response.status().as_u16();
+            tunnel::spawn(frame, client, endpoint);
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            return Ok(response.map(|body| Outgoing { body, _frame: None }));
+        }
+        Err(error) => refuse(&mut frame, error),
+    };
+    frame.status = response.status().as_u16();
+    if worker.is_draining() {
+        response.headers_mut().insert(header::CONNECTION, CLOSE);
+    }
+    Ok(response.map(|body| Outgoing { body, _frame: Some(frame) }))
+}
+
+/// What the client gets.
+enum Answer {
+    Response(Response<Body>),
+    /// Both sides switch protocols.
+    Upgrade {
+        response: Response<Body>,
+        client: OnUpgrade,
+        endpoint: OnUpgrade,
+    },
+}
+
+async fn answer(frame: &mut Frame, mut request: Request<Incoming>) -> Result<Answer, ProxyError> {
+    let (worker, connection) = (Rc::clone(&frame.worker), Rc::clone(&frame.connection));
+    let listener = &connection.listener.settings;
+    frame.request_id = Some(headers::request_id(request.headers_mut(), || worker.random()));
+    let passed = gate::check(&request, listener).map_err(|(error, reason)| {
+        tracing::debug!(listener = %connection.listener.name, client = %frame.client, "refused a request: {reason}");
+        error
+    })?;
+    frame.client = connection.peer.client(request.headers(), &listener.trusted_proxies);
+
+    let (destination, set_cookie) = {
+        let local = worker.local();
+        let view = RequestView {
+            listener: &connection.listener.name,
+            host: &passed.host,
+            path: passed.path.as_deref().unwrap_or(request.uri().path()),
+            method: request.method(),
+            headers: request.headers(),
+            query: request.uri().query(),
+        };
+        let position = local.table().find(&view).ok_or(ProxyError::NoRoute)?;
+        let route = local.route(position, &worker.stats);
+        frame.route = Some(Rc::clone(&route));
+        if route.route.state != RouteState::Resolved {
+            return Err(ProxyError::Unresolved);
+        }
+        let (target, set_cookie) = choose(frame, &route, &view)?;
+        let resolved = &route.route.targets[target];
+        let upstream = local.upstream(resolved.slot).ok_or(ProxyError::Unresolved)?;
+        frame.towards(resolved.slot, upstream);
+        let destination = Destination {
+            upstream: Rc::clone(upstream),
+            subset: resolved.subset,
+            tries: 1 + route.route.spec.retry_attempts,
+            deadline: route.route.timeout().map(|timeout| frame.started + timeout),
+        };
+        (destination, set_cookie)
+    };
+
+    let upgrade = headers::upgrade_of(request.headers()).filter(|name| listener.upgrades.contains(name));
+    let client = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
+    let request = prepare(frame, request, passed, upgrade.as_deref(), destination.deadline)?;
+    let mut response = forward(frame, &destination, request).await?;
+
+    let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let endpoint = switching.then(|| hyper::upgrade::on(&mut response));
+    let protocol = response.headers().get(header::UPGRADE).cloned();
+    headers::remove_hop_by_hop(response.headers_mut());
+    let version = response.version();
+    headers::add_via(response.headers_mut(), version);
+    if let Some(cookie) = set_cookie {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    *response.version_mut() = Version::HTTP_11;
+    if let Some(endpoint) = endpoint {
+        // An endpoint that switches although nobody asked breaks HTTP.
+        let (Some(client), Some(protocol)) = (client, protocol) else { return Err(ProxyError::BadResponse) };
+        response.headers_mut().insert(header::UPGRADE, protocol);
+        return Ok(Answer::Upgrade { response: response.map(|_| Body::Empty), client, endpoint });
+    }
+    let flow = Rc::new(Flow::new(Instant::now()));
+    frame.response_flow = Some(Rc::clone(&flow));
+    let bounds = Bounds {
+        limit: u64::MAX,
+        pause: destination.upstream.upstream.settings.idle_timeout,
+        deadline: destination.deadline,
+        gate: None,
+    };
+    Ok(Answer::Response(response.map(|incoming| Body::stream(incoming, Side::Endpoint, flow, bounds))))
+}
+
+/// Draws the target, and makes the cookie that a sticky route's new client gets.
+fn choose(
+    frame: &mut Frame,
+    route: &Rc<LocalRoute>,
+    view: &RequestView<'_>,
+) -> Result<(usize, Option<HeaderValue>), ProxyError> {
+    let worker = &frame.worker;
+    let local = worker.local();
+    let mut buffer = [0; 16];
+    let mut fresh = None;
+    let key = match route.route.sticky() {
+        None => None,
+        Some(sticky) => match (sticky_key(sticky, view, frame.client, &mut buffer), sticky) {
+            (None, Sticky::Cookie(name)) => {
+                let key = format!("{:016x}{:016x}", worker.random(), worker.random());
+                let cookie = format!("{name}={key}; Path=/; HttpOnly; SameSite=Lax");
+                fresh = Some((key, HeaderValue::try_from(cookie).ok()));
+                None
+            }
+            (key, Sticky::Header(_) | Sticky::Cookie(_) | Sticky::ClientIp) => key,
+        },
+    };
+    let key = fresh.as_ref().map(|(key, _)| key.as_bytes()).or(key);
+    let drawn = draw(
+        &route.route,
+        view,
+        key,
+        |target| {
+            let pool = local.upstream(target.slot).and_then(|up| up.pool(target.subset, || worker.random()));
+            pool.is_some_and(|pool| !pool.is_empty())
+        },
+        || worker.random(),
+    );
+    let Some(target) = drawn.target else {
+        frame.target = drawn.passed_over;
+        return Err(ProxyError::NoEndpoint);
+    };
+    route.target(target, &worker.stats).add(1);
+    frame.target = Some(target);
+    Ok((target, fresh.and_then(|(_, cookie)| cookie)))
+}
+
+/// Makes the request that an endpoint gets of the one that came.
+fn prepare(
+    frame: &mut Frame,
+    request: Request<Incoming>,
+    passed: Passed,
+    upgrade: Option<&str>,
+    deadline: Option<Instant>,
+) -> Result<Request<Body>, ProxyError> {
+    let connection = Rc::clone(&frame.connection);
+    let listener = &connection.listener.settings;
+    let (mut parts, incoming) = request.into_parts();
+    let chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
+    let trailers = headers::welcomes_trailers(&parts.headers);
+    headers::remove_hop_by_hop(&mut parts.headers);
+    if chunked {
+        // Said aloud, since hyper takes a GET of unknown length for one without a body.
+        parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    if trailers {
+        parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
+    if let Some(protocol) = upgrade {
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(header::UPGRADE, HeaderValue::try_from(protocol).map_err(|_| ProxyError::BadRequest)?);
+    }
+    if let Some(host) = passed.host_header {
+        parts.headers.insert(header::HOST, host.clone());
+        frame.host = Some(host);
+    }
+    connection.peer.forward(&mut parts.headers, frame.host.as_ref());
+    headers::add_via(&mut parts.headers, frame.version);
+
+    if passed.path.is_some() || parts.uri.authority().is_some() {
+        parts.uri = origin_form(&parts.uri, passed.path.as_deref())?;
+    }
+    parts.version = Version::HTTP_11;
+    let gate = expects_continue(&parts.headers).then(ContinueGateHook::install);
+    let mut request = Request::from_parts(parts, ());
+    if let Some(gate) = &gate {
+        gate.listen(&mut request);
+    }
+
+    if http_body::Body::is_end_stream(&incoming) {
+        return Ok(request.map(|()| Body::Empty));
+    }
+    let flow = Rc::new(Flow::new(Instant::now()));
+    frame.request_flow = Some(Rc::clone(&flow));
+    let bounds = Bounds {
+        limit: listener.max_body_size.unwrap_or(u64::MAX),
+        pause: listener.body_timeout,
+        deadline,
+        gate: gate.map(|hook| hook.0),
+    };
+    Ok(request.map(|()| Body::stream(incoming, Side::Client, flow, bounds)))
+}
+
+/// The target of a request in origin form, with the path in normal form and the query untouched.
+fn origin_form(uri: &Uri, path: Option<&str>) -> Result<Uri, ProxyError> {
+    let path = path.unwrap_or(uri.path());
+    let target = match uri.query() {
+        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
+        None => PathAndQuery::try_from(path),
+    };
+    Ok(Uri::from(target.map_err(|_| ProxyError::BadRequest)?))
+}
+
+fn expects_continue(headers: &HeaderMap) -> bool {
+    headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// Opens a body's gate when the endpoint answers 100.
+struct ContinueGateHook(Arc<ContinueGate>);
+
+impl ContinueGateHook {
+    fn install() -> Self {
+        Self(Arc::default())
+    }
+
+    fn listen(&self, request: &mut Request<()>) {
+        let gate = Arc::clone(&self.0);
+        hyper::ext::on_informational(request, move |response| {
+            if response.status() == StatusCode::CONTINUE {
+                gate.open();
+            }
+        });
+    }
+}
+
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
+
+/// The gateway's own answer. The client learns little; causes are in the log.
+fn refuse(frame: &mut Frame, error: ProxyError) -> Response<Body> {
+    frame.flag = Some(error.flag());
+    let (status, code, flag) = (error.status(), error.code(), error.flag().as_str());
+    let id = frame.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
+    let json = frame.accept.as_ref().is_some_and(wants_json);
+    let (kind, text) = if json {
+        let body = serde_json::json!({ "error": code, "flag": flag, "request_id": id });
+        ("application/json", body.to_string())
+    } else {
+        ("text/plain; charset=utf-8", format!("{} {code}\n", status.as_u16()))
+    };
+    let flow = Flow::new(Instant::now());
+    flow.moved(text.len(), Instant::now());
+    flow.complete();
+    frame.response_flow = Some(Rc::new(flow));
+
+    let mut response = Response::new(Body::Full(Bytes::from(text)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(X_FLEETGATE_FLAG, HeaderValue::from_static(flag));
+    if let Some(id) = &frame.request_id {
+        headers.insert(X_REQUEST_ID, id.clone());
+    }
+    if let Some(seconds) = error.retry_after() {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
+    }
+    if error.closes() {
+        headers.insert(header::CONNECTION, CLOSE);
+    }
+    response
+}
+
+/// Whether `Accept` names JSON before anything textual.
+fn wants_json(accept: &HeaderValue) -> bool {
+    let text = String::from_utf8_lossy(accept.as_bytes()).to_ascii_lowercase();
+    match (text.find("application/json"), text.find("text/")) {
+        (Some(json), Some(text)) => json < text,
+        (json, None) => json.is_some(),
+        (None, Some(_)) => false,
+    }
+}

@@ -1,0 +1,266 @@
+//! Defines a worker: a thread with its own runtime, snapshot view, random numbers, connections and counters.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
+use slab::Slab;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+
+use super::accept::{Accepted, accept};
+use super::connection::{self, Doing, Phase};
+use super::local::LocalSnapshot;
+use super::plane::Stop;
+use crate::snapshot::Snapshot;
+use crate::spec::name::Name;
+use crate::spec::settings::Listener;
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::stats::{Gauge, RequestCounters, WorkerStats};
+
+/// What a worker starts with.
+pub(super) struct Start {
+    pub(super) index: usize,
+    pub(super) listeners: Vec<(Name, Listener, std::net::TcpListener)>,
+    pub(super) snapshot: watch::Receiver<Arc<Snapshot>>,
+    pub(super) stop: watch::Receiver<Stop>,
+    pub(super) stats: Arc<WorkerStats>,
+    pub(super) log: AccessLog,
+    /// Connections that other workers hand over.
+    pub(super) handed: mpsc::UnboundedReceiver<Accepted>,
+    pub(super) peers: Peers,
+}
+
+/// What workers know of each other: how many connections each has, and where to hand one over.
+#[derive(Clone, Debug)]
+pub(super) struct Peers {
+    pub(super) connections: Arc<[AtomicU32]>,
+    pub(super) hand_over: Arc<[mpsc::UnboundedSender<Accepted>]>,
+}
+
+/// A listener as one worker sees it.
+#[derive(Debug)]
+pub(super) struct LocalListener {
+    pub(super) index: usize,
+    pub(super) name: Name,
+    pub(super) settings: Listener,
+    /// Of what never reached a route.
+    pub(super) unrouted: RequestCounters,
+    connections: Arc<Gauge>,
+}
+
+/// A data-plane thread's state. Shared within the thread only.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) index: usize,
+    pub(super) stats: Arc<WorkerStats>,
+    pub(super) log: AccessLog,
+    /// Seconds since the start.
+    pub(super) clock: Arc<AtomicU32>,
+    pub(super) peers: Peers,
+    pub(super) listeners: Vec<Rc<LocalListener>>,
+    local: RefCell<Rc<LocalSnapshot>>,
+    rng: RefCell<SmallRng>,
+    connections: RefCell<Slab<Entry>>,
+    exchanges: Cell<usize>,
+    draining: Cell<bool>,
+}
+
+/// A client's connection in the worker's list.
+#[derive(Debug)]
+struct Entry {
+    listener: usize,
+    phase: Arc<Phase>,
+    task: Option<AbortHandle>,
+}
+
+impl Worker {
+    /// The view requests are served from now.
+    pub(super) fn local(&self) -> Rc<LocalSnapshot> {
+        Rc::clone(&self.local.borrow())
+    }
+
+    /// A uniform random number.
+    pub(super) fn random(&self) -> u64 {
+        self.rng.borrow_mut().next_u64()
+    }
+
+    /// Whether connections are to be closed after their exchange.
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    pub(super) fn exchange_begins(&self) {
+        self.exchanges.set(self.exchanges.get() + 1);
+    }
+
+    pub(super) fn exchange_ends(&self) {
+        self.exchanges.set(self.exchanges.get() - 1);
+    }
+
+    /// Lists a new connection.
+    pub(super) fn connection_begins(&self, listener: &LocalListener, phase: Arc<Phase>) -> usize {
+        listener.connections.add(1);
+        self.connections.borrow_mut().insert(Entry { listener: listener.index, phase, task: None })
+    }
+
+    /// Its task can be ended by the sweep.
+    pub(super) fn connection_runs(&self, entry: usize, task: AbortHandle) {
+        if let Some(entry) = self.connections.borrow_mut().get_mut(entry) {
+            entry.task = Some(task);
+        }
+    }
+
+    /// A connection is over, its upgrade included.
+    pub(super) fn connection_ends(&self, listener: &LocalListener, entry: usize) {
+        self.connections.borrow_mut().try_remove(entry);
+        listener.connections.add(-1);
+        self.peers.connections[self.index].fetch_sub(1, Relaxed);
+    }
+
+    fn adopt(&self, snapshot: &Arc<Snapshot>) {
+        let next = Rc::new(self.local().adopt(snapshot, &self.stats));
+        let before = self.local.replace(Rc::clone(&next));
+        if next.names_changed(&before) {
+            let upstreams: HashSet<&str> = snapshot.upstreams().map(|upstream| &*upstream.label).collect();
+            self.stats
+                .retain(|route| snapshot.routes.by_label(route).is_some(), |upstream| upstreams.contains(upstream));
+        }
+    }
+
+    /// Ends connections that have been silent or slow for too long.
+    fn sweep(&self) {
+        for (_, entry) in self.connections.borrow().iter() {
+            let settings = &self.listeners[entry.listener].settings;
+            let limit = match entry.phase.now() {
+                (Doing::Idle, _) if self.is_draining() => Duration::ZERO,
+                (Doing::Idle, _) => settings.idle_timeout,
+                (Doing::Head, _) => settings.header_timeout,
+                (Doing::Busy, _) => continue,
+            };
+            let (_, seconds) = entry.phase.now();
+            if Duration::from_secs(seconds.into()) > limit
+                && let Some(task) = &entry.task
+            {
+                task.abort();
+            }
+        }
+        for upstream in self.local().upstreams() {
+            upstream.expire_kept();
+        }
+    }
+}
+
+/// Starts a worker's thread.
+///
+/// # Errors
+/// When the system has no thread for it; a runtime that cannot be built ends the thread with its error.
+pub(super) fn spawn(start: Start) -> io::Result<std::thread::JoinHandle<io::Result<()>>> {
+    let name = format!("worker-{}", start.index);
+    std::thread::Builder::new().name(name).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build_local(tokio::runtime::LocalOptions::default())?;
+        runtime.block_on(run(start))
+    })
+}
+
+async fn run(start: Start) -> io::Result<()> {
+    let Start { index, listeners, mut snapshot, mut stop, stats, log, mut handed, peers } = start;
+    let (locals, sockets): (Vec<_>, Vec<_>) = listeners
+        .into_iter()
+        .enumerate()
+        .map(|(position, (name, settings, socket))| {
+            let unrouted = RequestCounters::new(&stats, &name, "", "");
+            let connections = stats.downstream_connections(&name);
+            (Rc::new(LocalListener { index: position, name, settings, unrouted, connections }), socket)
+        })
+        .unzip();
+    let worker = Rc::new(Worker {
+        index,
+        log,
+        clock: Arc::default(),
+        peers,
+        listeners: locals,
+        local: RefCell::new(Rc::new(LocalSnapshot::empty())),
+        rng: RefCell::new(SmallRng::seed_from_u64(rand::random())),
+        connections: RefCell::default(),
+        exchanges: Cell::new(0),
+        draining: Cell::new(false),
+        stats,
+    });
+    worker.adopt(&snapshot.borrow_and_update().clone());
+    for (listener, socket) in worker.listeners.iter().zip(sockets) {
+        let socket = tokio::net::TcpListener::from_std(socket)?;
+        tokio::task::spawn_local(accept(Rc::clone(&worker), Rc::clone(listener), socket, stop.clone()));
+    }
+
+    let began = Instant::now();
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut swept = 0;
+    let mut deadline = None;
+    loop {
+        tokio::select! {
+            changed = snapshot.changed() => match changed {
+                Ok(()) => {
+                    let next = snapshot.borrow_and_update().clone();
+                    worker.adopt(&next);
+                }
+                // Control is gone: the process is ending.
+                Err(_) => std::future::pending().await,
+            },
+            Some(Accepted { listener, stream, address }) = handed.recv() => {
+                take(&worker, listener, stream, address);
+            }
+            _ = stop.changed() => {
+                if let Stop::Drain { deadline: at } = *stop.borrow_and_update() {
+                    worker.draining.set(true);
+                    deadline = Some(at);
+                }
+            }
+            _ = tick.tick() => {
+                worker.log.flush();
+                let seconds = began.elapsed().as_secs() as u32;
+                worker.clock.store(seconds, Relaxed);
+                if seconds != swept {
+                    swept = seconds;
+                    worker.sweep();
+                }
+                if let Some(deadline) = deadline
+                    && (is_quiet(&worker) || Instant::now() >= deadline)
+                {
+                    worker.log.flush();
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// Flushes the log and looks around so often.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Nothing in flight and nobody connected: idle connections have had their second to send what was on its way.
+fn is_quiet(worker: &Worker) -> bool {
+    worker.exchanges.get() == 0 && worker.connections.borrow().is_empty()
+}
+
+/// Serves a connection that another worker accepted.
+fn take(worker: &Rc<Worker>, listener: usize, stream: std::net::TcpStream, address: SocketAddr) {
+    match TcpStream::from_std(stream) {
+        Ok(stream) => connection::spawn(worker, &worker.listeners[listener], stream, address),
+        Err(error) => {
+            worker.peers.connections[worker.index].fetch_sub(1, Relaxed);
+            tracing::warn!("cannot take over a connection: {error}");
+        }
+    }
+}
