@@ -1,1 +1,120 @@
+//! Makes the snapshot of what discovery publishes: wait for a change, merge, build, publish.
+//!
+//! [`merge`] decides who defines what (pure), [`build`] makes the next snapshot of it and of the one before
+//! (pure: what did not change is the same object), [`pace`] decides when it goes out, and [`run`] is the loop.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use futures_util::FutureExt as _;
+use futures_util::future::select_all;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::discovery::state::ProviderState;
+use crate::snapshot::{RouteTable, Snapshot};
+use crate::spec::name::ProviderId;
+use crate::spec::source::Source;
+
+mod build;
+mod merge;
+mod pace;
+
+pub use merge::Rules;
+
+/// What control reads and writes.
+pub struct Control {
+    /// Every provider's state.
+    pub providers: BTreeMap<ProviderId, watch::Receiver<Arc<ProviderState>>>,
+    /// How names are decided.
+    pub rules: Rules,
+    /// The sources that upstreams name.
+    pub wanted: watch::Sender<Arc<BTreeSet<Source>>>,
+    /// What workers serve from.
+    pub snapshot: watch::Sender<Arc<Snapshot>>,
+}
+
+impl Control {
+    /// Publishes snapshots until shutdown.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut states: BTreeMap<ProviderId, Arc<ProviderState>> =
+            self.providers.iter_mut().map(|(id, state)| (*id, Arc::clone(&state.borrow_and_update()))).collect();
+        let mut pace = pace::Pace::new(Instant::now());
+        let mut builder = build::Builder::default();
+        let mut retired: Vec<Arc<RouteTable>> = Vec::new();
+        self.publish(&states, &mut builder, &mut retired);
+        let mut due: Option<Instant> = None;
+        loop {
+            let publish_at = due;
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                id = changed(&mut self.providers) => {
+                    let Some(state) = self.providers.get_mut(&id) else { continue };
+                    let state = Arc::clone(&state.borrow_and_update());
+                    let urgent = states.get(&id).is_some_and(|before| pace::takes_away(before, &state));
+                    states.insert(id, state);
+                    let at = pace.publish_at(Instant::now(), urgent);
+                    due = Some(due.map_or(at, |due| due.min(at)));
+                }
+                () = sleep_until(publish_at), if publish_at.is_some() => {}
+            }
+            if due.is_some_and(|due| due <= Instant::now()) {
+                due = None;
+                pace.published(Instant::now());
+                self.publish(&states, &mut builder, &mut retired);
+            }
+        }
+    }
+
+    fn publish(
+        &self,
+        states: &BTreeMap<ProviderId, Arc<ProviderState>>,
+        builder: &mut build::Builder,
+        retired: &mut Vec<Arc<RouteTable>>,
+    ) {
+        let merged = merge::merge(states, &self.rules);
+        self.wanted.send_if_modified(|wanted| {
+            let changed = **wanted != merged.wanted;
+            if changed {
+                *wanted = Arc::new(merged.wanted.clone());
+            }
+            changed
+        });
+        let before = Arc::clone(&self.snapshot.borrow());
+        let Some(next) = builder.build(&merged, &before, SystemTime::now()) else { return };
+        if !Arc::ptr_eq(&next.routes, &before.routes) {
+            // Kept until the workers have let go: none of them pays for freeing a large table.
+            retired.push(Arc::clone(&before.routes));
+        }
+        retired.retain(|table| Arc::strong_count(table) > 1);
+        tracing::debug!(generation = next.generation, routes = next.routes.routes().len(), "published a snapshot");
+        self.snapshot.send_replace(Arc::new(next));
+    }
+}
+
+/// Waits for any provider's change. Without providers, or when all are gone, it waits for ever.
+async fn changed(providers: &mut BTreeMap<ProviderId, watch::Receiver<Arc<ProviderState>>>) -> ProviderId {
+    loop {
+        if providers.is_empty() {
+            return std::future::pending().await;
+        }
+        let changes = providers.iter_mut().map(|(id, state)| {
+            let id = *id;
+            async move { (id, state.changed().await.is_ok()) }.boxed()
+        });
+        let ((id, lives), ..) = select_all(changes).await;
+        if lives {
+            return id;
+        }
+        providers.remove(&id);
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

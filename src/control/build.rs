@@ -1,0 +1,284 @@
+//! Defines how the next snapshot is made of what was merged and of the one before. Pure: equal input gives the same
+//! objects, and an endpoint or upstream that was there before keeps its state whatever else changed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::merge::{Merged, MergedRoute, MergedUpstream};
+use crate::snapshot::target::seed;
+use crate::snapshot::{Endpoint, EndpointState, Route, RouteState, RouteTable, Snapshot, Target, Upstream};
+use crate::spec::endpoint::{Address, EndpointSpec};
+use crate::spec::name::{ItemRef, Name};
+use crate::spec::problem::Problem;
+use crate::spec::route::TargetSpec;
+use crate::spec::upstream::UpstreamSpec;
+
+/// Makes snapshots, and remembers of what it made the last one.
+#[derive(Debug, Default)]
+pub(super) struct Builder {
+    slots: BTreeMap<Arc<str>, usize>,
+    inputs: BTreeMap<Arc<str>, Input>,
+    resolution: Resolution,
+}
+
+/// What an upstream was made of; compared by pointer where that is exact.
+#[derive(Debug)]
+struct Input {
+    spec: Arc<UpstreamSpec>,
+    endpoints: Arc<[EndpointSpec]>,
+    resolved: BTreeMap<Arc<str>, Arc<[EndpointSpec]>>,
+    held: bool,
+    known: bool,
+    duplicates: Vec<Problem>,
+}
+
+/// All that routes are resolved by: upstreams by label with their slot and subsets' names. Equal for two
+/// snapshots, their routes are resolved alike.
+type Resolution = BTreeMap<Arc<str>, (usize, Vec<Name>)>;
+
+impl Builder {
+    /// The next snapshot; `None` when it would not differ.
+    pub(super) fn build(&mut self, merged: &Merged, before: &Snapshot, now: SystemTime) -> Option<Snapshot> {
+        self.assign_slots(merged);
+        let upstreams = self.upstreams(merged, before);
+        let routes = self.routes(merged, before);
+        let mut report = merged.report.clone();
+        report.remarks.extend(self.inputs.values().flat_map(|input| input.duplicates.iter().cloned()));
+        let report = if report == *before.report { Arc::clone(&before.report) } else { Arc::new(report) };
+
+        let same_upstreams = upstreams.len() == before.upstreams.len()
+            && upstreams.iter().zip(before.upstreams.iter()).all(|pair| match pair {
+                (Some(next), Some(before)) => Arc::ptr_eq(next, before),
+                (None, None) => true,
+                _ => false,
+            });
+        let same = same_upstreams
+            && Arc::ptr_eq(&routes, &before.routes)
+            && Arc::ptr_eq(&report, &before.report)
+            && before.generation > 0;
+        if same {
+            return None;
+        }
+        let upstreams = if same_upstreams { Arc::clone(&before.upstreams) } else { upstreams.into() };
+        Some(Snapshot { generation: before.generation + 1, published_at: now, routes, upstreams, report })
+    }
+
+    /// A slot is its upstream's for as long as that exists; then the lowest free one is taken again.
+    fn assign_slots(&mut self, merged: &Merged) {
+        self.slots.retain(|label, _| merged.upstreams.contains_key(label));
+        self.inputs.retain(|label, _| merged.upstreams.contains_key(label));
+        let mut taken: Vec<bool> = Vec::new();
+        for &slot in self.slots.values() {
+            if taken.len() <= slot {
+                taken.resize(slot + 1, false);
+            }
+            taken[slot] = true;
+        }
+        let mut next = 0;
+        for label in merged.upstreams.keys() {
+            if !self.slots.contains_key(label) {
+                while taken.get(next).copied().unwrap_or(false) {
+                    next += 1;
+                }
+                self.slots.insert(Arc::clone(label), next);
+                next += 1;
+            }
+        }
+    }
+
+    fn upstreams(&mut self, merged: &Merged, before: &Snapshot) -> Vec<Option<Arc<Upstream>>> {
+        let known: HashMap<&str, &Arc<Upstream>> =
+            before.upstreams().map(|upstream| (&*upstream.label, upstream)).collect();
+        let size = self.slots.values().max().map_or(0, |slot| slot + 1);
+        let mut upstreams = vec![None; size];
+        for (label, upstream) in &merged.upstreams {
+            let before = known.get(&**label).copied();
+            upstreams[self.slots[label]] = Some(self.upstream(label, upstream, before));
+        }
+        upstreams
+    }
+
+    fn upstream(&mut self, label: &Arc<str>, merged: &MergedUpstream, before: Option<&Arc<Upstream>>) -> Arc<Upstream> {
+        if let (Some(before), Some(input)) = (before, self.inputs.get(label))
+            && input.is(merged)
+            && before.provider == merged.provider
+        {
+            return Arc::clone(before);
+        }
+        let states: HashMap<SocketAddr, &Arc<EndpointState>> = before
+            .map(|before| before.endpoints.iter().map(|endpoint| (endpoint.address, &endpoint.state)).collect())
+            .unwrap_or_default();
+        let (folded, duplicates) = fold(merged);
+        let endpoints: Vec<Endpoint> = folded
+            .into_iter()
+            .map(|(address, spec)| Endpoint {
+                address,
+                weight: spec.weight,
+                labels: Arc::clone(&spec.labels),
+                status: spec.status,
+                held: merged.held,
+                state: states.get(&address).map_or_else(|| Arc::new(EndpointState::new(address)), |s| Arc::clone(s)),
+            })
+            .collect();
+        self.inputs.insert(Arc::clone(label), Input::of(merged, duplicates));
+
+        let same_endpoints = before.filter(|before| *before.endpoints == *endpoints);
+        let same_settings = before.filter(|before| *before.settings == merged.spec.settings);
+        if let (Some(before), Some(_)) = (same_endpoints, same_settings)
+            && before.provider == merged.provider
+            && before.source == merged.source
+            && before.known == merged.known
+        {
+            return Arc::clone(before);
+        }
+        Arc::new(Upstream {
+            name: merged.name.clone(),
+            label: Arc::clone(label),
+            provider: merged.provider,
+            source: merged.source.clone(),
+            settings: same_settings
+                .map_or_else(|| Arc::new(merged.spec.settings.clone()), |before| Arc::clone(&before.settings)),
+            endpoints: same_endpoints.map_or_else(|| endpoints.into(), |before| Arc::clone(&before.endpoints)),
+            known: merged.known,
+            state: before.map_or_else(Arc::default, |before| Arc::clone(&before.state)),
+        })
+    }
+
+    fn routes(&mut self, merged: &Merged, before: &Snapshot) -> Arc<RouteTable> {
+        let resolution: Resolution = merged
+            .upstreams
+            .iter()
+            .map(|(label, upstream)| {
+                let subsets = upstream.spec.settings.subsets.keys().cloned().collect();
+                (Arc::clone(label), (self.slots[label], subsets))
+            })
+            .collect();
+        let same_resolution = resolution == self.resolution;
+        self.resolution = resolution;
+        let known: HashMap<&str, &Arc<Route>> =
+            before.routes.routes().iter().map(|route| (&*route.label, route)).collect();
+        let mut changed = merged.routes.len() != before.routes.routes().len();
+        let routes = merged.routes.iter().map(|merged_route| {
+            let before = known.get(merged_route.name.as_str()).copied();
+            if let Some(before) = before
+                && same_resolution
+                && before.provider == merged_route.provider
+                && (Arc::ptr_eq(&before.spec, &merged_route.spec) || before.spec == merged_route.spec)
+            {
+                return Arc::clone(before);
+            }
+            changed = true;
+            Arc::new(self.route(merged_route, merged))
+        });
+        let routes: Vec<Arc<Route>> = routes.collect();
+        if changed { Arc::new(RouteTable::new(routes)) } else { Arc::clone(&before.routes) }
+    }
+
+    fn route(&self, route: &MergedRoute, merged: &Merged) -> Route {
+        let label: Arc<str> = route.name.as_str().into();
+        let mut broken = Vec::new();
+        let mut occurrences: HashMap<Arc<str>, u64> = HashMap::new();
+        let targets = route.spec.targets.iter().map(|spec| {
+            let target_label = spec.label();
+            let occurrence = occurrences.entry(Arc::clone(&target_label)).or_default();
+            let seed = seed(&label, &target_label, *occurrence);
+            *occurrence += 1;
+            let (slot, subset) = self.resolve(spec, merged).unwrap_or_else(|reason| {
+                broken.push(reason);
+                (usize::MAX, 0)
+            });
+            Target { spec: spec.clone(), label: target_label, slot, subset, seed }
+        });
+        let targets = targets.collect();
+        let state = if broken.is_empty() { RouteState::Resolved } else { RouteState::Unresolved(broken) };
+        Route {
+            name: route.name.clone(),
+            label,
+            provider: route.provider,
+            spec: Arc::clone(&route.spec),
+            targets,
+            state,
+        }
+    }
+
+    fn resolve(&self, target: &TargetSpec, merged: &Merged) -> Result<(usize, usize), String> {
+        let reference: &ItemRef = &target.upstream;
+        let label = merged.label(reference).ok_or_else(|| format!("there is no upstream `{reference}`"))?;
+        let (slot, subsets) = &self.resolution[label];
+        match &target.subset {
+            None => Ok((*slot, 0)),
+            Some(name) => match subsets.iter().position(|subset| subset == name) {
+                Some(position) => Ok((*slot, position + 1)),
+                None => Err(format!("upstream `{reference}` has no subset `{name}`")),
+            },
+        }
+    }
+}
+
+impl Input {
+    fn of(merged: &MergedUpstream, duplicates: Vec<Problem>) -> Self {
+        Self {
+            spec: Arc::clone(&merged.spec),
+            endpoints: Arc::clone(&merged.endpoints),
+            resolved: merged.resolved.clone(),
+            held: merged.held,
+            known: merged.known,
+            duplicates,
+        }
+    }
+
+    fn is(&self, merged: &MergedUpstream) -> bool {
+        Arc::ptr_eq(&self.spec, &merged.spec)
+            && Arc::ptr_eq(&self.endpoints, &merged.endpoints)
+            && self.resolved.len() == merged.resolved.len()
+            && self
+                .resolved
+                .iter()
+                .all(|(host, known)| merged.resolved.get(host).is_some_and(|other| Arc::ptr_eq(known, other)))
+            && self.held == merged.held
+            && self.known == merged.known
+    }
+}
+
+/// One endpoint an address: names become their addresses, and of two registrations of one address the newest wins.
+fn fold(upstream: &MergedUpstream) -> (BTreeMap<SocketAddr, EndpointSpec>, Vec<Problem>) {
+    let mut folded: BTreeMap<SocketAddr, EndpointSpec> = BTreeMap::new();
+    let mut duplicates = Vec::new();
+    for endpoint in upstream.endpoints.iter() {
+        for address in addresses(endpoint, upstream) {
+            let Some(known) = folded.get(&address) else {
+                folded.insert(address, endpoint.clone());
+                continue;
+            };
+            let newer = (endpoint.modified, &endpoint.id) > (known.modified, &known.id);
+            let (winner, loser) = if newer { (endpoint, known) } else { (known, endpoint) };
+            duplicates.push(Problem::new(
+                upstream.source.as_ref().map_or_else(|| "configuration".to_owned(), ToString::to_string),
+                format!("upstreams.{}", upstream.name),
+                format!("{address} is registered twice: `{}` is newer and wins over `{}`", winner.id, loser.id),
+            ));
+            if newer {
+                folded.insert(address, endpoint.clone());
+            }
+        }
+    }
+    (folded, duplicates)
+}
+
+fn addresses(endpoint: &EndpointSpec, upstream: &MergedUpstream) -> Vec<SocketAddr> {
+    match &endpoint.address {
+        Address::Ip(address) => vec![*address],
+        Address::Name { host, port } => upstream
+            .resolved
+            .get(host)
+            .into_iter()
+            .flat_map(|known| known.iter())
+            .filter_map(|known| match known.address {
+                Address::Ip(address) => Some(SocketAddr::new(address.ip(), *port)),
+                Address::Name { .. } => None,
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,212 @@
+//! Defines who wins: of all providers' documents and endpoints, what there is. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::discovery::state::{Origin, ProviderState};
+use crate::snapshot::Report;
+use crate::snapshot::report::Shadowed;
+use crate::spec::document::{Documents, Item, Kind};
+use crate::spec::endpoint::{Address, EndpointSpec};
+use crate::spec::name::{ItemRef, Name, ProviderId};
+use crate::spec::problem::Problem;
+use crate::spec::route::RouteSpec;
+use crate::spec::source::Source;
+use crate::spec::upstream::{UpstreamSource, UpstreamSpec};
+
+/// How names and sources are decided; fixed at start.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Which provider wins a name, first one first. Those not listed come after, in their own order.
+    pub precedence: Vec<ProviderId>,
+    /// The prefix of all keys in etcd, with the slash at its end; `None`: etcd is off.
+    pub etcd_prefix: Option<String>,
+    /// Whether Consul is on.
+    pub consul: bool,
+}
+
+/// What there is, once names are decided.
+#[derive(Debug, Default)]
+pub(super) struct Merged {
+    pub(super) routes: Vec<MergedRoute>,
+    /// By label.
+    pub(super) upstreams: BTreeMap<Arc<str>, MergedUpstream>,
+    pub(super) report: Report,
+    pub(super) wanted: BTreeSet<Source>,
+}
+
+/// The route that won its name.
+#[derive(Debug)]
+pub(super) struct MergedRoute {
+    pub(super) name: Name,
+    pub(super) provider: ProviderId,
+    pub(super) spec: Arc<RouteSpec>,
+}
+
+/// An upstream, with the lists its endpoints come from.
+#[derive(Debug)]
+pub(super) struct MergedUpstream {
+    pub(super) name: Name,
+    pub(super) provider: ProviderId,
+    pub(super) spec: Arc<UpstreamSpec>,
+    pub(super) source: Option<Source>,
+    pub(super) endpoints: Arc<[EndpointSpec]>,
+    /// The addresses of host names among the endpoints; a name not read yet is absent.
+    pub(super) resolved: BTreeMap<Arc<str>, Arc<[EndpointSpec]>>,
+    pub(super) held: bool,
+    pub(super) known: bool,
+}
+
+/// Merges all states.
+pub(super) fn merge(states: &BTreeMap<ProviderId, Arc<ProviderState>>, rules: &Rules) -> Merged {
+    let mut merged = Merged::default();
+    let documents: Vec<(ProviderId, &Documents)> =
+        in_order(states, rules).into_iter().filter_map(|(id, state)| Some((id, state.documents.as_deref()?))).collect();
+
+    let routes = winners(Kind::Route, documents.iter().map(|(id, d)| (*id, &d.routes)), &mut merged.report);
+    let upstreams = winners(Kind::Upstream, documents.iter().map(|(id, d)| (*id, &d.upstreams)), &mut merged.report);
+    for (name, (provider, spec)) in &upstreams {
+        merged.add_upstream(name.as_str().into(), name, *provider, spec, states, rules);
+    }
+    for (name, (provider, spec)) in routes {
+        for target in &spec.targets {
+            merged.add_qualified(&target.upstream, &upstreams, &documents, states, rules);
+        }
+        merged.routes.push(MergedRoute { name, provider, spec });
+    }
+    for (provider, documents) in documents {
+        let of_items = documents.routes.values().flat_map(|item| &item.problems);
+        let of_items = of_items.chain(documents.upstreams.values().flat_map(|item| &item.problems));
+        let problems = of_items.chain(&documents.rejected).cloned();
+        merged.report.rejected.extend(problems.map(|problem| (provider, problem)));
+    }
+    for (provider, state) in states {
+        let problems = state.sources.values().flat_map(|source| source.problems.iter().cloned());
+        merged.report.rejected.extend(problems.map(|problem| (*provider, problem)));
+    }
+    merged
+}
+
+fn in_order<'s>(
+    states: &'s BTreeMap<ProviderId, Arc<ProviderState>>,
+    rules: &Rules,
+) -> Vec<(ProviderId, &'s Arc<ProviderState>)> {
+    let rank = |id: &ProviderId| rules.precedence.iter().position(|listed| listed == id).unwrap_or(usize::MAX);
+    let mut ordered: Vec<_> = states.iter().map(|(id, state)| (*id, state)).collect();
+    ordered.sort_by_key(|(id, _)| (rank(id), *id));
+    ordered
+}
+
+type Winners<T> = BTreeMap<Name, (ProviderId, Arc<T>)>;
+
+/// The first provider in order that has a good form of a name; the others' are shadowed.
+fn winners<'d, T: 'd>(
+    kind: Kind,
+    documents: impl Iterator<Item = (ProviderId, &'d BTreeMap<Name, Item<T>>)>,
+    report: &mut Report,
+) -> Winners<T> {
+    let mut winners: Winners<T> = BTreeMap::new();
+    for (provider, items) in documents {
+        for (name, item) in items {
+            let Some(good) = &item.good else { continue };
+            match winners.get(name) {
+                None => {
+                    winners.insert(name.clone(), (provider, Arc::clone(good)));
+                }
+                Some((by, _)) => {
+                    let shadowed = Shadowed { kind: kind.as_str(), name: name.clone(), provider, by: *by };
+                    report.shadowed.push(shadowed);
+                }
+            }
+        }
+    }
+    winners
+}
+
+impl Merged {
+    /// The label under which a reference finds its upstream: the name, where the provider asked for won it.
+    pub(super) fn label(&self, reference: &ItemRef) -> Option<&Arc<str>> {
+        let by_name = self.upstreams.get_key_value(reference.name.as_str());
+        match (reference.provider, by_name) {
+            (None, found) => found.map(|(label, _)| label),
+            (Some(provider), Some((label, upstream))) if upstream.provider == provider => Some(label),
+            (Some(_), _) => self.upstreams.get_key_value(&*reference.to_string()).map(|(label, _)| label),
+        }
+    }
+
+    /// Adds an upstream that a route asks for by `NAME@PROVIDER` and that did not win its name.
+    fn add_qualified(
+        &mut self,
+        reference: &ItemRef,
+        winners: &Winners<UpstreamSpec>,
+        documents: &[(ProviderId, &Documents)],
+        states: &BTreeMap<ProviderId, Arc<ProviderState>>,
+        rules: &Rules,
+    ) {
+        let Some(provider) = reference.provider else { return };
+        if winners.get(&reference.name).is_some_and(|(winner, _)| *winner == provider) {
+            return;
+        }
+        let item = documents.iter().find(|(id, _)| *id == provider).and_then(|(_, d)| d.upstreams.get(&reference.name));
+        let label: Arc<str> = reference.to_string().into();
+        if let Some(spec) = item.and_then(|item| item.good.as_ref())
+            && !self.upstreams.contains_key(&label)
+        {
+            self.add_upstream(label, &reference.name, provider, spec, states, rules);
+        }
+    }
+
+    fn add_upstream(
+        &mut self,
+        label: Arc<str>,
+        name: &Name,
+        provider: ProviderId,
+        spec: &Arc<UpstreamSpec>,
+        states: &BTreeMap<ProviderId, Arc<ProviderState>>,
+        rules: &Rules,
+    ) {
+        let known_of = |source: &Source| states.get(&source.provider()).and_then(|state| state.sources.get(source));
+        let source = match &spec.source {
+            UpstreamSource::Consul { service } if rules.consul => Some(Source::Consul { service: Arc::clone(service) }),
+            UpstreamSource::Etcd if rules.etcd_prefix.is_some() => {
+                let prefix = rules.etcd_prefix.as_deref().unwrap_or_default();
+                Some(Source::Etcd { prefix: format!("{prefix}endpoints/{name}/").into() })
+            }
+            UpstreamSource::Consul { .. } => {
+                self.report.remarks.push(off(name, "consul"));
+                None
+            }
+            UpstreamSource::Etcd => {
+                self.report.remarks.push(off(name, "etcd"));
+                None
+            }
+            UpstreamSource::Static(_) => None,
+        };
+        let (endpoints, held, known) = match (&spec.source, &source) {
+            (UpstreamSource::Static(endpoints), _) => (Arc::clone(endpoints), false, true),
+            (_, Some(source)) => match known_of(source) {
+                Some(state) => (Arc::clone(&state.endpoints), state.origin == Origin::Held, true),
+                None => (Arc::from([]), false, false),
+            },
+            (_, None) => (Arc::from([]), false, false),
+        };
+        self.wanted.extend(source.clone());
+        let mut resolved = BTreeMap::new();
+        for endpoint in endpoints.iter() {
+            if let Address::Name { host, .. } = &endpoint.address {
+                let dns = Source::Dns { host: Arc::clone(host) };
+                if let Some(state) = known_of(&dns) {
+                    resolved.insert(Arc::clone(host), Arc::clone(&state.endpoints));
+                }
+                self.wanted.insert(dns);
+            }
+        }
+        let (name, spec) = (name.clone(), Arc::clone(spec));
+        self.upstreams.insert(label, MergedUpstream { name, provider, spec, source, endpoints, resolved, held, known });
+    }
+}
+
+fn off(name: &Name, section: &str) -> Problem {
+    let key = format!("upstreams.{name}.{section}");
+    Problem::new("configuration", key, format!("reads {section}, but [discovery.{section}] is not configured"))
+}
