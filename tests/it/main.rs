@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests, their helpers too, stop at what is wrong")]
 
 mod architecture;
+mod etcd;
 mod harness;
 mod sample;
 #[allow(dead_code, unreachable_pub, reason = "each subject uses a part of it")]

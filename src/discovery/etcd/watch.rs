@@ -119,9 +119,9 @@ impl RangeWatch {
         let Listed { listing, asked_at, connection } = self.members.list(connection.member, &self.range).await?;
         let outcome = self.mirror.adopt(listing, floor);
         self.list_first = false;
-        self.publish(&outcome, true);
         status.set_index(u64::try_from(self.mirror.revision()).unwrap_or(0));
         status.confirmed(asked_at);
+        self.publish(&outcome, true);
         Ok(connection)
     }
 
@@ -235,9 +235,9 @@ impl RangeWatch {
         }
         if !events.is_empty() {
             let outcome = self.mirror.apply(events);
-            self.publish(&outcome, false);
             status.set_index(u64::try_from(self.mirror.revision()).unwrap_or(0));
             status.confirmed(SystemTime::now());
+            self.publish(&outcome, false);
         }
         failure
     }

@@ -9,6 +9,7 @@ pub mod load;
 pub mod origin;
 pub mod place;
 pub mod process;
+pub mod provider;
 pub mod proxy;
 pub mod registry;
 pub mod wait;
