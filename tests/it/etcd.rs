@@ -167,7 +167,8 @@ async fn documents_come_change_and_go() {
     etcd.put("/fleetgate/routes/users.toml", "match = { path = \"/b\" }\nupstrean = \"users\"").await;
     let bad = running.documents("the problem", |all| !all.routes["users"].problems.is_empty()).await;
     assert_eq!(bad.routes["users"].good, route.good, "the last good form stays");
-    assert!(bad.routes["users"].problems[0].to_string().contains("upstrean"), "{bad:?}");
+    let problems = bad.routes["users"].problems.iter().map(ToString::to_string).collect::<String>();
+    assert!(problems.contains("upstrean"), "{problems}");
 
     etcd.put("/fleetgate/routes/users.toml", "match = { path = \"/b\" }\nupstream = \"users\"").await;
     let edited = running.documents("the edit", |all| all.routes["users"].problems.is_empty()).await;
