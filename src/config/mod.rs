@@ -1,1 +1,144 @@
+//! Reads the static configuration: defaults, then a file, then the environment, resolved into
+//! [`Settings`] or told as problems, all at once.
+//!
+//! The text is parsed into a tree with places (`spec::decode`), figment merges the layers, the merged tree
+//! is read into the raw sections (`raw`), and those are resolved (`resolve`, `registry`). The dynamic sections
+//! of the same file are documents: the file provider reads them; [`check`] only looks at them.
 
+use std::path::{Path, PathBuf};
+
+use crate::spec::decode::Format;
+use crate::spec::decode::parse::parse_bytes;
+use crate::spec::decode::reader::{Reading, read};
+use crate::spec::decode::scope::Report;
+use crate::spec::decode::sections::{STATIC_SECTIONS, unknown_sections};
+use crate::spec::decode::tree::{Node, Spot, Value};
+use crate::spec::problem::{Problem, sort};
+use crate::spec::settings::Settings;
+
+mod check;
+mod environment;
+mod layers;
+mod raw;
+mod registry;
+mod resolve;
+mod schema;
+
+pub use check::{Finding, check};
+pub use schema::schema;
+
+use environment::Environment;
+use raw::RawSettings;
+use resolve::Surroundings;
+
+/// Where the configuration is looked for when none is named.
+pub const DEFAULT_PATHS: [&str; 2] = ["config/fleetgate.toml", "/etc/fleetgate/fleetgate.toml"];
+
+/// Reads the settings from the file named, else from the first default path there is, else from the
+/// environment alone. No registry is contacted; files that hold secrets are read.
+///
+/// # Errors
+/// Everything that is wrong, sorted by place.
+pub fn load(
+    path: Option<&Path>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Settings, Vec<Problem>> {
+    let loaded = Loaded::new(path, environment);
+    match loaded.settings {
+        Some(settings) if loaded.problems.is_empty() => Ok(settings),
+        _ => Err(loaded.problems),
+    }
+}
+
+/// What became of the static configuration.
+struct Loaded {
+    /// As far as it is right.
+    settings: Option<Settings>,
+    /// Sorted.
+    problems: Vec<Problem>,
+    /// The main file: its name as it was given, and its tree.
+    main: Option<(String, Node)>,
+}
+
+impl Loaded {
+    fn new(path: Option<&Path>, variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        let environment = Environment::new(variables);
+        let path = path.map(PathBuf::from).or_else(default_path);
+        let origin = path.as_ref().map(|path| path.display().to_string());
+        let (root, mut problems) = match &path {
+            None => (nothing(), Vec::new()),
+            Some(path) => match parse_file(path, origin.as_deref().unwrap_or_default()) {
+                Ok(root) => (root, Vec::new()),
+                Err(mut problems) => {
+                    problems.extend_from_slice(environment.problems());
+                    sort(&mut problems);
+                    return Self { settings: None, problems, main: None };
+                }
+            },
+        };
+        let main_origin = origin.as_deref().unwrap_or_default();
+        problems.extend(unknown_sections(&root, main_origin, true));
+        problems.extend_from_slice(environment.problems());
+        let settings = resolve_merged(&root, main_origin, path.as_deref(), &environment, &mut problems);
+        sort(&mut problems);
+        Self { settings, problems, main: origin.map(|origin| (origin, root)) }
+    }
+}
+
+fn resolve_merged(
+    root: &Node,
+    origin: &str,
+    path: Option<&Path>,
+    environment: &Environment,
+    problems: &mut Vec<Problem>,
+) -> Option<Settings> {
+    let working_directory = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+    let file = path.map(|path| working_directory.join(path));
+    let merged = match layers::merge(&static_sections(root), environment) {
+        Ok(merged) => merged,
+        Err(error) => {
+            problems.push(Problem::new(origin, "", error));
+            return None;
+        }
+    };
+    let Reading { raw, broken, mistakes } = read::<RawSettings>(&merged, "");
+    let mistakes = mistakes.into_iter();
+    problems.extend(mistakes.map(|mistake| Problem::new(mistake.spot.in_origin(origin), mistake.key, mistake.text)));
+    let report = Report::new(origin, &broken);
+    let surroundings = Surroundings { environment, file: file.as_deref(), working_directory: &working_directory };
+    let settings = raw.and_then(|raw| resolve::resolve(raw, &report.root(&merged, ""), &surroundings));
+    problems.extend(report.into_parts().0);
+    settings
+}
+
+/// The first default path that is there.
+fn default_path() -> Option<PathBuf> {
+    DEFAULT_PATHS.map(PathBuf::from).into_iter().find(|path| path.exists())
+}
+
+/// No file: what is missing is missing in the environment.
+fn nothing() -> Node {
+    Node { spot: Spot::Variable("FLEETGATE_*".into()), value: Value::Table(Vec::new()) }
+}
+
+/// The static sections of the file; a section without anything in it is none.
+fn static_sections(root: &Node) -> Node {
+    let known = |key: &str| STATIC_SECTIONS.contains(&key);
+    let entries = root.entries().iter().filter(|entry| known(&entry.key) && entry.node.value != Value::Null);
+    Node { spot: root.spot.clone(), value: Value::Table(entries.cloned().collect()) }
+}
+
+/// Reads and parses a file; its format is told by its extension.
+fn parse_file(path: &Path, origin: &str) -> Result<Node, Vec<Problem>> {
+    let whole = |text: String| vec![Problem::new(origin, "", text)];
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    let Some(format) = Format::of_extension(extension) else {
+        return Err(whole("the name must end in .toml, .yaml, .yml or .json, which tells the format".to_owned()));
+    };
+    let bytes = std::fs::read(path).map_err(|error| whole(format!("cannot be read: {error}")))?;
+    parse_bytes(&bytes, Some(format)).map_err(|errors| {
+        let problem =
+            |error: crate::spec::decode::parse::SyntaxError| Problem::new(error.spot.in_origin(origin), "", error.text);
+        errors.into_iter().map(problem).collect()
+    })
+}

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use crate::spec::name::{ItemRef, Name};
+use crate::spec::name::{ItemRef, Name, ProviderId};
 use crate::spec::problem::Problem;
 
 use super::reader::Broken;
@@ -38,6 +38,8 @@ pub enum Referent {
     Subset(ItemRef, Name),
     /// A listener.
     Listener(Name),
+    /// A provider that must be on.
+    Provider(ProviderId),
 }
 
 impl<'a> Report<'a> {

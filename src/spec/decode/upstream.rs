@@ -11,12 +11,12 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
 use crate::spec::endpoint::{Address, EndpointSpec, Labels, RegistryStatus};
-use crate::spec::name::Name;
+use crate::spec::name::{Name, ProviderId};
 use crate::spec::upstream::{Balance, HealthCheck, Probe, UpstreamSettings, UpstreamSource, UpstreamSpec};
 
 use super::reader::TEXT_OR_TABLE;
 use super::scalar::RawDuration;
-use super::scope::Scope;
+use super::scope::{Referent, Scope};
 
 /// A named pool of endpoints and its settings. Exactly one of `consul`, `etcd` and `endpoints` says where its
 /// endpoints come from.
@@ -145,6 +145,12 @@ impl RawUpstream {
             keep_alive: or(self.keep_alive, default.keep_alive),
             health_check: self.health_check.and_then(|check| check.resolve(&scope.key("health_check"))),
         };
+        if self.consul.is_some() {
+            scope.key("consul").refers(Referent::Provider(ProviderId::Consul));
+        }
+        if self.etcd.is_some() {
+            scope.key("etcd").refers(Referent::Provider(ProviderId::Etcd));
+        }
         // Each is resolved, so that a mistake in one comes out even where another one is too many.
         let consul = self.consul.map(|consul| consul.resolve(&scope.key("consul")));
         let etcd = self.etcd.map(|RawEtcdSource {}| Some(UpstreamSource::Etcd));

@@ -1,0 +1,259 @@
+//! Defines `check`: everything that can be known to be wrong without asking a registry.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use crate::spec::decode::reader::unknown_key;
+use crate::spec::decode::scope::{Reference, Referent};
+use crate::spec::decode::sections::{SectionItem, Sections, decode_sections};
+use crate::spec::decode::tree::Node;
+use crate::spec::document::Kind;
+use crate::spec::name::{ItemRef, Name, ProviderId};
+use crate::spec::problem::{Problem, sort};
+use crate::spec::settings::Discovery;
+
+use super::{Loaded, parse_file};
+
+/// Something to mend, or to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// The configuration is invalid.
+    Error(Problem),
+    /// It may be fine: a registry decides.
+    Warning(Problem),
+}
+
+impl Finding {
+    /// Where and what.
+    pub fn problem(&self) -> &Problem {
+        match self {
+            Self::Error(problem) | Self::Warning(problem) => problem,
+        }
+    }
+}
+
+impl std::fmt::Display for Finding {
+    /// `file:line:column: key: problem`
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Error(problem) => problem.fmt(f),
+            Self::Warning(problem) => Problem { text: format!("warning: {}", problem.text), ..problem.clone() }.fmt(f),
+        }
+    }
+}
+
+/// Checks the whole configuration: the static sections, the documents of the main file and of the files it
+/// names, and the names they refer to. Sorted by place.
+pub fn check(path: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Vec<Finding> {
+    let Loaded { settings, problems: mut errors, main } = Loaded::new(path, environment);
+    let mut known = Known::default();
+    if let Some((origin, root)) = &main {
+        known.add(root, origin, true, &mut errors);
+        known.listeners = root.get("listeners").map(names).unwrap_or_default();
+    }
+    let discovery = settings.as_ref().map(|settings| &settings.discovery);
+    for path in discovery.map(matching_files).unwrap_or_default() {
+        let origin = shown(&path);
+        match parse_file(&path, &origin) {
+            Ok(root) => known.add(&root, &origin, false, &mut errors),
+            Err(problems) => errors.extend(problems),
+        }
+    }
+    if let Some(settings) = &settings {
+        known.listeners.extend(settings.listeners.keys().map(Name::to_string));
+    }
+    let mut warnings = Vec::new();
+    for reference in std::mem::take(&mut known.references) {
+        known.follow(reference, discovery, &mut errors, &mut warnings);
+    }
+    // Without the settings nobody knows which registries are there.
+    if settings.is_none() {
+        warnings.clear();
+    }
+    let mut all = errors.clone();
+    all.extend(warnings.iter().cloned());
+    sort(&mut all);
+    let finding =
+        |problem: Problem| if errors.contains(&problem) { Finding::Error(problem) } else { Finding::Warning(problem) };
+    all.into_iter().map(finding).collect()
+}
+
+/// All files the patterns name, in the order that decides between equal names.
+fn matching_files(discovery: &Discovery) -> Vec<std::path::PathBuf> {
+    let files: BTreeSet<_> = discovery
+        .file
+        .patterns
+        .iter()
+        .filter_map(|pattern| glob::glob(&pattern.to_string_lossy()).ok())
+        .flatten()
+        .filter_map(Result::ok)
+        .filter(|path| discovery.file.main.as_ref() != Some(path))
+        .collect();
+    files.into_iter().collect()
+}
+
+/// A path as a person would write it here.
+fn shown(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(here).unwrap_or(path).display().to_string()
+}
+
+/// The names that files define, and those they refer to.
+#[derive(Default)]
+struct Known {
+    listeners: BTreeSet<String>,
+    routes: BTreeMap<Name, String>,
+    /// Upstreams by name, with where they are and their subsets' names, right or wrong.
+    upstreams: BTreeMap<Name, (String, BTreeSet<String>)>,
+    references: Vec<Reference>,
+}
+
+impl Known {
+    fn add(&mut self, root: &Node, origin: &str, main: bool, errors: &mut Vec<Problem>) {
+        let Sections { routes, upstreams, rejected } = decode_sections(root, origin, main);
+        // Those of the main file's top level are told by reading its static sections.
+        errors.extend(rejected.into_iter().filter(|problem| !errors.contains(problem)).collect::<Vec<_>>());
+        for item in routes {
+            let SectionItem { name, place, decoded } = item;
+            take(decoded.item, decoded.references, errors, &mut self.references);
+            if let Some(other) = self.routes.get(&name) {
+                errors.push(twice(Kind::Route, &name, &place, other));
+            } else {
+                self.routes.insert(name, place);
+            }
+        }
+        for item in upstreams {
+            let SectionItem { name, place, decoded } = item;
+            take(decoded.item, decoded.references, errors, &mut self.references);
+            if let Some((other, _)) = self.upstreams.get(&name) {
+                errors.push(twice(Kind::Upstream, &name, &place, other));
+            } else {
+                let node = root.get(Kind::Upstream.as_str()).and_then(|node| node.get(name.as_str()));
+                let subsets = node.and_then(|node| node.get("subsets")).map(names).unwrap_or_default();
+                self.upstreams.insert(name, (place, subsets));
+            }
+        }
+    }
+
+    fn follow(
+        &self,
+        reference: Reference,
+        discovery: Option<&Discovery>,
+        errors: &mut Vec<Problem>,
+        warnings: &mut Vec<Problem>,
+    ) {
+        let Reference { to, place, key } = reference;
+        let mut error = |text: String| errors.push(Problem::new(place.as_str(), key.as_str(), text));
+        match to {
+            Referent::Listener(name) => {
+                if !self.listeners.contains(name.as_str()) {
+                    error(absent("listener", name.as_str(), self.listeners.iter().map(String::as_str)));
+                }
+            }
+            Referent::Provider(id) => {
+                if !discovery.is_none_or(|discovery| is_on(discovery, id)) {
+                    error(format!("there is no `[discovery.{id}]` to learn its endpoints from"));
+                }
+            }
+            Referent::Upstream(upstream) => match self.find(&upstream, discovery) {
+                Found::Here(_) => {}
+                Found::Elsewhere(ids) => {
+                    let text = format!("no file defines the upstream `{}`; {ids} may", upstream.name);
+                    warnings.push(Problem::new(place, key, text));
+                }
+                Found::Nowhere => {
+                    error(absent("upstream", upstream.name.as_str(), self.upstreams.keys().map(Name::as_str)));
+                }
+                Found::NoProvider(id) => error(format!("`{id}` is off or no provider of documents")),
+            },
+            Referent::Subset(upstream, subset) => {
+                if let Found::Here(subsets) = self.find(&upstream, discovery)
+                    && !subsets.contains(subset.as_str())
+                {
+                    let what = format!("subset of `{}`", upstream.name);
+                    error(absent(&what, subset.as_str(), subsets.iter().map(String::as_str)));
+                }
+            }
+        }
+    }
+
+    fn find(&self, upstream: &ItemRef, discovery: Option<&Discovery>) -> Found<'_> {
+        let here = self.upstreams.get(&upstream.name);
+        let registries = [ProviderId::Etcd, ProviderId::ConsulKv];
+        let on = |id: ProviderId| discovery.is_none_or(|discovery| is_on(discovery, id));
+        match (upstream.provider, here) {
+            (Some(ProviderId::File) | None, Some((_, subsets))) => {
+                // A registry that goes before files may define another one.
+                let before_files = |discovery: &Discovery| {
+                    let before = discovery.precedence.iter().take_while(|id| **id != ProviderId::File);
+                    before.filter(|id| is_on(discovery, **id)).count() > 0
+                };
+                match discovery {
+                    Some(discovery) if upstream.provider.is_none() && before_files(discovery) => {
+                        Found::Elsewhere("a registry that precedes files".to_owned())
+                    }
+                    _ => Found::Here(subsets),
+                }
+            }
+            (Some(ProviderId::File), None) => Found::Nowhere,
+            (Some(id), _) if registries.contains(&id) && on(id) => Found::Elsewhere(format!("`{id}`")),
+            (Some(id), _) => Found::NoProvider(id),
+            (None, None) => {
+                let on: Vec<_> = registries.into_iter().filter(|id| on(*id)).map(|id| format!("`{id}`")).collect();
+                if on.is_empty() { Found::Nowhere } else { Found::Elsewhere(on.join(" or ")) }
+            }
+        }
+    }
+}
+
+/// Where an upstream is.
+enum Found<'a> {
+    /// In a file, with these subsets.
+    Here(&'a BTreeSet<String>),
+    /// Perhaps in one of these registries.
+    Elsewhere(String),
+    /// Nowhere.
+    Nowhere,
+    /// In a provider that is off or has no documents.
+    NoProvider(ProviderId),
+}
+
+fn is_on(discovery: &Discovery, id: ProviderId) -> bool {
+    match id {
+        ProviderId::File => true,
+        ProviderId::Etcd => discovery.etcd.is_some(),
+        ProviderId::Consul | ProviderId::ConsulKv => discovery.consul.is_some(),
+        ProviderId::Dns => false,
+    }
+}
+
+fn names(node: &Node) -> BTreeSet<String> {
+    node.entries().iter().map(|entry| entry.key.clone()).collect()
+}
+
+fn take<T>(
+    item: Result<T, Vec<Problem>>,
+    references: Vec<Reference>,
+    errors: &mut Vec<Problem>,
+    known: &mut Vec<Reference>,
+) {
+    errors.extend(item.err().into_iter().flatten());
+    known.extend(references);
+}
+
+fn twice(kind: Kind, name: &Name, place: &str, other: &str) -> Problem {
+    Problem::new(
+        place,
+        format!("{}.{name}", kind.as_str()),
+        format!("is defined at {other} already: remove one of them"),
+    )
+}
+
+fn absent<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let known: Vec<&str> = known.collect();
+    let hint = unknown_key(name, &known);
+    match hint.split_once("; ") {
+        Some((_, hint)) if !known.is_empty() => format!("there is no {what} `{name}`; {hint}"),
+        _ => format!("there is no {what} `{name}`"),
+    }
+}

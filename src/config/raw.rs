@@ -1,0 +1,209 @@
+//! Defines how the static settings are written: serde mirrors of the sections, without required keys.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::spec::decode::route::RawRoute;
+use crate::spec::decode::scalar::{RawDuration, RawDurationOrZero, RawSize};
+use crate::spec::decode::upstream::RawUpstream;
+
+/// The configuration of Fleetgate. `runtime`, `listeners`, `admin`, `discovery` and `telemetry` are read once at
+/// start; `routes` and `upstreams` change without a restart and may also come from other files and registries.
+#[derive(JsonSchema)]
+#[schemars(rename = "Fleetgate", deny_unknown_fields)]
+#[expect(dead_code, reason = "describes the whole for the JSON Schema; its parts are read one by one")]
+pub(super) struct RawConfiguration {
+    #[schemars(flatten)]
+    settings: RawSettings,
+    /// What to match in requests and what to do with them, by name.
+    #[schemars(default)]
+    routes: BTreeMap<String, RawRoute>,
+    /// Pools of endpoints, by name.
+    #[schemars(default)]
+    upstreams: BTreeMap<String, RawUpstream>,
+}
+
+/// The static sections.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct RawSettings {
+    /// The process.
+    pub runtime: Option<RawRuntime>,
+    /// The addresses that accept client connections, by name; at least one.
+    pub listeners: Option<BTreeMap<String, RawListener>>,
+    /// The admin API: health, metrics, status.
+    pub admin: Option<RawAdmin>,
+    /// Where routes, upstreams and endpoints come from.
+    pub discovery: Option<RawDiscovery>,
+    /// Logs.
+    pub telemetry: Option<RawTelemetry>,
+}
+
+/// `[runtime]`: the process.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(rename = "Runtime", deny_unknown_fields)]
+pub(super) struct RawRuntime {
+    /// Data-plane threads; default 0: one per core.
+    #[schemars(range(min = 0, max = 1024))]
+    pub workers: Option<i64>,
+    /// Longest time a stop waits for exchanges in flight; default 30s.
+    pub shutdown_grace: Option<RawDurationOrZero>,
+    /// How long a stop keeps serving after `/readyz` turned to 503, so that balancers in front notice; default 0s.
+    pub shutdown_delay: Option<RawDurationOrZero>,
+    /// Ready after this time whatever is missing; by default `/readyz` waits for every source.
+    pub ready_timeout: Option<RawDuration>,
+}
+
+/// `[listeners.NAME]`: an address that accepts client connections.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(rename = "Listener", deny_unknown_fields)]
+pub(super) struct RawListener {
+    /// IP address and port; port 0 takes a free one.
+    pub address: Option<String>,
+    /// CIDRs of peers whose `X-Forwarded-*` headers are believed; default none.
+    pub trusted_proxies: Option<Vec<String>>,
+    /// Lets `%2F`, `%5C`, `%00` and `\` pass in paths; default false: they give 400.
+    pub allow_encoded_slashes: Option<bool>,
+    /// Protocols a connection may be upgraded to; default `["websocket"]`. `h2c` is never forwarded.
+    pub upgrades: Option<Vec<String>>,
+    /// For a whole request head; default 10s.
+    pub header_timeout: Option<RawDuration>,
+    /// Between two pieces of a request body; default 30s.
+    pub body_timeout: Option<RawDuration>,
+    /// How long a connection is kept without a request; default 75s.
+    pub idle_timeout: Option<RawDuration>,
+    /// Largest request head, from 8KiB to 1MiB; default 32KiB.
+    pub max_header_size: Option<RawSize>,
+    /// Most header lines of a request; default 100.
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_headers: Option<i64>,
+    /// Largest request body; no limit by default.
+    pub max_body_size: Option<RawSize>,
+    /// Most client connections at once, for the process; default 20000.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_connections: Option<i64>,
+}
+
+/// `[admin]`: the admin API.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(rename = "Admin", deny_unknown_fields)]
+pub(super) struct RawAdmin {
+    /// IP address and port; default 127.0.0.1:9901. Without a token only loopback addresses are accepted.
+    pub address: Option<String>,
+    /// What clients must show as `Authorization: Bearer`; better in a file.
+    pub token: Option<String>,
+    /// A file that holds the token.
+    pub token_file: Option<String>,
+    /// Whether `/metrics` needs no token; default false.
+    pub metrics_public: Option<bool>,
+}
+
+/// `[discovery]`: where routes, upstreams and endpoints come from.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(rename = "Discovery", deny_unknown_fields)]
+pub(super) struct RawDiscovery {
+    /// Whose document wins when several providers define one name; default `["file", "etcd", "consul-kv"]`.
+    pub precedence: Option<Vec<String>>,
+    /// Documents in further files.
+    pub file: Option<RawFile>,
+    /// Documents and endpoints in Consul; on when this section is there.
+    pub consul: Option<RawConsul>,
+    /// Documents and endpoints in etcd; on when this section is there.
+    pub etcd: Option<RawEtcd>,
+}
+
+/// `[discovery.file]`: further files with routes and upstreams.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(rename = "FileProvider", deny_unknown_fields)]
+pub(super) struct RawFile {
+    /// Paths or glob patterns, such as `routes.d/*.toml`; watched.
+    pub paths: Option<Vec<String>>,
+}
+
+/// `[discovery.consul]`: a Consul agent.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(rename = "ConsulProvider", deny_unknown_fields)]
+pub(super) struct RawConsul {
+    /// `http://host:port` or `https://host:port`; default `CONSUL_HTTP_ADDR`, else http://127.0.0.1:8500.
+    pub address: Option<String>,
+    /// An ACL token; better in a file. Default `CONSUL_HTTP_TOKEN`.
+    pub token: Option<String>,
+    /// A file that holds the token, read again when it changes. Default `CONSUL_HTTP_TOKEN_FILE`.
+    pub token_file: Option<String>,
+    /// Enterprise namespace. Default `CONSUL_NAMESPACE`.
+    pub namespace: Option<String>,
+    /// Prefix of documents in KV; default `fleetgate/`.
+    pub kv_prefix: Option<String>,
+    /// How long a blocking query may block, from 1s to 10m; default 60s.
+    pub wait: Option<RawDuration>,
+    /// Oldest answer of a follower that is believed; default 5s.
+    pub max_stale: Option<RawDuration>,
+    /// For `https`.
+    pub tls: Option<RawClientTls>,
+}
+
+/// `[discovery.etcd]`: an etcd cluster.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(rename = "EtcdProvider", deny_unknown_fields)]
+pub(super) struct RawEtcd {
+    /// `http://host:port` or `https://host:port` each; default `ETCDCTL_ENDPOINTS`, else http://127.0.0.1:2379.
+    pub endpoints: Option<Vec<String>>,
+    /// Prefix of all keys; default `/fleetgate/`.
+    pub prefix: Option<String>,
+    /// User name, with `password` or `password_file`. Default `ETCDCTL_USER` (`name:password`).
+    pub user: Option<String>,
+    /// The user's password; better in a file.
+    pub password: Option<String>,
+    /// A file that holds the password.
+    pub password_file: Option<String>,
+    /// For `https`.
+    pub tls: Option<RawClientTls>,
+}
+
+/// TLS towards a registry.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(rename = "ClientTls", deny_unknown_fields)]
+pub(super) struct RawClientTls {
+    /// PEM file of certificate authorities; default the system's. Else `CONSUL_CACERT`, `ETCDCTL_CACERT`.
+    pub ca: Option<String>,
+    /// PEM file of a client certificate. Else `CONSUL_CLIENT_CERT`, `ETCDCTL_CERT`.
+    pub certificate: Option<String>,
+    /// PEM file of its key. Else `CONSUL_CLIENT_KEY`, `ETCDCTL_KEY`.
+    pub key: Option<String>,
+    /// The name the server's certificate must have; default the host's. Else `CONSUL_TLS_SERVER_NAME`.
+    pub server_name: Option<String>,
+}
+
+/// `[telemetry]`: logs.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(rename = "Telemetry", deny_unknown_fields)]
+pub(super) struct RawTelemetry {
+    /// `stdout` (default), `off`, or a file to append to.
+    pub access_log: Option<String>,
+    /// What our own log (on stderr) shows, as in `RUST_LOG`: `info` (default), `debug`, `fleetgate::discovery=debug`.
+    pub log: Option<String>,
+    /// How our own log is written; default `text`.
+    pub log_format: Option<RawLogFormat>,
+}
+
+/// How our own log is written.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "LogFormat")]
+pub(super) enum RawLogFormat {
+    /// For people.
+    Text,
+    /// JSON lines.
+    Json,
+}
