@@ -199,6 +199,10 @@ impl Consul {
 
     pub async fn register(&self, service: &Service) {
         self.put("/v1/agent/service/register", service.0.clone()).await;
+        // Only a status that was reported survives a restart of the agent; others begin anew as critical.
+        if let (Some(_), Some(status)) = (service.0["Check"]["TTL"].as_str(), service.0["Check"]["Status"].as_str()) {
+            self.set_check(service.0["ID"].as_str().unwrap(), status).await;
+        }
     }
 
     pub async fn deregister(&self, id: &str) {
