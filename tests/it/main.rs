@@ -7,6 +7,7 @@ mod architecture;
 mod etcd;
 mod consul;
 mod harness;
+mod metrics;
 mod sample;
 #[allow(dead_code, unreachable_pub, reason = "each subject uses a part of it")]
 mod support;

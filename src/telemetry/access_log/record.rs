@@ -120,10 +120,12 @@ impl Clock {
 
 fn text(line: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     line.extend_from_slice(key);
-    if value.iter().all(|byte| matches!(byte, b' '..=b'~' if !matches!(byte, b'"' | b'\\'))) {
-        line.extend_from_slice(value);
-    } else {
+    let strange = |byte: &u8| !matches!(byte, b' '..=b'~') | matches!(byte, b'"' | b'\\');
+    // Without an early end, so that many bytes are looked at at once.
+    if value.iter().fold(false, |found, byte| found | strange(byte)) {
         escape(line, value);
+    } else {
+        line.extend_from_slice(value);
     }
 }
 
