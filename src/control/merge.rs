@@ -81,6 +81,10 @@ pub(super) fn merge(states: &BTreeMap<ProviderId, Arc<ProviderState>>, rules: &R
         merged.report.rejected.extend(problems.map(|problem| (provider, problem)));
     }
     for (provider, state) in states {
+        let has_documents = matches!(provider, ProviderId::File | ProviderId::Etcd | ProviderId::ConsulKv);
+        if has_documents && state.documents.is_none() {
+            merged.report.unread.push(*provider);
+        }
         let problems = state.sources.values().flat_map(|source| source.problems.iter().cloned());
         merged.report.rejected.extend(problems.map(|problem| (*provider, problem)));
     }
