@@ -228,13 +228,9 @@ fn parse_url(text: &str, port: u16) -> Result<String, String> {
     if uri.path_and_query().is_some_and(|rest| rest.as_str() != "/") {
         return Err(format!("`{text}`: an address has no path: {form}"));
     }
-    if authority.host().is_empty() || authority.port().is_none() && authority.as_str().ends_with(':') {
-        return Err(wrong());
-    }
-    let port = authority.port_u16().unwrap_or(port);
-    if port == 0 || authority.port().is_some() && authority.port_u16().is_none() {
-        return Err(wrong());
-    }
+    let bare = authority.as_str() == authority.host();
+    let port = if bare { Some(port) } else { authority.port_u16().filter(|port| *port > 0) };
+    let Some(port) = port.filter(|_| !authority.host().is_empty()) else { return Err(wrong()) };
     Ok(format!("{scheme}://{}:{port}", authority.host()))
 }
 
