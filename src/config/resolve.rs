@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use crate::spec::decode::scalar::{RawDuration, RawSize};
 use crate::spec::decode::scope::Scope;
 use crate::spec::decode::tree::Spot;
+use crate::spec::log_filter;
 use crate::spec::name::Name;
 use crate::spec::settings::{AccessLog, Admin, Listener, LogFormat, Runtime, Secret, Settings, Telemetry};
 
@@ -221,7 +222,16 @@ fn resolve_telemetry(raw: RawTelemetry, scope: &Scope<'_>, surroundings: &Surrou
         Some("off") => Some(AccessLog::Off),
         Some(path) => surroundings.absolute(path, &scope.key("access_log")).map(AccessLog::File),
     };
-    let log = raw.log.or_else(|| surroundings.environment.usual("RUST_LOG").map(str::to_owned));
+    let log_scope = scope.key("log");
+    let log = match (raw.log, surroundings.environment.usual("RUST_LOG")) {
+        (Some(filter), _) => {
+            let wrong = |reason| format!("`{filter}` is not a log filter such as `info` or `info,fleetgate=debug`: {reason}");
+            log_scope.check(log_filter::check(&filter).map_err(wrong));
+            Some(filter)
+        }
+        // It may be meant for other programs: what is no filter to us is none.
+        (None, usual) => usual.filter(|filter| log_filter::check(filter).is_ok()).map(str::to_owned),
+    };
     let log_format = match raw.log_format {
         None | Some(RawLogFormat::Text) => LogFormat::Text,
         Some(RawLogFormat::Json) => LogFormat::Json,

@@ -4,6 +4,7 @@
 pub mod decode;
 pub mod document;
 pub mod endpoint;
+pub mod log_filter;
 pub mod matching;
 pub mod name;
 pub mod path;

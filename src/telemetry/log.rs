@@ -7,6 +7,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::spec::log_filter;
 use crate::spec::settings::{LogFormat, Telemetry};
 
 /// Why the log could not be set up.
@@ -58,21 +59,9 @@ where
 
 fn parse(filter: &str) -> Result<EnvFilter, LogError> {
     let wrong = |reason: String| LogError::Filter { filter: filter.to_owned(), reason };
-    // A mistyped level is a valid target to the parser, and would turn everything else off.
-    for word in filter.split(',').map(str::trim) {
-        let lower = word.to_ascii_lowercase();
-        if LEVELS.contains(&&*lower) {
-            continue;
-        }
-        let near = |level: &str| strsim::osa_distance(&lower, level) <= 2 || lower.starts_with(level);
-        if let Some(level) = LEVELS.into_iter().find(|level| near(level)) {
-            return Err(wrong(format!("`{word}` is no level, perhaps `{level}`")));
-        }
-    }
+    log_filter::check(filter).map_err(wrong)?;
     EnvFilter::try_new(filter).map_err(|error| wrong(error.to_string()))
 }
-
-const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
 #[cfg(test)]
 mod tests {
