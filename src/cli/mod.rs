@@ -1,1 +1,134 @@
+//! The command line: one file a command.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+mod admin;
+mod check;
+mod routes;
 pub mod sample;
+mod status;
+mod table;
+mod upstreams;
+
+/// Everything went well.
+const FINE: u8 = 0;
+/// Invalid configuration, a failed bind, an unreachable admin API.
+const FAILED: u8 = 1;
+
+/// An API gateway for fleets of machines: Consul and etcd feed a balanced proxy with canaries.
+#[derive(Debug, Parser)]
+#[command(name = "fleetgate", version, arg_required_else_help = true, subcommand_required = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Checks the configuration without contacting a registry: prints every problem, exits 1 if there is any
+    Check(Config),
+    /// Shows the state of a running gateway
+    Status(admin::Access),
+    /// Lists the routes of a running gateway
+    Routes(admin::Access),
+    /// Lists the upstreams and endpoints of a running gateway
+    Upstreams(admin::Access),
+    /// Prints the JSON Schema of the configuration, for editors
+    Schema,
+    /// Prints completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// A small HTTP service that registers itself, for trying things out
+    #[command(hide = true)]
+    SampleService(sample::Arguments),
+}
+
+/// Where the configuration is.
+#[derive(Clone, Debug, clap::Args)]
+struct Config {
+    /// The configuration file (TOML, YAML or JSON by its extension)
+    ///
+    /// Without it config/fleetgate.toml and /etc/fleetgate/fleetgate.toml are tried; if there is neither, the
+    /// FLEETGATE_ variables alone count.
+    #[arg(long, short, value_name = "PATH")]
+    config: Option<PathBuf>,
+}
+
+/// Runs the command that the process was called with.
+pub fn main() -> ExitCode {
+    // Exits with 2 on a mistake, with 0 on --help and --version.
+    let cli = Cli::parse();
+    let (stdout, stderr) = (&mut std::io::stdout(), &mut std::io::stderr());
+    let code = match cli.command {
+        Command::Check(config) => check::run(config.config.as_deref(), variables(), stdout, stderr),
+        Command::Status(access) => admin::show(&access, "/api/v1/status", status::render, stdout, stderr),
+        Command::Routes(access) => admin::show(&access, "/api/v1/routes", routes::render, stdout, stderr),
+        Command::Upstreams(access) => admin::show(&access, "/api/v1/upstreams", upstreams::render, stdout, stderr),
+        Command::Schema => {
+            say(stdout, &format!("{:#}", crate::config::schema()));
+            FINE
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "fleetgate", &mut script);
+            say(stdout, String::from_utf8_lossy(&script).trim_end());
+            FINE
+        }
+        Command::SampleService(arguments) => sample_service(arguments, stderr),
+    };
+    ExitCode::from(code)
+}
+
+fn sample_service(arguments: sample::Arguments, stderr: &mut dyn Write) -> u8 {
+    let outcome = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime.block_on(sample::run(arguments, stop_signal())),
+        Err(error) => Err(format!("cannot start: {error}")),
+    };
+    match outcome {
+        Ok(()) => FINE,
+        Err(error) => {
+            say(stderr, &format!("fleetgate: {error}"));
+            FAILED
+        }
+    }
+}
+
+/// SIGINT or SIGTERM. Where they cannot be listened to, the process ends by them as any other.
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+        (Ok(mut interrupt), Ok(mut terminate)) => {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        _ => std::future::pending().await,
+    }
+}
+
+/// The environment; variables that are not text are nobody's.
+fn variables() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)))
+}
+
+/// Writes a text and a newline. Nobody listens any more when that fails (`fleetgate routes | head`).
+fn say(out: &mut dyn Write, text: &str) {
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

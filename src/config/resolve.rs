@@ -225,7 +225,8 @@ fn resolve_telemetry(raw: RawTelemetry, scope: &Scope<'_>, surroundings: &Surrou
     let log_scope = scope.key("log");
     let log = match (raw.log, surroundings.environment.usual("RUST_LOG")) {
         (Some(filter), _) => {
-            let wrong = |reason| format!("`{filter}` is not a log filter such as `info` or `info,fleetgate=debug`: {reason}");
+            let wrong =
+                |reason| format!("`{filter}` is not a log filter such as `info` or `info,fleetgate=debug`: {reason}");
             log_scope.check(log_filter::check(&filter).map_err(wrong));
             Some(filter)
         }

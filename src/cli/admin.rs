@@ -1,0 +1,134 @@
+//! Defines how commands ask a running gateway: its admin API.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::table::printable;
+use super::{FAILED, FINE, say};
+
+/// How to reach the admin API of a running gateway.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Access {
+    /// Where the admin API is
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9901")]
+    admin: String,
+    /// A file that holds the admin token
+    ///
+    /// Else FLEETGATE_ADMIN__TOKEN or the file FLEETGATE_ADMIN__TOKEN_FILE is used, if set.
+    #[arg(long, value_name = "PATH")]
+    token_file: Option<PathBuf>,
+    /// Prints the answer of the API as JSON, for scripts
+    #[arg(long)]
+    json: bool,
+}
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Asks for a path and shows the answer as a table, or as it is.
+pub(super) fn show(
+    access: &Access,
+    path: &str,
+    render: fn(&Value) -> String,
+    out: &mut dyn Write,
+    remarks: &mut dyn Write,
+) -> u8 {
+    match access.ask(path) {
+        Ok(answer) => {
+            let text = if access.json { format!("{answer:#}") } else { render(&answer) };
+            say(out, &text);
+            FINE
+        }
+        Err(error) => {
+            say(remarks, &format!("fleetgate: {}", printable(&error)));
+            FAILED
+        }
+    }
+}
+
+impl Access {
+    fn ask(&self, path: &str) -> Result<Value, String> {
+        let token = self.token()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
+        runtime.block_on(async {
+            let client = reqwest::Client::builder()
+                .connect_timeout(TIMEOUT)
+                .timeout(TIMEOUT)
+                // The admin API is near; a proxy for the way out would only be in between.
+                .no_proxy()
+                .redirect(reqwest::redirect::Policy::none())
+                .build()
+                .map_err(|error| format!("no HTTP client: {error}"))?;
+            let mut request = client.get(format!("{}{path}", self.admin.trim_end_matches('/')));
+            if let Some(token) = &token {
+                request = request.bearer_auth(token);
+            }
+            let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+            let status = response.status();
+            let body = response.text().await.map_err(|error| self.unreachable(&error))?;
+            if !status.is_success() {
+                return Err(self.refused(status, &body));
+            }
+            serde_json::from_str(&body).map_err(|_| format!("{} is no admin API of Fleetgate", self.admin))
+        })
+    }
+
+    fn token(&self) -> Result<Option<String>, String> {
+        let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+        let file = match (&self.token_file, variable("FLEETGATE_ADMIN__TOKEN")) {
+            (Some(file), _) => Some(file.clone()),
+            (None, Some(token)) => return Ok(Some(token)),
+            (None, None) => variable("FLEETGATE_ADMIN__TOKEN_FILE").map(PathBuf::from),
+        };
+        let Some(file) = file else { return Ok(None) };
+        let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+        Ok(Some(text.trim_end_matches(['\n', '\r']).to_owned()))
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> String {
+        // The innermost cause says what happened ("Connection refused").
+        let mut cause: &dyn std::error::Error = error;
+        while let Some(next) = cause.source() {
+            cause = next;
+        }
+        format!("no answer from the admin API at {}: {cause}; is the gateway running? (--admin URL)", self.admin)
+    }
+
+    fn refused(&self, status: reqwest::StatusCode, body: &str) -> String {
+        let body: Value = serde_json::from_str(body).unwrap_or_default();
+        let message = body.pointer("/error/message").and_then(Value::as_str).unwrap_or_default();
+        let hint = match status {
+            reqwest::StatusCode::UNAUTHORIZED => " (give the admin token by --token-file)",
+            _ => "",
+        };
+        format!("{} answered {status}: {message}{hint}", self.admin)
+    }
+}
+
+/// The text of a value inside an answer: a string as it is, other scalars as JSON, nothing for what is absent.
+pub(super) fn text(value: Option<&Value>) -> String {
+    match value {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    }
+}
+
+/// The elements of a list inside an answer.
+pub(super) fn list<'v>(value: &'v Value, key: &str) -> &'v [Value] {
+    value.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// Texts with a separator.
+pub(super) fn joined(values: &[Value], separator: &str) -> String {
+    values.iter().map(|value| text(Some(value))).collect::<Vec<_>>().join(separator)
+}
+
+/// `a=1,b=2` of an object.
+pub(super) fn pairs(value: Option<&Value>) -> String {
+    let pairs = value.and_then(Value::as_object).into_iter().flatten();
+    pairs.map(|(key, value)| format!("{key}={}", text(Some(value)))).collect::<Vec<_>>().join(",")
+}

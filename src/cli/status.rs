@@ -1,0 +1,102 @@
+//! Defines `fleetgate status`.
+
+use serde_json::Value;
+
+use super::admin::{joined, list, pairs, text};
+use super::table::{Table, printable};
+
+/// The gateway in a few lines, then its providers.
+pub(super) fn render(answer: &Value) -> String {
+    let flag = |key: &str| answer.get(key).and_then(Value::as_bool).unwrap_or(false);
+    let reasons = joined(list(answer, "reasons"), "; ");
+    let readiness = match (flag("draining"), flag("ready")) {
+        (true, _) => "draining".to_owned(),
+        (false, true) => "ready".to_owned(),
+        (false, false) => format!("not ready: {reasons}"),
+    };
+    let uptime = answer.get("uptime_seconds").and_then(Value::as_u64).unwrap_or_default();
+    let listener = |value: &Value| format!("{} {}", text(value.get("name")), text(value.get("address")));
+    let listeners: Vec<String> = list(answer, "listeners").iter().map(listener).collect();
+    let lines = [
+        ("version", text(answer.get("version"))),
+        ("state", readiness),
+        ("up", format!("{} (since {})", duration(uptime), text(answer.get("started_at")))),
+        ("snapshot", format!("{} (of {})", text(answer.get("generation")), text(answer.get("published_at")))),
+        ("workers", text(answer.get("workers"))),
+        ("listeners", listeners.join(", ")),
+        ("routes", counts(answer.get("routes"))),
+        ("upstreams", text(answer.get("upstreams"))),
+        ("endpoints", counts(answer.get("endpoints"))),
+    ];
+    let mut out: String = lines.iter().map(|(key, value)| format!("{key:<10} {}\n", printable(value))).collect();
+    let mut table = Table::new(&["PROVIDER", "STATE", "CONFIRMED", "REJECTED"]);
+    for provider in list(answer, "providers") {
+        table.row(["name", "state", "verified_at", "rejected"].map(|key| text(provider.get(key))));
+    }
+    out += "\n";
+    out += &table.render();
+    for remark in list(answer, "remarks") {
+        let [place, key, what] = ["place", "key", "text"].map(|field| text(remark.get(field)));
+        let key = if key.is_empty() { key } else { format!("{key}: ") };
+        out += &format!("\n{}", printable(&format!("{place}: {key}{what}")));
+    }
+    out
+}
+
+/// `12 (degraded=2,ok=10)`
+fn counts(value: Option<&Value>) -> String {
+    let numbers = value.and_then(Value::as_object).into_iter().flatten();
+    let all: u64 = numbers.filter_map(|(_, count)| count.as_u64()).sum();
+    match pairs(value) {
+        states if states.is_empty() => all.to_string(),
+        states => format!("{all} ({states})"),
+    }
+}
+
+/// `3d 4h`, `5m 2s`: the two greatest units.
+fn duration(seconds: u64) -> String {
+    let parts = [(seconds / 86_400, "d"), (seconds / 3600 % 24, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
+    let shown: Vec<String> = parts
+        .iter()
+        .skip_while(|(count, _)| *count == 0)
+        .take(2)
+        .map(|(count, unit)| format!("{count}{unit}"))
+        .collect();
+    if shown.is_empty() { "0s".to_owned() } else { shown.join(" ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_status_is_a_few_lines() {
+        let answer = json!({
+            "version": "0.1.0", "started_at": "2026-11-23T12:00:00.000Z", "uptime_seconds": 93_784, "generation": 7,
+            "published_at": "2026-11-23T12:34:56.007Z", "ready": false, "draining": false, "reasons": ["waiting for consul:users"],
+            "workers": 2, "listeners": [{ "name": "web", "address": "0.0.0.0:8080" }], "routes": { "ok": 10, "degraded": 2 },
+            "upstreams": 3, "endpoints": { "healthy": 5 },
+            "providers": [{ "name": "consul", "state": "failing", "verified_at": null, "rejected": 1 }],
+            "remarks": [{ "place": "a.toml:1:1", "key": "", "text": "two registrations of one address" }],
+        });
+        insta::assert_snapshot!(render(&answer), @"
+version    0.1.0
+state      not ready: waiting for consul:users
+up         1d 2h (since 2026-11-23T12:00:00.000Z)
+snapshot   7 (of 2026-11-23T12:34:56.007Z)
+workers    2
+listeners  web 0.0.0.0:8080
+routes     12 (ok=10,degraded=2)
+upstreams  3
+endpoints  5 (healthy=5)
+
+PROVIDER  STATE    CONFIRMED  REJECTED
+consul    failing  -          1
+a.toml:1:1: two registrations of one address
+");
+        assert_eq!(duration(0), "0s");
+        assert_eq!(duration(61), "1m 1s");
+    }
+}

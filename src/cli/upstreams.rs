@@ -1,0 +1,59 @@
+//! Defines `fleetgate upstreams`.
+
+use serde_json::Value;
+
+use super::admin::{joined, list, pairs, text};
+use super::table::Table;
+
+/// A line for each endpoint, and one for an upstream without any.
+pub(super) fn render(answer: &Value) -> String {
+    let heading = ["UPSTREAM", "PROVIDER", "SOURCE", "ENDPOINT", "STATE", "WEIGHT", "IN FLIGHT", "LABELS", "REASONS"];
+    let mut table = Table::new(&heading);
+    for upstream in list(answer, "items") {
+        let of = |endpoint: Option<&Value>| {
+            let field = |key: &str| text(endpoint.and_then(|endpoint| endpoint.get(key)));
+            [
+                text(upstream.get("name")),
+                text(upstream.get("provider")),
+                text(upstream.get("source")),
+                field("address"),
+                field("state"),
+                field("weight"),
+                field("in_flight"),
+                pairs(endpoint.and_then(|endpoint| endpoint.get("labels"))),
+                endpoint.map(|endpoint| joined(list(endpoint, "reasons"), "; ")).unwrap_or_default(),
+            ]
+        };
+        let endpoints = list(upstream, "endpoints");
+        if endpoints.is_empty() {
+            table.row(of(None));
+        }
+        for endpoint in endpoints {
+            table.row(of(Some(endpoint)));
+        }
+    }
+    table.render()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn endpoints_are_a_table() {
+        let answer = json!({ "generation": 7, "items": [
+            { "name": "users", "provider": "file", "source": "consul:users", "verified_at": null, "endpoints": [
+                { "address": "10.0.0.1:80", "weight": 3, "labels": { "version": "v1", "zone": "a" }, "state": "healthy", "reasons": [], "in_flight": 2 },
+                { "address": "10.0.0.2:80", "weight": 1, "labels": {}, "state": "unhealthy", "reasons": ["connection refused"], "in_flight": 0 } ] },
+            { "name": "orders", "provider": "etcd", "source": "etcd:/fleetgate/endpoints/orders/", "endpoints": [] },
+        ]});
+        insta::assert_snapshot!(render(&answer), @"
+UPSTREAM  PROVIDER  SOURCE                             ENDPOINT     STATE      WEIGHT  IN FLIGHT  LABELS             REASONS
+users     file      consul:users                       10.0.0.1:80  healthy    3       2          version=v1,zone=a  -
+users     file      consul:users                       10.0.0.2:80  unhealthy  1       0          -                  connection refused
+orders    etcd      etcd:/fleetgate/endpoints/orders/  -            -          -       -          -                  -
+");
+    }
+}
