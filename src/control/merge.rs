@@ -11,6 +11,7 @@ use crate::spec::endpoint::{Address, EndpointSpec};
 use crate::spec::name::{ItemRef, Name, ProviderId};
 use crate::spec::problem::Problem;
 use crate::spec::route::RouteSpec;
+use crate::spec::settings::Discovery;
 use crate::spec::source::Source;
 use crate::spec::upstream::{UpstreamSource, UpstreamSpec};
 
@@ -23,6 +24,17 @@ pub struct Rules {
     pub etcd_prefix: Option<String>,
     /// Whether Consul is on.
     pub consul: bool,
+}
+
+impl Rules {
+    /// The rules that settings ask for.
+    pub fn of(settings: &Discovery) -> Self {
+        Self {
+            precedence: settings.precedence.clone(),
+            etcd_prefix: settings.etcd.as_ref().map(|etcd| etcd.prefix.clone()),
+            consul: settings.consul.is_some(),
+        }
+    }
 }
 
 /// What there is, once names are decided.
@@ -206,6 +218,12 @@ impl Merged {
             }
         }
         let (name, spec) = (name.clone(), Arc::clone(spec));
+        // Until each name has answered once, an upstream of names is not read.
+        let named = endpoints.iter().filter_map(|endpoint| match &endpoint.address {
+            Address::Name { host, .. } => Some(host),
+            Address::Ip(_) => None,
+        });
+        let known = known && named.into_iter().all(|host| resolved.contains_key(host));
         self.upstreams.insert(label, MergedUpstream { name, provider, spec, source, endpoints, resolved, held, known });
     }
 }

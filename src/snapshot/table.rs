@@ -279,3 +279,6 @@ fn conditions_hold(route: &Route, request: &RequestView<'_>) -> bool {
         && (route.spec.listeners.is_empty() || route.spec.listeners.contains(request.listener))
         && all_hold(&matching.conditions, request)
 }
+
+#[cfg(test)]
+mod tests;

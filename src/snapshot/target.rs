@@ -144,3 +144,6 @@ pub fn sticky_key<'r>(
     }
     .filter(|key| !key.is_empty())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,240 @@
+//! Routing against the plain reading of its rules: sort all routes, take the first that matches.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use proptest::prelude::*;
+
+use super::*;
+use crate::snapshot::RouteState;
+use crate::spec::matching::{Conditions, MatchSpec, Pattern};
+use crate::spec::name::ProviderId;
+use crate::spec::route::RouteSpec;
+
+fn host(text: &str) -> HostMatch {
+    match text.strip_prefix("*.") {
+        Some(suffix) => HostMatch::Wildcard(suffix.to_owned()),
+        None => HostMatch::Exact(text.to_owned()),
+    }
+}
+
+fn path(text: &str) -> PathMatch {
+    match (text.strip_prefix('='), text.strip_prefix('~')) {
+        (Some(exact), _) => PathMatch::Exact(exact.to_owned()),
+        (None, Some(regex)) => PathMatch::Regex(Pattern::whole(regex).expect("a pattern")),
+        (None, None) => PathMatch::Prefix(text.trim_end_matches('/').to_owned()),
+    }
+}
+
+fn spec(hosts: &[&str], at: &str) -> RouteSpec {
+    RouteSpec {
+        matching: MatchSpec {
+            hosts: hosts.iter().map(|text| host(text)).collect(),
+            path: path(at),
+            methods: Vec::new(),
+            conditions: Conditions::default(),
+        },
+        priority: 0,
+        listeners: Vec::new(),
+        targets: Vec::new(),
+        sticky: None,
+        timeout: None,
+        retry_attempts: 1,
+    }
+}
+
+fn with_header(mut spec: RouteSpec, name: &'static str, value: &str) -> RouteSpec {
+    spec.matching.conditions.headers.push((HeaderName::from_static(name), ValueMatch::Exact(value.to_owned())));
+    spec
+}
+
+fn route(name: &str, spec: RouteSpec) -> Arc<Route> {
+    Arc::new(Route {
+        name: name.parse().expect("a name"),
+        label: name.into(),
+        provider: ProviderId::File,
+        spec: Arc::new(spec),
+        targets: Vec::new(),
+        state: RouteState::Resolved,
+    })
+}
+
+struct Asked {
+    host: &'static str,
+    path: String,
+    method: Method,
+    headers: HeaderMap,
+}
+
+impl Asked {
+    fn new(host: &'static str, path: &str) -> Self {
+        Self { host, path: path.to_owned(), method: Method::GET, headers: HeaderMap::new() }
+    }
+
+    fn of(&self, table: &RouteTable) -> Option<String> {
+        self.view(|view| table.find(view).map(|position| table.routes()[position].name.to_string()))
+    }
+
+    fn view<T>(&self, with: impl FnOnce(&RequestView<'_>) -> T) -> T {
+        let listener = "web".parse().expect("a name");
+        with(&RequestView {
+            listener: &listener,
+            host: self.host,
+            path: &self.path,
+            method: &self.method,
+            headers: &self.headers,
+            query: None,
+        })
+    }
+}
+
+fn table(routes: Vec<(&str, RouteSpec)>) -> RouteTable {
+    RouteTable::new(routes.into_iter().map(|(name, spec)| route(name, spec)).collect())
+}
+
+#[test]
+fn hosts_go_before_paths_and_paths_before_the_rest() {
+    let table = table(vec![
+        ("exact-host", spec(&["a.example.com"], "/")),
+        ("long-wildcard", spec(&["*.example.com"], "/")),
+        ("short-wildcard", spec(&["*.com"], "=/users/7")),
+        ("any", spec(&[], "/users")),
+        ("any-exact", spec(&[], "=/users/7")),
+        ("any-regex", spec(&[], "~/users/[0-9]+")),
+        ("any-long", spec(&[], "/users/7/orders")),
+    ]);
+    for (host, path, name) in [
+        ("a.example.com", "/users/7", Some("exact-host")),
+        ("b.example.com", "/users/7", Some("long-wildcard")),
+        ("c.b.example.com", "/x", Some("long-wildcard")),
+        ("example.com", "/users/7", Some("short-wildcard")),
+        ("example.com", "/users/8", Some("any-regex")),
+        ("example.org", "/users/7", Some("any-exact")),
+        ("example.org", "/users/7/orders/1", Some("any-long")),
+        ("example.org", "/users/7/orderss", Some("any")),
+        ("example.org", "/users/", Some("any")),
+        ("example.org", "/userss", None),
+        ("", "/users", Some("any")),
+    ] {
+        assert_eq!(Asked::new(host, path).of(&table).as_deref(), name, "{host} {path}");
+    }
+}
+
+#[test]
+fn a_priority_goes_before_everything() {
+    let mut first = spec(&[], "/");
+    first.priority = 1;
+    let mut last = spec(&["a.example.com"], "=/x");
+    last.priority = -1;
+    let table = table(vec![("first", first), ("plain", spec(&["a.example.com"], "/")), ("last", last)]);
+    assert_eq!(Asked::new("a.example.com", "/x").of(&table).as_deref(), Some("first"));
+}
+
+#[test]
+fn more_conditions_go_first_and_then_names() {
+    let mut method = spec(&[], "/");
+    method.matching.methods.push(Method::GET);
+    let table = table(vec![
+        ("b-plain", spec(&[], "/")),
+        ("a-plain", spec(&[], "/")),
+        ("one", with_header(spec(&[], "/"), "x-a", "1")),
+        ("two", with_header(with_header(spec(&[], "/"), "x-a", "1"), "x-b", "1")),
+        ("method", method),
+    ]);
+    let mut asked = Asked::new("h", "/");
+    asked.method = Method::POST;
+    assert_eq!(asked.of(&table).as_deref(), Some("a-plain"));
+    asked.headers.insert("x-a", HeaderValue::from_static("1"));
+    assert_eq!(asked.of(&table).as_deref(), Some("one"));
+    asked.headers.insert("x-b", HeaderValue::from_static("1"));
+    assert_eq!(asked.of(&table).as_deref(), Some("two"));
+    asked.method = Method::GET;
+    assert_eq!(asked.of(&table).as_deref(), Some("method"));
+}
+
+#[test]
+fn tenants_by_header_are_found_among_many() {
+    let tenant = |index: usize| with_header(spec(&[], "/orders"), "x-tenant", &format!("t{index}"));
+    let mut routes: Vec<_> = (0..100).map(|index| route(&format!("tenant-{index}"), tenant(index))).collect();
+    routes.push(route("rest", spec(&[], "/orders")));
+    let table = RouteTable::new(routes);
+    let mut asked = Asked::new("h", "/orders/1");
+    assert_eq!(asked.of(&table).as_deref(), Some("rest"));
+    asked.headers.insert("x-tenant", HeaderValue::from_static("t42"));
+    assert_eq!(asked.of(&table).as_deref(), Some("tenant-42"));
+}
+
+#[test]
+fn listeners_restrict_routes() {
+    let mut elsewhere = spec(&[], "/a");
+    elsewhere.listeners.push("other".parse().expect("a name"));
+    let table = table(vec![("elsewhere", elsewhere), ("here", spec(&[], "/"))]);
+    assert_eq!(Asked::new("h", "/a").of(&table).as_deref(), Some("here"));
+}
+
+/// Hosts, paths and headers small enough to meet often.
+fn any_spec() -> impl Strategy<Value = RouteSpec> {
+    let hosts = prop::collection::vec(prop::sample::select(vec!["a.b.c", "b.c", "*.b.c", "*.c", "x.b.c"]), 0..3);
+    let paths = prop::sample::select(vec!["/", "/a", "/a/b", "=/a", "=/a/", "~/a.*", "~/a/b|/c", "/c"]);
+    let headers = prop::collection::vec(prop::sample::select(vec![("x-a", "1"), ("x-a", "2"), ("x-b", "1")]), 0..3);
+    let method = prop::sample::select(vec![None, Some(Method::GET), Some(Method::POST)]);
+    (hosts, paths, headers, method, -1..2i32).prop_map(|(hosts, at, headers, method, priority)| {
+        let mut spec = headers.into_iter().fold(spec(&hosts, at), |spec, (name, value)| with_header(spec, name, value));
+        spec.matching.hosts.dedup();
+        spec.matching.methods.extend(method);
+        spec.priority = priority;
+        spec
+    })
+}
+
+/// The rules read aloud, one route after the other.
+fn plainly<'t>(table: &'t RouteTable, asked: &Asked) -> Option<&'t Arc<Route>> {
+    let mut matching: Vec<(Order, &str, &Arc<Route>)> = Vec::new();
+    for route in table.routes() {
+        let path_matches = match &route.matching().path {
+            PathMatch::Exact(path) => *path == asked.path,
+            PathMatch::Prefix(prefix) => {
+                asked.path == *prefix
+                    || asked.path.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.starts_with('/'))
+            }
+            PathMatch::Regex(_) => true,
+        };
+        if !path_matches || !asked.view(|view| conditions_hold(route, view)) {
+            continue;
+        }
+        let hosts = &route.matching().hosts;
+        let of_host = |host: &HostMatch| match host {
+            HostMatch::Exact(host) => host == asked.host,
+            HostMatch::Wildcard(suffix) => {
+                asked.host.strip_suffix(suffix.as_str()).is_some_and(|rest| rest.ends_with('.'))
+            }
+        };
+        if hosts.is_empty() {
+            matching.push((order(route, None), &route.label, route));
+        }
+        matching.extend(
+            hosts.iter().filter(|host| of_host(host)).map(|host| (order(route, Some(host)), &*route.label, route)),
+        );
+    }
+    matching.into_iter().min_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1))).map(|(_, _, route)| route)
+}
+
+proptest! {
+    #[test]
+    fn the_index_finds_what_a_plain_reading_finds(
+        specs in prop::collection::vec(any_spec(), 0..40),
+        host in prop::sample::select(vec!["a.b.c", "b.c", "x.b.c", "y.x.b.c", "c", ""]),
+        path in prop::sample::select(vec!["/", "/a", "/a/", "/a/b", "/a/b/c", "/c", "/cc", "/d"]),
+        method in prop::sample::select(vec![Method::GET, Method::POST, Method::PUT]),
+        sent in prop::collection::vec(prop::sample::select(vec![("x-a", "1"), ("x-a", "2"), ("x-b", "1")]), 0..3),
+    ) {
+        let routes = specs.into_iter().enumerate().map(|(index, spec)| route(&format!("r{index}"), spec)).collect();
+        let table = RouteTable::new(routes);
+        let mut asked = Asked { method, ..Asked::new(host, path) };
+        for (name, value) in sent {
+            asked.headers.append(name, HeaderValue::from_static(value));
+        }
+        let wanted = plainly(&table, &asked).map(|route| route.name.to_string());
+        prop_assert_eq!(asked.of(&table), wanted);
+    }
+}
