@@ -4,8 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests, their helpers too, stop at what is wrong")]
 
 mod architecture;
-mod etcd;
 mod consul;
+mod etcd;
+mod files;
 mod harness;
 mod metrics;
 mod sample;

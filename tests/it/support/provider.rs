@@ -102,9 +102,17 @@ impl Running {
 
     /// Waits until the documents are as wanted.
     #[track_caller]
-    pub fn documents(&self, what: &str, holds: impl Fn(&Documents) -> bool) -> impl Future<Output = Arc<Documents>> {
+    pub fn documents<What, Holds>(
+        &self,
+        what: What,
+        holds: Holds,
+    ) -> impl Future<Output = Arc<Documents>> + use<What, Holds>
+    where
+        What: AsRef<str>,
+        Holds: Fn(&Documents) -> bool,
+    {
         let publisher = self.publisher.clone();
-        wait::until_ok(SOON, what, move || {
+        wait::until_ok(SOON, what.as_ref(), move || {
             let documents = publisher.current().documents.clone();
             let result = match documents {
                 Some(documents) if holds(&documents) => Ok(documents),

@@ -1,0 +1,272 @@
+//! Files feed the file provider, edited in all the ways that editors, scripts and ConfigMaps have.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fleetgate::discovery::file::FileProvider;
+use fleetgate::spec::document::Documents;
+use fleetgate::spec::matching::PathMatch;
+use fleetgate::spec::name::ProviderId;
+use fleetgate::spec::settings::FileProvider as Settings;
+
+use crate::support::provider::Running;
+use crate::support::wait;
+
+const SOON: Duration = Duration::from_secs(20);
+
+struct Files {
+    folder: tempfile::TempDir,
+}
+
+impl Files {
+    fn new() -> Self {
+        Self { folder: tempfile::Builder::new().prefix("fleetgate-files-").tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Truncates and writes, as a shell's redirection does.
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    /// Writes beside and renames, as careful editors do.
+    fn replace(&self, name: &str, text: &str) {
+        let beside = self.path(&format!("{name}.new~"));
+        fs::write(&beside, text).unwrap();
+        fs::rename(beside, self.path(name)).unwrap();
+    }
+
+    fn run(&self, patterns: &[&str]) -> Running {
+        let patterns = patterns.iter().map(|pattern| self.path(pattern)).collect();
+        start(&Settings { main: None, patterns })
+    }
+}
+
+fn start(settings: &Settings) -> Running {
+    Running::start(ProviderId::File, [], |publisher| FileProvider::new(settings, publisher))
+}
+
+/// A route that matches a path prefix.
+fn route(name: &str, path: &str) -> String {
+    format!("[routes.{name}]\nmatch = {{ path = \"{path}\" }}\nupstream = \"u\"\n")
+}
+
+/// The routes as `name path`.
+fn routes(documents: &Documents) -> Vec<String> {
+    let shown = |path: &PathMatch| match path {
+        PathMatch::Prefix(prefix) => prefix.to_string(),
+        other => format!("{other:?}"),
+    };
+    let route = |(name, item): (&fleetgate::spec::name::Name, &fleetgate::spec::document::Item<_>)| {
+        let good: &Option<Arc<fleetgate::spec::route::RouteSpec>> = &item.good;
+        format!("{name} {}", good.as_ref().map_or_else(|| "bad".to_owned(), |good| shown(&good.matching.path)))
+    };
+    documents.routes.iter().map(route).collect()
+}
+
+#[track_caller]
+fn shows(running: &Running, wanted: &'static [&'static str]) -> impl Future<Output = Arc<Documents>> {
+    running.documents(format!("routes {wanted:?}"), move |documents| routes(documents) == wanted)
+}
+
+/// No state that was published lacked this route, once it was there.
+#[track_caller]
+fn never_lost(running: &Running, name: &str) {
+    let states = running.history();
+    let has = |state: &Arc<fleetgate::discovery::state::ProviderState>| {
+        state.documents.as_ref().is_some_and(|all| all.routes.get(name).is_some_and(|item| item.good.is_some()))
+    };
+    let first = states.iter().position(has).expect("it was there");
+    assert!(states[first..].iter().all(has), "{name} was lost");
+}
+
+#[tokio::test]
+async fn without_files_there_is_an_empty_answer_at_once() {
+    let running = start(&Settings::default());
+    running.documents("an empty list", |all| all.routes.is_empty() && all.rejected.is_empty()).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn files_are_written_replaced_added_and_deleted() {
+    let files = Files::new();
+    files.write("a.toml", &route("a", "/a"));
+    let running = files.run(&["*.toml", "*.json"]);
+    let first = shows(&running, &["a /a"]).await;
+    assert!(first.routes["a"].place.starts_with(&format!("{}:1:", files.path("a.toml").display())));
+    files.write("a.toml", &route("a", "/a2"));
+    shows(&running, &["a /a2"]).await;
+    files.replace("a.toml", &route("a", "/a3"));
+    shows(&running, &["a /a3"]).await;
+    files.write("b.json", r#"{"routes":{"b":{"match":{"path":"/b"},"upstream":"u"}}}"#);
+    shows(&running, &["a /a3", "b /b"]).await;
+    fs::rename(files.path("b.json"), files.path("b.gone")).unwrap();
+    shows(&running, &["a /a3"]).await;
+    fs::rename(files.path("b.gone"), files.path("c.json")).unwrap();
+    shows(&running, &["a /a3", "b /b"]).await;
+    never_lost(&running, "a");
+    fs::remove_file(files.path("a.toml")).unwrap();
+    shows(&running, &["b /b"]).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_bad_edit_keeps_the_last_good_form() {
+    let files = Files::new();
+    files.write("a.toml", &(route("a", "/a") + &route("b", "/b")));
+    let running = files.run(&["*.toml"]);
+    shows(&running, &["a /a", "b /b"]).await;
+    // One item is wrong: the other one goes on to change.
+    files.write("a.toml", &(route("a", "/a").replace("upstream", "upstrean") + &route("b", "/b2")));
+    let now = shows(&running, &["a /a", "b /b2"]).await;
+    assert!(!now.routes["a"].problems.is_empty() && now.routes["b"].problems.is_empty());
+    // The file is wrong: nothing changes, and it is told.
+    files.write("a.toml", "[routes.a\n");
+    let now = running.documents("the problem of the file", |all| !all.rejected.is_empty()).await;
+    assert_eq!(routes(&now), ["a /a", "b /b2"]);
+    assert!(now.rejected[0].place.starts_with(&files.path("a.toml").display().to_string()), "{:?}", now.rejected);
+    files.write("a.toml", &route("a", "/a4"));
+    let now = shows(&running, &["a /a4"]).await;
+    assert!(now.rejected.is_empty());
+    never_lost(&running, "a");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_emptied_before_it_is_written_loses_nothing() {
+    // A machine that stalls between the two halves of an edit makes another edit of it: that is no test.
+    for _ in 0..20 {
+        if emptied_and_written().await {
+            return;
+        }
+    }
+    panic!("this machine is too slow to edit a file");
+}
+
+/// Tells whether each edit took less time than an empty file is doubted.
+async fn emptied_and_written() -> bool {
+    let files = Files::new();
+    files.write("a.toml", &route("a", "/a"));
+    let running = files.run(&["*.toml"]);
+    shows(&running, &["a /a"]).await;
+    let empty = || files.write("a.toml", "");
+    // As some editors do.
+    let move_away = || fs::rename(files.path("a.toml"), files.path("a.toml~")).unwrap();
+    for (round, take) in [&empty as &dyn Fn(), &move_away, &empty].into_iter().enumerate() {
+        let began = Instant::now();
+        take();
+        // Long enough for the loss to be seen.
+        tokio::time::sleep(Duration::from_millis(90)).await;
+        files.write("a.toml", &route("a", &format!("/{round}")));
+        if began.elapsed() > Duration::from_millis(180) {
+            return false;
+        }
+        let path = format!("a /{round}");
+        running.documents(path.clone(), move |documents| routes(documents) == [path.as_str()]).await;
+    }
+    never_lost(&running, "a");
+    // One that stays empty is believed.
+    files.write("a.toml", "");
+    shows(&running, &[]).await;
+    running.stop().await;
+    true
+}
+
+#[tokio::test]
+async fn links_are_followed_when_they_are_swapped() {
+    // As Kubernetes mounts a ConfigMap: mount/a.toml -> ..data/a.toml, ..data -> ..1.
+    let files = Files::new();
+    let version = |number: u32, text: &str| {
+        fs::create_dir_all(files.path(&format!("mount/..{number}"))).unwrap();
+        files.write(&format!("mount/..{number}/a.toml"), text);
+        symlink(format!("..{number}"), files.path("mount/..data_tmp")).unwrap();
+        fs::rename(files.path("mount/..data_tmp"), files.path("mount/..data")).unwrap();
+    };
+    version(1, &route("a", "/1"));
+    symlink("..data/a.toml", files.path("mount/a.toml")).unwrap();
+    let running = files.run(&["mount/*.toml"]);
+    shows(&running, &["a /1"]).await;
+    for (number, wanted) in [(2, &["a /2"]), (3, &["a /3"])] {
+        version(number, &route("a", &format!("/{number}")));
+        fs::remove_dir_all(files.path(&format!("mount/..{}", number - 1))).unwrap();
+        shows(&running, wanted).await;
+    }
+    // A link that leads elsewhere: the folder it leads to is watched, too.
+    let elsewhere = Files::new();
+    elsewhere.write("real.toml", &route("b", "/b"));
+    symlink(elsewhere.path("real.toml"), files.path("mount/b.toml")).unwrap();
+    shows(&running, &["a /3", "b /b"]).await;
+    elsewhere.replace("real.toml", &route("b", "/b2"));
+    shows(&running, &["a /3", "b /b2"]).await;
+    never_lost(&running, "a");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn folders_may_come_later_and_come_anew() {
+    let files = Files::new();
+    let running = files.run(&["teams/*/routes/*.toml"]);
+    running.documents("nothing", |all| all.routes.is_empty()).await;
+    for path in ["/1", "/2"] {
+        fs::create_dir_all(files.path("teams/a/routes")).unwrap();
+        files.write("teams/a/routes/a.toml", &route("a", path));
+        let wanted = format!("a {path}");
+        running.documents(wanted.clone(), move |documents| routes(documents) == [wanted.as_str()]).await;
+        fs::remove_dir_all(files.path("teams")).unwrap();
+        shows(&running, &[]).await;
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_smaller_path_wins_a_name_and_the_main_file_has_more_than_routes() {
+    let files = Files::new();
+    files.write("main.toml", &format!("[admin]\naddress = \"127.0.0.1:0\"\n{}", route("main", "/main")));
+    files.write("b.toml", &route("x", "/b"));
+    files.write("c.toml", &route("x", "/c"));
+    let settings =
+        Settings { main: Some(files.path("main.toml")), patterns: vec![files.path("*.toml"), files.path("b.*")] };
+    let running = start(&settings);
+    let both = shows(&running, &["main /main", "x /b"]).await;
+    assert_eq!(both.rejected.len(), 1, "{:?}", both.rejected);
+    assert!(both.rejected[0].place.starts_with(&files.path("c.toml").display().to_string()));
+    fs::remove_file(files.path("b.toml")).unwrap();
+    let one = shows(&running, &["main /main", "x /c"]).await;
+    assert!(one.rejected.is_empty(), "{:?}", one.rejected);
+    files.replace("main.toml", &route("main", "/main2"));
+    shows(&running, &["main /main2", "x /c"]).await;
+    never_lost(&running, "x");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn sighup_reads_everything_and_an_equal_answer_wakes_nobody() {
+    let files = Files::new();
+    files.write("a.toml", &route("a", "/a"));
+    let running = files.run(&["*.toml"]);
+    shows(&running, &["a /a"]).await;
+    let published = running.history().len();
+    let unchanged = || running.publisher.status().updates.unchanged.load(std::sync::atomic::Ordering::Relaxed);
+    let before = unchanged();
+    running.reread();
+    wait::until(SOON, "the read", || async { unchanged() > before }).await;
+    assert_eq!(running.history().len(), published);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_with_another_extension_is_named() {
+    let files = Files::new();
+    files.write("a.toml", &route("a", "/a"));
+    files.write("b.conf", "x");
+    let running = files.run(&["*"]);
+    let now = shows(&running, &["a /a"]).await;
+    assert!(now.rejected.iter().any(|problem| Path::new(&problem.place) == files.path("b.conf")), "{now:?}");
+    running.stop().await;
+}
