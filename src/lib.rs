@@ -1,6 +1,7 @@
 //! Fleetgate: a gateway for fleets of machines that are not on Kubernetes.
 
 pub mod admin;
+pub mod app;
 pub mod cli;
 pub mod config;
 pub mod control;

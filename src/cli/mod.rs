@@ -9,6 +9,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 mod admin;
 mod check;
 mod routes;
+mod run;
 pub mod sample;
 mod status;
 mod table;
@@ -29,6 +30,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Runs the gateway
+    Run(Config),
     /// Checks the configuration without contacting a registry: prints every problem, exits 1 if there is any
     Check(Config),
     /// Shows the state of a running gateway
@@ -66,6 +69,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let (stdout, stderr) = (&mut std::io::stdout(), &mut std::io::stderr());
     let code = match cli.command {
+        Command::Run(config) => run::run(config.config.as_deref(), variables(), stderr),
         Command::Check(config) => check::run(config.config.as_deref(), variables(), stdout, stderr),
         Command::Status(access) => admin::show(&access, "/api/v1/status", status::render, stdout, stderr),
         Command::Routes(access) => admin::show(&access, "/api/v1/routes", routes::render, stdout, stderr),

@@ -1,0 +1,324 @@
+//! The only wiring: what exists, who gives what to whom, and the order of start and stop.
+//!
+//! Start: bind everything (a failed bind leaves nothing behind), then discovery, control, health, workers, admin.
+//! Stop: not ready, serve on for `shutdown_delay`, drain within `shutdown_grace`, then everything else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, Readiness};
+use crate::control::{Control, Rules};
+use crate::discovery::consul::ConsulProvider;
+use crate::discovery::dns::DnsProvider;
+use crate::discovery::file::FileProvider;
+use crate::discovery::state::ProviderState;
+use crate::discovery::status::ProviderStatus;
+use crate::discovery::{Context, Provider, Publisher};
+use crate::health::Prober;
+use crate::proxy::{self, DataPlane};
+use crate::snapshot::Snapshot;
+use crate::spec::name::{Name, ProviderId};
+use crate::spec::settings::{Discovery, EtcdProvider as EtcdSettings, Settings};
+use crate::telemetry::access_log::Writer;
+use crate::telemetry::prometheus::Metrics;
+use crate::telemetry::stats::WorkersStats;
+
+/// Threads of the control plane: discovery, control, health checks, admin.
+const CONTROL_THREADS: usize = 2;
+
+/// How long the control plane may take to end once the workers have.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Why the gateway did not start.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {cause}")]
+pub struct StartError {
+    what: String,
+    cause: String,
+}
+
+impl StartError {
+    fn new(what: impl Into<String>, cause: impl ToString) -> Self {
+        Self { what: what.into(), cause: cause.to_string() }
+    }
+}
+
+/// Runs the gateway until a signal ends it. Listeners' lines and `ready` go to standard output.
+///
+/// # Errors
+/// What kept it from starting.
+pub fn run(settings: Settings) -> Result<(), StartError> {
+    let runtime = runtime()?;
+    let ended = runtime.block_on(async {
+        let mut signals = Signals::listen().map_err(|error| StartError::new("cannot listen for signals", error))?;
+        let app = App::start(settings).await?;
+        let announced = app.announce();
+        announced.map_err(|error| StartError::new("cannot write to standard output", error))?;
+        if signals.ready_or_stop(&app).await {
+            say("ready\n").map_err(|error| StartError::new("cannot write to standard output", error))?;
+            signals.stop(&app).await;
+        }
+        tokio::select! {
+            () = app.stop() => {}
+            () = signals.again() => tracing::warn!("ended at once by a second signal"),
+        }
+        Ok(())
+    });
+    // A second signal leaves workers behind; nobody waits for them.
+    runtime.shutdown_background();
+    ended
+}
+
+/// The control plane's runtime.
+///
+/// # Errors
+/// When the system gives no threads.
+pub fn runtime() -> Result<tokio::runtime::Runtime, StartError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .map_err(|error| StartError::new("cannot start the control plane", error))
+}
+
+/// A running gateway.
+pub struct App {
+    listeners: Vec<(Name, SocketAddr)>,
+    admin: SocketAddr,
+    readiness: Arc<Readiness>,
+    plane: DataPlane,
+    log: Writer,
+    reread: watch::Sender<u64>,
+    tasks: JoinSet<()>,
+    shutdown: CancellationToken,
+    delay: Duration,
+    grace: Duration,
+}
+
+impl App {
+    /// Starts a gateway on the present runtime. It serves when this returns; it is ready when its readiness says so.
+    ///
+    /// # Errors
+    /// What could not be bound, opened or read, and why.
+    pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        let started_at = SystemTime::now();
+        let workers = settings.runtime.workers;
+        let mut bound = Vec::new();
+        for (name, listener) in &settings.listeners {
+            let sockets = proxy::bind(listener.address, workers).map_err(|error| {
+                StartError::new(format!("listeners.{name}: cannot bind {}", listener.address), error)
+            })?;
+            bound.push((name.clone(), listener.clone(), sockets));
+        }
+        let listeners: Vec<_> = bound.iter().map(|(name, _, sockets)| (name.clone(), sockets.address)).collect();
+        let admin = tokio::net::TcpListener::bind(settings.admin.address)
+            .await
+            .map_err(|error| StartError::new(format!("admin: cannot bind {}", settings.admin.address), error))?;
+        let admin_address =
+            admin.local_addr().map_err(|error| StartError::new("admin: the socket has no address", error))?;
+        let log = Writer::start(&settings.telemetry.access_log)
+            .map_err(|error| StartError::new("telemetry.access_log", error))?;
+
+        let shutdown = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let (reread, rereads) = watch::channel(0);
+        let (wanted, wanteds) = watch::channel(Arc::new(BTreeSet::new()));
+        let discovery = Discovering::of(&settings.discovery)?;
+        let statuses = discovery.statuses;
+        for provider in discovery.providers {
+            let context = Context { wanted: wanteds.clone(), shutdown: shutdown.clone(), reread: rereads.clone() };
+            tasks.spawn(provider.run(context));
+        }
+
+        let (snapshot, snapshots) = watch::channel(Arc::new(Snapshot::empty()));
+        let rules = Rules::of(&settings.discovery);
+        let control = Control { providers: discovery.states, rules, wanted, snapshot };
+        tasks.spawn(control.run(shutdown.clone()));
+        tasks.spawn(Prober::new().run(snapshots.clone(), shutdown.clone()));
+
+        let readiness = Readiness::new();
+        let (following, limit) = (Arc::clone(&readiness), settings.runtime.ready_timeout);
+        let followed = snapshots.clone();
+        tasks.spawn(async move { following.follow(followed, limit).await });
+
+        let stats = Arc::new(WorkersStats::default());
+        let plane = DataPlane::start(workers, bound, &snapshots, &stats, &log)
+            .map_err(|error| StartError::new("cannot start the workers", error))?;
+
+        let metrics = metrics(&snapshots, &statuses, stats, &log, started_at)
+            .map_err(|error| StartError::new("metrics", error))?;
+        let (delay, grace) = (settings.runtime.shutdown_delay, settings.runtime.shutdown_grace);
+        let state = admin::State {
+            settings: Arc::new(settings),
+            listeners: listeners.clone(),
+            snapshot: snapshots,
+            providers: statuses,
+            metrics,
+            readiness: Arc::clone(&readiness),
+            started_at,
+        };
+        tasks.spawn(admin::serve(admin, state, shutdown.clone()));
+        Ok(Self { listeners, admin: admin_address, readiness, plane, log, reread, tasks, shutdown, delay, grace })
+    }
+
+    /// Listeners with the addresses they are bound to.
+    pub fn listeners(&self) -> &[(Name, SocketAddr)] {
+        &self.listeners
+    }
+
+    /// The admin API's address.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Whether it should get traffic.
+    pub fn readiness(&self) -> Arc<Readiness> {
+        Arc::clone(&self.readiness)
+    }
+
+    /// Reads the files again.
+    pub fn reread(&self) {
+        self.reread.send_modify(|count| *count += 1);
+    }
+
+    fn announce(&self) -> io::Result<()> {
+        let lines = self.listeners.iter().map(|(name, address)| format!("listener {name} {address}\n"));
+        say(&lines.chain([format!("admin {}\n", self.admin)]).collect::<String>())
+    }
+
+    /// Stops: not ready, still serving, drained, ended.
+    pub async fn stop(mut self) {
+        tracing::info!("stopping");
+        self.readiness.drain();
+        tokio::time::sleep(self.delay).await;
+        self.plane.drain(self.grace).await;
+        self.shutdown.cancel();
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(LAST_WORDS, ended).await.is_err() {
+            tracing::warn!("a task of the control plane did not end in time");
+        }
+        self.log.finish();
+    }
+}
+
+/// The providers that are on.
+#[derive(Default)]
+struct Discovering {
+    providers: Vec<Box<dyn Provider>>,
+    states: BTreeMap<ProviderId, watch::Receiver<Arc<ProviderState>>>,
+    statuses: Vec<Arc<ProviderStatus>>,
+}
+
+impl Discovering {
+    fn of(settings: &Discovery) -> Result<Self, StartError> {
+        let mut all = Self::default();
+        let publisher = all.publisher(ProviderId::File);
+        all.providers.push(Box::new(FileProvider::new(&settings.file, publisher)));
+        if let Some(consul) = &settings.consul {
+            let (sources, documents) = (all.publisher(ProviderId::Consul), all.publisher(ProviderId::ConsulKv));
+            let provider = ConsulProvider::new(consul, sources, documents)
+                .map_err(|error| StartError::new("discovery.consul", error))?;
+            all.providers.push(Box::new(provider));
+        }
+        if let Some(etcd) = &settings.etcd {
+            all.add_etcd(etcd)?;
+        }
+        let publisher = all.publisher(ProviderId::Dns);
+        all.providers.push(Box::new(DnsProvider::new(publisher)));
+        Ok(all)
+    }
+
+    #[cfg(feature = "etcd")]
+    fn add_etcd(&mut self, settings: &EtcdSettings) -> Result<(), StartError> {
+        let publisher = self.publisher(ProviderId::Etcd);
+        self.providers.push(Box::new(crate::discovery::etcd::EtcdProvider::new(settings, publisher)));
+        Ok(())
+    }
+
+    #[cfg(not(feature = "etcd"))]
+    fn add_etcd(&mut self, _: &EtcdSettings) -> Result<(), StartError> {
+        Err(StartError::new("discovery.etcd", "this binary was built without the feature `etcd`"))
+    }
+
+    fn publisher(&mut self, id: ProviderId) -> Publisher {
+        let (publisher, states) = Publisher::new(id);
+        self.statuses.push(Arc::clone(publisher.status()));
+        self.states.insert(id, states);
+        publisher
+    }
+}
+
+fn metrics(
+    snapshots: &watch::Receiver<Arc<Snapshot>>,
+    statuses: &[Arc<ProviderStatus>],
+    stats: Arc<WorkersStats>,
+    log: &Writer,
+    started_at: SystemTime,
+) -> prometheus::Result<Metrics> {
+    let metrics = Metrics::new()?;
+    metrics.register(stats)?;
+    metrics.register(log.dropped_lines())?;
+    let (snapshot, providers) = (snapshots.clone(), statuses.to_vec());
+    metrics.register(admin::metrics::Picture { snapshot, providers, started_at })?;
+    Ok(metrics)
+}
+
+fn say(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
+/// The signals a gateway listens to.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits until the gateway is ready (true) or shall stop (false).
+    async fn ready_or_stop(&mut self, app: &App) -> bool {
+        let readiness = app.readiness();
+        tokio::select! {
+            () = self.stop(app) => false,
+            () = readiness.settled() => true,
+        }
+    }
+
+    /// Waits for a signal to stop; SIGHUP reads the files again.
+    async fn stop(&mut self, app: &App) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hang_up.recv() => app.reread(),
+            }
+        }
+    }
+
+    /// Waits for a second signal to stop.
+    async fn again(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
