@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::state::{Origin, SourceState};
@@ -46,7 +45,7 @@ impl DnsProvider {
 #[async_trait]
 impl Provider for DnsProvider {
     async fn run(self: Box<Self>, context: Context) {
-        let backoff = Backoff { cap: CAP, credentials_changed: Arc::new(Notify::new()) };
+        let backoff = Backoff::new(CAP);
         let publisher = self.publisher;
         keep_wanted(ProviderId::Dns, &publisher, context, |source, stop| {
             let watch =

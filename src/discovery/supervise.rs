@@ -57,6 +57,8 @@ pub struct Backoff {
     pub cap: Duration,
     /// Wakes a watch that waits because its credentials were refused.
     pub credentials_changed: Arc<Notify>,
+    /// Wakes watches that wait after failures, each within a second: what they wait for answers again.
+    pub answers_again: Arc<Notify>,
 }
 
 const BASE: Duration = Duration::from_millis(250);
@@ -68,6 +70,11 @@ const HEALTHY: Duration = Duration::from_secs(30);
 const ESTABLISHED: Duration = Duration::from_secs(10);
 
 impl Backoff {
+    /// Waits up to `cap`, and nobody wakes it.
+    pub fn new(cap: Duration) -> Self {
+        Self { cap, credentials_changed: Arc::default(), answers_again: Arc::default() }
+    }
+
     /// Full jitter: between 0 and `min(cap, 250 ms * 2^failures)`
     /// (AWS Architecture Blog, "Exponential Backoff And Jitter").
     fn wait(&self, kind: ErrorKind, failures: u32, lasted: Duration) -> Duration {
@@ -100,6 +107,7 @@ pub async fn supervise(
 ) {
     let status = provider.watch(&name);
     let mut failures = 0u32;
+    let mut said: Option<String> = None;
     loop {
         status.session_begins();
         let began = Instant::now();
@@ -112,15 +120,31 @@ pub async fn supervise(
             error = watch.session(&status) => error,
         };
         let lasted = began.elapsed();
-        failures = if lasted > HEALTHY { 1 } else { failures.saturating_add(1) };
+        if lasted > HEALTHY {
+            (failures, said) = (0, None);
+        }
+        failures = failures.saturating_add(1);
         provider.updates.failed.fetch_add(1, Relaxed);
         let wait = backoff.wait(error.kind, failures, lasted);
-        tracing::warn!(provider = %provider.id(), watch = name, failures, retry_in = ?wait, "watch failed: {error}");
+        // Hundreds of watches fail together when a registry is down: what repeats itself is told once.
+        if said.as_ref() == Some(&error.text) {
+            tracing::debug!(provider = %provider.id(), watch = name, failures, retry_in = ?wait, "watch failed again");
+        } else {
+            tracing::warn!(provider = %provider.id(), watch = name, failures, retry_in = ?wait, "watch failed: {error}");
+            said = Some(error.text.clone());
+        }
         status.set_state(WatchState::Failing { failures, error: error.text });
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
             () = credentials_changed, if error.kind == ErrorKind::Unauthorised => {}
+            () = backoff.answers_again.notified(), if error.kind == ErrorKind::Failed => {
+                let spread = wait.min(Duration::from_secs(1)).mul_f64(rand::rng().random_range(0.0..=1.0));
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    () = tokio::time::sleep(spread) => {}
+                }
+            }
         }
     }
 }
@@ -131,7 +155,7 @@ mod tests {
     use crate::spec::name::ProviderId;
 
     fn backoff() -> Backoff {
-        Backoff { cap: Duration::from_secs(30), credentials_changed: Arc::default() }
+        Backoff::new(Duration::from_secs(30))
     }
 
     #[test]
@@ -147,37 +171,45 @@ mod tests {
         );
     }
 
-    struct Refused(Arc<std::sync::atomic::AtomicU32>);
+    /// Fails for ever, and counts.
+    struct Fails(ErrorKind, Arc<std::sync::atomic::AtomicU32>);
 
     #[async_trait]
-    impl Watch for Refused {
+    impl Watch for Fails {
         async fn session(&mut self, _: &WatchStatus) -> WatchError {
-            self.0.fetch_add(1, Relaxed);
-            WatchError { kind: ErrorKind::Unauthorised, text: "403".to_owned() }
+            self.1.fetch_add(1, Relaxed);
+            WatchError { kind: self.0, text: "no".to_owned() }
         }
+    }
+
+    /// Runs a watch that fails, wakes it, and waits until it has tried again.
+    async fn tries_again(kind: ErrorKind, wake: impl Fn(&Backoff)) {
+        let (sessions, shutdown, backoff) = (Arc::default(), CancellationToken::new(), backoff());
+        let status = ProviderStatus::new(ProviderId::Consul);
+        let watch = Fails(kind, Arc::clone(&sessions));
+        let name = "consul:users".to_owned();
+        let task = tokio::spawn(supervise(watch, name.clone(), Arc::clone(&status), backoff.clone(), shutdown.clone()));
+        // Far into the back-off, where a wait is half a minute and longer.
+        while sessions.load(Relaxed) < 30 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let (before, began) = (sessions.load(Relaxed), Instant::now());
+        while sessions.load(Relaxed) == before {
+            wake(&backoff);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(began.elapsed() <= Duration::from_secs(2), "{:?}", began.elapsed());
+        shutdown.cancel();
+        task.await.expect("ends at shutdown");
     }
 
     #[tokio::test(start_paused = true)]
     async fn new_credentials_wake_an_unauthorised_watch() {
-        let (sessions, shutdown, backoff) = (Arc::default(), CancellationToken::new(), backoff());
-        let status = ProviderStatus::new(ProviderId::Consul);
-        let watch = Refused(Arc::clone(&sessions));
-        let task = tokio::spawn(supervise(
-            watch,
-            "consul:users".to_owned(),
-            Arc::clone(&status),
-            backoff.clone(),
-            shutdown.clone(),
-        ));
-        while status.watch("consul:users").state() == WatchState::Starting {
-            tokio::task::yield_now().await;
-        }
-        let before = sessions.load(Relaxed);
-        backoff.credentials_changed.notify_waiters();
-        while sessions.load(Relaxed) == before {
-            tokio::task::yield_now().await;
-        }
-        shutdown.cancel();
-        task.await.expect("ends at shutdown");
+        tries_again(ErrorKind::Unauthorised, |backoff| backoff.credentials_changed.notify_waiters()).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_registry_that_answers_again_wakes_a_failed_watch() {
+        tries_again(ErrorKind::Failed, |backoff| backoff.answers_again.notify_waiters()).await;
     }
 }

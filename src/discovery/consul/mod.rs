@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use self::client::Client;
 use self::follow::{Bounds, Follow};
@@ -60,15 +60,16 @@ impl ConsulProvider {
     /// # Errors
     /// An address that is none, and TLS files that cannot be read.
     pub fn new(settings: &Settings, sources: Publisher, documents: Publisher) -> Result<Self, ClientError> {
-        let credentials_changed = Arc::new(Notify::new());
-        let token = Token::new(settings.token.as_ref(), settings.token_file.clone(), Arc::clone(&credentials_changed));
+        let backoff = Backoff::new(CAP);
+        let changed = Arc::clone(&backoff.credentials_changed);
+        let token = Token::new(settings.token.as_ref(), settings.token_file.clone(), changed);
         Ok(Self {
             client: Arc::new(Client::new(settings, Arc::new(token))?),
             bounds: Bounds { wait: settings.wait, max_stale: settings.max_stale },
             prefix: settings.kv_prefix.clone(),
             sources,
             documents,
-            backoff: Backoff { cap: CAP, credentials_changed },
+            backoff,
         })
     }
 }
@@ -107,7 +108,7 @@ impl Provider for ConsulProvider {
         tokio::select! {
             ((), ()) = futures_util::future::join(keys, instances) => {}
             () = client.token.follow() => {}
-            () = probe::probe(&client, &kick) => {}
+            () = probe::probe(&client, &kick, &backoff.answers_again) => {}
         }
     }
 }

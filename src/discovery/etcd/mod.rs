@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::Notify;
 
 use self::layout::KeyRange;
 use self::members::Members;
@@ -51,7 +50,7 @@ impl Provider for EtcdProvider {
     async fn run(self: Box<Self>, context: Context) {
         let Self { prefix, members, publisher } = *self;
         let status = Arc::clone(publisher.status());
-        let backoff = Backoff { cap: CAP, credentials_changed: Arc::new(Notify::new()) };
+        let backoff = Backoff::new(CAP);
         let documents = RangeWatch::new(
             Arc::clone(&members),
             publisher.clone(),
