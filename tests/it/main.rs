@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests, their helpers too, stop at what is wrong")]
 
+mod admin;
 mod architecture;
 mod consul;
 mod etcd;

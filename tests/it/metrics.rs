@@ -14,9 +14,15 @@ use fleetgate::spec::settings::AccessLog;
 use fleetgate::telemetry::access_log::Writer;
 use fleetgate::telemetry::prometheus::Metrics;
 use fleetgate::telemetry::stats::{AttemptResult, ConnectionState, WorkersStats};
+use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::support::registry;
+use crate::support::client::Request;
+use crate::support::gateway::Gateway;
+use crate::support::origin::{Behaviour, Origin};
+use crate::support::{registry, wait};
+
+const SOON: Duration = Duration::from_secs(20);
 
 /// Panics with what `promtool check metrics` has to say, if anything.
 fn check(promtool: &Path, text: &str) {
@@ -59,4 +65,86 @@ fn promtool_has_nothing_to_say_about_any_family() {
     metrics.register(access_log.dropped_lines()).unwrap();
     metrics.register(Picture { snapshot, providers: vec![consul], started_at: SystemTime::now() }).unwrap();
     check(&promtool, &metrics.render().unwrap());
+}
+
+fn config(origin: &Origin, route: &str) -> String {
+    format!(
+        r#"
+            listeners.web.address = "127.0.0.1:0"
+            admin.address = "127.0.0.1:0"
+            [upstreams.users]
+            endpoints = [{{ address = "{}", labels = {{ version = "v2" }} }}]
+            subsets = {{ v2 = {{ version = "v2" }} }}
+            [routes.{route}]
+            match = {{ path = "/users" }}
+            targets = [{{ upstream = "users", subset = "v2" }}]
+        "#,
+        origin.address()
+    )
+}
+
+#[tokio::test]
+async fn exchanges_are_counted_and_logged_with_what_happened_to_them() {
+    let origin = Origin::start("users").await;
+    origin.on("/users/broken", Behaviour::Raw(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()));
+    origin.on("/users/teapot", Behaviour::Status(418));
+    let gateway = Gateway::start(&config(&origin, "users")).await;
+    for target in ["/users/1?secret=s3cret", "/users/2", "/users/teapot", "/users/broken", "/nowhere"] {
+        let request = Request::get(target).host("api.example.com").header("user-agent", "a \"test\"");
+        gateway.send(request.header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")).await;
+    }
+
+    let requests = async |labels: &[(&str, &str)]| gateway.metric("fleetgate_requests_total", labels).await;
+    let served = [("listener", "web"), ("route", "users"), ("upstream", "users")];
+    let with = |code, flag| [served[0], served[1], served[2], ("code", code), ("flag", flag)];
+    wait::until(SOON, "two counted", || async { requests(&with("200", "")).await == Some(2.0) }).await;
+    assert_eq!(requests(&with("418", "")).await, Some(1.0));
+    assert_eq!(requests(&with("502", "UPE")).await, Some(1.0));
+    assert_eq!(requests(&[("route", ""), ("upstream", ""), ("code", "404"), ("flag", "NR")]).await, Some(1.0));
+    let attempts = async |result| {
+        gateway.metric("fleetgate_upstream_attempts_total", &[("upstream", "users"), ("result", result)]).await
+    };
+    assert_eq!((attempts("ok").await, attempts("protocol").await), (Some(3.0), Some(1.0)));
+    let target = [("route", "users"), ("target", "users/v2")];
+    assert_eq!(gateway.metric("fleetgate_target_requests_total", &target).await, Some(4.0));
+    let count = gateway.metric("fleetgate_request_duration_seconds_count", &[("route", "users")]).await;
+    assert_eq!(count, Some(4.0));
+    if let Some(promtool) = registry::binary("promtool") {
+        check(&promtool, &gateway.metrics().await);
+    }
+
+    let line = gateway.until_logged("of /users/1", |line| line["path"] == "/users/1").await;
+    let keys: Vec<&str> = line.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(
+        keys.join(", "),
+        "time, listener, client, method, host, path, protocol, status, flag, route, target, upstream, endpoint, \
+         attempts, bytes_in, bytes_out, duration_ms, upstream_duration_ms, request_id, trace_id, user_agent"
+    );
+    let text = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
+    assert_eq!((text("route"), text("target"), text("upstream")), ("users".into(), "users/v2".into(), "users".into()));
+    assert_eq!((text("host"), text("user_agent")), ("api.example.com".into(), "a \"test\"".into()));
+    assert_eq!((text("endpoint"), text("client")), (origin.address().to_string(), "127.0.0.1".into()));
+    assert_eq!(text("trace_id"), "0af7651916cd43dd8448eb211c80319c");
+    assert_eq!((&line["status"], &line["attempts"]), (&Value::from(200), &Value::from(1)));
+    assert!(line["bytes_out"].as_u64() > Some(0) && line["duration_ms"].is_number(), "{line}");
+    let lost = gateway.until_logged("of /nowhere", |line| line["path"] == "/nowhere").await;
+    assert_eq!((&lost["status"], &lost["flag"]), (&Value::from(404), &Value::from("NR")));
+    assert!(lost["upstream_duration_ms"].is_null(), "{lost}");
+    assert!(!gateway.stdout().text().contains("s3cret"), "the query is not logged");
+}
+
+#[tokio::test]
+async fn a_series_dies_with_its_route() {
+    let origin = Origin::start("users").await;
+    let gateway = Gateway::start(&config(&origin, "users")).await;
+    gateway.get("/users").await;
+    let requests = async |route| gateway.metric("fleetgate_requests_total", &[("route", route)]).await;
+    wait::until(SOON, "the series", || async { requests("users").await == Some(1.0) }).await;
+    gateway.write_config(&config(&origin, "people"));
+    wait::until(SOON, "the series to die", || async {
+        gateway.get("/users").await;
+        requests("users").await.is_none() && requests("people").await.is_some()
+    })
+    .await;
+    assert_eq!(gateway.metric("fleetgate_request_duration_seconds_count", &[("route", "users")]).await, None);
 }
