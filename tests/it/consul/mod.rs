@@ -8,6 +8,7 @@ mod fleet;
 mod instances;
 mod scripted;
 mod scripted_server;
+mod tls;
 
 use std::collections::BTreeSet;
 use std::fmt;

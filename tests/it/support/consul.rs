@@ -46,6 +46,17 @@ impl Consul {
         Self::launch(true).await
     }
 
+    /// As [`Self::start`], with more configuration, made for the agent's address.
+    pub async fn start_with(more: impl FnOnce(IpAddr) -> Value) -> Option<Self> {
+        registry::binary("consul")?;
+        let mut consul = Self::prepare(false, json!({ "server": true, "bootstrap_expect": 1 }));
+        let more = more(consul.address);
+        merge(&mut consul.config, more);
+        consul.run();
+        consul.leader().await;
+        Some(consul)
+    }
+
     async fn launch(acl: bool) -> Option<Self> {
         registry::binary("consul")?;
         let mut consul = Self::prepare(acl, json!({ "server": true, "bootstrap_expect": 1 }));
@@ -374,7 +385,10 @@ impl Service {
 fn merge(into: &mut Value, from: Value) {
     let Value::Object(from) = from else { return };
     for (key, value) in from {
-        into[key.as_str()] = value;
+        match &mut into[key.as_str()] {
+            known @ Value::Object(_) => merge(known, value),
+            known => *known = value,
+        }
     }
 }
 
