@@ -32,6 +32,8 @@ const SILENCE: Duration = Duration::from_secs(15);
 const ANSWER: Duration = Duration::from_secs(5);
 /// Between two counts on another member, which show that nothing was missed.
 const PROBE: Duration = Duration::from_secs(30);
+/// After a count that is not ours.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Between two complete lists on the side: etcd has had bugs that lost events (its changelogs tell).
 const RESYNC: Duration = Duration::from_secs(300);
 /// After an interruption this long a list is cheaper than the history.
@@ -65,6 +67,8 @@ struct Schedule {
     heard_at: Instant,
     asked: bool,
     probe_at: Instant,
+    /// The last count was not ours.
+    differed: bool,
     resync_at: Instant,
     verify_at: Option<Instant>,
     verifications: u32,
@@ -137,6 +141,7 @@ impl RangeWatch {
             asked: false,
             // A stream that was opened says nothing about a leader; a count does.
             probe_at: if resumed { now } else { now + around(PROBE, 0.2) },
+            differed: false,
             resync_at: now + around(RESYNC, 0.2),
             verify_at: self.mirror.holds().then_some(now),
             verifications: 0,
@@ -304,12 +309,17 @@ impl RangeWatch {
             },
             Side::Count(Ok(Counted { count, revision, asked_at }), floor) => {
                 schedule.probe_at = now + around(PROBE, 0.2);
-                if revision < floor || usize::try_from(count).ok() != Some(self.mirror.count()) {
-                    // Changes on their way, a missed one, or a store that went back: a list tells.
+                let differs = usize::try_from(count).ok() != Some(self.mirror.count());
+                if revision < floor || (differs && schedule.differed) {
+                    // A store that went back, or a change that was missed: a list tells.
                     schedule.resync_at = now;
+                } else if differs {
+                    // Changes on their way, as a rule.
+                    schedule.probe_at = now + AGAIN;
                 } else {
                     status.confirmed(asked_at);
                 }
+                schedule.differed = differs;
             }
             Side::Count(Err(error), _) => {
                 tracing::debug!(range = %self.range, "a count on the side failed: {error}");

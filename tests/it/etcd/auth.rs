@@ -22,6 +22,7 @@ async fn an_expired_token_is_replaced_unnoticed() {
         proxy.set(Mode::Hold);
         etcd.put(&key("users", id), &format!("10.0.0.{}:80", round + 2)).await;
         proxy.cut();
+        running.failing(&name).await;
         proxy.set(Mode::Pass);
         let there = || async { running.endpoints(&of("users")).is_some_and(|all| all.len() == round + 2) };
         wait::until(SOON, "what was written meanwhile", there).await;

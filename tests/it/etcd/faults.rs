@@ -5,6 +5,12 @@ use futures_util::future::join_all;
 use super::*;
 use crate::support::proxy::{Mode, Proxy};
 
+/// Cuts what the proxy holds, so that none of it arrives.
+async fn broken(running: &Running, proxy: &Proxy) {
+    proxy.cut();
+    running.failing(&of("users").to_string()).await;
+}
+
 #[tokio::test]
 async fn a_restart_with_data_loses_nothing() {
     let Some(mut etcd) = Etcd::start().await else { return };
@@ -70,7 +76,7 @@ async fn compaction_during_an_interruption_ends_in_the_exact_state() {
     etcd.delete(&key("users", "gone")).await;
     let revision = etcd.put(&key("users", "edited"), "10.0.0.9:80").await;
     etcd.compact(revision).await;
-    proxy.cut();
+    broken(&running, &proxy).await;
     proxy.set(Mode::Pass);
     running.shows(&of("users"), &["kept 10.0.0.1:80", "edited 10.0.0.9:80"]).await;
     never_lost(&running, "users", "kept 10.0.0.1:80");
@@ -95,9 +101,9 @@ async fn a_cut_within_a_long_history_loses_nothing() {
         .await;
     }
     etcd.delete(&key("users", "0007")).await;
+    broken(&running, &proxy).await;
     // Enough for the first batch of a thousand, too little for all.
     proxy.set(Mode::CutAfter(90_000));
-    proxy.cut();
     let watch = running.watch(&of("users").to_string());
     wait::until(SOON, "a cut within the history", || async { watch.sessions() >= 3 }).await;
     proxy.set(Mode::Pass);
@@ -122,7 +128,7 @@ async fn a_heavy_history_comes_in_fragments() {
         let value = format!(r#"{{"address":"10.0.{}.{}:80","labels":{{"p":"{padding}"}}}}"#, id / 250, id % 250);
         etcd.put(&key("users", &format!("{id:03}")), &value).await;
     }
-    proxy.cut();
+    broken(&running, &proxy).await;
     proxy.set(Mode::Pass);
     wait::until(SOON, "all", || async { running.endpoints(&of("users")).is_some_and(|all| all.len() == 600) }).await;
     running.stop().await;
