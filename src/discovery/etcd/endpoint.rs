@@ -42,18 +42,21 @@ impl EndpointSet {
         let mut before = std::mem::take(&mut self.known);
         let (mut endpoints, mut problems) = (Vec::new(), Vec::new());
         for (key, value, modified) in entries {
-            let known = match before.remove(key) {
+            let (key, known) = match before.remove_entry(key) {
                 // A heartbeat that writes the same again is no news: the revision of the change stays.
-                Some(known) if known.value == value => known,
-                former => self.decode(key, value, modified, former.and_then(|former| former.good)),
+                Some((key, known)) if known.value == value => (key, known),
+                former => {
+                    let good = former.and_then(|(_, former)| former.good);
+                    (key.to_vec(), self.decode(key, value, modified, good))
+                }
             };
             endpoints.extend(known.good.clone());
             if let Some(text) = &known.problem {
-                let place = format!("{}:{}", ProviderId::Etcd, String::from_utf8_lossy(key));
+                let place = format!("{}:{}", ProviderId::Etcd, String::from_utf8_lossy(&key));
                 let kept = if known.good.is_some() { "; its former value is used" } else { "" };
                 problems.push(Problem::new(place, "", format!("{text}{kept}")));
             }
-            self.known.insert(key.to_vec(), known);
+            self.known.insert(key, known);
         }
         endpoints.sort_unstable_by(|a, b| (&a.address, &a.id).cmp(&(&b.address, &b.id)));
         (endpoints, problems)
