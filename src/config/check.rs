@@ -1,7 +1,7 @@
 //! Defines `check`: everything that can be known to be wrong without asking a registry.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::spec::decode::reader::unknown_key;
 use crate::spec::decode::scope::{Reference, Referent};
@@ -10,9 +10,9 @@ use crate::spec::decode::tree::Node;
 use crate::spec::document::Kind;
 use crate::spec::name::{ItemRef, Name, ProviderId};
 use crate::spec::problem::{Problem, sort};
-use crate::spec::settings::Discovery;
+use crate::spec::settings::{FileProvider, Settings};
 
-use super::{Loaded, parse_file};
+use super::{Loaded, Resolved, parse_file};
 
 /// Something to mend, or to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,33 +45,26 @@ impl std::fmt::Display for Finding {
 /// Checks the whole configuration: the static sections, the documents of the main file and of the files it
 /// names, and the names they refer to. Sorted by place.
 pub fn check(path: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Vec<Finding> {
-    let Loaded { settings, problems: mut errors, main } = Loaded::new(path, environment);
-    let mut known = Known::default();
-    if let Some((origin, root)) = &main {
-        known.add(root, origin, true, &mut errors);
-        known.listeners = root.get("listeners").map(names).unwrap_or_default();
-    }
-    let discovery = settings.as_ref().map(|settings| &settings.discovery);
-    for path in discovery.map(matching_files).unwrap_or_default() {
-        let origin = shown(&path);
-        match parse_file(&path, &origin) {
-            Ok(root) => known.add(&root, &origin, false, &mut errors),
-            Err(problems) => errors.extend(problems),
+    let Loaded { resolved, problems: mut errors, main } = Loaded::new(path, environment);
+    let mut warnings = Vec::new();
+    if let Some(Resolved { settings, on }) = resolved {
+        let mut known = Known::new(&settings, on);
+        if let Some((origin, root)) = &main {
+            known.listeners.extend(root.get("listeners").map(names).unwrap_or_default());
+            known.add(root, origin, true, &mut errors);
+        }
+        for path in matching_files(&settings.discovery.file) {
+            let origin = shown(&path);
+            match parse_file(&path, &origin) {
+                Ok(root) => known.add(&root, &origin, false, &mut errors),
+                Err(problems) => errors.extend(problems),
+            }
+        }
+        for reference in std::mem::take(&mut known.references) {
+            known.follow(reference, &mut errors, &mut warnings);
         }
     }
-    if let Some(settings) = &settings {
-        known.listeners.extend(settings.listeners.keys().map(Name::to_string));
-    }
-    let mut warnings = Vec::new();
-    for reference in std::mem::take(&mut known.references) {
-        known.follow(reference, discovery, &mut errors, &mut warnings);
-    }
-    // Without the settings nobody knows which registries are there.
-    if settings.is_none() {
-        warnings.clear();
-    }
-    let mut all = errors.clone();
-    all.extend(warnings.iter().cloned());
+    let mut all: Vec<Problem> = errors.iter().chain(&warnings).cloned().collect();
     sort(&mut all);
     let finding =
         |problem: Problem| if errors.contains(&problem) { Finding::Error(problem) } else { Finding::Warning(problem) };
@@ -79,16 +72,10 @@ pub fn check(path: Option<&Path>, environment: impl IntoIterator<Item = (String,
 }
 
 /// All files the patterns name, in the order that decides between equal names.
-fn matching_files(discovery: &Discovery) -> Vec<std::path::PathBuf> {
-    let files: BTreeSet<_> = discovery
-        .file
-        .patterns
-        .iter()
-        .filter_map(|pattern| glob::glob(&pattern.to_string_lossy()).ok())
-        .flatten()
-        .filter_map(Result::ok)
-        .filter(|path| discovery.file.main.as_ref() != Some(path))
-        .collect();
+fn matching_files(provider: &FileProvider) -> Vec<PathBuf> {
+    let matches = provider.patterns.iter().filter_map(|pattern| glob::glob(&pattern.to_string_lossy()).ok());
+    let files: BTreeSet<PathBuf> =
+        matches.flatten().filter_map(Result::ok).filter(|path| provider.main.as_ref() != Some(path)).collect();
     files.into_iter().collect()
 }
 
@@ -99,8 +86,11 @@ fn shown(path: &Path) -> String {
 }
 
 /// The names that files define, and those they refer to.
-#[derive(Default)]
 struct Known {
+    /// The providers that are on.
+    on: Vec<ProviderId>,
+    /// Those of documents, the winner first.
+    precedence: Vec<ProviderId>,
     listeners: BTreeSet<String>,
     routes: BTreeMap<Name, String>,
     /// Upstreams by name, with where they are and their subsets' names, right or wrong.
@@ -109,6 +99,17 @@ struct Known {
 }
 
 impl Known {
+    fn new(settings: &Settings, on: Vec<ProviderId>) -> Self {
+        Self {
+            on,
+            precedence: settings.discovery.precedence.clone(),
+            listeners: settings.listeners.keys().map(Name::to_string).collect(),
+            routes: BTreeMap::new(),
+            upstreams: BTreeMap::new(),
+            references: Vec::new(),
+        }
+    }
+
     fn add(&mut self, root: &Node, origin: &str, main: bool, errors: &mut Vec<Problem>) {
         let Sections { routes, upstreams, rejected } = decode_sections(root, origin, main);
         // Those of the main file's top level are told by reading its static sections.
@@ -135,13 +136,7 @@ impl Known {
         }
     }
 
-    fn follow(
-        &self,
-        reference: Reference,
-        discovery: Option<&Discovery>,
-        errors: &mut Vec<Problem>,
-        warnings: &mut Vec<Problem>,
-    ) {
+    fn follow(&self, reference: Reference, errors: &mut Vec<Problem>, warnings: &mut Vec<Problem>) {
         let Reference { to, place, key } = reference;
         let mut error = |text: String| errors.push(Problem::new(place.as_str(), key.as_str(), text));
         match to {
@@ -151,12 +146,12 @@ impl Known {
                 }
             }
             Referent::Provider(id) => {
-                if !discovery.is_none_or(|discovery| is_on(discovery, id)) {
+                if !self.on.contains(&id) {
                     error(format!("there is no `[discovery.{id}]` to learn its endpoints from"));
                 }
             }
-            Referent::Upstream(upstream) => match self.find(&upstream, discovery) {
-                Found::Here(_) => {}
+            Referent::Upstream(upstream) => match self.find(&upstream) {
+                Found::Here(_) | Found::Replaceable => {}
                 Found::Elsewhere(ids) => {
                     let text = format!("no file defines the upstream `{}`; {ids} may", upstream.name);
                     warnings.push(Problem::new(place, key, text));
@@ -164,44 +159,46 @@ impl Known {
                 Found::Nowhere => {
                     error(absent("upstream", upstream.name.as_str(), self.upstreams.keys().map(Name::as_str)));
                 }
-                Found::NoProvider(id) => error(format!("`{id}` is off or no provider of documents")),
+                Found::NoProvider(id) => error(format!("`{id}` is off, or provides no documents")),
             },
             Referent::Subset(upstream, subset) => {
-                if let Found::Here(subsets) = self.find(&upstream, discovery)
+                if let Found::Here(subsets) = self.find(&upstream)
                     && !subsets.contains(subset.as_str())
                 {
-                    let what = format!("subset of `{}`", upstream.name);
+                    let what = format!("subset of `{}` named", upstream.name);
                     error(absent(&what, subset.as_str(), subsets.iter().map(String::as_str)));
                 }
             }
         }
     }
 
-    fn find(&self, upstream: &ItemRef, discovery: Option<&Discovery>) -> Found<'_> {
-        let here = self.upstreams.get(&upstream.name);
-        let registries = [ProviderId::Etcd, ProviderId::ConsulKv];
-        let on = |id: ProviderId| discovery.is_none_or(|discovery| is_on(discovery, id));
+    fn find(&self, upstream: &ItemRef) -> Found<'_> {
+        let here = self.upstreams.get(&upstream.name).map(|(_, subsets)| subsets);
+        let registries = |among: &[ProviderId]| -> Vec<String> {
+            among
+                .iter()
+                .filter(|id| **id != ProviderId::File && self.on.contains(id))
+                .map(|id| format!("`{id}`"))
+                .collect()
+        };
         match (upstream.provider, here) {
-            (Some(ProviderId::File) | None, Some((_, subsets))) => {
-                // A registry that goes before files may define another one.
-                let before_files = |discovery: &Discovery| {
-                    let before = discovery.precedence.iter().take_while(|id| **id != ProviderId::File);
-                    before.filter(|id| is_on(discovery, **id)).count() > 0
-                };
-                match discovery {
-                    Some(discovery) if upstream.provider.is_none() && before_files(discovery) => {
-                        Found::Elsewhere("a registry that precedes files".to_owned())
-                    }
-                    _ => Found::Here(subsets),
+            (Some(ProviderId::File), here) => here.map_or(Found::Nowhere, Found::Here),
+            (Some(id), _) if self.precedence.contains(&id) && self.on.contains(&id) => {
+                Found::Elsewhere(format!("`{id}`"))
+            }
+            (Some(id), _) => Found::NoProvider(id),
+            (None, Some(subsets)) => {
+                let files = self.precedence.iter().position(|id| *id == ProviderId::File).unwrap_or_default();
+                // What goes before files may define another one, with other subsets.
+                match registries(self.precedence.get(..files).unwrap_or_default()) {
+                    before if before.is_empty() => Found::Here(subsets),
+                    _ => Found::Replaceable,
                 }
             }
-            (Some(ProviderId::File), None) => Found::Nowhere,
-            (Some(id), _) if registries.contains(&id) && on(id) => Found::Elsewhere(format!("`{id}`")),
-            (Some(id), _) => Found::NoProvider(id),
-            (None, None) => {
-                let on: Vec<_> = registries.into_iter().filter(|id| on(*id)).map(|id| format!("`{id}`")).collect();
-                if on.is_empty() { Found::Nowhere } else { Found::Elsewhere(on.join(" or ")) }
-            }
+            (None, None) => match registries(&self.precedence) {
+                on if on.is_empty() => Found::Nowhere,
+                on => Found::Elsewhere(on.join(" or ")),
+            },
         }
     }
 }
@@ -210,21 +207,14 @@ impl Known {
 enum Found<'a> {
     /// In a file, with these subsets.
     Here(&'a BTreeSet<String>),
+    /// In a file, but a registry may define another one that wins.
+    Replaceable,
     /// Perhaps in one of these registries.
     Elsewhere(String),
     /// Nowhere.
     Nowhere,
     /// In a provider that is off or has no documents.
     NoProvider(ProviderId),
-}
-
-fn is_on(discovery: &Discovery, id: ProviderId) -> bool {
-    match id {
-        ProviderId::File => true,
-        ProviderId::Etcd => discovery.etcd.is_some(),
-        ProviderId::Consul | ProviderId::ConsulKv => discovery.consul.is_some(),
-        ProviderId::Dns => false,
-    }
 }
 
 fn names(node: &Node) -> BTreeSet<String> {

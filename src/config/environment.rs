@@ -62,18 +62,20 @@ impl Environment {
 
     /// A key cannot have both a value of its own and keys below it.
     fn drop_contradictions(&mut self) {
-        let paths: Vec<Vec<String>> = self.ours.keys().cloned().collect();
-        for pair in paths.windows(2) {
-            // Sorted: what lies below a path follows it.
-            if let [above, below] = pair
-                && below.starts_with(above)
-                && let (Some((name, _)), Some((other, _))) = (self.ours.get(below), self.ours.get(above))
+        let mut above: Option<(Vec<String>, Arc<str>)> = None;
+        let problems = &mut self.problems;
+        // Sorted: what lies below a path follows it.
+        self.ours.retain(|path, (name, _)| {
+            if let Some((above, other)) = &above
+                && path.starts_with(above)
             {
                 let text = format!("{other} sets all of `{}` already", above.join("."));
-                self.problems.push(Problem::new(format!("env:{name}"), below.join("."), text));
-                self.ours.remove(below);
+                problems.push(Problem::new(format!("env:{name}"), path.join("."), text));
+                return false;
             }
-        }
+            above = Some((path.clone(), Arc::clone(name)));
+            true
+        });
     }
 
     /// What is wrong with the names of our variables.

@@ -13,6 +13,7 @@ use crate::spec::decode::reader::{Reading, read};
 use crate::spec::decode::scope::Report;
 use crate::spec::decode::sections::{STATIC_SECTIONS, unknown_sections};
 use crate::spec::decode::tree::{Node, Spot, Value};
+use crate::spec::name::ProviderId;
 use crate::spec::problem::{Problem, sort};
 use crate::spec::settings::Settings;
 
@@ -44,20 +45,28 @@ pub fn load(
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Settings, Vec<Problem>> {
     let loaded = Loaded::new(path, environment);
-    match loaded.settings {
-        Some(settings) if loaded.problems.is_empty() => Ok(settings),
+    match loaded.resolved {
+        Some(resolved) if loaded.problems.is_empty() => Ok(resolved.settings),
         _ => Err(loaded.problems),
     }
 }
 
 /// What became of the static configuration.
 struct Loaded {
-    /// As far as it is right.
-    settings: Option<Settings>,
+    /// `None` when the file could not be parsed.
+    resolved: Option<Resolved>,
     /// Sorted.
     problems: Vec<Problem>,
     /// The main file: its name as it was given, and its tree.
     main: Option<(String, Node)>,
+}
+
+/// What the merged layers say.
+struct Resolved {
+    /// Valid without problems only.
+    settings: Settings,
+    /// The providers that are on.
+    on: Vec<ProviderId>,
 }
 
 impl Loaded {
@@ -72,16 +81,16 @@ impl Loaded {
                 Err(mut problems) => {
                     problems.extend_from_slice(environment.problems());
                     sort(&mut problems);
-                    return Self { settings: None, problems, main: None };
+                    return Self { resolved: None, problems, main: None };
                 }
             },
         };
         let main_origin = origin.as_deref().unwrap_or_default();
         problems.extend(unknown_sections(&root, main_origin, true));
         problems.extend_from_slice(environment.problems());
-        let settings = resolve_merged(&root, main_origin, path.as_deref(), &environment, &mut problems);
+        let resolved = resolve_merged(&root, main_origin, path.as_deref(), &environment, &mut problems);
         sort(&mut problems);
-        Self { settings, problems, main: origin.map(|origin| (origin, root)) }
+        Self { resolved, problems, main: origin.map(|origin| (origin, root)) }
     }
 }
 
@@ -91,7 +100,7 @@ fn resolve_merged(
     path: Option<&Path>,
     environment: &Environment,
     problems: &mut Vec<Problem>,
-) -> Option<Settings> {
+) -> Option<Resolved> {
     let working_directory = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
     let file = path.map(|path| working_directory.join(path));
     let merged = match layers::merge(&static_sections(root), environment) {
@@ -106,9 +115,18 @@ fn resolve_merged(
     problems.extend(mistakes.map(|mistake| Problem::new(mistake.spot.in_origin(origin), mistake.key, mistake.text)));
     let report = Report::new(origin, &broken);
     let surroundings = Surroundings { environment, file: file.as_deref(), working_directory: &working_directory };
-    let settings = raw.and_then(|raw| resolve::resolve(raw, &report.root(&merged, ""), &surroundings));
+    let settings = resolve::resolve(raw.unwrap_or_default(), &report.root(&merged, ""), &surroundings);
     problems.extend(report.into_parts().0);
-    settings
+    // On by being there, even where it is wrong.
+    let discovery = merged.get("discovery");
+    let mut on = vec![ProviderId::File];
+    if discovery.is_some_and(|discovery| discovery.get("etcd").is_some()) {
+        on.push(ProviderId::Etcd);
+    }
+    if discovery.is_some_and(|discovery| discovery.get("consul").is_some()) {
+        on.extend([ProviderId::Consul, ProviderId::ConsulKv]);
+    }
+    Some(Resolved { settings, on })
 }
 
 /// The first default path that is there.

@@ -86,15 +86,15 @@ pub(super) fn one_of_two<T>(
     }
 }
 
-/// The settings, as far as they are right; what is not is reported.
-pub(super) fn resolve(raw: RawSettings, scope: &Scope<'_>, surroundings: &Surroundings<'_>) -> Option<Settings> {
+/// The settings; what is wrong is reported, and stands at its default.
+pub(super) fn resolve(raw: RawSettings, scope: &Scope<'_>, surroundings: &Surroundings<'_>) -> Settings {
     let listeners = resolve_listeners(raw.listeners, &scope.key("listeners"));
     let admin = resolve_admin(raw.admin.unwrap_or_default(), &scope.key("admin"), surroundings);
-    check_addresses(&listeners, admin.as_ref(), scope);
+    check_addresses(&listeners, &admin, scope);
     let runtime = resolve_runtime(raw.runtime.unwrap_or_default(), &scope.key("runtime"));
     let discovery = resolve_discovery(raw.discovery.unwrap_or_default(), &scope.key("discovery"), surroundings);
     let telemetry = resolve_telemetry(raw.telemetry.unwrap_or_default(), &scope.key("telemetry"), surroundings);
-    Some(Settings { runtime, listeners, admin: admin?, discovery, telemetry: telemetry? })
+    Settings { runtime, listeners, admin, discovery, telemetry }
 }
 
 fn resolve_runtime(raw: RawRuntime, scope: &Scope<'_>) -> Runtime {
@@ -181,11 +181,9 @@ fn resolve_listener(raw: RawListener, scope: &Scope<'_>) -> Option<Listener> {
 }
 
 /// What has a port can be bound once only.
-fn check_addresses(listeners: &BTreeMap<Name, Listener>, admin: Option<&Admin>, scope: &Scope<'_>) {
+fn check_addresses(listeners: &BTreeMap<Name, Listener>, admin: &Admin, scope: &Scope<'_>) {
     let mut taken: BTreeMap<SocketAddr, String> = BTreeMap::new();
-    if let Some(admin) = admin {
-        taken.insert(admin.address, "admin".to_owned());
-    }
+    taken.insert(admin.address, "admin".to_owned());
     let scope = scope.key("listeners");
     for (name, listener) in listeners.iter().filter(|(_, listener)| listener.address.port() != 0) {
         if let Some(other) = taken.insert(listener.address, format!("listeners.{name}")) {
@@ -195,9 +193,9 @@ fn check_addresses(listeners: &BTreeMap<Name, Listener>, admin: Option<&Admin>, 
     }
 }
 
-fn resolve_admin(raw: RawAdmin, scope: &Scope<'_>, surroundings: &Surroundings<'_>) -> Option<Admin> {
+fn resolve_admin(raw: RawAdmin, scope: &Scope<'_>, surroundings: &Surroundings<'_>) -> Admin {
     let (token_scope, file_scope) = (scope.key("token"), scope.key("token_file"));
-    let wanted = raw.token.is_some() || raw.token_file.is_some();
+    let wanted = scope.has("token") || scope.has("token_file");
     let (token, file) = one_of_two(raw.token, raw.token_file, &token_scope, &file_scope);
     let token = match (token, file) {
         (Some(token), _) => secret(&token, &token_scope),
@@ -205,22 +203,20 @@ fn resolve_admin(raw: RawAdmin, scope: &Scope<'_>, surroundings: &Surroundings<'
         (None, None) => None,
     };
     let address_scope = scope.key("address");
-    let address = match raw.address {
-        Some(address) => address_scope.check(parse_address(&address))?,
-        None => SocketAddr::from(([127, 0, 0, 1], 9901)),
-    };
+    let address = raw.address.and_then(|address| address_scope.check(parse_address(&address)));
+    let address = address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9901)));
     if !wanted && !address.ip().is_loopback() {
         let text = "without a token the admin API binds only to loopback: give `token_file`, or bind to 127.0.0.1";
-        address_scope.missing(text);
+        address_scope.problem(text);
     }
-    Some(Admin { address, token, metrics_public: raw.metrics_public.unwrap_or(false) })
+    Admin { address, token, metrics_public: raw.metrics_public.unwrap_or(false) }
 }
 
-fn resolve_telemetry(raw: RawTelemetry, scope: &Scope<'_>, surroundings: &Surroundings<'_>) -> Option<Telemetry> {
+fn resolve_telemetry(raw: RawTelemetry, scope: &Scope<'_>, surroundings: &Surroundings<'_>) -> Telemetry {
     let access_log = match raw.access_log.as_deref() {
-        None | Some("stdout") => Some(AccessLog::Stdout),
-        Some("off") => Some(AccessLog::Off),
-        Some(path) => surroundings.absolute(path, &scope.key("access_log")).map(AccessLog::File),
+        None | Some("stdout") => AccessLog::Stdout,
+        Some("off") => AccessLog::Off,
+        Some(path) => surroundings.absolute(path, &scope.key("access_log")).map_or(AccessLog::Stdout, AccessLog::File),
     };
     let log_scope = scope.key("log");
     let log = match (raw.log, surroundings.environment.usual("RUST_LOG")) {
@@ -237,7 +233,7 @@ fn resolve_telemetry(raw: RawTelemetry, scope: &Scope<'_>, surroundings: &Surrou
         None | Some(RawLogFormat::Text) => LogFormat::Text,
         Some(RawLogFormat::Json) => LogFormat::Json,
     };
-    Some(Telemetry { access_log: access_log?, log: log.unwrap_or_else(|| "info".to_owned()), log_format })
+    Telemetry { access_log, log: log.unwrap_or_else(|| "info".to_owned()), log_format }
 }
 
 fn parse_address(text: &str) -> Result<SocketAddr, String> {

@@ -5,6 +5,8 @@
 
 mod admin;
 mod architecture;
+mod cli;
+mod config;
 mod consul;
 mod etcd;
 mod files;

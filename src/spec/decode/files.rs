@@ -10,7 +10,8 @@ use crate::spec::route::RouteSpec;
 use crate::spec::upstream::UpstreamSpec;
 
 use super::format::Format;
-use super::parse::parse_bytes;
+use super::item::DecodeItem;
+use super::parse::{SyntaxError, parse_bytes};
 use super::sections::{SectionItem, Sections, decode_sections};
 
 /// The text of one file as it is now.
@@ -83,8 +84,7 @@ impl Known {
     fn read(file: FileText, before: Option<Self>) -> Self {
         let parsed = match &file.bytes {
             Ok(bytes) => parse_bytes(bytes, Some(file.format)).map_err(|errors| {
-                let problem =
-                    |error: super::parse::SyntaxError| Problem::new(error.spot.in_origin(&file.path), "", error.text);
+                let problem = |error: SyntaxError| Problem::new(error.spot.in_origin(&file.path), "", error.text);
                 errors.into_iter().map(problem).collect()
             }),
             Err(error) => Err(vec![Problem::new(file.path.as_str(), "", format!("cannot be read: {error}"))]),
@@ -112,7 +112,7 @@ fn known_items<T>(items: Vec<SectionItem<T>>) -> Vec<KnownItem<T>> {
     items.into_iter().map(known).collect()
 }
 
-fn merge<T: PartialEq>(
+fn merge<T: DecodeItem>(
     items: &[KnownItem<T>],
     last: &BTreeMap<Name, Item<T>>,
     merged: &mut BTreeMap<Name, Item<T>>,
@@ -121,7 +121,7 @@ fn merge<T: PartialEq>(
     for KnownItem { name, place, said } in items {
         if let Some(winner) = merged.get(name) {
             let text = format!("`{name}` is defined at {} already: remove one of them", winner.place);
-            rejected.push(Problem::new(&**place, name.as_str(), text));
+            rejected.push(Problem::new(&**place, format!("{}.{name}", T::KIND.as_str()), text));
             continue;
         }
         let last_good = last.get(name).and_then(|item| item.good.clone());
@@ -197,7 +197,7 @@ mod tests {
         let both = set.update(vec![file("a.toml", GOOD), file("b.toml", other)]);
         assert_eq!(&*both.routes["a"].place, "a.toml:1:9");
         let problem = both.rejected[0].to_string();
-        assert_eq!(problem, "b.toml:1:9: a: `a` is defined at a.toml:1:9 already: remove one of them");
+        assert_eq!(problem, "b.toml:1:9: routes.a: `a` is defined at a.toml:1:9 already: remove one of them");
         let one = set.update(vec![file("b.toml", other)]);
         assert_eq!(&*one.routes["a"].place, "b.toml:1:9");
         assert!(one.rejected.is_empty() && one.upstreams.is_empty());

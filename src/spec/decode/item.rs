@@ -276,9 +276,11 @@ kv:3:12: upstream: `targets` and `upstream` exclude each other
 kv:5:3: targets[0]: expected a table, found a number
 kv:6:30: targets[1].weight: 1000001 is not from 0 to 1000000
 kv:7:30: targets[2].weight: `when` and `weight` exclude each other: a target is taken by one of them
+kv:8:3: targets[3]: `upstream` is missing
 kv:10:11: timeout: a duration needs a unit: write "30s" or "30ms"
 kv:11:22: retry.attempts: 11 is not from 0 to 10
 kv:11:26: retry.attempt: unknown key; did you mean `attempts`?
+kv:12:13: listeners: the list is empty: remove the key to allow all
 kv:13:12: priority: expected a whole number, found a number with a fraction
 kv:15:1: match.host: unknown key; did you mean `hosts`?
 kv:16:10: match.hosts[0]: `a:80`: write the host without its port, which is ignored (an IPv6 address in brackets)
@@ -289,6 +291,7 @@ kv:17:23: match.path.exakt: unknown key; did you mean `exact`?
 kv:18:12: match.methods[0]: methods are written in capitals: `GET`
 kv:19:21: match.headers.b d: `b d` is not a header name
 kv:19:40: match.headers.a.regex: `(` is not a regular expression: unclosed group
+kv:19:47: match.headers.c: give `regex` or `present`, or a text for the exact value
 kv:19:55: match.headers.d: `regex` and `present` exclude each other
 kv:19:96: match.headers.e: expected a text or a table, found true or false
 kv:20:2: sticky: `header`, `cookie` and `client_ip` exclude each other
@@ -418,12 +421,15 @@ tls = true
 kv:1:1: `consul`, `etcd` and `endpoints` exclude each other: an upstream has one source
 kv:2:22: consul.service: "a/b" is not a service's name
 kv:3:14: endpoints[0]: `a` is not `host:port`
+kv:3:19: endpoints[1]: `address` is missing
 kv:3:30: endpoints[1].weight: -1 is not from 0 to 65535
 kv:3:65: endpoints[2].weight: 70000 is not from 0 to 65535
 kv:3:74: endpoints[3]: `a:80` is there already
+kv:3:82: endpoints[4]: `address` is missing
 kv:3:84: endpoints[4].adress: unknown key; did you mean `address`?
 kv:4:11: balance: unknown variant `random`, expected `round_robin` or `least_requests`
 kv:5:13: subsets.A: `A` is not a name: 1 to 63 of a-z, 0-9, `.`, `_` and `-`, beginning with a letter or digit
+kv:5:30: subsets.b: a subset needs at least one label, such as `{ version = "v2" }`
 kv:6:19: connect_timeout: `0s`: must be more than 0
 kv:7:25: max_idle_per_endpoint: expected a whole number, found a text
 kv:9:8: health_check.path: `healthz`: a path begins with `/`

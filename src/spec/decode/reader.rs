@@ -41,9 +41,14 @@ impl Broken {
         self.0.contains(&address(node))
     }
 
-    /// Whether nothing was left out.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Whether this value or one inside it was left out.
+    pub fn is_within(&self, node: &Node) -> bool {
+        if self.0.is_empty() {
+            return false;
+        }
+        self.contains(node)
+            || node.elements().iter().any(|node| self.is_within(node))
+            || node.entries().iter().any(|entry| self.is_within(&entry.node))
     }
 }
 
@@ -131,9 +136,8 @@ impl<'a> Reader<'a> {
 
     /// The value of an environment variable that must be a list or a table.
     fn parse_variable(&self, text: &str, what: &str) -> Result<Node, ReadError> {
-        parse_toml_value(text, &self.node.spot).map_err(|error| {
-            self.mistake(format!("expected {what} as in TOML, such as `[\"a\", \"b\"]` or `{{ a = 1 }}`: {error}"))
-        })
+        // The parser's own message would only say at which character it gave up.
+        parse_toml_value(text, &self.node.spot).map_err(|_| self.mistake(format!("expected {what}")))
     }
 
     /// Reads what this variable was parsed into.
@@ -174,7 +178,7 @@ impl<'a> Reader<'a> {
                 .visit_seq(Elements { parent: self, rest: elements.iter().enumerate() })
                 .map_err(|error| self.blame(error)),
             Value::Variable(text) => {
-                let node = self.parse_variable(text, "a list")?;
+                let node = self.parse_variable(text, "a list as in TOML, such as `[\"a\", \"b\"]`")?;
                 self.parsed(&node).list(visitor)
             }
             _ => Err(self.expected("a list")),
@@ -192,7 +196,7 @@ impl<'a> Reader<'a> {
                 visitor.visit_map(entries).map_err(|error| self.blame(error))
             }
             Value::Variable(text) => {
-                let node = self.parse_variable(text, "a table")?;
+                let node = self.parse_variable(text, "a table as in TOML, such as `{ key = \"value\" }`")?;
                 self.parsed(&node).table(known, visitor)
             }
             _ => Err(self.expected("a table")),

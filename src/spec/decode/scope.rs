@@ -50,7 +50,7 @@ impl<'a> Report<'a> {
 
     /// The whole value that was read; `key` is its own dotted key, or empty.
     pub fn root<'b>(&'b self, node: &'b Node, key: &'b str) -> Scope<'b> {
-        Scope { report: self, node: Some(node), spot: &node.spot, path: Path::Root(key) }
+        Scope { report: self, node: Some(node), left_out: false, spot: &node.spot, path: Path::Root(key) }
     }
 
     /// What was found.
@@ -63,8 +63,10 @@ impl<'a> Report<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Scope<'a> {
     report: &'a Report<'a>,
-    /// Absent when the value is not written out.
+    /// Absent when the value is not written out, or was left out.
     node: Option<&'a Node>,
+    /// Whether this value or one around it was left out because of its type.
+    left_out: bool,
     spot: &'a Spot,
     path: Path<'a>,
 }
@@ -72,10 +74,12 @@ pub struct Scope<'a> {
 impl<'a> Scope<'a> {
     /// A key of this table, whether it is there or not.
     pub fn key(&'a self, key: &'a str) -> Self {
-        let node = self.node.and_then(|node| node.get(key)).filter(|node| !self.report.broken.contains(node));
+        let written = self.node.and_then(|node| node.get(key));
+        let node = written.filter(|node| !self.report.broken.contains(node));
         Self {
             report: self.report,
             node,
+            left_out: self.left_out || written.is_some() && node.is_none(),
             spot: node.map_or(self.spot, |node| &node.spot),
             path: Path::Key(&self.path, key),
         }
@@ -89,6 +93,7 @@ impl<'a> Scope<'a> {
         Self {
             report: self.report,
             node,
+            left_out: self.left_out,
             spot: node.map_or(self.spot, |node| &node.spot),
             path: Path::Index(&self.path, written),
         }
@@ -104,12 +109,17 @@ impl<'a> Scope<'a> {
         self.report.problems.borrow_mut().push(Problem::new(self.place(), self.path.to_string(), text));
     }
 
-    /// Reports that something is missing here; not when a value of the wrong type was left out of the item,
-    /// for that may be the one.
+    /// Reports that something is missing here; not when a value of the wrong type was left out of here, for
+    /// that may be the one.
     pub fn missing(&self, text: impl Into<String>) {
-        if self.report.broken.is_empty() {
+        if !self.left_out && !self.node.is_some_and(|node| self.report.broken.is_within(node)) {
             self.problem(text);
         }
+    }
+
+    /// Whether the text has this key, rightly or wrongly.
+    pub fn has(&self, key: &str) -> bool {
+        self.node.is_some_and(|node| node.get(key).is_some())
     }
 
     /// Notes that this value names something.
