@@ -225,11 +225,12 @@ async fn folders_may_come_later_and_come_anew() {
 }
 
 #[tokio::test]
-async fn the_smaller_path_wins_a_name_and_the_main_file_has_more_than_routes() {
+async fn the_main_file_wins_a_name_then_the_smaller_path() {
     let files = Files::new();
     files.write("main.toml", &format!("[admin]\naddress = \"127.0.0.1:0\"\n{}", route("main", "/main")));
     files.write("b.toml", &route("x", "/b"));
     files.write("c.toml", &route("x", "/c"));
+    symlink("main.toml", files.path("a.toml")).unwrap();
     let settings =
         Settings { main: Some(files.path("main.toml")), patterns: vec![files.path("*.toml"), files.path("b.*")] };
     let running = start(&settings);
@@ -239,8 +240,9 @@ async fn the_smaller_path_wins_a_name_and_the_main_file_has_more_than_routes() {
     fs::remove_file(files.path("b.toml")).unwrap();
     let one = shows(&running, &["main /main", "x /c"]).await;
     assert!(one.rejected.is_empty(), "{:?}", one.rejected);
-    files.replace("main.toml", &route("main", "/main2"));
-    shows(&running, &["main /main2", "x /c"]).await;
+    files.replace("main.toml", &(route("main", "/main2") + &route("x", "/from-main")));
+    let main = shows(&running, &["main /main2", "x /from-main"]).await;
+    assert!(main.rejected[0].place.starts_with(&files.path("c.toml").display().to_string()));
     never_lost(&running, "x");
     running.stop().await;
 }

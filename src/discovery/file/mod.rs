@@ -95,6 +95,8 @@ impl FileProvider {
                 None => problems.push(Problem::new(place, "", "its name must end in .toml, .yaml, .yml or .json")),
             }
         }
+        // Of two files that define a name the first one wins: the main file, then the smaller path.
+        files.sort_by_key(|file: &FileText| !file.main);
         let mut documents = self.set.update(files);
         documents.rejected.append(&mut problems);
         self.last = seen;

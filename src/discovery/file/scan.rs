@@ -78,6 +78,11 @@ pub(super) fn glance(settings: &Settings) -> Glance {
     }
     if let Some(main) = &settings.main {
         look(main.clone(), &mut seen);
+        // A pattern that finds the main file by another path must not make all of it look defined twice.
+        if let Some(Some(of_main)) = seen.files.get(main).cloned() {
+            let same = |print: &Print| (print.device, print.inode) == (of_main.device, of_main.inode);
+            seen.files.retain(|path, print| path == main || !print.as_ref().is_some_and(same));
+        }
     }
     seen
 }
