@@ -11,6 +11,7 @@ mod consul;
 mod etcd;
 mod files;
 mod harness;
+mod http;
 mod metrics;
 mod sample;
 #[allow(dead_code, unreachable_pub, reason = "each subject uses a part of it")]

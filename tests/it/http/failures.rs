@@ -1,0 +1,210 @@
+//! What a client gets when something is wrong, and what log and metrics say.
+
+use std::time::Duration;
+
+use super::{before, with_upstream};
+use crate::support::client::{Connection, Request};
+use crate::support::gateway::Gateway;
+use crate::support::origin::{Behaviour, Origin};
+use crate::support::{place, wait};
+
+const SOON: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn answers_of_the_gateway_say_why_briefly() {
+    let gateway = Gateway::start(&format!(
+        r#"
+        listeners.web = {{ address = "127.0.0.1:0" }}
+        admin.address = "127.0.0.1:0"
+        upstreams.dead = {{ endpoints = ["{}"] }}
+        upstreams.empty = {{ endpoints = [{{ address = "127.0.0.1:9", weight = 0 }}] }}
+        routes.dead = {{ match = {{ path = "/dead" }}, upstream = "dead", retry = {{ attempts = 0 }} }}
+        routes.twice = {{ match = {{ path = "/twice" }}, upstream = "dead", retry = {{ attempts = 2 }} }}
+        routes.empty = {{ match = {{ path = "/empty" }}, upstream = "empty" }}
+        "#,
+        place::refusing()
+    ))
+    .await;
+    for (path, status, flag, code) in [
+        ("/nowhere", 404, "NR", "no_route"),
+        ("/dead", 502, "UF", "endpoint_unreachable"),
+        ("/twice", 502, "URX", "endpoint_unreachable"),
+        ("/empty", 503, "UH", "no_endpoint"),
+    ] {
+        let answer = gateway.get(path).await;
+        assert_eq!((answer.status, answer.header("x-fleetgate-flag")), (status, Some(flag)), "{path}");
+        assert_eq!(answer.text(), format!("{status} {code}\n"));
+        assert_eq!(answer.header("retry-after").is_some(), status == 503);
+        let json = gateway.send(Request::get(path).header("accept", "application/json")).await;
+        assert_eq!(json.header("content-type"), Some("application/json"));
+        let json = json.json();
+        assert_eq!((&json["error"], &json["flag"]), (&code.into(), &flag.into()));
+        assert!(json["request_id"].as_str().is_some_and(|id| !id.is_empty()));
+        let line = gateway.until_logged(path, |line| line["path"] == path).await;
+        assert_eq!((&line["status"], &line["flag"]), (&status.into(), &flag.into()));
+        let counted =
+            gateway.metric("fleetgate_requests_total", &[("flag", flag), ("code", &status.to_string())]).await;
+        assert_eq!(counted, Some(2.0), "{path}");
+    }
+    let line = gateway.until_logged("/twice", |line| line["path"] == "/twice").await;
+    assert_eq!(line["attempts"], 3, "two additional tries");
+}
+
+#[tokio::test]
+async fn a_dead_endpoint_costs_a_try_elsewhere_and_no_request() {
+    let origin = Origin::start("app").await;
+    let gateway = with_two(&origin, place::refusing()).await;
+    for _ in 0..40 {
+        assert_eq!(gateway.get("/").await.status, 200);
+    }
+    let refused = gateway.metric("fleetgate_upstream_attempts_total", &[("result", "connect")]).await;
+    assert!(refused > Some(0.0), "the dead one was tried: {refused:?}");
+}
+
+async fn with_two(origin: &Origin, dead: std::net::SocketAddr) -> Gateway {
+    Gateway::start(&format!(
+        r#"
+        listeners.web = {{ address = "127.0.0.1:0" }}
+        admin.address = "127.0.0.1:0"
+        upstreams.app = {{ balance = "round_robin", endpoints = ["{}", "{dead}"] }}
+        routes.all = {{ match = {{ path = "/" }}, upstream = "app" }}
+        "#,
+        origin.address()
+    ))
+    .await
+}
+
+#[tokio::test]
+async fn services_that_break_the_exchange_are_told_apart() {
+    let origin = Origin::start("app").await;
+    let gateway = with_upstream(&origin, "response_timeout = \"300ms\"\nidle_timeout = \"300ms\"").await;
+    origin.on("/reset", Behaviour::Reset);
+    origin.on("/close", Behaviour::Close);
+    origin.on("/nonsense", Behaviour::Raw(b"SMTP 220 hello\r\n\r\n".to_vec()));
+    origin.on(
+        "/lengths",
+        Behaviour::Raw(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ncontent-length: 5\r\n\r\nabcde".to_vec()),
+    );
+    origin.on("/switch", Behaviour::Raw(b"HTTP/1.1 101 Go\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n".to_vec()));
+    origin.on("/silent", Behaviour::Hold(Box::new(Behaviour::Echo)));
+    for (path, status, flag) in [
+        ("/reset", 502, "UC"),
+        ("/close", 502, "UC"),
+        ("/nonsense", 502, "UPE"),
+        ("/lengths", 502, "UPE"),
+        ("/switch", 502, "UPE"),
+        ("/silent", 504, "UT"),
+    ] {
+        let answer = gateway.send(Request::post(path, "x")).await;
+        assert_eq!((answer.status, answer.header("x-fleetgate-flag")), (status, Some(flag)), "{path}");
+    }
+    // An answer that was begun ends with its connection, and the log says why.
+    let cut = Behaviour::CutBody { declared: 100, sent: 10, reset: false };
+    origin.on("/cut", cut);
+    let mut client = Connection::open(gateway.address()).await.expect("to connect");
+    assert!(client.exchange(&Request::get("/cut")).await.is_err(), "the body is not all there");
+    let line = gateway.until_logged("the cut body", |line| line["path"] == "/cut").await;
+    assert_eq!((&line["status"], &line["flag"]), (&200.into(), &"UC".into()));
+    let chunks = vec![bytes::Bytes::from_static(b"a"), bytes::Bytes::from_static(b"b")];
+    origin.on("/pause", Behaviour::Stream { chunks, pause: Duration::from_secs(30), trailers: vec![] });
+    let mut client = Connection::open(gateway.address()).await.expect("to connect");
+    assert!(client.exchange(&Request::get("/pause")).await.is_err(), "the body is not all there");
+    let line = gateway.until_logged("the paused body", |line| line["path"] == "/pause").await;
+    assert_eq!((&line["status"], &line["flag"]), (&200.into(), &"UT".into()));
+}
+
+#[tokio::test]
+async fn a_whole_exchange_has_its_time() {
+    let origin = Origin::start("app").await;
+    origin.on("/slow", Behaviour::Hold(Box::new(Behaviour::Echo)));
+    let gateway = Gateway::start(&format!(
+        r#"
+        listeners.web = {{ address = "127.0.0.1:0" }}
+        admin.address = "127.0.0.1:0"
+        upstreams.app.endpoints = ["{}"]
+        routes.all = {{ match = {{ path = "/" }}, upstream = "app", timeout = "200ms" }}
+        "#,
+        origin.address()
+    ))
+    .await;
+    let answer = gateway.get("/slow").await;
+    assert_eq!((answer.status, answer.header("x-fleetgate-flag")), (504, Some("UT")));
+    assert_eq!(gateway.get("/quick").await.status, 200);
+}
+
+#[tokio::test]
+async fn slow_and_large_bodies_end_their_connection() {
+    let origin = Origin::start("app").await;
+    let gateway = Gateway::start(&format!(
+        r#"
+        listeners.web = {{ address = "127.0.0.1:0", body_timeout = "200ms", max_body_size = "1KiB" }}
+        admin.address = "127.0.0.1:0"
+        upstreams.app.endpoints = ["{}"]
+        routes.all = {{ match = {{ path = "/" }}, upstream = "app" }}
+        "#,
+        origin.address()
+    ))
+    .await;
+    let slow = "POST /slow HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nabc";
+    let large = "POST /large HTTP/1.1\r\nhost: a\r\ncontent-length: 1025\r\n\r\n";
+    let endless = format!(
+        "POST /endless HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n800\r\n{}\r\n",
+        "x".repeat(2048)
+    );
+    for (request, status, flag) in [(slow, " 408 ", "RT"), (large, " 413 ", "BL"), (endless.as_str(), " 413 ", "BL")] {
+        let answer = crate::support::client::raw(gateway.address(), request.as_bytes()).await;
+        let text = String::from_utf8_lossy(&answer).into_owned();
+        assert!(text.contains(status) && text.contains(&format!("x-fleetgate-flag: {flag}")), "{request}: {text}");
+    }
+    let head = format!("GET / HTTP/1.1\r\nhost: a\r\nx-long: {}\r\n\r\n", "x".repeat(64 * 1024));
+    let answer = crate::support::client::raw(gateway.address(), head.as_bytes()).await;
+    assert!(String::from_utf8_lossy(&answer).contains(" 431 "));
+    let line = gateway.until_logged("the long head", |line| line["status"] == 431).await;
+    assert_eq!((&line["flag"], &line["route"]), (&"HL".into(), &"".into()));
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_is_noticed_and_its_service_let_go() {
+    let origin = Origin::start("app").await;
+    origin.on("/held", Behaviour::Hold(Box::new(Behaviour::Echo)));
+    let gateway = before(&origin).await;
+    let mut client = Connection::open(gateway.address()).await.expect("to connect");
+    client.send(b"GET /held HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("to send");
+    wait::until(SOON, "the request at the service", || async { origin.open_connections() == 1 }).await;
+    drop(client);
+    let line = gateway.until_logged("the client that left", |line| line["path"] == "/held").await;
+    assert_eq!((&line["status"], &line["flag"]), (&499.into(), &"DC".into()));
+    // The service notices as it answers.
+    origin.release();
+    wait::until(SOON, "the service's connection to end", || async { origin.open_connections() == 0 }).await;
+    assert_eq!(gateway.metric("fleetgate_requests_total", &[("code", "499")]).await, Some(1.0));
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_died_costs_no_request() {
+    let mut origin = Origin::start("app").await;
+    let gateway = Gateway::start(&format!(
+        r#"
+        runtime.workers = 1
+        listeners.web.address = "127.0.0.1:0"
+        admin.address = "127.0.0.1:0"
+        upstreams.app.endpoints = ["{}"]
+        routes.all = {{ match = {{ path = "/" }}, upstream = "app" }}
+        "#,
+        origin.address()
+    ))
+    .await;
+    for _ in 0..20 {
+        assert_eq!(gateway.get("/").await.status, 200);
+        // The service is replaced at the same address: its kept connections are all dead.
+        origin.stop().await;
+        origin.start_again().await;
+    }
+    // One that closes as the request is on its way: sent again, since it is idempotent.
+    for _ in 0..20 {
+        assert_eq!(gateway.get("/").await.status, 200);
+        origin.then(Behaviour::Close);
+        let answer = gateway.get("/once-more").await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+}
