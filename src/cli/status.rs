@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::admin::{joined, list, pairs, text};
+use super::admin::{joined, list, text};
 use super::table::{Table, printable};
 
 /// The gateway in a few lines, then its providers.
@@ -43,14 +43,14 @@ pub(super) fn render(answer: &Value) -> String {
     out
 }
 
-/// `12 (degraded=2,ok=10)`
+/// `12 (ok 10, degraded 2)`; states that nothing is in are left out.
 fn counts(value: Option<&Value>) -> String {
     let numbers = value.and_then(Value::as_object).into_iter().flatten();
-    let all: u64 = numbers.filter_map(|(_, count)| count.as_u64()).sum();
-    match pairs(value) {
-        states if states.is_empty() => all.to_string(),
-        states => format!("{all} ({states})"),
-    }
+    let counts: Vec<(&String, u64)> =
+        numbers.filter_map(|(state, count)| Some((state, count.as_u64()?))).filter(|(_, count)| *count > 0).collect();
+    let all: u64 = counts.iter().map(|(_, count)| count).sum();
+    let states: Vec<String> = counts.iter().map(|(state, count)| format!("{state} {count}")).collect();
+    if states.is_empty() { all.to_string() } else { format!("{all} ({})", states.join(", ")) }
 }
 
 /// `3d 4h`, `5m 2s`: the two greatest units.
@@ -77,7 +77,7 @@ mod tests {
             "version": "0.1.0", "started_at": "2026-11-23T12:00:00.000Z", "uptime_seconds": 93_784, "generation": 7,
             "published_at": "2026-11-23T12:34:56.007Z", "ready": false, "draining": false, "reasons": ["waiting for consul:users"],
             "workers": 2, "listeners": [{ "name": "web", "address": "0.0.0.0:8080" }], "routes": { "ok": 10, "degraded": 2 },
-            "upstreams": 3, "endpoints": { "healthy": 5 },
+            "upstreams": 3, "endpoints": { "healthy": 5, "held": 0 },
             "providers": [{ "name": "consul", "state": "failing", "verified_at": null, "rejected": 1 }],
             "remarks": [{ "place": "a.toml:1:1", "key": "", "text": "two registrations of one address" }],
         });
@@ -88,9 +88,9 @@ up         1d 2h (since 2026-11-23T12:00:00.000Z)
 snapshot   7 (of 2026-11-23T12:34:56.007Z)
 workers    2
 listeners  web 0.0.0.0:8080
-routes     12 (ok=10,degraded=2)
+routes     12 (ok 10, degraded 2)
 upstreams  3
-endpoints  5 (healthy=5)
+endpoints  5 (healthy 5)
 
 PROVIDER  STATE    CONFIRMED  REJECTED
 consul    failing  -          1

@@ -66,8 +66,9 @@ pub fn check(path: Option<&Path>, environment: impl IntoIterator<Item = (String,
     }
     let mut all: Vec<Problem> = errors.iter().chain(&warnings).cloned().collect();
     sort(&mut all);
+    let warnings: BTreeSet<Problem> = warnings.into_iter().collect();
     let finding =
-        |problem: Problem| if errors.contains(&problem) { Finding::Error(problem) } else { Finding::Warning(problem) };
+        |problem| if warnings.contains(&problem) { Finding::Warning(problem) } else { Finding::Error(problem) };
     all.into_iter().map(finding).collect()
 }
 

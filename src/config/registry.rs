@@ -83,7 +83,7 @@ fn resolve_consul(raw: RawConsul, scope: &Scope<'_>, surroundings: &Surroundings
     let mut token = token.and_then(|token| secret(&token, &token_scope));
     let mut token_file = file.and_then(|file| surroundings.absolute(&file, &file_scope));
     if silent {
-        token = usual("CONSUL_HTTP_TOKEN").map(Secret::new);
+        token = usual("CONSUL_HTTP_TOKEN").and_then(|token| secret(token, &token_scope));
         token_file = usual("CONSUL_HTTP_TOKEN_FILE").map(|path| surroundings.working_directory.join(path));
     }
     let kv_prefix_scope = scope.key("kv_prefix");

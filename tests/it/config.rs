@@ -8,6 +8,7 @@ use std::time::Duration;
 use fleetgate::config::{Finding, check, load, schema};
 use fleetgate::spec::name::ProviderId;
 use fleetgate::spec::settings::{AccessLog, LogFormat, Settings};
+use proptest::prelude::*;
 use serde_json::Value;
 
 fn env(variables: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -415,6 +416,25 @@ fn the_precedence_is_filled_up() {
     let files = Files::new(&[("fleetgate.toml", &format!("{LISTENER}[discovery]\nprecedence = [\"consul-kv\"]\n"))]);
     let wanted = [ProviderId::ConsulKv, ProviderId::File, ProviderId::Etcd];
     assert_eq!(files.load(&[]).discovery.precedence, wanted);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Whatever a file and the environment hold, there is an answer, and each line of it names a place.
+    #[test]
+    fn hostile_configurations_are_answered(
+        text in "(\\[{0,2}(listeners|admin|discovery|routes|upstreams)(\\.[a-z]{1,8}){0,2}\\]{0,2}\n([a-z_]{1,12} = (\"[^\"\n]{0,9}\"|[0-9]{1,20}|\\{\\}|\\[\\]|true)\n){0,3}){0,4}",
+        name in "FLEETGATE_[A-Z_]{1,20}",
+        value in "\\PC{0,20}",
+        extension in "toml|yaml|json",
+    ) {
+        let files = Files::new(&[(&format!("a.{extension}"), &text)]);
+        let told = files.check(&[(&name, &value)]);
+        for line in told.lines() {
+            prop_assert!(line.starts_with("a.") || line.starts_with("env:"), "{}", line);
+        }
+    }
 }
 
 fn examples() -> Vec<PathBuf> {

@@ -58,25 +58,48 @@ pub fn parse_bytes(bytes: &[u8], format: Option<Format>) -> Result<Node, Vec<Syn
     }
 }
 
-/// Turns byte offsets into lines and columns.
+/// Turns byte offsets into lines and columns, quickly on lines of any length.
 struct Lines<'t> {
-    text: &'t str,
+    bytes: &'t [u8],
+    /// Where each line starts.
     starts: Vec<usize>,
+    /// How many characters start before each block of bytes.
+    characters: Vec<usize>,
 }
+
+const BLOCK: usize = 256;
 
 impl<'t> Lines<'t> {
     fn new(text: &'t str) -> Self {
-        let after_newlines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1);
-        Self { text, starts: std::iter::once(0).chain(after_newlines).collect() }
+        let bytes = text.as_bytes();
+        let after_newlines = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
+        let starts = std::iter::once(0).chain(after_newlines).collect();
+        let mut before = 0;
+        let characters = bytes.chunks(BLOCK).map(|block| {
+            let count = before;
+            before += characters(block);
+            count
+        });
+        Self { bytes, starts, characters: characters.collect() }
     }
 
     fn spot(&self, offset: usize) -> Spot {
         let line = self.starts.partition_point(|start| *start <= offset);
         let start = self.starts.get(line.saturating_sub(1)).copied().unwrap_or_default();
-        // An offset inside a character cannot happen; it would count as column 1.
-        let column = self.text.get(start..offset).map_or(0, |before| before.chars().count()) + 1;
+        let column = self.characters_before(offset).saturating_sub(self.characters_before(start)) + 1;
         Spot::Text { line: narrow(line), column: narrow(column) }
     }
+
+    fn characters_before(&self, offset: usize) -> usize {
+        let block = (offset / BLOCK).min(self.characters.len().saturating_sub(1));
+        let rest = self.bytes.get(block * BLOCK..offset.min(self.bytes.len())).unwrap_or_default();
+        self.characters.get(block).copied().unwrap_or_default() + characters(rest)
+    }
+}
+
+/// Characters that start in these bytes of UTF-8.
+fn characters(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| **byte & 0xc0 != 0x80).count()
 }
 
 fn narrow(number: impl TryInto<u32>) -> u32 {
@@ -247,6 +270,16 @@ error:1:4: trailing characters
 "#);
         let error = parse_bytes(b"a = 1\nb = \"\xff\"", None).expect_err("not UTF-8");
         assert_eq!(error[0].spot, Spot::Text { line: 2, column: 6 });
+    }
+
+    #[test]
+    fn places_are_counted_in_characters_on_long_lines() {
+        let text = format!("{{\"{}\": 1,\n\"{}\": {{\"ü\": 2, \"b\": true}}}}", "ä".repeat(1000), "x".repeat(600));
+        let root = parse(&text, Format::Json).expect("valid");
+        let spots: Vec<_> = root.entries().iter().map(|entry| entry.node.spot.in_origin("")).collect();
+        assert_eq!(spots, [":1:1006", ":2:1"]);
+        let inner: Vec<_> = root.entries()[1].node.entries().iter().map(|entry| entry.spot.in_origin("")).collect();
+        assert_eq!(inner, [":2:606", ":2:614"]);
     }
 
     #[test]
