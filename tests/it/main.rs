@@ -7,6 +7,7 @@ mod admin;
 mod architecture;
 mod cli;
 mod config;
+mod compose;
 mod consul;
 mod etcd;
 mod files;
