@@ -8,6 +8,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 mod admin;
 mod check;
+mod demo;
 mod routes;
 mod run;
 pub mod sample;
@@ -34,6 +35,8 @@ enum Command {
     Run(Config),
     /// Checks the configuration without contacting a registry: prints every problem, exits 1 if there is any
     Check(Config),
+    /// Runs the gateway with three small services inside and no registry, and prints what to try on it
+    Demo(demo::Arguments),
     /// Shows the state of a running gateway
     Status(admin::Access),
     /// Lists the routes of a running gateway
@@ -71,6 +74,7 @@ pub fn main() -> ExitCode {
     let code = match cli.command {
         Command::Run(config) => run::run(config.config.as_deref(), variables(), stderr),
         Command::Check(config) => check::run(config.config.as_deref(), variables(), stdout, stderr),
+        Command::Demo(arguments) => demo::run(&arguments, stdout, stderr),
         Command::Status(access) => admin::show(&access, "/api/v1/status", status::render, stdout, stderr),
         Command::Routes(access) => admin::show(&access, "/api/v1/routes", routes::render, stdout, stderr),
         Command::Upstreams(access) => admin::show(&access, "/api/v1/upstreams", upstreams::render, stdout, stderr),

@@ -6,9 +6,10 @@
 mod admin;
 mod architecture;
 mod cli;
-mod config;
 mod compose;
+mod config;
 mod consul;
+mod demo;
 mod etcd;
 mod files;
 mod harness;
