@@ -6,21 +6,26 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tokio::time::Instant;
+
+use super::grace::Grace;
 use super::merge::{Merged, MergedRoute, MergedUpstream};
 use crate::snapshot::target::seed;
 use crate::snapshot::{Endpoint, EndpointState, Route, RouteState, RouteTable, Snapshot, Target, Upstream};
+use crate::spec::document::Kind;
 use crate::spec::endpoint::{Address, EndpointSpec};
-use crate::spec::name::{ItemRef, Name};
+use crate::spec::name::{ItemRef, Name, ProviderId};
 use crate::spec::problem::Problem;
-use crate::spec::route::TargetSpec;
+use crate::spec::route::{Choice, TargetSpec};
 use crate::spec::upstream::UpstreamSpec;
 
 /// Makes snapshots, and remembers of what it made the last one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Builder {
     slots: BTreeMap<Arc<str>, usize>,
     inputs: BTreeMap<Arc<str>, Input>,
     resolution: Resolution,
+    grace: Grace,
 }
 
 /// What an upstream was made of; compared by pointer where that is exact.
@@ -34,16 +39,27 @@ struct Input {
     duplicates: Vec<Problem>,
 }
 
-/// All that routes are resolved by: upstreams by label with their slot and subsets' names. Equal for two
+/// All that routes are resolved by: upstreams by label with their provider, slot and subsets' names. Equal for two
 /// snapshots, their routes are resolved alike.
-type Resolution = BTreeMap<Arc<str>, (usize, Vec<Name>)>;
+type Resolution = BTreeMap<Arc<str>, (ProviderId, usize, Vec<Name>)>;
 
 impl Builder {
+    pub(super) fn new(now: Instant) -> Self {
+        let (slots, inputs, resolution) = Default::default();
+        Self { slots, inputs, resolution, grace: Grace::new(now) }
+    }
+
+    /// When to build again though nothing changed.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.grace.ends_at()
+    }
+
     /// The next snapshot; `None` when it would not differ.
-    pub(super) fn build(&mut self, merged: &Merged, before: &Snapshot, now: SystemTime) -> Option<Snapshot> {
+    pub(super) fn build(&mut self, merged: &Merged, before: &Snapshot, now: Instant) -> Option<Snapshot> {
+        self.grace.begin(now);
         self.assign_slots(merged);
         let upstreams = self.upstreams(merged, before);
-        let routes = self.routes(merged, before);
+        let routes = self.routes(merged, before, &upstreams);
         let mut report = merged.report.clone();
         report.remarks.extend(self.inputs.values().flat_map(|input| input.duplicates.iter().cloned()));
         let report = if report == *before.report { Arc::clone(&before.report) } else { Arc::new(report) };
@@ -62,7 +78,8 @@ impl Builder {
             return None;
         }
         let upstreams = if same_upstreams { Arc::clone(&before.upstreams) } else { upstreams.into() };
-        Some(Snapshot { generation: before.generation + 1, published_at: now, routes, upstreams, report })
+        let (generation, published_at) = (before.generation + 1, SystemTime::now());
+        Some(Snapshot { generation, published_at, routes, upstreams, report })
     }
 
     /// A slot is its upstream's for as long as that exists; then the lowest free one is taken again.
@@ -104,6 +121,7 @@ impl Builder {
         if let (Some(before), Some(input)) = (before, self.inputs.get(label))
             && input.is(merged)
             && before.provider == merged.provider
+            && !self.grace.waited(Kind::Upstream, label)
         {
             return Arc::clone(before);
         }
@@ -124,7 +142,12 @@ impl Builder {
             .collect();
         self.inputs.insert(Arc::clone(label), Input::of(merged, duplicates));
 
-        let same_endpoints = before.filter(|before| *before.endpoints == *endpoints);
+        let stays = |before: &&Arc<Upstream>| {
+            // Its new source has not answered: those of the former one still serve.
+            !merged.known && endpoints.is_empty() && !before.endpoints.is_empty()
+        };
+        let waits = before.filter(stays).is_some() && self.grace.lasts(Kind::Upstream, label);
+        let same_endpoints = before.filter(|before| waits || *before.endpoints == *endpoints);
         let same_settings = before.filter(|before| *before.settings == merged.spec.settings);
         if let (Some(before), Some(_)) = (same_endpoints, same_settings)
             && before.provider == merged.provider
@@ -146,13 +169,13 @@ impl Builder {
         })
     }
 
-    fn routes(&mut self, merged: &Merged, before: &Snapshot) -> Arc<RouteTable> {
+    fn routes(&mut self, merged: &Merged, before: &Snapshot, upstreams: &[Option<Arc<Upstream>>]) -> Arc<RouteTable> {
         let resolution: Resolution = merged
             .upstreams
             .iter()
             .map(|(label, upstream)| {
                 let subsets = upstream.spec.settings.subsets.keys().cloned().collect();
-                (Arc::clone(label), (self.slots[label], subsets))
+                (Arc::clone(label), (upstream.provider, self.slots[label], subsets))
             })
             .collect();
         let same_resolution = resolution == self.resolution;
@@ -160,20 +183,45 @@ impl Builder {
         let known: HashMap<&str, &Arc<Route>> =
             before.routes.routes().iter().map(|route| (&*route.label, route)).collect();
         let mut changed = merged.routes.len() != before.routes.routes().len();
-        let routes = merged.routes.iter().map(|merged_route| {
+        let mut routes = Vec::with_capacity(merged.routes.len());
+        for merged_route in &merged.routes {
             let before = known.get(merged_route.name.as_str()).copied();
-            if let Some(before) = before
+            let same = before.filter(|before| {
+                before.provider == merged_route.provider
+                    && (Arc::ptr_eq(&before.spec, &merged_route.spec) || before.spec == merged_route.spec)
+            });
+            if let Some(same) = same
                 && same_resolution
-                && before.provider == merged_route.provider
-                && (Arc::ptr_eq(&before.spec, &merged_route.spec) || before.spec == merged_route.spec)
             {
-                return Arc::clone(before);
+                routes.push(Arc::clone(same));
+                continue;
             }
-            changed = true;
-            Arc::new(self.route(merged_route, merged))
-        });
-        let routes: Vec<Arc<Route>> = routes.collect();
+            let next = self.route(merged_route, merged);
+            let stays = match (same, before) {
+                (Some(same), _) => resolved_alike(same, &next).then_some(same),
+                (None, Some(before)) => self.waits(before, &next, merged, upstreams).then_some(before),
+                (None, None) => None,
+            };
+            changed |= stays.is_none();
+            routes.push(stays.map_or_else(|| Arc::new(next), Arc::clone));
+        }
         if changed { Arc::new(RouteTable::new(routes)) } else { Arc::clone(&before.routes) }
+    }
+
+    /// Whether a route stays as it was because an upstream that its new form needs has not been read yet.
+    fn waits(&mut self, before: &Route, next: &Route, merged: &Merged, upstreams: &[Option<Arc<Upstream>>]) -> bool {
+        let unread = |target: &Target| {
+            let upstream = upstreams.get(target.slot).and_then(Option::as_ref);
+            let needed = matches!(target.spec.choice, Choice::When(_)) || target.weight() > 0;
+            needed && upstream.is_some_and(|upstream| !upstream.known && upstream.endpoints.is_empty())
+        };
+        // Its former form may name what is gone by now.
+        let serves = |target: &Target| self.resolve(&target.spec, merged) == Ok((target.slot, target.subset));
+        next.state == RouteState::Resolved
+            && before.state == RouteState::Resolved
+            && next.targets.iter().any(unread)
+            && before.targets.iter().all(serves)
+            && self.grace.lasts(Kind::Route, &next.label)
     }
 
     fn route(&self, route: &MergedRoute, merged: &Merged) -> Route {
@@ -206,7 +254,7 @@ impl Builder {
     fn resolve(&self, target: &TargetSpec, merged: &Merged) -> Result<(usize, usize), String> {
         let reference: &ItemRef = &target.upstream;
         let label = merged.label(reference).ok_or_else(|| format!("there is no upstream `{reference}`"))?;
-        let (slot, subsets) = &self.resolution[label];
+        let (_, slot, subsets) = &self.resolution[label];
         match &target.subset {
             None => Ok((*slot, 0)),
             Some(name) => match subsets.iter().position(|subset| subset == name) {
@@ -215,6 +263,14 @@ impl Builder {
             },
         }
     }
+}
+
+/// Whether two routes of equal specs lead to the same places.
+fn resolved_alike(a: &Route, b: &Route) -> bool {
+    let places = |route: &Route| -> Vec<(usize, usize)> {
+        route.targets.iter().map(|target| (target.slot, target.subset)).collect()
+    };
+    a.state == b.state && places(a) == places(b)
 }
 
 impl Input {
@@ -282,3 +338,6 @@ fn addresses(endpoint: &EndpointSpec, upstream: &MergedUpstream) -> Vec<SocketAd
             .collect(),
     }
 }
+
+#[cfg(test)]
+mod tests;

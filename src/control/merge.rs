@@ -232,3 +232,6 @@ fn off(name: &Name, section: &str) -> Problem {
     let key = format!("upstreams.{name}.{section}");
     Problem::new("configuration", key, format!("reads {section}, but [discovery.{section}] is not configured"))
 }
+
+#[cfg(test)]
+mod tests;

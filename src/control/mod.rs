@@ -1,11 +1,11 @@
 //! Makes the snapshot of what discovery publishes: wait for a change, merge, build, publish.
 //!
 //! [`merge`] decides who defines what (pure), [`build`] makes the next snapshot of it and of the one before
-//! (pure: what did not change is the same object), [`pace`] decides when it goes out, and [`run`] is the loop.
+//! (pure: what did not change is the same object), [`pace`] decides when it goes out, [`grace`] what stays until
+//! its replacement was read, and [`Control::run`] is the loop.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use futures_util::FutureExt as _;
 use futures_util::future::select_all;
@@ -19,6 +19,9 @@ use crate::spec::name::ProviderId;
 use crate::spec::source::Source;
 
 mod build;
+#[cfg(test)]
+mod fixture;
+mod grace;
 mod merge;
 mod pace;
 
@@ -42,10 +45,10 @@ impl Control {
         let mut states: BTreeMap<ProviderId, Arc<ProviderState>> =
             self.providers.iter_mut().map(|(id, state)| (*id, Arc::clone(&state.borrow_and_update()))).collect();
         let mut pace = pace::Pace::new(Instant::now());
-        let mut builder = build::Builder::default();
+        let mut builder = build::Builder::new(Instant::now());
         let mut retired: Vec<Arc<RouteTable>> = Vec::new();
         self.publish(&states, &mut builder, &mut retired);
-        let mut due: Option<Instant> = None;
+        let mut due = builder.due();
         loop {
             let publish_at = due;
             tokio::select! {
@@ -61,9 +64,9 @@ impl Control {
                 () = sleep_until(publish_at), if publish_at.is_some() => {}
             }
             if due.is_some_and(|due| due <= Instant::now()) {
-                due = None;
                 pace.published(Instant::now());
                 self.publish(&states, &mut builder, &mut retired);
+                due = builder.due();
             }
         }
     }
@@ -83,7 +86,7 @@ impl Control {
             changed
         });
         let before = Arc::clone(&self.snapshot.borrow());
-        let Some(next) = builder.build(&merged, &before, SystemTime::now()) else { return };
+        let Some(next) = builder.build(&merged, &before, Instant::now()) else { return };
         if !Arc::ptr_eq(&next.routes, &before.routes) {
             // Kept until the workers have let go: none of them pays for freeing a large table.
             retired.push(Arc::clone(&before.routes));
@@ -118,3 +121,6 @@ async fn sleep_until(at: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

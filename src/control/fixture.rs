@@ -1,0 +1,168 @@
+//! Defines what the tests of this folder are told in: providers' states, written as text.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use crate::discovery::state::{Origin, ProviderState, SourceState};
+use crate::snapshot::{RouteState, Snapshot};
+use crate::spec::decode::{FileSet, FileText, Format};
+use crate::spec::endpoint::{EndpointSpec, Labels, RegistryStatus};
+use crate::spec::name::ProviderId;
+use crate::spec::problem::Problem;
+use crate::spec::source::Source;
+
+use super::merge::{Merged, Rules, merge};
+
+/// All providers' states, and the rules.
+pub(super) struct World {
+    documents: BTreeMap<ProviderId, FileSet>,
+    pub(super) states: BTreeMap<ProviderId, Arc<ProviderState>>,
+    pub(super) rules: Rules,
+}
+
+impl World {
+    /// Consul and etcd are on; nothing was read.
+    pub(super) fn new() -> Self {
+        let precedence = vec![ProviderId::File, ProviderId::Etcd, ProviderId::ConsulKv];
+        let rules = Rules { precedence, etcd_prefix: Some("/fleetgate/".to_owned()), consul: true };
+        let states = ProviderId::ALL.into_iter().map(|id| (id, Arc::default())).collect();
+        Self { documents: BTreeMap::new(), states, rules }
+    }
+
+    /// A provider's documents, in the form of one TOML file.
+    pub(super) fn documents(&mut self, provider: ProviderId, text: &str) {
+        let file = FileText { path: provider.to_string(), format: Format::Toml, main: false, bytes: Ok(text.into()) };
+        let documents = self.documents.entry(provider).or_default().update(vec![file]);
+        self.state(provider).documents = Some(Arc::new(documents));
+    }
+
+    /// What a source's registry says, an endpoint a line; see [`endpoint`].
+    pub(super) fn source(&mut self, source: &Source, lines: &str) {
+        self.source_of(source, lines, Origin::Live, &[]);
+    }
+
+    pub(super) fn source_of(&mut self, source: &Source, lines: &str, origin: Origin, problems: &[&str]) {
+        let endpoints = lines.lines().map(str::trim).filter(|line| !line.is_empty()).map(endpoint).collect();
+        let problems = problems.iter().map(|text| Problem::new(source.to_string(), "", *text)).collect();
+        self.state(source.provider()).sources.insert(source.clone(), SourceState { endpoints, problems, origin });
+    }
+
+    /// A source is not known any more.
+    pub(super) fn forget(&mut self, source: &Source) {
+        self.state(source.provider()).sources.remove(source);
+    }
+
+    fn state(&mut self, provider: ProviderId) -> &mut ProviderState {
+        Arc::make_mut(self.states.entry(provider).or_default())
+    }
+
+    pub(super) fn merge(&self) -> Merged {
+        merge(&self.states, &self.rules)
+    }
+}
+
+pub(super) fn consul(service: &str) -> Source {
+    Source::Consul { service: service.into() }
+}
+
+pub(super) fn dns(host: &str) -> Source {
+    Source::Dns { host: host.into() }
+}
+
+/// Reads `10.0.0.1:80 id=web-1 weight=3 modified=7 critical version=v1`: an address, then words in any order;
+/// what is not known is a label. Without `id=` the address is the id.
+fn endpoint(line: &str) -> EndpointSpec {
+    let mut words = line.split_whitespace();
+    let address = words.next().expect("an address");
+    let mut labels = Labels::new();
+    let mut spec = EndpointSpec {
+        address: address.parse().expect("an address"),
+        weight: 1,
+        labels: Arc::default(),
+        status: RegistryStatus::Passing,
+        id: address.into(),
+        modified: 0,
+    };
+    for word in words {
+        match word.split_once('=') {
+            Some(("id", id)) => spec.id = id.into(),
+            Some(("weight", weight)) => spec.weight = weight.parse().expect("a weight"),
+            Some(("modified", modified)) => spec.modified = modified.parse().expect("a number"),
+            Some((key, value)) => drop(labels.insert(key.to_owned(), value.to_owned())),
+            None => {
+                spec.status = match word {
+                    "unchecked" => RegistryStatus::Unchecked,
+                    "warning" => RegistryStatus::Warning,
+                    "critical" => RegistryStatus::Critical,
+                    "maintenance" => RegistryStatus::Maintenance,
+                    _ => panic!("`{word}` is no status"),
+                }
+            }
+        }
+    }
+    spec.labels = Arc::new(labels);
+    spec
+}
+
+/// What a snapshot says, a line an item, without slots: two that serve alike read alike.
+pub(super) fn told(snapshot: &Snapshot) -> String {
+    let mut text = String::new();
+    let mut upstreams: Vec<_> = snapshot.upstreams().collect();
+    upstreams.sort_by(|a, b| a.label.cmp(&b.label));
+    for upstream in upstreams {
+        let known = if upstream.known { "known" } else { "unknown" };
+        let checked = if upstream.checked() { " checked" } else { "" };
+        let timeout = upstream.settings.response_timeout;
+        writeln!(text, "upstream {} of {} {known}{checked} {timeout:?}", upstream.label, upstream.provider)
+            .expect("text");
+        for endpoint in upstream.endpoints.iter() {
+            let held = if endpoint.held { " held" } else { "" };
+            let (weight, labels) = (endpoint.weight, &endpoint.labels);
+            writeln!(text, "  {} weight {weight} {labels:?} {:?}{held}", endpoint.address, endpoint.status)
+                .expect("text");
+        }
+    }
+    for route in snapshot.routes.routes() {
+        let targets: Vec<String> = route
+            .targets
+            .iter()
+            .map(|target| {
+                let upstream = snapshot.upstream(target.slot).map_or("nothing", |upstream| &*upstream.label);
+                let subset = match target.subset {
+                    0 => "all".to_owned(),
+                    position => snapshot
+                        .upstream(target.slot)
+                        .and_then(|upstream| upstream.settings.subsets.keys().nth(position - 1))
+                        .map_or_else(|| "no subset".to_owned(), ToString::to_string),
+                };
+                format!("{}={upstream}/{subset}", target.label)
+            })
+            .collect();
+        let state = match &route.state {
+            RouteState::Resolved => "resolved".to_owned(),
+            RouteState::Unresolved(reasons) => format!("unresolved: {}", reasons.join("; ")),
+        };
+        writeln!(text, "route {} of {} to {}: {state}", route.name, route.provider, targets.join(", ")).expect("text");
+    }
+    text + &told_report(&snapshot.report)
+}
+
+/// What a report says, a line an item.
+pub(super) fn told_report(report: &crate::snapshot::Report) -> String {
+    let mut text = String::new();
+    for hidden in &report.shadowed {
+        let (kind, name, provider, by) = (hidden.kind, &hidden.name, hidden.provider, hidden.by);
+        writeln!(text, "shadowed {kind}.{name} of {provider} by {by}").expect("text");
+    }
+    for (provider, problem) in &report.rejected {
+        writeln!(text, "rejected by {provider}: {problem}").expect("text");
+    }
+    for remark in &report.remarks {
+        writeln!(text, "remark {remark}").expect("text");
+    }
+    for provider in &report.unread {
+        writeln!(text, "unread {provider}").expect("text");
+    }
+    text
+}

@@ -1,0 +1,142 @@
+//! The loop under paused time: when what a provider publishes goes out.
+
+use std::time::Duration;
+
+use super::fixture::{World, consul};
+use super::*;
+
+const ROUTES: &str = "[upstreams.u]\nconsul = { service = \"u\" }\n[routes.r]\nmatch = {}\nupstream = \"u\"\n";
+
+struct Running {
+    world: World,
+    providers: BTreeMap<ProviderId, watch::Sender<Arc<ProviderState>>>,
+    wanted: watch::Receiver<Arc<BTreeSet<Source>>>,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+}
+
+impl Running {
+    fn start() -> Self {
+        let world = World::new();
+        let ends = world.states.iter().map(|(id, state)| (*id, watch::channel(Arc::clone(state))));
+        let ends: Vec<_> = ends.collect();
+        let providers = ends.iter().map(|(id, (sender, _))| (*id, sender.clone())).collect();
+        let (wanted_sender, wanted) = watch::channel(Arc::default());
+        let (snapshot_sender, snapshot) = watch::channel(Arc::new(Snapshot::empty()));
+        let control = Control {
+            providers: ends.into_iter().map(|(id, (_, receiver))| (id, receiver)).collect(),
+            rules: world.rules.clone(),
+            wanted: wanted_sender,
+            snapshot: snapshot_sender,
+        };
+        // Ends with the test's runtime.
+        tokio::spawn(control.run(CancellationToken::new()));
+        Self { world, providers, wanted, snapshot }
+    }
+
+    fn publish(&self, id: ProviderId) {
+        self.providers[&id].send_replace(Arc::clone(&self.world.states[&id]));
+    }
+
+    fn endpoints(&mut self, lines: &str) {
+        self.world.source(&consul("u"), lines);
+        self.publish(ProviderId::Consul);
+    }
+
+    /// Lets everything run that can, without time passing.
+    async fn settle(&self) {
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn served(&self) -> Vec<String> {
+        let snapshot = self.snapshot.borrow();
+        let endpoints = snapshot.upstreams().flat_map(|upstream| upstream.endpoints.iter());
+        endpoints.map(|endpoint| endpoint.address.to_string()).collect()
+    }
+}
+
+fn fleet(size: usize) -> String {
+    (1..=size).map(|host| format!("10.0.0.{host}:80\n")).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_change_goes_out_at_once_and_wants_its_source() {
+    let mut running = Running::start();
+    running.settle().await;
+    assert_eq!(running.snapshot.borrow().generation, 1);
+    let begun = Instant::now();
+    running.world.documents(ProviderId::File, ROUTES);
+    running.publish(ProviderId::File);
+    running.snapshot.wait_for(|snapshot| snapshot.generation == 2).await.expect("control lives");
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    assert_eq!(**running.wanted.borrow(), BTreeSet::from([consul("u")]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_coalesces_and_its_last_state_wins() {
+    let mut running = Running::start();
+    running.world.documents(ProviderId::File, ROUTES);
+    running.publish(ProviderId::File);
+    running.settle().await;
+    let before = running.snapshot.borrow().generation;
+    for size in 1..=200 {
+        running.endpoints(&fleet(size));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let deadline = Instant::now() + Duration::from_millis(500);
+    running
+        .snapshot
+        .wait_for(|snapshot| snapshot.upstreams().any(|upstream| upstream.endpoints.len() == 200))
+        .await
+        .expect("control lives");
+    assert!(Instant::now() <= deadline);
+    let published = running.snapshot.borrow().generation - before;
+    assert!((2..=10).contains(&published), "{published} publications for 200 changes in a second");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removal_goes_out_at_once_even_in_a_burst() {
+    let mut running = Running::start();
+    running.world.documents(ProviderId::File, ROUTES);
+    running.publish(ProviderId::File);
+    for size in 1..=20 {
+        running.endpoints(&fleet(size));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    running.endpoints(&fleet(21));
+    running.settle().await;
+    running.endpoints(&fleet(22));
+    running.settle().await;
+    let waiting = running.served().len();
+    assert!(waiting < 22, "an addition in a burst waits its turn");
+    let begun = Instant::now();
+    running.endpoints("10.0.0.1:80 critical\n10.0.0.2:80");
+    running.settle().await;
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    assert_eq!(running.served(), ["10.0.0.1:80", "10.0.0.2:80"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_source_waits_no_longer_than_its_time() {
+    let mut running = Running::start();
+    running.world.documents(ProviderId::File, ROUTES);
+    running.publish(ProviderId::File);
+    running.endpoints(&fleet(2));
+    running
+        .snapshot
+        .wait_for(|snapshot| snapshot.upstreams().any(|upstream| upstream.endpoints.len() == 2))
+        .await
+        .expect("control lives");
+    let begun = Instant::now();
+    running.world.documents(ProviderId::File, &ROUTES.replace("service = \"u\"", "service = \"nobody\""));
+    running.publish(ProviderId::File);
+    running
+        .snapshot
+        .wait_for(|snapshot| snapshot.upstreams().all(|upstream| upstream.endpoints.is_empty()))
+        .await
+        .expect("control lives");
+    let waited = begun.elapsed();
+    assert!((5..=6).contains(&waited.as_secs()), "{waited:?}");
+}
