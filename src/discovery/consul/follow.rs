@@ -48,6 +48,15 @@ pub(super) trait Question: Send + Sync + 'static {
     /// A body that is no answer: nothing of it counts.
     fn read(&self, body: &[u8]) -> Result<Contents<Self::Entry>, String>;
 
+    /// Changes what a read lists, before it is judged, in the light of what is known. `after_outage`: a session
+    /// has just begun.
+    fn amend(&self, _known: &Entries<Self::Entry>, _fresh: &mut Entries<Self::Entry>, _after_outage: bool) {}
+
+    /// When what is known should be read again at the latest, because [`Self::amend`] will judge otherwise then.
+    fn look_again_at(&self, _known: &Entries<Self::Entry>) -> Option<Instant> {
+        None
+    }
+
     /// Whether what an answer lacks is gone, or hidden from the token. Asked after the answer came.
     ///
     /// # Errors
@@ -89,6 +98,7 @@ pub(super) struct Follow<Q: Question> {
     size: usize,
     held_since: Option<Instant>,
     prove_at: Option<Instant>,
+    session_began: Instant,
 }
 
 /// What the settings say about reading.
@@ -108,6 +118,8 @@ const CHECK_AGAIN: Duration = Duration::from_secs(10);
 const PROVE_CAP: Duration = Duration::from_secs(30);
 /// Over which the queries of a provider are issued again after a kick.
 const SPREAD: Duration = Duration::from_secs(2);
+/// A session younger than this follows an outage.
+const JUST_BEGUN: Duration = Duration::from_secs(30);
 /// Larger bodies are parsed off the runtime's threads.
 const LARGE: usize = 256 << 10;
 
@@ -138,10 +150,12 @@ impl<Q: Question> Follow<Q> {
             size: 0,
             held_since: None,
             prove_at: None,
+            session_began: Instant::now(),
         }
     }
 
     async fn follow(&mut self, status: &WatchStatus) -> Result<Infallible, WatchError> {
+        self.session_began = Instant::now();
         self.ask_leader(status).await?;
         let mut blocked = self.block();
         let mut aside: Option<(u64, Boxed<Aside<Q::Entry>>)> = None;
@@ -150,6 +164,9 @@ impl<Q: Question> Follow<Q> {
         self.kicks.mark_unchanged();
         loop {
             let now = Instant::now();
+            // What lies in the past was looked at, or could not be: then the next try has its time.
+            let again = self.known.entries().and_then(|known| self.question.look_again_at(known));
+            check_at = again.filter(|at| *at > now).map_or(check_at, |at| at.min(check_at));
             if aside.is_none() {
                 if self.prove_at.is_some_and(|at| at <= now) {
                     aside = Some((self.known.turn(), self.prove()));
@@ -233,7 +250,15 @@ impl<Q: Question> Follow<Q> {
         Box::pin(async move { Aside::Proven(prove(question, client, bounds, known, content_index, held_for).await) })
     }
 
-    fn take(&mut self, reading: Reading<Q::Entry>, how: How, status: &WatchStatus) {
+    fn amend(&self, reading: &mut Reading<Q::Entry>) {
+        if let Some(known) = self.known.entries() {
+            let after_outage = self.session_began.elapsed() < JUST_BEGUN;
+            self.question.amend(known, &mut reading.contents.entries, after_outage);
+        }
+    }
+
+    fn take(&mut self, mut reading: Reading<Q::Entry>, how: How, status: &WatchStatus) {
+        self.amend(&mut reading);
         self.size = reading.size;
         if how != How::Aside {
             self.bucket.spent(reading.transfer);
@@ -298,7 +323,8 @@ impl<Q: Question> Follow<Q> {
                 self.prove_at = Some(self.bucket.take());
                 return Ok(());
             }
-            Ok(Proof { reading, doubt: None }) => {
+            Ok(Proof { mut reading, doubt: None }) => {
+                self.amend(&mut reading);
                 let held_before = self.known.hold();
                 let effect = self.known.take_proven(reading);
                 self.settled(effect, held_before, status);

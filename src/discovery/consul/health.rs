@@ -1,11 +1,14 @@
 //! Defines how an answer of `/v1/health/service/NAME` becomes endpoints. Pure.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::Arc;
 
 use serde::Deserialize;
+use serde::de::{Deserializer, Visitor};
 
 use super::known::Contents;
+use super::unreported::{self, Unreported};
 use crate::spec::endpoint::{Address, EndpointSpec, Labels, RegistryStatus};
 use crate::spec::problem::Problem;
 
@@ -16,6 +19,14 @@ pub(super) struct Instance {
     pub(super) endpoint: EndpointSpec,
     /// The node it is registered on.
     pub(super) node: Arc<str>,
+    /// When Consul made it: another index is another registration.
+    pub(super) created: u64,
+    /// By status.
+    pub(super) weights: Weights,
+    /// A check that always tells why it fails has told something.
+    pub(super) reported: bool,
+    /// It is critical for checks alone that have not run yet.
+    pub(super) unreported: Option<Unreported>,
 }
 
 /// Reads the body. Instances that cannot be used (no port, an address that is none) are problems.
@@ -59,26 +70,34 @@ fn instance(entry: Entry, id: &Arc<str>) -> Result<Instance, String> {
         return Err("it has no port: register the service with one".to_owned());
     }
     let address = Address::new(host, port)?;
-    let status = status(checks.as_deref().unwrap_or_default());
+    let checks = checks.unwrap_or_default();
+    let status = worst(&checks);
+    let others = worst(checks.iter().filter(|check| !check.is_silent()));
+    let unreported = status == RegistryStatus::Critical && others < RegistryStatus::Critical;
     let weights = service.weights.unwrap_or_default();
-    let weight = if status == RegistryStatus::Warning { weights.warning } else { weights.passing };
     let endpoint = EndpointSpec {
         address,
-        // Consul's default is 1, and what makes no sense is as good as absent.
-        weight: weight.filter(|weight| *weight >= 0).map_or(1, |weight| u16::try_from(weight).unwrap_or(u16::MAX)),
+        weight: weights.of(status),
         labels: Arc::new(labels(service.meta.unwrap_or_default(), service.tags.unwrap_or_default())),
         status,
         id: Arc::clone(id),
         modified: service.modify_index,
     };
-    Ok(Instance { endpoint, node: node.name.into() })
+    Ok(Instance {
+        endpoint,
+        node: node.name.into(),
+        created: service.create_index,
+        weights,
+        reported: checks.iter().any(|check| unreported::tells_why(&check.kind) && check.output.0),
+        unreported: unreported.then_some(Unreported { others, kept_since: None }),
+    })
 }
 
 /// The worst of an instance's checks, its own and its node's; without checks it passes. Maintenance is a
 /// check of a reserved name, and beats everything.
-fn status(checks: &[Check]) -> RegistryStatus {
+fn worst<'c>(checks: impl IntoIterator<Item = &'c Check>) -> RegistryStatus {
     checks
-        .iter()
+        .into_iter()
         .map(|check| {
             let maintenance = check.id == "_node_maintenance" || check.id.starts_with("_service_maintenance:");
             match check.status.as_str() {
@@ -98,7 +117,7 @@ fn labels(meta: HashMap<String, String>, tags: Vec<String>) -> Labels {
     meta.into_iter().chain(tags).collect()
 }
 
-/// The few fields that count; everything else, check output above all, is skipped without being kept.
+/// The few fields that count; everything else is skipped without being kept.
 #[derive(Deserialize)]
 struct Entry {
     #[serde(rename = "Node")]
@@ -131,16 +150,27 @@ struct Service {
     meta: Option<HashMap<String, String>>,
     #[serde(rename = "Weights", default)]
     weights: Option<Weights>,
+    #[serde(rename = "CreateIndex", default)]
+    create_index: u64,
     #[serde(rename = "ModifyIndex", default)]
     modify_index: u64,
 }
 
-#[derive(Default, Deserialize)]
-struct Weights {
+/// Consul's `Weights` of an instance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub(super) struct Weights {
     #[serde(rename = "Passing", default)]
     passing: Option<i64>,
     #[serde(rename = "Warning", default)]
     warning: Option<i64>,
+}
+
+impl Weights {
+    /// The weight that goes with a status. Consul's default is 1, and what makes no sense is as good as absent.
+    pub(super) fn of(self, status: RegistryStatus) -> u16 {
+        let weight = if status == RegistryStatus::Warning { self.warning } else { self.passing };
+        weight.filter(|weight| *weight >= 0).map_or(1, |weight| u16::try_from(weight).unwrap_or(u16::MAX))
+    }
 }
 
 #[derive(Deserialize)]
@@ -149,6 +179,43 @@ struct Check {
     id: String,
     #[serde(rename = "Status", default)]
     status: String,
+    #[serde(rename = "Type", default)]
+    kind: String,
+    #[serde(rename = "Output", default)]
+    output: Said,
+}
+
+impl Check {
+    /// Critical without a word, of a type that always has one.
+    fn is_silent(&self) -> bool {
+        self.status == "critical" && !self.output.0 && unreported::tells_why(&self.kind)
+    }
+}
+
+/// Whether a text is there and not empty; outputs are long, and not kept.
+#[derive(Clone, Copy, Default)]
+struct Said(bool);
+
+impl<'de> Deserialize<'de> for Said {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Said;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text or null")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Said, E> {
+                Ok(Said(!text.is_empty()))
+            }
+
+            fn visit_unit<E>(self) -> Result<Said, E> {
+                Ok(Said(false))
+            }
+        }
+        deserializer.deserialize_any(Text)
+    }
 }
 
 #[cfg(test)]
@@ -265,7 +332,7 @@ mod tests {
             prop_oneof![".{0,8}", "[0-9.:]{0,12}", "passing|warning|critical|_node_maintenance"].prop_map(Value::from),
         ];
         let key = prop_oneof![
-            "Node|Service|Checks|ID|Address|Port|Tags|Meta|Weights|Passing|Warning|CheckID|Status|ModifyIndex",
+            "Node|Service|Checks|ID|Address|Port|Tags|Meta|Weights|Passing|Warning|CheckID|Status|Output|ModifyIndex",
             ".{0,4}"
         ];
         leaf.prop_recursive(5, 64, 6, move |inner| {

@@ -2,7 +2,8 @@
 //!
 //! A read goes: [`client`] asks; [`answer`] says what the answer is worth; [`health`] or [`kv`] read its body;
 //! [`known`] decides what becomes of it, and [`permission`] finds out whether what it lacks is gone or hidden;
-//! [`follow`] is the loop that does all that. [`token`] and [`probe`] serve all watches.
+//! [`follow`] is the loop that does all that. [`token`] and [`probe`] serve all watches. [`unreported`] keeps
+//! instances whose checks an agent has forgotten as it started again.
 //!
 //! What Consul really does, and what the rules here rest on (measured with 1.8.7, the newer headers from its
 //! source): it answers `200 []` to a token without permission, error answers carry an index of 1, a blocked
@@ -37,6 +38,7 @@ mod permission;
 mod probe;
 mod service;
 mod token;
+mod unreported;
 
 pub use client::ClientError;
 

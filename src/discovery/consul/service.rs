@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use super::client::{Client, Query};
 use super::follow::{Doubted, Question};
 use super::health::{Instance, instances};
 use super::known::{Contents, Entries};
 use super::permission::{Permission, of_instances};
+use super::unreported::{LONGEST, ends_at, keep_as_reported};
 use crate::discovery::Publisher;
 use crate::discovery::state::{Origin, SourceState};
 use crate::discovery::status::ProviderStatus;
@@ -35,6 +37,21 @@ impl Question for Instances {
 
     fn read(&self, body: &[u8]) -> Result<Contents<Instance>, String> {
         instances(&self.service, body)
+    }
+
+    fn amend(&self, known: &Entries<Instance>, fresh: &mut Entries<Instance>, after_outage: bool) {
+        let kept = keep_as_reported(known, fresh, Instant::now(), after_outage);
+        if kept > 0 {
+            tracing::info!(
+                service = &*self.service,
+                instances = kept,
+                "checks have not run since their agent started: they count as before, for at most {LONGEST:?}"
+            );
+        }
+    }
+
+    fn look_again_at(&self, known: &Entries<Instance>) -> Option<Instant> {
+        ends_at(known)
     }
 
     async fn permission(
