@@ -14,6 +14,7 @@ mod etcd;
 mod files;
 mod harness;
 mod http;
+mod live;
 mod metrics;
 mod sample;
 #[allow(dead_code, unreachable_pub, reason = "each subject uses a part of it")]

@@ -1,0 +1,152 @@
+//! Traffic to what a real Consul lists.
+
+use std::net::SocketAddr;
+
+use super::{rejects, stops, takes};
+use crate::support::client::{Request, get};
+use crate::support::consul::{Consul, Service};
+use crate::support::gateway::Gateway;
+use crate::support::load::Load;
+use crate::support::origin::Origin;
+use crate::support::wait;
+
+async fn before(consul: &Consul, more: &str) -> Gateway {
+    Gateway::start(&format!(
+        r#"
+        listeners.web = {{ address = "127.0.0.1:0" }}
+        admin.address = "127.0.0.1:0"
+        [discovery.consul]
+        address = "{}"
+        [upstreams.web]
+        consul = {{ service = "web" }}
+        balance = "round_robin"
+        [routes.all]
+        match = {{ path = "/" }}
+        upstream = "web"
+        {more}
+        "#,
+        consul.url()
+    ))
+    .await
+}
+
+/// Fault cases 1 (deregister), 2 (register), 3 (deregister the last one: 503, not 404) and 4 (warning, critical,
+/// maintenance of the instance and of the node).
+#[tokio::test]
+async fn instances_take_traffic_exactly_while_consul_says_so() {
+    let Some(consul) = Consul::start().await else { return };
+    let (a, b, c) = (Origin::start("a").await, Origin::start("b").await, Origin::start("c").await);
+    let of = |origin: &Origin| Service::new("web", &origin.name, origin.address()).weights(9, 1).checked("passing");
+    consul.register(&of(&a)).await;
+    consul.register(&of(&b)).await;
+    let gateway = before(&consul, "").await;
+    let load = Load::start(gateway.address(), 2, |_, _| Request::get("/"));
+    takes(&load, "a/v1").await;
+    takes(&load, "b/v1").await;
+
+    consul.register(&of(&c)).await;
+    takes(&load, "c/v1").await;
+    consul.deregister("c").await;
+    stops(&load, "c/v1").await;
+
+    consul.set_check("a", "critical").await;
+    stops(&load, "a/v1").await;
+    consul.set_check("a", "passing").await;
+    takes(&load, "a/v1").await;
+    consul.set_check("a", "warning").await;
+    // One in ten by its warning weight; half before.
+    wait::until(super::SOON, "the share of the warning weight", || async {
+        let before = load.report();
+        load.more(200).await;
+        let (more, after) = (load.report().served_by("a/v1") - before.served_by("a/v1"), load.report());
+        let all = after.answers() - before.answers();
+        more > 0 && more * 5 < all
+    })
+    .await;
+    consul.set_check("a", "passing").await;
+
+    consul.maintain("b", true).await;
+    stops(&load, "b/v1").await;
+    consul.maintain("b", false).await;
+    takes(&load, "b/v1").await;
+    consul.deregister("a").await;
+    stops(&load, "a/v1").await;
+    load.stop().await.assert_all_ok();
+
+    consul.maintain_node(true).await;
+    let nobody = gateway.until_status("/", 503).await;
+    assert_eq!(nobody.header("x-fleetgate-flag"), Some("UH"));
+    assert!(nobody.header("retry-after").is_some());
+    assert_eq!(gateway.endpoints("web").await, [(b.address().to_string(), "maintenance".to_owned())]);
+    consul.maintain_node(false).await;
+    assert_eq!(gateway.until_status("/", 200).await.served_by(), "b/v1");
+    consul.deregister("b").await;
+    let nobody = gateway.until_status("/", 503).await;
+    assert_eq!(nobody.header("x-fleetgate-flag"), Some("UH"), "a service without instances keeps its routes");
+    consul.register(&of(&c)).await;
+    assert_eq!(gateway.until_status("/", 200).await.served_by(), "c/v1");
+}
+
+/// Fault case 28 as far as traffic shows it: an IPv6 address, a host name, no address but the node's, no port.
+/// How the rest of it is read is tested at the provider.
+#[tokio::test]
+async fn unusual_registrations_take_traffic_too() {
+    let Some(consul) = Consul::start().await else { return };
+    let six = Origin::start_at("[::1]:0".parse().unwrap(), "six", "v1").await;
+    let named = Origin::start("named").await;
+    let of_node = Origin::start_at(SocketAddr::new(consul.address, 0), "of-node", "v1").await;
+    consul.register(&Service::new("web", "six", six.address())).await;
+    consul.register(&Service::new("web", "named", named.address()).field("Address", "localhost".into())).await;
+    consul.register(&Service::new("web", "of-node", of_node.address()).field("Address", "".into())).await;
+    let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+    consul.register(&Service::new("web", "no-port", nowhere)).await;
+    let gateway = before(&consul, "retry = { attempts = 3 }").await;
+    let load = Load::start(gateway.address(), 2, |_, _| Request::get("/"));
+    for who in ["six/v1", "named/v1", "of-node/v1"] {
+        takes(&load, who).await;
+    }
+    rejects(&gateway, "consul", &["no-port", "it has no port"]).await;
+    load.stop().await.assert_all_ok();
+}
+
+/// Documents in the KV store, with traffic.
+#[tokio::test]
+async fn a_route_in_kv_works_changes_and_is_not_broken_by_a_bad_edit() {
+    let Some(consul) = Consul::start().await else { return };
+    let (a, b) = (Origin::start("a").await, Origin::start("b").await);
+    consul.register(&Service::new("web", "a", a.address())).await;
+    let gateway = before(&consul, "").await;
+    consul.kv_put("fleetgate/upstreams/kv.toml", &format!("endpoints = [\"{}\"]", b.address())).await;
+    consul.kv_put("fleetgate/routes/kv", r#"{"match":{"path":"/kv"},"upstream":"kv"}"#).await;
+    let address = gateway.address();
+    let by = |path: &'static str, who: &'static str| {
+        wait::until_ok(super::SOON, who, move || async move {
+            let answer = get(address, path).await;
+            if answer.served_by() == who { Ok(()) } else { Err(answer) }
+        })
+    };
+    by("/kv", "b/v1").await;
+    let load = Load::start(address, 2, |_, _| Request::get("/kv"));
+
+    for (bad, words) in [
+        ("{ no JSON", &["fleetgate/routes/kv:1:"][..]),
+        (r#"{"match":{"pfad":"/kv"},"upstream":"kv"}"#, &["fleetgate/routes/kv", "pfad", "path"]),
+    ] {
+        consul.kv_put("fleetgate/routes/kv", bad).await;
+        rejects(&gateway, "consul-kv", words).await;
+        load.more(50).await;
+    }
+    // A bad document beside it takes nothing away either.
+    consul.kv_put("fleetgate/upstreams/other", r#"{"endpoints":["nonsense"]}"#).await;
+    rejects(&gateway, "consul-kv", &["fleetgate/upstreams/other"]).await;
+    load.more(50).await;
+    let report = load.stop().await;
+    report.assert_all_ok();
+    assert_eq!(report.answers(), report.served_by("b/v1"), "the last good form serves");
+
+    consul.kv_put("fleetgate/routes/kv", r#"{"match":{"path":"/kv2"},"upstream":"kv"}"#).await;
+    by("/kv2", "b/v1").await;
+    by("/kv", "a/v1").await;
+    consul.kv_delete("fleetgate/routes/kv").await;
+    by("/kv2", "a/v1").await;
+}

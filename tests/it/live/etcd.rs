@@ -1,0 +1,112 @@
+//! Traffic to what a real etcd lists.
+
+use super::{rejects, stops, takes};
+use crate::support::client::{Request, get};
+use crate::support::etcd::Etcd;
+use crate::support::gateway::Gateway;
+use crate::support::load::Load;
+use crate::support::origin::Origin;
+use crate::support::wait;
+
+async fn before(etcd: &Etcd) -> Gateway {
+    Gateway::start(&format!(
+        r#"
+        listeners.web = {{ address = "127.0.0.1:0" }}
+        admin.address = "127.0.0.1:0"
+        [discovery.etcd]
+        endpoints = ["{}"]
+        [upstreams.svc]
+        etcd = {{}}
+        [upstreams.svc2]
+        etcd = {{}}
+        [routes.all]
+        match = {{ path = "/" }}
+        upstream = "svc"
+        [routes.second]
+        match = {{ path = "/second" }}
+        upstream = "svc2"
+        "#,
+        etcd.url()
+    ))
+    .await
+}
+
+/// Fault cases 33 (put, update, delete), 34 (a lease expires), 50 (a bad value over a good one, then deleted) and
+/// 51 (names that begin alike do not mix).
+#[tokio::test]
+async fn endpoints_take_traffic_exactly_while_etcd_says_so() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let (a, b, c) = (Origin::start("a").await, Origin::start("b").await, Origin::start("c").await);
+    let other = Origin::start("other").await;
+    let key = |id: &str| format!("/fleetgate/endpoints/svc/{id}");
+    let lease = etcd.kept_lease(2).await;
+    etcd.put_leased(&key("leased"), &a.address().to_string(), lease.id).await;
+    etcd.put(&key("b"), &b.address().to_string()).await;
+    etcd.put("/fleetgate/endpoints/svc2/a", &other.address().to_string()).await;
+    let gateway = before(&etcd).await;
+    let load = Load::start(gateway.address(), 2, |_, _| Request::get("/"));
+    let second = Load::start(gateway.address(), 1, |_, _| Request::get("/second"));
+    takes(&load, "a/v1").await;
+    takes(&load, "b/v1").await;
+
+    etcd.put(&key("c"), &format!(r#"{{"address":"{}","weight":2}}"#, c.address())).await;
+    takes(&load, "c/v1").await;
+    etcd.put(&key("c"), &format!(r#"{{"address":"{}","weight":0}}"#, c.address())).await;
+    stops(&load, "c/v1").await;
+    etcd.put(&key("c"), &c.address().to_string()).await;
+    takes(&load, "c/v1").await;
+    etcd.delete(&key("c")).await;
+    stops(&load, "c/v1").await;
+
+    etcd.put(&key("b"), "{ no JSON").await;
+    rejects(&gateway, "etcd", &["/fleetgate/endpoints/svc/b"]).await;
+    takes(&load, "b/v1").await;
+    takes(&load, "a/v1").await;
+    // Its machine died: nobody keeps the lease.
+    drop(lease);
+    stops(&load, "a/v1").await;
+    takes(&load, "b/v1").await;
+    let report = load.stop().await;
+    report.assert_all_ok();
+    assert_eq!(report.served_by("other/v1"), 0);
+    etcd.delete(&key("b")).await;
+    assert_eq!(gateway.until_status("/", 503).await.header("x-fleetgate-flag"), Some("UH"));
+    let report = second.stop().await;
+    report.assert_all_ok();
+    assert_eq!(report.answers(), report.served_by("other/v1"), "svc2 is not svc");
+}
+
+/// Documents in etcd, with traffic.
+#[tokio::test]
+async fn a_route_in_etcd_works_changes_and_is_not_broken_by_a_bad_edit() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let (a, b) = (Origin::start("a").await, Origin::start("b").await);
+    etcd.put("/fleetgate/endpoints/svc/a", &a.address().to_string()).await;
+    let gateway = before(&etcd).await;
+    etcd.put("/fleetgate/upstreams/own.toml", &format!("endpoints = [\"{}\"]", b.address())).await;
+    etcd.put("/fleetgate/routes/own", r#"{"match":{"path":"/own"},"upstream":"own"}"#).await;
+    let address = gateway.address();
+    let by = |path: &'static str, who: &'static str| {
+        wait::until_ok(super::SOON, who, move || async move {
+            let answer = get(address, path).await;
+            if answer.served_by() == who { Ok(()) } else { Err(answer) }
+        })
+    };
+    by("/own", "b/v1").await;
+    let load = Load::start(address, 2, |_, _| Request::get("/own"));
+    etcd.put("/fleetgate/routes/own", "{ no JSON").await;
+    rejects(&gateway, "etcd", &["/fleetgate/routes/own:1:"]).await;
+    load.more(50).await;
+    etcd.put("/fleetgate/routes/own", r#"{"match":{"path":"/own"},"upsteam":"own"}"#).await;
+    rejects(&gateway, "etcd", &["/fleetgate/routes/own", "upsteam", "upstream"]).await;
+    load.more(50).await;
+    let report = load.stop().await;
+    report.assert_all_ok();
+    assert_eq!(report.answers(), report.served_by("b/v1"), "the last good form serves");
+
+    etcd.put("/fleetgate/routes/own", r#"{"match":{"path":"/new"},"upstream":"own"}"#).await;
+    by("/new", "b/v1").await;
+    by("/own", "a/v1").await;
+    etcd.delete("/fleetgate/routes/own").await;
+    by("/new", "a/v1").await;
+}
