@@ -54,7 +54,12 @@ impl Access {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
         runtime.block_on(async {
-            let client = reqwest::Client::builder()
+            let mut client = reqwest::Client::builder();
+            if !self.admin.starts_with("https://") {
+                // A machine may have no certificates at all, which matters only to https.
+                client = client.tls_certs_only([]);
+            }
+            let client = client
                 .connect_timeout(TIMEOUT)
                 .timeout(TIMEOUT)
                 // The admin API is near; a proxy for the way out would only be in between.

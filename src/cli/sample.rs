@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Json, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -90,10 +91,10 @@ pub async fn serve(listener: TcpListener, info: Info, shutdown: CancellationToke
     axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
 }
 
-async fn echo(State(service): State<Arc<Service>>, request: Request) -> Json<Value> {
+async fn echo(State(service): State<Arc<Service>>, request: Request) -> Response {
     let info = &service.info;
     let header = |name: &str| text(request.headers(), name);
-    Json(json!({
+    let body = json!({
         "service": info.name,
         "version": info.version,
         "instance": info.instance,
@@ -103,7 +104,9 @@ async fn echo(State(service): State<Arc<Service>>, request: Request) -> Json<Val
         "host": header("host"),
         "forwarded_for": header("x-forwarded-for"),
         "request_id": header("x-request-id"),
-    }))
+    });
+    // One line an answer, for people at a terminal.
+    ([(CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
 }
 
 fn text(headers: &HeaderMap, name: &str) -> Option<String> {
@@ -200,10 +203,13 @@ impl Registration {
         let port = bound.port();
         let advertised = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         let id = format!("{}-{}-{host}-{port}", arguments.name, arguments.version).replace([':', '/'], "-");
-        let client = reqwest::Client::builder()
-            .timeout(REGISTRY_TIMEOUT)
-            .build()
-            .map_err(|error| format!("cannot make an HTTP client: {error}"))?;
+        let mut client = reqwest::Client::builder();
+        if !url.starts_with("https://") {
+            // A machine may have no certificates at all, which matters only to https.
+            client = client.tls_certs_only([]);
+        }
+        let client =
+            client.timeout(REGISTRY_TIMEOUT).build().map_err(|error| format!("cannot make an HTTP client: {error}"))?;
         Ok(Some(Self {
             registry,
             client,

@@ -157,7 +157,12 @@ impl Client {
             if let Some(host) = &real_host {
                 builder = builder.dns_resolver(LeadsTo(host.clone()));
             }
-            builder = with_tls(builder, &settings.tls)?;
+            if url.scheme() == "http" {
+                // A machine may have no certificates at all, which matters only to https.
+                builder = builder.tls_certs_only([]);
+            } else {
+                builder = with_tls(builder, &settings.tls)?;
+            }
             builder.build().map_err(|error| ClientError::Tls(describe(error)))
         };
         Ok(Self {
