@@ -74,7 +74,8 @@ pub fn check(path: Option<&Path>, environment: impl IntoIterator<Item = (String,
 
 /// All files the patterns name, in the order that decides between equal names.
 fn matching_files(provider: &FileProvider) -> Vec<PathBuf> {
-    let matches = provider.patterns.iter().filter_map(|pattern| glob::glob(&pattern.to_string_lossy()).ok());
+    let matching = |pattern: &PathBuf| glob::glob_with(&pattern.to_string_lossy(), FileProvider::MATCHING).ok();
+    let matches = provider.patterns.iter().filter_map(matching);
     let files: BTreeSet<PathBuf> =
         matches.flatten().filter_map(Result::ok).filter(|path| provider.main.as_ref() != Some(path)).collect();
     files.into_iter().collect()

@@ -57,7 +57,7 @@ fn resolve_file(raw: RawFile, scope: &Scope<'_>, surroundings: &Surroundings<'_>
         } else if !known.iter().any(|extension| text.ends_with(&format!(".{extension}"))) {
             scope.problem(format!("`{text}`: must end in .toml, .yaml, .yml or .json, which tells the format"));
         }
-        surroundings.absolute(&text, &scope)
+        surroundings.absolute_pattern(&text, &scope)
     };
     FileProvider {
         main: surroundings.file.map(PathBuf::from),

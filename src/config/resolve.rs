@@ -36,11 +36,20 @@ impl Surroundings<'_> {
             scope.problem("the path is empty");
             return None;
         }
-        let base = match scope.spot() {
+        Some(self.base(scope).join(text))
+    }
+
+    /// As [`Self::absolute`], for a glob pattern: the folder it is relative to is no part of the pattern.
+    pub(super) fn absolute_pattern(&self, text: &str, scope: &Scope<'_>) -> Option<PathBuf> {
+        self.absolute(text, scope)?;
+        Some(PathBuf::from(glob::Pattern::escape(&self.base(scope).to_string_lossy())).join(text))
+    }
+
+    fn base(&self, scope: &Scope<'_>) -> &Path {
+        match scope.spot() {
             Spot::Text { .. } => self.file.and_then(Path::parent).unwrap_or(self.working_directory),
             Spot::Variable(_) => self.working_directory,
-        };
-        Some(base.join(text))
+        }
     }
 
     /// A secret from a file, without the newline at its end.

@@ -69,6 +69,9 @@ impl Connection {
     }
 }
 
+/// Idle for so long, a connection is one that exchanges can do without.
+const UNNEEDED: Duration = Duration::from_secs(1);
+
 /// The idle connections a worker keeps to one endpoint.
 #[derive(Debug, Default)]
 pub(super) struct Kept(RefCell<Vec<Idle>>);
@@ -108,20 +111,25 @@ impl Kept {
         None
     }
 
-    /// Closes what is closed already or too old.
-    pub(super) fn expire(&self, keep_alive: Duration) {
+    /// Closes what is closed already or too old, and what no exchange has needed for a second while the process
+    /// keeps more than `most`. A burst may keep more for that second: closing at once would open as many again.
+    pub(super) fn expire(&self, most: u32, keep_alive: Duration) {
+        // Oldest first, so that the excess is taken from those.
         self.0.borrow_mut().retain(|idle| {
-            idle.since.elapsed() < keep_alive && idle.sender.as_ref().is_some_and(|sender| !sender.is_closed())
+            let idle_for = idle.since.elapsed();
+            let excess = idle_for >= UNNEEDED && idle.state.idle() > most;
+            !excess && idle_for < keep_alive && idle.sender.as_ref().is_some_and(|sender| !sender.is_closed())
         });
     }
 }
 
 impl LocalEndpoint {
-    /// Keeps a connection whose exchange is over, unless the process keeps enough of them.
+    /// Keeps a connection whose exchange is over.
     pub(super) fn keep(&self, connection: Connection, most: u32, keep_alive: Duration) {
-        if keep_alive.is_zero() || connection.sender.is_closed() || !self.state.keep_idle(most) {
+        if most == 0 || keep_alive.is_zero() || connection.sender.is_closed() {
             return;
         }
+        self.state.keep_idle();
         let Connection { sender, active } = connection;
         let gauges = Rc::clone(&active.0);
         gauges.idle.add(1);

@@ -130,6 +130,11 @@ impl LocalRoute {
         counters
     }
 
+    /// Counts a target that was drawn without a usable endpoint. Rare, so nothing is kept for it.
+    pub(super) fn passed_over(&self, index: usize, stats: &WorkerStats) {
+        stats.target_passed_over(&self.route.label, &self.route.targets[index].label).add(1);
+    }
+
     /// The counter of requests to a target.
     pub(super) fn target(&self, index: usize, stats: &WorkerStats) -> &Counter {
         self.targets[index].get_or_init(|| stats.target_requests(&self.route.label, &self.route.targets[index].label))
@@ -220,7 +225,8 @@ impl LocalUpstream {
     /// Closes kept connections whose time is over.
     pub(super) fn expire_kept(&self) {
         for endpoint in &self.endpoints {
-            endpoint.kept.expire(self.upstream.settings.keep_alive);
+            let settings = &self.upstream.settings;
+            endpoint.kept.expire(settings.max_idle_per_endpoint, settings.keep_alive);
         }
     }
 }

@@ -166,6 +166,9 @@ fn choose(
         },
         || worker.random(),
     );
+    if let Some(passed_over) = drawn.passed_over {
+        route.passed_over(passed_over, &worker.stats);
+    }
     let Some(target) = drawn.target else {
         frame.target = drawn.passed_over;
         return Err(ProxyError::NoEndpoint);

@@ -190,12 +190,17 @@ impl EndpointState {
         self.in_flight.fetch_sub(1, Relaxed);
     }
 
-    /// Takes one of `most` places for idle connections, of all workers.
-    pub fn keep_idle(&self, most: u32) -> bool {
-        self.idle.fetch_update(Relaxed, Relaxed, |idle| (idle < most).then(|| idle + 1)).is_ok()
+    /// Idle connections that are kept to it now, of all workers.
+    pub fn idle(&self) -> u32 {
+        self.idle.load(Relaxed)
     }
 
-    /// Gives a place for an idle connection back; once for each successful `keep_idle`.
+    /// A connection becomes idle and is kept.
+    pub fn keep_idle(&self) {
+        self.idle.fetch_add(1, Relaxed);
+    }
+
+    /// A kept connection is used or closed; once for each `keep_idle`.
     pub fn drop_idle(&self) {
         self.idle.fetch_sub(1, Relaxed);
     }

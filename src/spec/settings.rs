@@ -117,6 +117,15 @@ pub struct FileProvider {
     pub patterns: Vec<PathBuf>,
 }
 
+impl FileProvider {
+    /// How patterns are read: `*.toml` does not mean `.#users.toml`, which an editor leaves while it works.
+    pub const MATCHING: glob::MatchOptions = glob::MatchOptions {
+        case_sensitive: true,
+        require_literal_separator: false,
+        require_literal_leading_dot: true,
+    };
+}
+
 /// `[discovery.consul]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConsulProvider {

@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use glob::{MatchOptions, glob_with};
+use glob::glob_with;
 
 use crate::spec::problem::Problem;
 use crate::spec::settings::FileProvider as Settings;
@@ -53,11 +53,9 @@ pub(super) struct Glance {
 /// Finds the files: the main one, and those that match a pattern.
 pub(super) fn glance(settings: &Settings) -> Glance {
     let mut seen = Glance::default();
-    // `*.toml` does not mean `.#users.toml`, which an editor leaves while it works.
-    let options = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::new() };
     for pattern in &settings.patterns {
         let found = pattern.to_str().ok_or_else(|| "it is not UTF-8".to_owned());
-        let found = found.and_then(|pattern| glob_with(pattern, options).map_err(|error| error.to_string()));
+        let found = found.and_then(|pattern| glob_with(pattern, Settings::MATCHING).map_err(|error| error.to_string()));
         match found {
             Ok(found) => {
                 for entry in found {

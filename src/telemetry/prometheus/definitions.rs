@@ -106,6 +106,14 @@ pub const TARGET_REQUESTS: &Definition = &Definition::new(
     "Exchanges a target was chosen for.",
 );
 
+/// Targets whose share went to others.
+pub const TARGET_PASSED_OVER: &Definition = &Definition::new(
+    Kind::Counter,
+    "fleetgate_target_passed_over_total",
+    &["route", "target"],
+    "Exchanges a target was drawn for that had no usable endpoint.",
+);
+
 /// Connections of clients.
 pub const DOWNSTREAM_CONNECTIONS: &Definition =
     &Definition::new(Kind::Gauge, "fleetgate_downstream_connections", &["listener"], "Open connections of clients.");

@@ -32,6 +32,7 @@ impl Source for WorkersStats {
             definitions::UPSTREAM_DURATION,
             definitions::UPSTREAM_ATTEMPTS,
             definitions::TARGET_REQUESTS,
+            definitions::TARGET_PASSED_OVER,
             definitions::UPSTREAM_CONNECTIONS,
             definitions::DOWNSTREAM_CONNECTIONS,
         ]
@@ -43,6 +44,7 @@ impl Source for WorkersStats {
         let mut upstream_duration = BTreeMap::<_, HistogramTotal>::new();
         let mut attempts = BTreeMap::<_, u64>::new();
         let mut target_requests = BTreeMap::<_, u64>::new();
+        let mut target_passed_over = BTreeMap::<_, u64>::new();
         let mut upstream_connections = BTreeMap::<_, i64>::new();
         let mut downstream_connections = BTreeMap::<_, i64>::new();
         for worker in self.workers() {
@@ -61,6 +63,9 @@ impl Source for WorkersStats {
             }
             for (key, counter) in &series.target_requests {
                 *target_requests.entry(key.clone()).or_default() += counter.value();
+            }
+            for (key, counter) in &series.target_passed_over {
+                *target_passed_over.entry(key.clone()).or_default() += counter.value();
             }
             for (key, gauge) in &series.upstream_connections {
                 *upstream_connections.entry(key.clone()).or_default() += gauge.value();
@@ -85,6 +90,9 @@ impl Source for WorkersStats {
         }
         for ((route, target), total) in target_requests {
             samples.value(definitions::TARGET_REQUESTS, &[&route, &target], total as f64);
+        }
+        for ((route, target), total) in target_passed_over {
+            samples.value(definitions::TARGET_PASSED_OVER, &[&route, &target], total as f64);
         }
         for ((upstream, state), total) in upstream_connections {
             samples.value(definitions::UPSTREAM_CONNECTIONS, &[&upstream, state.as_str()], total as f64);

@@ -76,6 +76,7 @@ pub(super) struct Series {
     pub(super) upstream_duration: HashMap<Box<str>, Arc<Histogram>>,
     pub(super) attempts: HashMap<(Box<str>, AttemptResult), Arc<Counter>>,
     pub(super) target_requests: HashMap<(Box<str>, Box<str>), Arc<Counter>>,
+    pub(super) target_passed_over: HashMap<(Box<str>, Box<str>), Arc<Counter>>,
     pub(super) upstream_connections: HashMap<(Box<str>, ConnectionState), Arc<Gauge>>,
     pub(super) downstream_connections: HashMap<Name, Arc<Gauge>>,
 }
@@ -123,6 +124,11 @@ impl WorkerStats {
         handle(&mut self.series().target_requests, (route.into(), target.into()))
     }
 
+    /// Exchanges a route drew a target for that had no usable endpoint.
+    pub fn target_passed_over(&self, route: &str, target: &str) -> Arc<Counter> {
+        handle(&mut self.series().target_passed_over, (route.into(), target.into()))
+    }
+
     /// Connections to an upstream's endpoints.
     pub fn upstream_connections(&self, upstream: &str, state: ConnectionState) -> Arc<Gauge> {
         handle(&mut self.series().upstream_connections, (upstream.into(), state))
@@ -144,12 +150,14 @@ impl WorkerStats {
         series.request_duration.retain(|route, _| route_stays(route));
         series.upstream_duration.retain(|upstream, _| upstream_stays(upstream));
         series.attempts.retain(|(upstream, _), _| upstream_stays(upstream));
-        series.target_requests.retain(|(route, target), _| {
+        let target_stays = |(route, target): &(Box<str>, Box<str>)| {
             let upstream = target.split('/').next().unwrap_or(target);
             // `NAME@PROVIDER` may refer to an upstream that is known by its plain name.
             let plain = upstream.split('@').next().unwrap_or(upstream);
             route_stays(route) && (upstream_stays(upstream) || upstream_stays(plain))
-        });
+        };
+        series.target_requests.retain(|key, _| target_stays(key));
+        series.target_passed_over.retain(|key, _| target_stays(key));
         series.upstream_connections.retain(|(upstream, _), _| upstream_stays(upstream));
         if series.len() != before {
             self.dropped.fetch_add(1, Relaxed);
@@ -168,6 +176,7 @@ impl Series {
             + self.upstream_duration.len()
             + self.attempts.len()
             + self.target_requests.len()
+            + self.target_passed_over.len()
             + self.upstream_connections.len()
     }
 }

@@ -79,6 +79,21 @@ async fn requests_with_the_header_always_reach_the_canary_or_fail() {
 }
 
 #[tokio::test]
+async fn a_version_without_endpoints_gives_its_share_back_and_that_is_counted() {
+    let (stable, canary) = (Origin::start_version("users", "v1").await, Origin::start_version("users", "v2").await);
+    let drained = config(&stable, &canary, (1, 1), "")
+        .replace("labels = { version = \"v2\" }", "weight = 0, labels = { version = \"v2\" }");
+    let gateway = Gateway::start(&drained).await;
+    for _ in 0..40 {
+        assert_eq!(gateway.get("/").await.served_by(), "users/v1");
+    }
+    let counted = gateway.metric("fleetgate_target_passed_over_total", &[("target", "users/canary")]).await;
+    assert!((Some(5.0)..=Some(35.0)).contains(&counted), "about half of 40: {counted:?}");
+    let tester = gateway.send(Request::get("/").header("x-canary", "always")).await;
+    assert_eq!((tester.status, tester.header("x-fleetgate-flag")), (503, Some("UH")));
+}
+
+#[tokio::test]
 async fn no_user_leaves_a_share_that_grows() {
     let split = split((95, 5), "sticky = { header = \"x-user-id\" }").await;
     let mut canary_before = BTreeSet::new();
