@@ -16,7 +16,7 @@ use super::forward::{Destination, forward};
 use super::frame::{Frame, Outgoing};
 use super::gate::{self, Passed};
 use super::headers;
-use super::local::LocalRoute;
+use super::local::{LocalRoute, LocalSnapshot};
 use super::tunnel;
 use super::worker::Worker;
 use crate::exchange::body::{Bounds, ContinueGate, Side};
@@ -88,7 +88,7 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>) -> Result<Ans
         if route.route.state != RouteState::Resolved {
             return Err(ProxyError::Unresolved);
         }
-        let (target, set_cookie) = choose(frame, &route, &view)?;
+        let (target, set_cookie) = choose(frame, &local, &route, &view)?;
         let resolved = &route.route.targets[target];
         let upstream = local.upstream(resolved.slot).ok_or(ProxyError::Unresolved)?;
         frame.towards(resolved.slot, upstream);
@@ -136,11 +136,11 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>) -> Result<Ans
 /// Draws the target, and makes the cookie that a sticky route's new client gets.
 fn choose(
     frame: &mut Frame,
+    local: &LocalSnapshot,
     route: &Rc<LocalRoute>,
     view: &RequestView<'_>,
 ) -> Result<(usize, Option<HeaderValue>), ProxyError> {
     let worker = &frame.worker;
-    let local = worker.local();
     let mut buffer = [0; 16];
     let mut fresh = None;
     let key = match route.route.sticky() {

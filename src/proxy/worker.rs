@@ -68,6 +68,7 @@ pub(super) struct Worker {
     pub(super) peers: Peers,
     pub(super) listeners: Vec<Rc<LocalListener>>,
     local: RefCell<Rc<LocalSnapshot>>,
+    snapshots: RefCell<watch::Receiver<Arc<Snapshot>>>,
     rng: RefCell<SmallRng>,
     connections: RefCell<Slab<Entry>>,
     exchanges: Cell<usize>,
@@ -83,9 +84,20 @@ struct Entry {
 }
 
 impl Worker {
-    /// The view requests are served from now.
+    /// The view requests are served from now: never older than what was published when it is asked for, however
+    /// late this thread runs. A request keeps the view it began with.
     pub(super) fn local(&self) -> Rc<LocalSnapshot> {
+        self.catch_up();
         Rc::clone(&self.local.borrow())
+    }
+
+    /// Adopts what was published since, if anything was.
+    fn catch_up(&self) {
+        // One read of a word that changes with snapshots only.
+        if self.snapshots.borrow().has_changed().unwrap_or(false) {
+            let next = self.snapshots.borrow_mut().borrow_and_update().clone();
+            self.adopt(&next);
+        }
     }
 
     /// A uniform random number.
@@ -127,7 +139,7 @@ impl Worker {
     }
 
     fn adopt(&self, snapshot: &Arc<Snapshot>) {
-        let next = Rc::new(self.local().adopt(snapshot, &self.stats));
+        let next = Rc::new(self.local.borrow().adopt(snapshot, &self.stats));
         let before = self.local.replace(Rc::clone(&next));
         if next.names_changed(&before) {
             let upstreams: HashSet<&str> = snapshot.upstreams().map(|upstream| &*upstream.label).collect();
@@ -153,7 +165,7 @@ impl Worker {
                 task.abort();
             }
         }
-        for upstream in self.local().upstreams() {
+        for upstream in self.local.borrow().upstreams() {
             upstream.expire_kept();
         }
     }
@@ -191,13 +203,14 @@ async fn run(start: Start) -> io::Result<()> {
         peers,
         listeners: locals,
         local: RefCell::new(Rc::new(LocalSnapshot::empty())),
+        snapshots: RefCell::new(snapshot.clone()),
         rng: RefCell::new(SmallRng::seed_from_u64(rand::random())),
         connections: RefCell::default(),
         exchanges: Cell::new(0),
         draining: Cell::new(false),
         stats,
     });
-    worker.adopt(&snapshot.borrow_and_update().clone());
+    worker.adopt(&worker.snapshots.borrow_mut().borrow_and_update().clone());
     for (listener, socket) in worker.listeners.iter().zip(sockets) {
         let socket = tokio::net::TcpListener::from_std(socket)?;
         tokio::task::spawn_local(accept(Rc::clone(&worker), Rc::clone(listener), socket, stop.clone()));
@@ -211,10 +224,7 @@ async fn run(start: Start) -> io::Result<()> {
     loop {
         tokio::select! {
             changed = snapshot.changed() => match changed {
-                Ok(()) => {
-                    let next = snapshot.borrow_and_update().clone();
-                    worker.adopt(&next);
-                }
+                Ok(()) => worker.catch_up(),
                 // Control is gone: the process is ending.
                 Err(_) => std::future::pending().await,
             },
