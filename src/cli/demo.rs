@@ -147,7 +147,7 @@ shutdown_grace = "1s"
 
 [telemetry]
 access_log = "access.log"
-log = "warn,fleetgate::health=info"
+log = "warn,fleetgate::health=info,fleetgate::control=info"
 "#
     )
 }

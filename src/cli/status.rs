@@ -35,15 +35,27 @@ pub(super) fn render(answer: &Value) -> String {
     }
     out += "\n";
     out += &table.render();
-    for remark in list(answer, "remarks") {
-        let [place, key, what] = ["place", "key", "text"].map(|field| text(remark.get(field)));
-        let key = if key.is_empty() { key } else { format!("{key}: ") };
-        out += &format!("\n{}", printable(&format!("{place}: {key}{what}")));
+    for provider in list(answer, "providers") {
+        let problems = list(provider, "problems");
+        told(&mut out, problems);
+        if provider.get("rejected").and_then(Value::as_u64).is_some_and(|all| all > problems.len() as u64) {
+            out += &format!("\nmore of {}: /api/v1/providers", text(provider.get("name")));
+        }
     }
+    told(&mut out, list(answer, "remarks"));
     out
 }
 
 /// `12 (ok 10, degraded 2)`; states that nothing is in are left out.
+/// A line a problem.
+fn told(out: &mut String, problems: &[Value]) {
+    for problem in problems {
+        let [place, key, what] = ["place", "key", "text"].map(|field| text(problem.get(field)));
+        let key = if key.is_empty() { key } else { format!("{key}: ") };
+        *out += &format!("\n{}", printable(&format!("{place}: {key}{what}")));
+    }
+}
+
 fn counts(value: Option<&Value>) -> String {
     let numbers = value.and_then(Value::as_object).into_iter().flatten();
     let counts: Vec<(&String, u64)> =
@@ -78,7 +90,8 @@ mod tests {
             "published_at": "2026-11-23T12:34:56.007Z", "ready": false, "draining": false, "reasons": ["waiting for consul:users"],
             "workers": 2, "listeners": [{ "name": "web", "address": "0.0.0.0:8080" }], "routes": { "ok": 10, "degraded": 2 },
             "upstreams": 3, "endpoints": { "healthy": 5, "held": 0 },
-            "providers": [{ "name": "consul", "state": "failing", "verified_at": null, "rejected": 1 }],
+            "providers": [{ "name": "consul", "state": "failing", "verified_at": null, "rejected": 2,
+                "problems": [{ "place": "consul:users", "key": "", "text": "connection refused" }] }],
             "remarks": [{ "place": "a.toml:1:1", "key": "", "text": "two registrations of one address" }],
         });
         insta::assert_snapshot!(render(&answer), @"
@@ -93,7 +106,9 @@ upstreams  3
 endpoints  5 (healthy 5)
 
 PROVIDER  STATE    CONFIRMED  REJECTED
-consul    failing  -          1
+consul    failing  -          2
+consul:users: connection refused
+more of consul: /api/v1/providers
 a.toml:1:1: two registrations of one address
 ");
         assert_eq!(duration(0), "0s");

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::discovery::state::ProviderState;
-use crate::snapshot::{RouteTable, Snapshot};
+use crate::snapshot::{Report, RouteTable, Snapshot};
 use crate::spec::name::ProviderId;
 use crate::spec::source::Source;
 
@@ -92,8 +92,24 @@ impl Control {
             retired.push(Arc::clone(&before.routes));
         }
         retired.retain(|table| Arc::strong_count(table) > 1);
+        tell(&before.report, &next.report);
         tracing::debug!(generation = next.generation, routes = next.routes.routes().len(), "published a snapshot");
         self.snapshot.send_replace(Arc::new(next));
+    }
+}
+
+/// Logs what is newly wrong in documents and registrations, and what no longer is.
+fn tell(before: &Report, now: &Report) {
+    if before.rejected == now.rejected {
+        return;
+    }
+    let set = |report: &Report| report.rejected.iter().cloned().collect::<BTreeSet<_>>();
+    let (before, now) = (set(before), set(now));
+    for (provider, problem) in now.difference(&before) {
+        tracing::warn!(%provider, "not used as it is: {problem}");
+    }
+    if now.is_empty() {
+        tracing::info!("all documents and registrations are used as they are again");
     }
 }
 

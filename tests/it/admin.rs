@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::client::{Answer, Connection, Request};
-use crate::support::gateway::{Gateway, Setup};
+use crate::support::gateway::{Gateway, Setup, fleetgate};
 use crate::support::origin::Origin;
 use crate::support::wait;
 
@@ -106,6 +106,11 @@ async fn a_rejected_document_is_told_and_changes_nothing() {
     })
     .await;
     assert!(rejected.to_string().contains("attempts"), "{rejected}");
+    let told = format!("routes.users.retry.attempts: {}", rejected[0]["text"].as_str().unwrap());
+    wait::until(SOON, "the mistake in the log", async || gateway.stderr().contains(&told)).await;
+    let status = fleetgate(&["status", "--admin", &format!("http://{}", gateway.admin())]).output().unwrap();
+    let status = String::from_utf8(status.stdout).unwrap();
+    assert!(status.contains(&told), "{status}");
     assert_eq!(gateway.get("/users").await.served_by(), "users/v1");
     assert_eq!(gateway.metric("fleetgate_discovery_rejected_items", &[("provider", "file")]).await, Some(1.0));
 }

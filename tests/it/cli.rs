@@ -79,7 +79,7 @@ fn usage_mistakes_exit_with_2_and_help_with_0() {
         assert_eq!((code, out.as_str()), (2, ""), "{arguments:?}");
         assert!(error.contains("--help"), "{error}");
     }
-    let commands = ["check", "status", "routes", "upstreams", "schema", "completions"];
+    let commands = ["run", "check", "demo", "status", "routes", "upstreams", "schema", "completions"];
     let (code, help, _) = run(&mut fleetgate(directory.path(), &["--help"]));
     assert_eq!(code, 0);
     for command in commands {

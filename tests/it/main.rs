@@ -16,6 +16,7 @@ mod harness;
 mod http;
 mod live;
 mod metrics;
+mod readme;
 mod sample;
 #[allow(dead_code, unreachable_pub, reason = "each subject uses a part of it")]
 mod support;

@@ -65,7 +65,12 @@ pub struct ProviderSummary {
     pub verified_at: Option<String>,
     /// Items that can't be used as they are.
     pub rejected: usize,
+    /// What is wrong with its watches and items, twenty at most; `/api/v1/providers` has all.
+    pub problems: Vec<Problem>,
 }
+
+/// Most problems told of one provider.
+const MOST_PROBLEMS: usize = 20;
 
 /// The gateway now.
 pub fn view(state: &State) -> StatusView {
@@ -82,11 +87,16 @@ pub fn view(state: &State) -> StatusView {
         *endpoints.entry(state).or_default() += count;
     }
     let providers = provider::list(snapshot.generation, &state.providers, &snapshot.report).items;
-    let summary = |provider: provider::ProviderView| ProviderSummary {
-        name: provider.name,
-        state: provider.state,
-        verified_at: provider.verified_at,
-        rejected: provider.rejected.len(),
+    let summary = |provider: provider::ProviderView| {
+        let failing = provider.watches.into_iter().filter_map(|it| Some(Problem::new(it.name, "", it.error?)));
+        let rejected = provider.rejected.len();
+        ProviderSummary {
+            name: provider.name,
+            state: provider.state,
+            verified_at: provider.verified_at,
+            rejected,
+            problems: failing.chain(provider.rejected).take(MOST_PROBLEMS).collect(),
+        }
     };
     StatusView {
         version: env!("CARGO_PKG_VERSION"),
