@@ -1,5 +1,6 @@
 //! Defines how commands ask a running gateway: its admin API.
 
+use std::convert::Infallible;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use super::{FAILED, FINE, say};
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Access {
     /// Where the admin API is
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9901")]
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9901", value_parser = url)]
     admin: String,
     /// A file that holds the admin token
     ///
@@ -46,6 +47,11 @@ pub(super) fn show(
             FAILED
         }
     }
+}
+
+/// A URL, also where only `host:port` was written.
+fn url(text: &str) -> Result<String, Infallible> {
+    Ok(if text.contains("://") { text.to_owned() } else { format!("http://{text}") })
 }
 
 impl Access {

@@ -141,7 +141,8 @@ users     file      static  10.0.0.1:80  healthy  1       0          -       -
     assert_eq!(code, 0);
 
     let (url, served) = answer_once("200 OK", body);
-    let mut command = fleetgate(directory.path(), &["upstreams", "--json", "--admin", &url]);
+    let address = url.strip_prefix("http://").unwrap();
+    let mut command = fleetgate(directory.path(), &["upstreams", "--json", "--admin", address]);
     let (code, out, _) = run(command.env("FLEETGATE_ADMIN__TOKEN", "marlin"));
     assert!(served.join().unwrap().contains("authorization: Bearer marlin\r\n"));
     let (shown, sent): (serde_json::Value, serde_json::Value) =
