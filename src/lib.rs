@@ -68,7 +68,7 @@
 //! 5. Control merges all states, tells discovery which sources are wanted now, and builds the next snapshot: what
 //!    did not change is the same object, and an endpoint that was there before keeps its state.
 //! 6. The first change goes out at once, a burst as one, a removal without waiting.
-//! 7. Workers take the new snapshot over between two requests, with the connections and balancers of all that
+//! 7. Workers take the new snapshot over, with the next request at the latest, and keep the connections of all that
 //!    stayed. Exchanges under way end on what they began with.
 //!
 //! # Words

@@ -35,25 +35,28 @@ pub(super) fn render(answer: &Value) -> String {
     }
     out += "\n";
     out += &table.render();
+    let mut told = Vec::new();
     for provider in list(answer, "providers") {
         let problems = list(provider, "problems");
-        told(&mut out, problems);
+        told.extend(problems.iter().map(problem));
         if provider.get("rejected").and_then(Value::as_u64).is_some_and(|all| all > problems.len() as u64) {
-            out += &format!("\nmore of {}: /api/v1/providers", text(provider.get("name")));
+            told.push(format!("more of {}: /api/v1/providers", text(provider.get("name"))));
         }
     }
-    told(&mut out, list(answer, "remarks"));
+    told.extend(list(answer, "remarks").iter().map(problem));
+    if !told.is_empty() {
+        out += "\n\n";
+        out += &told.join("\n");
+    }
     out
 }
 
 /// `12 (ok 10, degraded 2)`; states that nothing is in are left out.
-/// A line a problem.
-fn told(out: &mut String, problems: &[Value]) {
-    for problem in problems {
-        let [place, key, what] = ["place", "key", "text"].map(|field| text(problem.get(field)));
-        let key = if key.is_empty() { key } else { format!("{key}: ") };
-        *out += &format!("\n{}", printable(&format!("{place}: {key}{what}")));
-    }
+/// A problem in one line.
+fn problem(problem: &Value) -> String {
+    let [place, key, what] = ["place", "key", "text"].map(|field| text(problem.get(field)));
+    let key = if key.is_empty() { key } else { format!("{key}: ") };
+    printable(&format!("{place}: {key}{what}"))
 }
 
 fn counts(value: Option<&Value>) -> String {
@@ -107,6 +110,7 @@ endpoints  5 (healthy 5)
 
 PROVIDER  STATE    CONFIRMED  REJECTED
 consul    failing  -          2
+
 consul:users: connection refused
 more of consul: /api/v1/providers
 a.toml:1:1: two registrations of one address
