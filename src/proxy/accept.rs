@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::error::SendError;
 use tokio::sync::watch;
 
 use super::connection;
@@ -45,6 +46,7 @@ pub(super) async fn accept(
             }
         }
     }
+    worker.accepting.set(worker.accepting.get() - 1);
 }
 
 fn is_of_one_connection(error: &std::io::Error) -> bool {
@@ -72,9 +74,24 @@ fn place(worker: &Rc<Worker>, listener: &Rc<LocalListener>, stream: TcpStream, a
             let Ok(stream) = stream.into_std() else { return };
             worker.peers.connections[calmer].fetch_add(1, Relaxed);
             let accepted = Accepted { listener: listener.index, stream, address };
-            if worker.peers.hand_over[calmer].send(accepted).is_err() {
+            if let Err(SendError(accepted)) = worker.peers.hand_over[calmer].send(accepted) {
+                // The other one has ended already: the gateway drains.
                 worker.peers.connections[calmer].fetch_sub(1, Relaxed);
+                worker.peers.connections[worker.index].fetch_add(1, Relaxed);
+                take(worker, accepted);
             }
+        }
+    }
+}
+
+/// Serves a connection that another worker accepted; it is counted already.
+pub(super) fn take(worker: &Rc<Worker>, accepted: Accepted) {
+    let Accepted { listener, stream, address } = accepted;
+    match TcpStream::from_std(stream) {
+        Ok(stream) => connection::spawn(worker, &worker.listeners[listener], stream, address),
+        Err(error) => {
+            worker.peers.connections[worker.index].fetch_sub(1, Relaxed);
+            tracing::warn!("cannot take over a connection: {error}");
         }
     }
 }

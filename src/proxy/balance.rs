@@ -120,7 +120,10 @@ impl Pool {
             next.copied().find(|member| !avoid.contains(&member.index)).unwrap_or(self.members[position])
         };
         let (one, other) = (draw(), draw());
-        if busy(other.index) < busy(one.index) { other.index } else { one.index }
+        let load = |member: Member| u64::from(busy(member.index)) + 1;
+        // Drawn by weight, compared by weight: a heavy one has more in flight without being busier.
+        let less = load(other) * u64::from(one.weight) < load(one) * u64::from(other.weight);
+        if less { other.index } else { one.index }
     }
 }
 
@@ -134,6 +137,9 @@ struct Turn {
 /// One turn's distance at weight 1.
 const LAP: u64 = 1 << 32;
 
+/// From here turns are counted from 0 again; a busy pool that never changes comes this far in days.
+const FAR: u64 = 1 << 62;
+
 impl Turn {
     /// Starts somewhere in the first lap, so that workers and gateways that start together do not march in step.
     fn new(members: &[Member], mut random: impl FnMut() -> u64) -> Self {
@@ -143,6 +149,12 @@ impl Turn {
     }
 
     fn next(&mut self, members: &[Member]) -> Option<Member> {
+        if let Some(&Reverse((earliest, _))) = self.queue.peek()
+            && earliest >= FAR
+        {
+            let turns = self.queue.drain().map(|Reverse((turn, position))| Reverse((turn - earliest, position)));
+            self.queue = turns.collect::<Vec<_>>().into();
+        }
         let mut earliest = self.queue.peek_mut()?;
         let Reverse((turn, position)) = *earliest;
         let member = members[position as usize];
@@ -205,6 +217,28 @@ mod tests {
         for (count, wanted) in counts.iter().zip([500usize, 300, 100, 0]) {
             assert!(count.abs_diff(wanted) <= 1, "{counts:?}");
         }
+    }
+
+    #[test]
+    fn turns_go_on_for_ever() {
+        let members = [(0, 2), (1, 1)].map(|(index, weight)| Member { index, weight });
+        let far = FAR - 3 * LAP;
+        let mut turn = Turn { queue: [(far, 0), (far + 1, 1)].map(Reverse).into_iter().collect() };
+        let mut counts = [0; 2];
+        for _ in 0..300 {
+            counts[turn.next(&members).expect("members").index as usize] += 1;
+        }
+        assert_eq!(counts, [200, 100]);
+        assert!(turn.queue.iter().all(|Reverse((at, _))| *at < FAR));
+    }
+
+    #[test]
+    fn of_many_a_heavy_one_may_be_busier() {
+        let mut weights = [1; 40];
+        weights[0] = 40;
+        // Everyone is as busy as its weight allows: the heavy one keeps its half.
+        let counts = shares(Balance::LeastRequests, &weights, 10_000, |index| if index == 0 { 39 } else { 0 });
+        assert!((4_000..6_500).contains(&counts[0]), "{}", counts[0]);
     }
 
     #[test]

@@ -43,6 +43,8 @@ impl Drop for ClientConnection {
 pub(super) struct Phase {
     kind: AtomicU8,
     since: AtomicU32,
+    /// Since when the client has taken nothing of what is to be sent, plus 1; 0: it takes it.
+    stalled: AtomicU32,
     clock: Arc<AtomicU32>,
 }
 
@@ -65,7 +67,7 @@ impl Phase {
     /// A new connection: its first head is due. `clock` counts the worker's seconds.
     fn new(clock: &Arc<AtomicU32>) -> Arc<Self> {
         let since = AtomicU32::new(clock.load(Relaxed));
-        Arc::new(Self { kind: AtomicU8::new(HEAD), since, clock: Arc::clone(clock) })
+        Arc::new(Self { kind: AtomicU8::new(HEAD), since, stalled: AtomicU32::new(0), clock: Arc::clone(clock) })
     }
 
     fn enter(&self, kind: u8) {
@@ -87,6 +89,22 @@ impl Phase {
         if self.kind.load(Relaxed) == IDLE {
             self.enter(HEAD);
         }
+    }
+
+    /// A write was tried. A response stays with hyper until it is written, also when its exchange is over.
+    fn wrote<T>(&self, outcome: Poll<T>) -> Poll<T> {
+        let stalled = self.stalled.load(Relaxed) != 0;
+        if outcome.is_pending() != stalled {
+            let since = if stalled { 0 } else { self.clock.load(Relaxed) + 1 };
+            self.stalled.store(since, Relaxed);
+        }
+        outcome
+    }
+
+    /// For how many seconds the client has taken nothing of what is to be sent; `None` when nothing waits.
+    pub(super) fn stalled(&self) -> Option<u32> {
+        let since = self.stalled.load(Relaxed).checked_sub(1)?;
+        Some(self.clock.load(Relaxed).saturating_sub(since))
     }
 
     /// What the connection is doing, and for how many seconds.
@@ -177,7 +195,7 @@ fn refused_by_hyper(worker: &Worker, connection: &ClientConnection, error: &hype
     }
 }
 
-/// A client's stream that tells when bytes of a new request come.
+/// A client's stream that tells when bytes of a new request come, and when none of a response go.
 struct Watched {
     stream: TcpStream,
     phase: Arc<Phase>,
@@ -197,7 +215,8 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+        let this = self.get_mut();
+        this.phase.wrote(Pin::new(&mut this.stream).poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -205,7 +224,8 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        this.phase.wrote(Pin::new(&mut this.stream).poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {

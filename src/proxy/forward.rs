@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use http::{Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 
 use super::frame::Frame;
@@ -49,6 +49,12 @@ pub(super) async fn forward(
         let index = pool.pick(&tried, busy, || worker.random()).ok_or(ProxyError::NoEndpoint)?;
         let endpoint = Rc::clone(&upstream.endpoints[index as usize]);
         frame.attempt(&endpoint);
+        if frame.host.is_none()
+            && let Ok(host) = HeaderValue::from_str(endpoint.state.label())
+        {
+            // From an HTTP/1.0 client without one; RFC 9112, 3.2, has it in every request of HTTP/1.1.
+            request.headers_mut().insert(header::HOST, host);
+        }
         let failure = match attempt(frame, destination, &endpoint, request).await {
             Ok((response, connection)) => {
                 upstream.attempted(AttemptResult::Ok, &worker.stats);
@@ -100,8 +106,13 @@ async fn attempt(
         };
         request = match (failure, again) {
             (Failure { unsent: Some(unsent), .. }, _) => unsent,
-            // Closed as the request was on its way: RFC 9112, 9.3.1, lets an idempotent request be sent again.
-            (Failure { result: AttemptResult::Reset, .. }, Some(again)) => again,
+            // Closed as the request was on its way: RFC 9112, 9.3.1, lets an idempotent request be sent again. Once,
+            // and on a connection of its own (RFC 9110, 9.2.2): a request that kills its service must not meet it
+            // on every kept connection.
+            (Failure { result: AttemptResult::Reset, .. }, Some(again)) => {
+                request = again;
+                break;
+            }
             (failure, _) => return Err(failure),
         };
     }

@@ -98,8 +98,15 @@ fn host_header(authority: &Authority) -> Result<HeaderValue, &'static str> {
     HeaderValue::from_str(authority.as_str()).map_err(|_| "a host that is no header value")
 }
 
+/// A name has at most 253 characters (RFC 1035, 2.3.4), then come a dot, a colon and a port. Looking for wildcards
+/// takes time by the square of this.
+const MAX_HOST: usize = 260;
+
 /// The host of `host[:port]` in lower case, without port and trailing dot.
 fn host_of(value: &[u8]) -> Result<String, &'static str> {
+    if value.len() > MAX_HOST {
+        return Err("a Host longer than any name");
+    }
     let text = std::str::from_utf8(value).map_err(|_| "a Host with bytes that no host has")?;
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
         let (address, port) = rest.split_once(']').ok_or("a Host with an unclosed bracket")?;
@@ -165,6 +172,13 @@ mod tests {
         ] {
             assert!(host_of(value.as_bytes()).is_err(), "{value}");
         }
+    }
+
+    #[test]
+    fn a_host_is_no_longer_than_a_name_can_be() {
+        let long = |labels: usize| "a.".repeat(labels) + "b:80";
+        assert!(host_of(long(126).as_bytes()).is_ok());
+        assert!(host_of(long(10_000).as_bytes()).is_err());
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub(super) fn upgrade_of(headers: &HeaderMap) -> Option<String> {
 }
 
 /// Removes what belongs to one connection only (RFC 9110, 7.6.1): the fixed list, and what `Connection` names.
-/// `Host` and the length cannot be named away. hyper frames the message anew on the other side.
+/// `Host`, the length and the request's id cannot be named away. hyper frames the message anew on the other side.
 pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> = headers
@@ -35,7 +35,7 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
             .filter_map(|value| value.to_str().ok())
             .flat_map(|value| value.split(','))
             .filter_map(|option| option.trim().parse().ok())
-            .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
+            .filter(|name| ![header::HOST, header::CONTENT_LENGTH, X_REQUEST_ID].contains(name))
             .collect();
         for name in named {
             headers.remove(name);
@@ -184,8 +184,9 @@ mod tests {
     #[test]
     fn what_belongs_to_a_connection_stays_there() {
         let mut map = headers(&[
-            ("connection", "close, X-Secret, host"),
+            ("connection", "close, X-Secret, host, x-request-id"),
             ("x-secret", "1"),
+            ("x-request-id", "7"),
             ("host", "a"),
             ("keep-alive", "timeout=5"),
             ("proxy-connection", "close"),
@@ -199,7 +200,7 @@ mod tests {
         remove_hop_by_hop(&mut map);
         let mut left: Vec<_> = map.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
-        assert_eq!(left, ["host", "trailer", "x-kept"]);
+        assert_eq!(left, ["host", "trailer", "x-kept", "x-request-id"]);
     }
 
     #[test]

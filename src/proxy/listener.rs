@@ -2,8 +2,9 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 /// The sockets of one listener, one a worker.
 #[derive(Debug)]
@@ -16,6 +17,9 @@ pub struct Bound {
 
 /// Connections waiting to be accepted, for each socket; the system's own limit applies too.
 const BACKLOG: i32 = 4096;
+
+/// After so long without a byte the system asks whether a client is still there; four silences later it is gone.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// Binds an address for a number of workers.
 ///
@@ -51,6 +55,8 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
+    // Accepted connections inherit it. A client that lost its power says nothing, and a WebSocket would be kept for ever.
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(SILENCE).with_interval(SILENCE / 4).with_retries(4))?;
     socket.bind(&address.into())?;
     Ok(socket)
 }
@@ -58,6 +64,15 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn accepted_connections_are_asked_whether_they_live() {
+        let bound = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1).expect("a free port");
+        let _client = std::net::TcpStream::connect(bound.address).expect("to connect");
+        bound.sockets[0].set_nonblocking(false).expect("a socket");
+        let (accepted, _) = bound.sockets[0].accept().expect("a connection");
+        assert!(socket2::SockRef::from(&accepted).keepalive().expect("an option"));
+    }
 
     #[test]
     fn a_second_instance_fails() {

@@ -101,7 +101,9 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>) -> Result<Ans
         (destination, set_cookie)
     };
 
-    let upgrade = headers::upgrade_of(request.headers()).filter(|name| listener.upgrades.contains(name));
+    // RFC 9110, 7.8: HTTP/1.0 knows no upgrade.
+    let upgrade = headers::upgrade_of(request.headers())
+        .filter(|name| frame.version != Version::HTTP_10 && listener.upgrades.contains(name));
     let client = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
     let request = prepare(frame, request, passed, upgrade.as_deref(), destination.deadline)?;
     let mut response = forward(frame, &destination, request).await?;
@@ -196,7 +198,7 @@ fn prepare(
         // Said aloud, since hyper takes a GET of unknown length for one without a body.
         parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    if trailers {
+    if trailers && upgrade.is_none() {
         parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
     }

@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -12,12 +11,11 @@ use std::time::{Duration, Instant};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 use slab::Slab;
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
-use super::accept::{Accepted, accept};
-use super::connection::{self, Doing, Phase};
+use super::accept::{Accepted, accept, take};
+use super::connection::{Doing, Phase};
 use super::local::LocalSnapshot;
 use super::plane::Stop;
 use crate::snapshot::Snapshot;
@@ -72,6 +70,8 @@ pub(super) struct Worker {
     rng: RefCell<SmallRng>,
     connections: RefCell<Slab<Entry>>,
     exchanges: Cell<usize>,
+    /// Sockets that are still accepted from.
+    pub(super) accepting: Cell<usize>,
     draining: Cell<bool>,
 }
 
@@ -152,13 +152,14 @@ impl Worker {
     fn sweep(&self) {
         for (_, entry) in self.connections.borrow().iter() {
             let settings = &self.listeners[entry.listener].settings;
-            let limit = match entry.phase.now() {
-                (Doing::Idle, _) if self.is_draining() => Duration::ZERO,
-                (Doing::Idle, _) => settings.idle_timeout,
-                (Doing::Head, _) => settings.header_timeout,
-                (Doing::Busy, _) => continue,
+            let (seconds, limit) = match (entry.phase.stalled(), entry.phase.now()) {
+                // Whatever else it does, it does not read what it asked for.
+                (Some(seconds), _) => (seconds, settings.idle_timeout),
+                (None, (Doing::Idle, seconds)) if self.is_draining() => (seconds, Duration::ZERO),
+                (None, (Doing::Idle, seconds)) => (seconds, settings.idle_timeout),
+                (None, (Doing::Head, seconds)) => (seconds, settings.header_timeout),
+                (None, (Doing::Busy, _)) => continue,
             };
-            let (_, seconds) = entry.phase.now();
             if Duration::from_secs(seconds.into()) > limit
                 && let Some(task) = &entry.task
             {
@@ -207,6 +208,7 @@ async fn run(start: Start) -> io::Result<()> {
         rng: RefCell::new(SmallRng::seed_from_u64(rand::random())),
         connections: RefCell::default(),
         exchanges: Cell::new(0),
+        accepting: Cell::new(sockets.len()),
         draining: Cell::new(false),
         stats,
     });
@@ -228,9 +230,7 @@ async fn run(start: Start) -> io::Result<()> {
                 // Control is gone: the process is ending.
                 Err(_) => std::future::pending().await,
             },
-            Some(Accepted { listener, stream, address }) = handed.recv() => {
-                take(&worker, listener, stream, address);
-            }
+            Some(accepted) = handed.recv() => take(&worker, accepted),
             _ = stop.changed() => {
                 if let Stop::Drain { deadline: at } = *stop.borrow_and_update() {
                     worker.draining.set(true);
@@ -246,7 +246,7 @@ async fn run(start: Start) -> io::Result<()> {
                     worker.sweep();
                 }
                 if let Some(deadline) = deadline
-                    && (is_quiet(&worker) || Instant::now() >= deadline)
+                    && (is_quiet(&worker) && handed.is_empty() || Instant::now() >= deadline)
                 {
                     worker.log.flush();
                     return Ok(());
@@ -259,18 +259,7 @@ async fn run(start: Start) -> io::Result<()> {
 /// Flushes the log and looks around so often.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Nothing in flight and nobody connected: idle connections have had their second to send what was on its way.
+/// Nothing in flight and nobody connected or on the way: idle connections have had their second to send what was on its way.
 fn is_quiet(worker: &Worker) -> bool {
-    worker.exchanges.get() == 0 && worker.connections.borrow().is_empty()
-}
-
-/// Serves a connection that another worker accepted.
-fn take(worker: &Rc<Worker>, listener: usize, stream: std::net::TcpStream, address: SocketAddr) {
-    match TcpStream::from_std(stream) {
-        Ok(stream) => connection::spawn(worker, &worker.listeners[listener], stream, address),
-        Err(error) => {
-            worker.peers.connections[worker.index].fetch_sub(1, Relaxed);
-            tracing::warn!("cannot take over a connection: {error}");
-        }
-    }
+    worker.exchanges.get() == 0 && worker.accepting.get() == 0 && worker.connections.borrow().is_empty()
 }

@@ -208,3 +208,56 @@ async fn a_kept_connection_that_died_costs_no_request() {
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
 }
+
+#[tokio::test]
+async fn a_request_that_kills_its_service_meets_it_twice_at_most() {
+    let origin = Origin::start("app").await;
+    origin.on("/held", Behaviour::Hold(Box::new(Behaviour::Echo)));
+    origin.on("/deadly", Behaviour::Reset);
+    let gateway = Gateway::start(&format!(
+        r#"
+        runtime.workers = 1
+        listeners.web.address = "127.0.0.1:0"
+        admin.address = "127.0.0.1:0"
+        upstreams.app = {{ endpoints = ["{}"], keep_alive = "60s" }}
+        routes.all = {{ match = {{ path = "/" }}, upstream = "app" }}
+        "#,
+        origin.address()
+    ))
+    .await;
+    let held: Vec<_> = (0..8).map(|_| tokio::spawn(Request::get("/held").send(gateway.address()))).collect();
+    wait::until(SOON, "eight connections", || async { origin.open_connections() == 8 && origin.requests() == 8 }).await;
+    origin.release();
+    for answer in held {
+        assert_eq!(answer.await.unwrap().status, 200);
+    }
+    let answer = gateway.get("/deadly").await;
+    assert_eq!((answer.status, answer.header("x-fleetgate-flag")), (502, Some("UC")));
+    assert_eq!(origin.requests(), 8 + 2, "once on a kept connection, once on a new one");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_let_go() {
+    let origin = Origin::start("app").await;
+    let body = vec![b'x'; 64 << 20];
+    origin.on("/large", Behaviour::Answer { status: 200, headers: vec![], body });
+    let gateway = Gateway::start(&format!(
+        r#"
+        listeners.web = {{ address = "127.0.0.1:0", idle_timeout = "1s" }}
+        admin.address = "127.0.0.1:0"
+        upstreams.app.endpoints = ["{}"]
+        routes.all = {{ match = {{ path = "/" }}, upstream = "app" }}
+        "#,
+        origin.address()
+    ))
+    .await;
+    let mut client = Connection::open(gateway.address()).await.expect("to connect");
+    client.send(b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("to send");
+    assert!(client.head().await.expect("a head").first_line.contains(" 200 "));
+    let line = gateway.until_logged("the client that stalls", |line| line["path"] == "/large").await;
+    assert_eq!((&line["status"], &line["flag"]), (&200.into(), &"DC".into()));
+    wait::until(SOON, "no connections", || async {
+        gateway.metric("fleetgate_downstream_connections", &[("listener", "web")]).await == Some(0.0)
+    })
+    .await;
+}

@@ -170,6 +170,10 @@ async fn clients_of_http_1_0_are_served() {
     let seen = origin.last_seen().expect("it arrived");
     assert_eq!((seen.version.as_str(), seen.target.as_str()), ("HTTP/1.1", "/old"));
     assert_eq!(seen.header("via"), ["1.0 fleetgate"]);
+    assert_eq!(seen.header("host"), [origin.address().to_string()], "HTTP/1.1 has a Host in every request");
+    let upgrade = b"GET /old HTTP/1.0\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    crate::support::client::raw(gateway.address(), upgrade).await;
+    assert_eq!(origin.last_seen().expect("it arrived").header("upgrade"), [""; 0], "HTTP/1.0 knows no upgrade");
 }
 
 #[tokio::test]
