@@ -1,8 +1,8 @@
 //! Defines the probe that notices a leader change, and frees the queries that hang on a lost server.
 //!
 //! The server a query is blocked on may stop without a word; the agent then holds the query for half a
-//! minute although new ones would be answered. Watches that wait after failures are woken, too. `/v1/status/leader` is answered from what the agent's server
-//! knows, without a read of data.
+//! minute although new ones would be answered. Watches that wait after failures are woken, too.
+//! `/v1/status/leader` is answered from what the agent's server knows, without a read of data.
 
 use std::time::Duration;
 
@@ -13,8 +13,9 @@ use super::client::Client;
 use crate::discovery::supervise::around;
 
 const INTERVAL: Duration = Duration::from_secs(5);
-/// While nobody leads: what waits for an end of an outage should not wait much longer.
-const INTERVAL_OF_OUTAGE: Duration = Duration::from_secs(1);
+/// While nobody leads: what waits for the end of an outage should not wait much longer, and the second over which
+/// it begins again is still to come.
+const INTERVAL_OF_OUTAGE: Duration = Duration::from_millis(500);
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Asks for ever who leads; counts `kicks` up when blocked queries should be issued again, and tells who waits
