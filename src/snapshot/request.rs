@@ -42,7 +42,8 @@ fn any_holds<'v>(wanted: &ValueMatch, values: impl Iterator<Item = Cow<'v, [u8]>
     }
 }
 
-fn query_values<'q>(query: Option<&'q str>, name: &'q str) -> impl Iterator<Item = Cow<'q, [u8]>> {
+/// The values of a name in a query, percent-decoded, `+` being a space.
+pub(super) fn query_values<'q>(query: Option<&'q str>, name: &'q str) -> impl Iterator<Item = Cow<'q, [u8]>> {
     form_urlencoded::parse(query.unwrap_or_default().as_bytes()).filter(move |(key, _)| key == name).map(
         |(_, value)| match value {
             Cow::Borrowed(value) => Cow::Borrowed(value.as_bytes()),

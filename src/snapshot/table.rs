@@ -10,9 +10,9 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use http::HeaderName;
 
-use super::request::{RequestView, all_hold};
+use super::request::{RequestView, all_hold, query_values};
 use super::route::Route;
-use crate::spec::matching::{HostMatch, PathMatch, ValueMatch};
+use crate::spec::matching::{Conditions, HostMatch, PathMatch, ValueMatch};
 
 /// All routes, in order, with their index.
 #[derive(Debug, Default)]
@@ -46,16 +46,23 @@ struct HostTable {
 /// The entries of one host and path.
 #[derive(Debug, Default)]
 struct Bucket {
-    /// Entries in order, without those that `by_header` holds.
+    /// Entries in order, without those that `by_value` holds.
     scan: Vec<Entry>,
-    /// Entries that need a header to be exactly something, found by that value.
-    by_header: Vec<(HeaderName, ByValue)>,
+    /// Entries that need a header or query name to be exactly something, found by that value.
+    by_value: Vec<(Key, ByValue)>,
 }
 
-/// Entries by the exact value of a header, in order.
+/// Whose value entries are found by.
+#[derive(Debug, PartialEq, Eq)]
+enum Key {
+    Header(HeaderName),
+    Query(String),
+}
+
+/// Entries by the exact value of a header or query name, in order.
 type ByValue = HashMap<Vec<u8>, Vec<Entry>>;
 
-/// From so many entries on, a bucket is indexed by header values.
+/// From so many entries on, a bucket is indexed by values.
 const INDEX_FROM: usize = 8;
 
 impl Default for HostTable {
@@ -206,40 +213,54 @@ impl HostTable {
 }
 
 impl Bucket {
-    /// Moves entries that need an exact header value into a map by that value, when there are many.
+    /// Moves entries that need an exact value into a map by that value, when there are many.
     fn index(&mut self, routes: &[Arc<Route>]) {
         if self.scan.len() < INDEX_FROM {
             return;
         }
         for entry in std::mem::take(&mut self.scan) {
-            let headers = &routes[entry.route as usize].matching().conditions.headers;
-            let exact = headers.iter().find_map(|(name, wanted)| match wanted {
-                ValueMatch::Exact(value) => Some((name, value.as_bytes())),
-                ValueMatch::Regex(_) | ValueMatch::Present(_) => None,
-            });
-            match exact {
+            match exact_value(&routes[entry.route as usize].matching().conditions) {
                 None => self.scan.push(entry),
-                Some((name, value)) => {
-                    let position = self.by_header.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
-                        self.by_header.push((name.clone(), ByValue::default()));
-                        self.by_header.len() - 1
+                Some((key, value)) => {
+                    let position = self.by_value.iter().position(|(known, _)| *known == key).unwrap_or_else(|| {
+                        self.by_value.push((key, ByValue::default()));
+                        self.by_value.len() - 1
                     });
-                    self.by_header[position].1.entry(value.to_owned()).or_default().push(entry);
+                    self.by_value[position].1.entry(value.as_bytes().to_owned()).or_default().push(entry);
                 }
             }
         }
     }
 
     fn search(&self, best: &mut Best<'_>) {
-        for (name, values) in &self.by_header {
-            for value in best.request.headers.get_all(name) {
-                if let Some(entries) = values.get(value.as_bytes()) {
+        let request = best.request;
+        for (key, values) in &self.by_value {
+            let mut try_value = |value: &[u8]| {
+                if let Some(entries) = values.get(value) {
                     best.try_all(entries);
                 }
+            };
+            match key {
+                Key::Header(name) => {
+                    request.headers.get_all(name).iter().for_each(|value| try_value(value.as_bytes()));
+                }
+                Key::Query(name) => query_values(request.query, name).for_each(|value| try_value(&value)),
             }
         }
         best.try_all(&self.scan);
     }
+}
+
+/// A value that conditions need exactly, and of what.
+fn exact_value(conditions: &Conditions) -> Option<(Key, &str)> {
+    fn exact<K>((key, wanted): &(K, ValueMatch)) -> Option<(&K, &str)> {
+        match wanted {
+            ValueMatch::Exact(value) => Some((key, value)),
+            ValueMatch::Regex(_) | ValueMatch::Present(_) => None,
+        }
+    }
+    let header = conditions.headers.iter().find_map(exact).map(|(name, value)| (Key::Header(name.clone()), value));
+    header.or_else(|| conditions.query.iter().find_map(exact).map(|(name, value)| (Key::Query(name.clone()), value)))
 }
 
 /// The best match so far of one lookup.

@@ -17,6 +17,7 @@ mod http;
 mod live;
 mod metrics;
 mod readme;
+mod routing_cost;
 mod sample;
 #[allow(dead_code, unreachable_pub, reason = "each subject uses a part of it")]
 mod support;

@@ -64,11 +64,12 @@ struct Asked {
     path: String,
     method: Method,
     headers: HeaderMap,
+    query: Option<String>,
 }
 
 impl Asked {
     fn new(host: &'static str, path: &str) -> Self {
-        Self { host, path: path.to_owned(), method: Method::GET, headers: HeaderMap::new() }
+        Self { host, path: path.to_owned(), method: Method::GET, headers: HeaderMap::new(), query: None }
     }
 
     fn of(&self, table: &RouteTable) -> Option<String> {
@@ -83,7 +84,7 @@ impl Asked {
             path: &self.path,
             method: &self.method,
             headers: &self.headers,
-            query: None,
+            query: self.query.as_deref(),
         })
     }
 }
@@ -165,6 +166,24 @@ fn tenants_by_header_are_found_among_many() {
 }
 
 #[test]
+fn tenants_by_query_are_found_among_many() {
+    let tenant = |index: usize| {
+        let mut spec = spec(&[], "/orders");
+        spec.matching.conditions.query.push(("tenant".to_owned(), ValueMatch::Exact(format!("t {index}"))));
+        spec
+    };
+    let mut routes: Vec<_> = (0..100).map(|index| route(&format!("tenant-{index}"), tenant(index))).collect();
+    routes.push(route("rest", spec(&[], "/orders")));
+    let table = RouteTable::new(routes);
+    let mut asked = Asked::new("h", "/orders/1");
+    assert_eq!(asked.of(&table).as_deref(), Some("rest"));
+    asked.query = Some("a=1&tenant=t+42".to_owned());
+    assert_eq!(asked.of(&table).as_deref(), Some("tenant-42"));
+    asked.query = Some("tenant=none&tenant=t%207".to_owned());
+    assert_eq!(asked.of(&table).as_deref(), Some("tenant-7"));
+}
+
+#[test]
 fn listeners_restrict_routes() {
     let mut elsewhere = spec(&[], "/a");
     elsewhere.listeners.push("other".parse().expect("a name"));
@@ -177,9 +196,12 @@ fn any_spec() -> impl Strategy<Value = RouteSpec> {
     let hosts = prop::collection::vec(prop::sample::select(vec!["a.b.c", "b.c", "*.b.c", "*.c", "x.b.c"]), 0..3);
     let paths = prop::sample::select(vec!["/", "/a", "/a/b", "=/a", "=/a/", "~/a.*", "~/a/b|/c", "/c"]);
     let headers = prop::collection::vec(prop::sample::select(vec![("x-a", "1"), ("x-a", "2"), ("x-b", "1")]), 0..3);
+    let query = prop::collection::vec(prop::sample::select(vec![("a", "1"), ("a", "2"), ("b", "1")]), 0..3);
     let method = prop::sample::select(vec![None, Some(Method::GET), Some(Method::POST)]);
-    (hosts, paths, headers, method, -1..2i32).prop_map(|(hosts, at, headers, method, priority)| {
+    (hosts, paths, headers, query, method, -1..2i32).prop_map(|(hosts, at, headers, query, method, priority)| {
         let mut spec = headers.into_iter().fold(spec(&hosts, at), |spec, (name, value)| with_header(spec, name, value));
+        let query = query.into_iter().map(|(name, value)| (name.to_owned(), ValueMatch::Exact(value.to_owned())));
+        spec.matching.conditions.query.extend(query);
         spec.matching.hosts.dedup();
         spec.matching.methods.extend(method);
         spec.priority = priority;
@@ -227,10 +249,11 @@ proptest! {
         path in prop::sample::select(vec!["/", "/a", "/a/", "/a/b", "/a/b/c", "/c", "/cc", "/d"]),
         method in prop::sample::select(vec![Method::GET, Method::POST, Method::PUT]),
         sent in prop::collection::vec(prop::sample::select(vec![("x-a", "1"), ("x-a", "2"), ("x-b", "1")]), 0..3),
+        query in prop::option::of(prop::sample::select(vec!["a=1", "a=2&b=1", "b=1&a=3", "a=1&a=2", "c=1"])),
     ) {
         let routes = specs.into_iter().enumerate().map(|(index, spec)| route(&format!("r{index}"), spec)).collect();
         let table = RouteTable::new(routes);
-        let mut asked = Asked { method, ..Asked::new(host, path) };
+        let mut asked = Asked { method, query: query.map(str::to_owned), ..Asked::new(host, path) };
         for (name, value) in sent {
             asked.headers.append(name, HeaderValue::from_static(value));
         }
