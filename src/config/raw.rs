@@ -74,7 +74,7 @@ pub(super) struct RawListener {
     pub header_timeout: Option<RawDuration>,
     /// Between two pieces of a request body; default 30s.
     pub body_timeout: Option<RawDuration>,
-    /// How long a connection is kept without a request; default 75s.
+    /// How long a connection is kept without a request, or while its client takes nothing of an answer; default 75s.
     pub idle_timeout: Option<RawDuration>,
     /// Largest request head, from 8KiB to 1MiB; default 32KiB.
     pub max_header_size: Option<RawSize>,

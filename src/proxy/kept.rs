@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
+use super::listener::alive;
 use super::local::{ConnectionGauges, LocalEndpoint, LocalUpstream};
 use crate::exchange::Body;
 use crate::snapshot::EndpointState;
@@ -53,6 +55,8 @@ impl Connection {
         let connecting = async {
             let stream = TcpStream::connect(state.address()).await?;
             stream.set_nodelay(true)?;
+            // An endpoint that lost its power says nothing, and a silent WebSocket to it would be kept for ever.
+            SockRef::from(&stream).set_tcp_keepalive(&alive())?;
             Ok::<_, std::io::Error>(stream)
         };
         let stream = tokio::time::timeout(timeout, connecting)

@@ -18,8 +18,10 @@ pub struct Bound {
 /// Connections waiting to be accepted, for each socket; the system's own limit applies too.
 const BACKLOG: i32 = 4096;
 
-/// After so long without a byte the system asks whether a client is still there; four silences later it is gone.
-const SILENCE: Duration = Duration::from_secs(60);
+/// After a minute without a byte the system asks whether the other side is still there; a minute later it is gone.
+pub(super) fn alive() -> TcpKeepalive {
+    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4)
+}
 
 /// Binds an address for a number of workers.
 ///
@@ -56,7 +58,7 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
     // Accepted connections inherit it. A client that lost its power says nothing, and a WebSocket would be kept for ever.
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(SILENCE).with_interval(SILENCE / 4).with_retries(4))?;
+    socket.set_tcp_keepalive(&alive())?;
     socket.bind(&address.into())?;
     Ok(socket)
 }

@@ -53,7 +53,7 @@ pub struct Listener {
     pub header_timeout: Duration,
     /// Between two pieces of a request body; default 30 s.
     pub body_timeout: Duration,
-    /// How long a connection is kept without a request; default 75 s.
+    /// How long a connection is kept without a request, or while its client takes nothing of an answer; default 75 s.
     pub idle_timeout: Duration,
     /// Largest request head, in bytes; default 32 KiB.
     pub max_header_size: usize,
