@@ -204,7 +204,8 @@ impl Merged {
                 Some(state) => (Arc::clone(&state.endpoints), state.origin == Origin::Held, true),
                 None => (Arc::from([]), false, false),
             },
-            (_, None) => (Arc::from([]), false, false),
+            // Its registry is off: nobody will ever answer, and readiness must not wait for that.
+            (_, None) => (Arc::from([]), false, true),
         };
         self.wanted.extend(source.clone());
         let mut resolved = BTreeMap::new();

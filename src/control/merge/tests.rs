@@ -173,8 +173,8 @@ fn a_registry_that_is_off_is_remarked() {
     let mut world = world("[upstreams.a]\nconsul = { service = \"A\" }\n[upstreams.b]\netcd = {}\n", READ, READ);
     (world.rules.consul, world.rules.etcd_prefix) = (false, None);
     insta::assert_snapshot!(told(&world.merge()), @r"
-    upstream a of file from text unknown:
-    upstream b of file from text unknown:
+    upstream a of file from text:
+    upstream b of file from text:
     remark configuration: upstreams.a.consul: reads consul, but [discovery.consul] is not configured
     remark configuration: upstreams.b.etcd: reads etcd, but [discovery.etcd] is not configured
     ");
