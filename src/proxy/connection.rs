@@ -1,22 +1,20 @@
 //! Defines a client's connection: served by hyper, watched for clients that are silent or slow.
 
-use std::io::IoSlice;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::SystemTime;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::headers::Peer;
 use super::serve::serve;
+use super::wire::Wire;
 use super::worker::{LocalListener, Worker};
 use crate::exchange::Flag;
 use crate::telemetry::access_log::Record;
@@ -85,14 +83,14 @@ impl Phase {
         self.enter(BUSY);
     }
 
-    fn bytes_came(&self) {
+    pub(super) fn bytes_came(&self) {
         if self.kind.load(Relaxed) == IDLE {
             self.enter(HEAD);
         }
     }
 
     /// A write was tried. A response stays with hyper until it is written, also when its exchange is over.
-    fn wrote<T>(&self, outcome: Poll<T>) -> Poll<T> {
+    pub(super) fn wrote<T>(&self, outcome: Poll<T>) -> Poll<T> {
         let stalled = self.stalled.load(Relaxed) != 0;
         if outcome.is_pending() != stalled {
             let since = if stalled { 0 } else { self.clock.load(Relaxed) + 1 };
@@ -129,7 +127,7 @@ pub(super) fn spawn(worker: &Rc<Worker>, listener: &Rc<LocalListener>, stream: T
         peer: Peer::new(address.ip(), &listener.settings.trusted_proxies),
         phase: Arc::clone(&phase),
     });
-    let io = TokioIo::new(Watched { stream, phase });
+    let io = TokioIo::new(Wire::of_client(stream, phase));
     let task = {
         let worker = Rc::clone(worker);
         async move {
@@ -192,51 +190,5 @@ fn refused_by_hyper(worker: &Worker, connection: &ClientConnection, error: &hype
             trace_id: "",
             user_agent: b"",
         });
-    }
-}
-
-/// A client's stream that tells when bytes of a new request come, and when none of a response go.
-struct Watched {
-    stream: TcpStream,
-    phase: Arc<Phase>,
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
-        let this = self.get_mut();
-        let before = buf.filled().len();
-        let read = Pin::new(&mut this.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            this.phase.bytes_came();
-        }
-        read
-    }
-}
-
-impl AsyncWrite for Watched {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
-        let this = self.get_mut();
-        this.phase.wrote(Pin::new(&mut this.stream).poll_write(cx, buf))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        let this = self.get_mut();
-        this.phase.wrote(Pin::new(&mut this.stream).poll_write_vectored(cx, bufs))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }

@@ -1,11 +1,14 @@
 //! Defines the tries at endpoints: pick, connect, send, and again elsewhere where no endpoint was reached.
 
+use std::future::Future as _;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 
+use super::alarm::Alarm;
 use super::frame::Frame;
 use super::kept::Connection;
 use super::local::{LocalEndpoint, LocalUpstream};
@@ -167,26 +170,16 @@ async fn send(
 ) -> Result<Response<Incoming>, Failure> {
     let sent = Instant::now();
     let mut response = std::pin::pin!(connection.sender.try_send_request(request));
-    let mut timer = None;
+    let mut alarm = Alarm::new(&frame.worker.alarms);
     let outcome = std::future::poll_fn(|cx| {
-        use std::task::Poll;
         if let Poll::Ready(outcome) = response.as_mut().poll(cx) {
             return Poll::Ready(Some(outcome));
         }
         // The endpoint's time begins when it has the whole request: an upload may take long.
-        loop {
-            let at = head_deadline(destination, sent, frame.request_flow.as_deref());
-            let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at.into())));
-            if timer.deadline() != at.into() {
-                timer.as_mut().reset(at.into());
-            }
-            if timer.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            if Instant::now() >= head_deadline(destination, sent, frame.request_flow.as_deref()) {
-                return Poll::Ready(None);
-            }
+        if alarm.poll(head_deadline(destination, sent, frame.request_flow.as_deref()), cx) {
+            return Poll::Ready(None);
         }
+        Poll::Pending
     })
     .await;
     let failed = |result, error, cause: String| Failure { result, error, unsent: None, cause };

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Version, header};
+use http::{HeaderName, HeaderValue, Method, Request, Version, header};
 use http_body::{Frame as BodyFrame, SizeHint};
 use hyper::body::Incoming;
 
 use super::connection::ClientConnection;
-use super::headers::trace_id;
+use super::headers::{Noted, trace_id};
 use super::kept::Connection;
 use super::local::{LocalEndpoint, LocalRoute, LocalUpstream};
 use super::worker::Worker;
@@ -62,9 +62,12 @@ impl Frame {
         worker: &Rc<Worker>,
         connection: &Rc<ClientConnection>,
         request: &Request<Incoming>,
+        noted: Noted,
     ) -> Box<Self> {
         worker.exchange_begins();
-        let headers = request.headers();
+        let value = |noted_by, name: HeaderName| {
+            if noted.has(noted_by) { request.headers().get(name).cloned() } else { None }
+        };
         Box::new(Self {
             worker: Rc::clone(worker),
             connection: Rc::clone(connection),
@@ -72,11 +75,11 @@ impl Frame {
             time: SystemTime::now(),
             method: request.method().clone(),
             version: request.version(),
-            host: headers.get(header::HOST).cloned(),
+            host: value(Noted::HOST, header::HOST),
             target_uri: request.uri().path_and_query().cloned(),
-            user_agent: headers.get(header::USER_AGENT).cloned(),
-            traceparent: headers.get(TRACEPARENT).cloned(),
-            accept: headers.get(header::ACCEPT).cloned(),
+            user_agent: value(Noted::USER_AGENT, header::USER_AGENT),
+            traceparent: value(Noted::TRACEPARENT, TRACEPARENT),
+            accept: value(Noted::ACCEPT, header::ACCEPT),
             request_id: None,
             client: connection.peer.address,
             route: None,
@@ -169,14 +172,12 @@ impl Frame {
         let bytes = |flow: &Option<Rc<Flow>>| flow.as_ref().map_or(0, |flow| flow.bytes());
         let (bytes_in, bytes_out) =
             self.tunnelled.unwrap_or_else(|| (bytes(&self.request_flow), bytes(&self.response_flow)));
-        let text = |value: &Option<HeaderValue>| value.clone();
-        let (host, user_agent) = (text(&self.host), text(&self.user_agent));
         self.worker.log.line(&Record {
             time: self.time,
             listener: self.connection.listener.name.as_str(),
             client: self.client,
             method: self.method.as_str(),
-            host: host.as_ref().map_or(&[], HeaderValue::as_bytes),
+            host: self.host.as_ref().map_or(&[], HeaderValue::as_bytes),
             path: self.target_uri.as_ref().map_or("", PathAndQuery::path),
             protocol: if self.version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
             status,
@@ -195,7 +196,7 @@ impl Frame {
             upstream_duration,
             request_id: self.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or(""),
             trace_id: self.traceparent.as_ref().and_then(trace_id).unwrap_or(""),
-            user_agent: user_agent.as_ref().map_or(&[], HeaderValue::as_bytes),
+            user_agent: self.user_agent.as_ref().map_or(&[], HeaderValue::as_bytes),
         });
     }
 }

@@ -7,15 +7,16 @@ use std::borrow::Cow;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Version, header};
 
+use super::headers::Noted;
 use crate::exchange::ProxyError;
 use crate::spec::path;
 use crate::spec::settings::Listener;
 
 /// What the gate found out about a request that passed.
 #[derive(Debug)]
-pub(super) struct Passed {
+pub(super) struct Passed<'r> {
     /// The host in lower case, without port and trailing dot; empty when an HTTP/1.0 client sent none.
-    pub(super) host: String,
+    pub(super) host: Cow<'r, str>,
     /// The `Host` to forward, where it is not the one that came.
     pub(super) host_header: Option<HeaderValue>,
     /// The path in normal form, where it is not in that form already.
@@ -27,13 +28,19 @@ pub(super) struct Passed {
 /// # Errors
 /// `BadRequest` for whatever is malformed or ambiguous, `BodyTooLarge` when the announced length is over the limit.
 /// The second part is the reason, for the log.
-pub(super) fn check<B>(request: &Request<B>, listener: &Listener) -> Result<Passed, (ProxyError, &'static str)> {
+pub(super) fn check<'r, B>(
+    request: &'r Request<B>,
+    noted: Noted,
+    listener: &Listener,
+) -> Result<Passed<'r>, (ProxyError, &'static str)> {
     let bad = |reason| (ProxyError::BadRequest, reason);
     let (headers, uri) = (request.headers(), request.uri());
     if *request.method() == Method::CONNECT {
         return Err(bad("CONNECT is for proxies, this is a gateway"));
     }
-    framing(headers, request.version()).map_err(bad)?;
+    if noted.has(Noted::TRANSFER_ENCODING) {
+        framing(headers, request.version()).map_err(bad)?;
+    }
 
     let mut hosts = headers.get_all(header::HOST).iter();
     let (first, second) = (hosts.next(), hosts.next());
@@ -49,7 +56,7 @@ pub(super) fn check<B>(request: &Request<B>, listener: &Listener) -> Result<Pass
             (host_of(authority.as_str().as_bytes()).map_err(bad)?, Some(host_header(authority).map_err(bad)?))
         }
         (None, Some(value)) => (host_of(value.as_bytes()).map_err(bad)?, None),
-        (None, None) if request.version() == Version::HTTP_10 => (String::new(), None),
+        (None, None) if request.version() == Version::HTTP_10 => (Cow::Borrowed(""), None),
         (None, None) => return Err(bad("no Host")),
     };
 
@@ -103,7 +110,7 @@ fn host_header(authority: &Authority) -> Result<HeaderValue, &'static str> {
 const MAX_HOST: usize = 260;
 
 /// The host of `host[:port]` in lower case, without port and trailing dot.
-fn host_of(value: &[u8]) -> Result<String, &'static str> {
+fn host_of(value: &[u8]) -> Result<Cow<'_, str>, &'static str> {
     if value.len() > MAX_HOST {
         return Err("a Host longer than any name");
     }
@@ -134,7 +141,8 @@ fn host_of(value: &[u8]) -> Result<String, &'static str> {
     if host.is_empty() {
         return Err("an empty Host");
     }
-    Ok(host.to_ascii_lowercase())
+    let lower = !host.bytes().any(|byte| byte.is_ascii_uppercase());
+    Ok(if lower { Cow::Borrowed(host) } else { Cow::Owned(host.to_ascii_lowercase()) })
 }
 
 #[cfg(test)]
@@ -199,8 +207,9 @@ mod tests {
             ("POST", "/", Version::HTTP_10, &[h, ("transfer-encoding", "chunked")]),
             ("POST", "/", Version::HTTP_11, &[h, ("content-length", "11")]),
         ] {
+            let request = request(method, target, version, headers);
             assert!(
-                check(&request(method, target, version, headers), &listener()).is_err(),
+                check(&request, Noted::of(request.headers()), &listener()).is_err(),
                 "{method} {target} {headers:?}"
             );
         }
@@ -208,15 +217,18 @@ mod tests {
 
     #[test]
     fn clear_requests_pass() {
-        let passed = |method, target, version, headers: &[(&str, &str)]| {
-            check(&request(method, target, version, headers), &listener()).expect("passes")
+        type Told = (String, Option<HeaderValue>, Option<String>);
+        let passed = |method, target, version, headers: &[(&str, &str)]| -> Told {
+            let request = request(method, target, version, headers);
+            let passed = check(&request, Noted::of(request.headers()), &listener()).expect("passes");
+            (passed.host.into_owned(), passed.host_header, passed.path)
         };
-        let plain = passed("GET", "/a", Version::HTTP_11, &[("host", "A:80")]);
-        assert_eq!((plain.host.as_str(), plain.host_header, plain.path), ("a", None, None));
-        let absolute = passed("GET", "http://B:8080/x/../y", Version::HTTP_11, &[("host", "a")]);
-        assert_eq!((absolute.host.as_str(), absolute.path.as_deref()), ("b", Some("/y")));
-        assert_eq!(absolute.host_header, Some(HeaderValue::from_static("B:8080")));
-        assert_eq!(passed("GET", "/", Version::HTTP_10, &[]).host, "");
+        let told = passed("GET", "/a", Version::HTTP_11, &[("host", "A:80")]);
+        assert_eq!(told, ("a".to_owned(), None, None));
+        let told = passed("GET", "http://B:8080/x/../y", Version::HTTP_11, &[("host", "a")]);
+        let host = HeaderValue::from_static("B:8080");
+        assert_eq!(told, ("b".to_owned(), Some(host), Some("/y".to_owned())));
+        assert_eq!(passed("GET", "/", Version::HTTP_10, &[]).0, "");
         passed("OPTIONS", "*", Version::HTTP_11, &[("host", "a")]);
         passed("POST", "/", Version::HTTP_11, &[("host", "a"), ("transfer-encoding", "Chunked")]);
     }

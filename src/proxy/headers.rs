@@ -13,28 +13,84 @@ use crate::exchange::header::{
 /// Longest `X-Request-Id` that is kept, in bytes.
 const MAX_REQUEST_ID: usize = 128;
 
+/// Which headers that a gateway cares about a message has, found in one look at all of them. Most messages have
+/// few, and each question asked of the map itself would hash a name.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Noted(u32);
+
+impl Noted {
+    pub(super) const CONNECTION: Self = Self(1);
+    pub(super) const UPGRADE: Self = Self(1 << 1);
+    pub(super) const TE: Self = Self(1 << 2);
+    pub(super) const TRANSFER_ENCODING: Self = Self(1 << 3);
+    /// `keep-alive`, `proxy-connection`, `http2-settings`.
+    pub(super) const OLD_HOP: Self = Self(1 << 4);
+    pub(super) const EXPECT: Self = Self(1 << 5);
+    pub(super) const X_REQUEST_ID: Self = Self(1 << 6);
+    /// `forwarded`, `x-forwarded-port`, `x-real-ip`.
+    pub(super) const CLAIMS: Self = Self(1 << 7);
+    pub(super) const CONTENT_LENGTH: Self = Self(1 << 8);
+    pub(super) const HOST: Self = Self(1 << 9);
+    pub(super) const USER_AGENT: Self = Self(1 << 10);
+    pub(super) const ACCEPT: Self = Self(1 << 11);
+    pub(super) const TRACEPARENT: Self = Self(1 << 12);
+    const HOP_BY_HOP: Self =
+        Self(Self::CONNECTION.0 | Self::UPGRADE.0 | Self::TE.0 | Self::TRANSFER_ENCODING.0 | Self::OLD_HOP.0);
+
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        headers.keys().fold(Self::default(), |noted, name| Self(noted.0 | Self::one(name).0))
+    }
+
+    fn one(name: &HeaderName) -> Self {
+        match name.as_str() {
+            "connection" => Self::CONNECTION,
+            "upgrade" => Self::UPGRADE,
+            "te" => Self::TE,
+            "transfer-encoding" => Self::TRANSFER_ENCODING,
+            "keep-alive" | "proxy-connection" | "http2-settings" => Self::OLD_HOP,
+            "expect" => Self::EXPECT,
+            "x-request-id" => Self::X_REQUEST_ID,
+            "forwarded" | "x-forwarded-port" | "x-real-ip" => Self::CLAIMS,
+            "content-length" => Self::CONTENT_LENGTH,
+            "host" => Self::HOST,
+            "user-agent" => Self::USER_AGENT,
+            "accept" => Self::ACCEPT,
+            "traceparent" => Self::TRACEPARENT,
+            _ => Self::default(),
+        }
+    }
+
+    /// Whether any of these is there.
+    pub(super) fn has(self, any: Self) -> bool {
+        self.0 & any.0 != 0
+    }
+}
+
 /// The protocol a request asks to upgrade to (RFC 9110, 7.8), in lower case; `None` without `Connection: upgrade`.
-pub(super) fn upgrade_of(headers: &HeaderMap) -> Option<String> {
+pub(super) fn upgrade_of(headers: &HeaderMap, noted: Noted) -> Option<String> {
+    if !noted.has(Noted::UPGRADE) {
+        return None;
+    }
     let upgrade = headers.get(header::UPGRADE)?;
-    let nominated = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|option| option.trim().eq_ignore_ascii_case("upgrade"));
+    let nominated = options(headers, header::CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"));
     if nominated { Some(upgrade.to_str().ok()?.trim().to_ascii_lowercase()) } else { None }
+}
+
+/// The members of a header that is a list.
+fn options(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+    let lines = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    lines.flat_map(|value| value.split(',')).map(str::trim)
 }
 
 /// Removes what belongs to one connection only (RFC 9110, 7.6.1): the fixed list, and what `Connection` names.
 /// `Host`, the length and the request's id cannot be named away. hyper frames the message anew on the other side.
-pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|option| option.trim().parse().ok())
+pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, noted: Noted) {
+    if !noted.has(Noted::HOP_BY_HOP) {
+        return;
+    }
+    if noted.has(Noted::CONNECTION) {
+        let named: Vec<HeaderName> = options(headers, header::CONNECTION)
+            .filter_map(|option| option.parse().ok())
             .filter(|name| ![header::HOST, header::CONTENT_LENGTH, X_REQUEST_ID].contains(name))
             .collect();
         for name in named {
@@ -42,8 +98,17 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(header::CONNECTION);
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, header::TE, header::TRANSFER_ENCODING, header::UPGRADE, HTTP2_SETTINGS] {
-        headers.remove(name);
+    for (noted_by, name) in [
+        (Noted::OLD_HOP, KEEP_ALIVE),
+        (Noted::OLD_HOP, PROXY_CONNECTION),
+        (Noted::OLD_HOP, HTTP2_SETTINGS),
+        (Noted::TE, header::TE),
+        (Noted::TRANSFER_ENCODING, header::TRANSFER_ENCODING),
+        (Noted::UPGRADE, header::UPGRADE),
+    ] {
+        if noted.has(noted_by) {
+            headers.remove(name);
+        }
     }
 }
 
@@ -51,13 +116,8 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Whether `TE` says that trailers are welcome.
-pub(super) fn welcomes_trailers(headers: &HeaderMap) -> bool {
-    headers
-        .get_all(header::TE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|option| option.trim().eq_ignore_ascii_case("trailers"))
+pub(super) fn welcomes_trailers(headers: &HeaderMap, noted: Noted) -> bool {
+    noted.has(Noted::TE) && options(headers, header::TE).any(|option| option.eq_ignore_ascii_case("trailers"))
 }
 
 /// Says that the gateway was here (RFC 9110, 7.6.3).
@@ -100,7 +160,7 @@ impl Peer {
     }
 
     /// Sets the forwarding headers. Those of an untrusted peer are replaced, whatever it claims.
-    pub(super) fn forward(&self, headers: &mut HeaderMap, host: Option<&HeaderValue>) {
+    pub(super) fn forward(&self, headers: &mut HeaderMap, noted: Noted, host: Option<&HeaderValue>) {
         if self.trusted {
             let known: Vec<&[u8]> = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
             let mut line = known.join(&b", "[..]);
@@ -120,8 +180,10 @@ impl Peer {
             }
             return;
         }
-        for name in [header::FORWARDED, X_FORWARDED_PORT, X_REAL_IP] {
-            headers.remove(name);
+        if noted.has(Noted::CLAIMS) {
+            for name in [header::FORWARDED, X_FORWARDED_PORT, X_REAL_IP] {
+                headers.remove(name);
+            }
         }
         headers.insert(X_FORWARDED_FOR, self.text.clone());
         headers.insert(X_FORWARDED_PROTO, HTTP);
@@ -139,25 +201,38 @@ fn trusts(proxies: &[IpNet], address: IpAddr) -> bool {
 }
 
 /// Keeps a valid request id, or makes one of 128 random bits.
-pub(super) fn request_id(headers: &mut HeaderMap, mut random: impl FnMut() -> u64) -> HeaderValue {
-    if let Some(id) = headers.get(X_REQUEST_ID) {
+pub(super) fn request_id(headers: &mut HeaderMap, noted: Noted, mut random: impl FnMut() -> u64) -> HeaderValue {
+    if noted.has(Noted::X_REQUEST_ID)
+        && let Some(id) = headers.get(X_REQUEST_ID)
+    {
         let bytes = id.as_bytes();
         if (1..=MAX_REQUEST_ID).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic) {
             return id.clone();
         }
     }
     let mut text = [0u8; 32];
-    for (place, byte) in random().to_be_bytes().into_iter().chain(random().to_be_bytes()).enumerate() {
-        text[place * 2] = HEX[usize::from(byte >> 4)];
-        text[place * 2 + 1] = HEX[usize::from(byte & 15)];
-    }
+    let (high, low) = text.split_at_mut(16);
+    high.copy_from_slice(&hexadecimal(random()));
+    low.copy_from_slice(&hexadecimal(random()));
     // Hexadecimal digits are a valid value.
     let id = HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("none"));
     headers.insert(X_REQUEST_ID, id.clone());
     id
 }
 
-const HEX: &[u8; 16] = b"0123456789abcdef";
+/// The 16 digits of a number, all at once: each half byte becomes a byte, and those above 9 are moved to `a`.
+fn hexadecimal(number: u64) -> [u8; 16] {
+    const NIBBLES: u128 = 0x0f0f_0f0f_0f0f_0f0f_0f0f_0f0f_0f0f_0f0f;
+    const ONES: u128 = 0x0101_0101_0101_0101_0101_0101_0101_0101;
+    // Spread 64 bits over 128, half byte by half byte.
+    let mut spread = u128::from(number);
+    spread = (spread | (spread << 32)) & 0x0000_0000_ffff_ffff_0000_0000_ffff_ffff;
+    spread = (spread | (spread << 16)) & 0x0000_ffff_0000_ffff_0000_ffff_0000_ffff;
+    spread = (spread | (spread << 8)) & 0x00ff_00ff_00ff_00ff_00ff_00ff_00ff_00ff;
+    spread = (spread | (spread << 4)) & NIBBLES;
+    let above_nine = ((spread + ONES * 6) >> 4) & ONES;
+    (spread + ONES * u128::from(b'0') + above_nine * u128::from(b'a' - b'0' - 10)).to_be_bytes()
+}
 
 /// The trace id of a `traceparent` (W3C Trace Context, 3.2): 32 hexadecimal digits, not all zero.
 pub(super) fn trace_id(value: &HeaderValue) -> Option<&str> {
@@ -197,7 +272,8 @@ mod tests {
             ("trailer", "x-sum"),
             ("x-kept", "1"),
         ]);
-        remove_hop_by_hop(&mut map);
+        let noted = Noted::of(&map);
+        remove_hop_by_hop(&mut map, noted);
         let mut left: Vec<_> = map.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["host", "trailer", "x-kept", "x-request-id"]);
@@ -218,7 +294,8 @@ mod tests {
         let proxy = Peer::new("10.0.0.1".parse().expect("an address"), &trusted);
         assert_eq!(proxy.client(&claimed, &trusted).to_string(), "1.2.3.4");
         let mut map = claimed.clone();
-        proxy.forward(&mut map, Some(&host));
+        let noted = Noted::of(&map);
+        proxy.forward(&mut map, noted, Some(&host));
         assert_eq!(map[X_FORWARDED_FOR], "6.6.6.6, 1.2.3.4, 10.0.0.9, 10.0.0.1");
         assert_eq!(
             (&map[X_FORWARDED_PROTO], &map[X_FORWARDED_HOST]),
@@ -228,7 +305,8 @@ mod tests {
         let stranger = Peer::new("::ffff:9.9.9.9".parse().expect("an address"), &trusted);
         assert_eq!(stranger.client(&claimed, &trusted).to_string(), "9.9.9.9");
         let mut map = claimed;
-        stranger.forward(&mut map, Some(&host));
+        let noted = Noted::of(&map);
+        stranger.forward(&mut map, noted, Some(&host));
         assert_eq!(map[X_FORWARDED_FOR], "9.9.9.9");
         assert_eq!((&map[X_FORWARDED_PROTO], &map[X_FORWARDED_HOST]), (&HTTP, &host));
         assert!(!map.contains_key(header::FORWARDED) && !map.contains_key(X_REAL_IP));
@@ -237,21 +315,26 @@ mod tests {
     #[test]
     fn request_ids_are_kept_when_valid() {
         let mut kept = headers(&[("x-request-id", "abc-123")]);
-        assert_eq!(request_id(&mut kept, || 0), "abc-123");
+        let noted = Noted::of(&kept);
+        assert_eq!(request_id(&mut kept, noted, || 0), "abc-123");
         for bad in ["", "has space", &"x".repeat(129)] {
             let mut map = headers(&[("x-request-id", bad)]);
-            assert_eq!(request_id(&mut map, || 0xff), "00000000000000ff00000000000000ff");
-            assert_eq!(map[X_REQUEST_ID], "00000000000000ff00000000000000ff");
+            let noted = Noted::of(&map);
+            let made = request_id(&mut map, noted, || 0x0123_4567_89ab_cdef);
+            assert_eq!(made, "0123456789abcdef0123456789abcdef");
+            assert_eq!(map[X_REQUEST_ID], made);
         }
     }
 
     #[test]
     fn upgrades_need_both_headers() {
-        assert_eq!(
-            upgrade_of(&headers(&[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")])).as_deref(),
-            Some("websocket")
-        );
-        assert_eq!(upgrade_of(&headers(&[("upgrade", "websocket")])), None);
+        let asked = |lines: &[(&'static str, &str)]| {
+            let map = headers(lines);
+            upgrade_of(&map, Noted::of(&map))
+        };
+        let both = [("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")];
+        assert_eq!(asked(&both).as_deref(), Some("websocket"));
+        assert_eq!(asked(&both[1..]), None);
     }
 
     #[test]

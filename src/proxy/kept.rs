@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 
 use super::listener::alive;
 use super::local::{ConnectionGauges, LocalEndpoint, LocalUpstream};
+use super::wire::Wire;
 use crate::exchange::Body;
 use crate::snapshot::EndpointState;
 
@@ -64,7 +65,7 @@ impl Connection {
             .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
         let (sender, connection) = http1::Builder::new()
             .max_header_size(MAX_RESPONSE_HEAD)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(Wire::of_endpoint(stream)))
             .await
             .map_err(std::io::Error::other)?;
         // Its errors reach the exchange through `sender`; those of an idle connection are nobody's.

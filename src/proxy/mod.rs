@@ -5,6 +5,7 @@
 //! carries upgrades, and `frame` tells log and metrics when it is over. `local` is a worker's view of a snapshot.
 
 mod accept;
+mod alarm;
 mod balance;
 mod connection;
 mod forward;
@@ -17,6 +18,7 @@ mod local;
 mod plane;
 mod serve;
 mod tunnel;
+mod wire;
 mod worker;
 
 pub use listener::{Bound, bind};

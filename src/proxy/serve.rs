@@ -14,8 +14,8 @@ use hyper::upgrade::OnUpgrade;
 use super::connection::ClientConnection;
 use super::forward::{Destination, forward};
 use super::frame::{Frame, Outgoing};
-use super::gate::{self, Passed};
-use super::headers;
+use super::gate;
+use super::headers::{self, Noted};
 use super::local::{LocalRoute, LocalSnapshot};
 use super::tunnel;
 use super::worker::Worker;
@@ -33,8 +33,9 @@ pub(super) async fn serve(
     request: Request<Incoming>,
 ) -> Result<Response<Outgoing>, Infallible> {
     connection.phase.busy();
-    let mut frame = Frame::new(&worker, &connection, &request);
-    let mut response = match answer(&mut frame, request).await {
+    let noted = Noted::of(request.headers());
+    let mut frame = Frame::new(&worker, &connection, &request, noted);
+    let mut response = match answer(&mut frame, request, noted).await {
         Ok(Answer::Response(response)) => response,
         Ok(Answer::Upgrade { mut response, client, endpoint }) => {
             frame.status = response.status().as_u16();
@@ -62,11 +63,11 @@ enum Answer {
     },
 }
 
-async fn answer(frame: &mut Frame, mut request: Request<Incoming>) -> Result<Answer, ProxyError> {
+async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted) -> Result<Answer, ProxyError> {
     let (worker, connection) = (Rc::clone(&frame.worker), Rc::clone(&frame.connection));
     let listener = &connection.listener.settings;
-    frame.request_id = Some(headers::request_id(request.headers_mut(), || worker.random()));
-    let passed = gate::check(&request, listener).map_err(|(error, reason)| {
+    frame.request_id = Some(headers::request_id(request.headers_mut(), noted, || worker.random()));
+    let passed = gate::check(&request, noted, listener).map_err(|(error, reason)| {
         tracing::debug!(listener = %connection.listener.name, client = %frame.client, "refused a request: {reason}");
         error
     })?;
@@ -102,16 +103,18 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>) -> Result<Ans
     };
 
     // RFC 9110, 7.8: HTTP/1.0 knows no upgrade.
-    let upgrade = headers::upgrade_of(request.headers())
+    let upgrade = headers::upgrade_of(request.headers(), noted)
         .filter(|name| frame.version != Version::HTTP_10 && listener.upgrades.contains(name));
-    let client = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
-    let request = prepare(frame, request, passed, upgrade.as_deref(), destination.deadline)?;
+    let way = Way { host: passed.host_header, path: passed.path, upgrade, deadline: destination.deadline };
+    let client = way.upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
+    let request = prepare(frame, request, noted, way)?;
     let mut response = forward(frame, &destination, request).await?;
 
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let endpoint = switching.then(|| hyper::upgrade::on(&mut response));
-    let protocol = response.headers().get(header::UPGRADE).cloned();
-    headers::remove_hop_by_hop(response.headers_mut());
+    let protocol = if switching { response.headers().get(header::UPGRADE).cloned() } else { None };
+    let noted = Noted::of(response.headers());
+    headers::remove_hop_by_hop(response.headers_mut(), noted);
     let version = response.version();
     headers::add_via(response.headers_mut(), version);
     if let Some(cookie) = set_cookie {
@@ -180,44 +183,50 @@ fn choose(
     Ok((target, fresh.and_then(|(_, cookie)| cookie)))
 }
 
-/// Makes the request that an endpoint gets of the one that came.
-fn prepare(
-    frame: &mut Frame,
-    request: Request<Incoming>,
-    passed: Passed,
-    upgrade: Option<&str>,
+/// What becomes of a request on its way.
+struct Way {
+    /// The `Host` to forward, where it is not the one that came.
+    host: Option<HeaderValue>,
+    /// The path, where it did not come in normal form.
+    path: Option<String>,
+    /// The protocol to upgrade to.
+    upgrade: Option<String>,
+    /// The end of the whole exchange.
     deadline: Option<Instant>,
-) -> Result<Request<Body>, ProxyError> {
+}
+
+/// Makes the request that an endpoint gets of the one that came.
+fn prepare(frame: &mut Frame, request: Request<Incoming>, noted: Noted, way: Way) -> Result<Request<Body>, ProxyError> {
     let connection = Rc::clone(&frame.connection);
     let listener = &connection.listener.settings;
     let (mut parts, incoming) = request.into_parts();
-    let chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
-    let trailers = headers::welcomes_trailers(&parts.headers);
-    headers::remove_hop_by_hop(&mut parts.headers);
-    if chunked {
+    let trailers = headers::welcomes_trailers(&parts.headers, noted);
+    headers::remove_hop_by_hop(&mut parts.headers, noted);
+    if noted.has(Noted::TRANSFER_ENCODING) {
         // Said aloud, since hyper takes a GET of unknown length for one without a body.
         parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    if trailers && upgrade.is_none() {
+    if trailers && way.upgrade.is_none() {
         parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
-    if let Some(protocol) = upgrade {
+    if let Some(protocol) = way.upgrade {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, HeaderValue::try_from(protocol).map_err(|_| ProxyError::BadRequest)?);
     }
-    if let Some(host) = passed.host_header {
+    if let Some(host) = way.host {
         parts.headers.insert(header::HOST, host.clone());
         frame.host = Some(host);
     }
-    connection.peer.forward(&mut parts.headers, frame.host.as_ref());
+    connection.peer.forward(&mut parts.headers, noted, frame.host.as_ref());
     headers::add_via(&mut parts.headers, frame.version);
 
-    if passed.path.is_some() || parts.uri.authority().is_some() {
-        parts.uri = origin_form(&parts.uri, passed.path.as_deref())?;
+    if way.path.is_some() || parts.uri.authority().is_some() {
+        parts.uri = origin_form(&parts.uri, way.path.as_deref())?;
     }
     parts.version = Version::HTTP_11;
-    let gate = expects_continue(&parts.headers).then(ContinueGateHook::install);
+    let expects = noted.has(Noted::EXPECT) && expects_continue(&parts.headers);
+    let gate = expects.then(ContinueGateHook::install);
     let mut request = Request::from_parts(parts, ());
     if let Some(gate) = &gate {
         gate.listen(&mut request);
@@ -231,7 +240,7 @@ fn prepare(
     let bounds = Bounds {
         limit: listener.max_body_size.unwrap_or(u64::MAX),
         pause: listener.body_timeout,
-        deadline,
+        deadline: way.deadline,
         gate: gate.map(|hook| hook.0),
     };
     Ok(request.map(|()| Body::stream(incoming, Side::Client, flow, bounds)))

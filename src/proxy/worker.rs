@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use super::accept::{Accepted, accept, take};
+use super::alarm::Alarms;
 use super::connection::{Doing, Phase};
 use super::local::LocalSnapshot;
 use super::plane::Stop;
@@ -65,6 +66,7 @@ pub(super) struct Worker {
     pub(super) clock: Arc<AtomicU32>,
     pub(super) peers: Peers,
     pub(super) listeners: Vec<Rc<LocalListener>>,
+    pub(super) alarms: Rc<Alarms>,
     local: RefCell<Rc<LocalSnapshot>>,
     snapshots: RefCell<watch::Receiver<Arc<Snapshot>>>,
     rng: RefCell<SmallRng>,
@@ -203,6 +205,7 @@ async fn run(start: Start) -> io::Result<()> {
         clock: Arc::default(),
         peers,
         listeners: locals,
+        alarms: Rc::default(),
         local: RefCell::new(Rc::new(LocalSnapshot::empty())),
         snapshots: RefCell::new(snapshot.clone()),
         rng: RefCell::new(SmallRng::seed_from_u64(rand::random())),
@@ -239,6 +242,7 @@ async fn run(start: Start) -> io::Result<()> {
             }
             _ = tick.tick() => {
                 worker.log.flush();
+                worker.alarms.ring(Instant::now());
                 let seconds = began.elapsed().as_secs() as u32;
                 worker.clock.store(seconds, Relaxed);
                 if seconds != swept {

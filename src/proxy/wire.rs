@@ -1,0 +1,97 @@
+//! Defines the stream below a connection of either side: small messages in one plain write, and a client's bytes told.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::connection::Phase;
+
+/// A TCP stream as hyper reads and writes it.
+#[derive(Debug)]
+pub(super) struct Wire {
+    stream: TcpStream,
+    /// Of a client's connection: told when bytes of a new request come, and when none of a response go.
+    phase: Option<Arc<Phase>>,
+}
+
+/// Up to so many bytes in several pieces are copied into one: that costs less than a gathering write.
+const GATHERED: usize = 4 * 1024;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(GATHERED));
+}
+
+impl Wire {
+    pub(super) fn of_client(stream: TcpStream, phase: Arc<Phase>) -> Self {
+        Self { stream, phase: Some(phase) }
+    }
+
+    pub(super) fn of_endpoint(stream: TcpStream) -> Self {
+        Self { stream, phase: None }
+    }
+
+    fn told<T>(&self, wrote: Poll<T>) -> Poll<T> {
+        match &self.phase {
+            Some(phase) => phase.wrote(wrote),
+            None => wrote,
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(cx, buf);
+        if let Some(phase) = &this.phase
+            && buf.filled().len() > before
+        {
+            phase.bytes_came();
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let wrote = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.told(wrote)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let stream = Pin::new(&mut this.stream);
+        let wrote = match bufs {
+            [only] => stream.poll_write(cx, only),
+            many if many.iter().map(|buf| buf.len()).sum::<usize>() > GATHERED => stream.poll_write_vectored(cx, many),
+            few => SCRATCH.with_borrow_mut(|scratch| {
+                scratch.clear();
+                few.iter().for_each(|buf| scratch.extend_from_slice(buf));
+                stream.poll_write(cx, scratch)
+            }),
+        };
+        this.told(wrote)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
