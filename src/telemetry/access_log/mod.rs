@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use super::prometheus::{Definition, Samples, Source, definitions};
 
@@ -28,11 +28,32 @@ pub struct AccessLog {
     dropped: Arc<DroppedLines>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Buffer {
     chunk: Chunk,
     clock: Clock,
+    /// Memory of chunks that were written.
+    back: SyncSender<Vec<u8>>,
+    spare: Receiver<Vec<u8>>,
 }
+
+impl Buffer {
+    fn new() -> Self {
+        let (back, spare) = sync_channel(SPARE);
+        Self { chunk: Chunk::default(), clock: Clock::default(), back, spare }
+    }
+
+    /// Makes room where there is none: for the line that makes the chunk full, too.
+    fn make_room(&mut self) {
+        if self.chunk.text.capacity() == 0 {
+            self.chunk.text = self.spare.try_recv().unwrap_or_else(|_| Vec::with_capacity(FULL + 4 * 1024));
+            self.chunk.back = Some(self.back.clone());
+        }
+    }
+}
+
+/// Written chunks whose memory a worker takes back.
+const SPARE: usize = 2;
 
 /// Lines that were lost because their destination was too slow or failed, for the process.
 #[derive(Debug, Default)]
@@ -48,7 +69,7 @@ impl AccessLog {
     }
 
     fn new(writer: Option<SyncSender<Chunk>>, dropped: Arc<DroppedLines>) -> Self {
-        Self { writer, buffer: RefCell::default(), dropped }
+        Self { writer, buffer: RefCell::new(Buffer::new()), dropped }
     }
 
     /// Whether lines go anywhere: a record need not be made otherwise.
@@ -59,11 +80,9 @@ impl AccessLog {
     /// Adds the line of an exchange that ended. Never blocks.
     pub fn line(&self, record: &Record<'_>) {
         let Some(writer) = &self.writer else { return };
-        let Buffer { chunk, clock } = &mut *self.buffer.borrow_mut();
-        if chunk.text.capacity() == 0 {
-            // Room for the line that makes it full.
-            chunk.text.reserve_exact(FULL + 4 * 1024);
-        }
+        let mut buffer = self.buffer.borrow_mut();
+        buffer.make_room();
+        let Buffer { chunk, clock, .. } = &mut *buffer;
         record.write(clock, &mut chunk.text);
         chunk.lines += 1;
         if chunk.text.len() < FULL {

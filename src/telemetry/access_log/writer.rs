@@ -18,6 +18,8 @@ use super::{AccessLog, DroppedLines};
 pub(super) struct Chunk {
     pub(super) text: Vec<u8>,
     pub(super) lines: u32,
+    /// Where its memory goes when it is written: back to its worker, which finds it still in the cache.
+    pub(super) back: Option<SyncSender<Vec<u8>>>,
 }
 
 impl Chunk {
@@ -95,8 +97,14 @@ impl Thread {
         let write = move || {
             let _ended: SyncSender<()> = ended;
             let mut complained = None::<Instant>;
-            for chunk in chunks {
-                let Err(error) = sink.write(&chunk.text) else { continue };
+            for mut chunk in chunks {
+                let written = sink.write(&chunk.text);
+                chunk.text.clear();
+                if let Some(back) = &chunk.back {
+                    // The worker has enough, or is gone.
+                    let _ = back.try_send(chunk.text);
+                }
+                let Err(error) = written else { continue };
                 dropped.add(chunk.lines);
                 if complained.is_none_or(|at| at.elapsed() >= COMPLAINT) {
                     complained = Some(Instant::now());
