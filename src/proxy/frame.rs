@@ -16,6 +16,7 @@ use super::connection::ClientConnection;
 use super::headers::{Noted, trace_id};
 use super::kept::Connection;
 use super::local::{LocalEndpoint, LocalRoute, LocalUpstream};
+use super::tunnel::Carried;
 use super::worker::Worker;
 use crate::exchange::body::BodyError;
 use crate::exchange::error::CLIENT_CLOSED_REQUEST;
@@ -53,7 +54,7 @@ pub(super) struct Frame {
     pub(super) status: u16,
     pub(super) flag: Option<Flag>,
     /// Bytes in and out of an upgraded connection.
-    pub(super) tunnelled: Option<(u64, u64)>,
+    pub(super) tunnelled: Option<Rc<Carried>>,
 }
 
 impl Frame {
@@ -170,8 +171,10 @@ impl Frame {
 
     fn log(&self, status: u16, flag: &str, duration: Duration, upstream_duration: Option<Duration>) {
         let bytes = |flow: &Option<Rc<Flow>>| flow.as_ref().map_or(0, |flow| flow.bytes());
-        let (bytes_in, bytes_out) =
-            self.tunnelled.unwrap_or_else(|| (bytes(&self.request_flow), bytes(&self.response_flow)));
+        let (bytes_in, bytes_out) = match &self.tunnelled {
+            Some(carried) => (carried.from_client.get(), carried.from_endpoint.get()),
+            None => (bytes(&self.request_flow), bytes(&self.response_flow)),
+        };
         self.worker.log.line(&Record {
             time: self.time,
             listener: self.connection.listener.name.as_str(),

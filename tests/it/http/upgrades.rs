@@ -57,6 +57,18 @@ async fn a_websocket_carries_bytes_both_ways_and_half_a_close() {
 }
 
 #[tokio::test]
+async fn the_bytes_of_a_websocket_that_breaks_are_in_the_log() {
+    let origin = Origin::start("app").await;
+    origin.set(Behaviour::WebSocket);
+    let gateway = before(&origin).await;
+    let mut client = open(gateway.address()).await;
+    echo(&mut client, "hello").await.expect("the same back");
+    client.reset();
+    let line = gateway.until_logged("the upgrade's end", |line| line["status"] == 101).await;
+    assert_eq!((&line["bytes_in"], &line["bytes_out"]), (&5.into(), &5.into()));
+}
+
+#[tokio::test]
 async fn upgrades_that_are_not_listed_are_not_forwarded() {
     let origin = Origin::start("app").await;
     let gateway = before(&origin).await;
