@@ -124,16 +124,16 @@ impl Stream {
 
     fn poll_gate(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(gate) = &self.gate else { return Poll::Ready(()) };
-        if !gate.poll_open(cx) && !self.poll_time(self.flow.moved_at() + CONTINUE_WAIT, cx) {
+        if !gate.poll_open(cx) && !self.poll_time(self.flow.waits_since() + CONTINUE_WAIT, cx) {
             return Poll::Pending;
         }
         self.gate = None;
-        self.flow.moved(0, Instant::now());
+        self.flow.moved(0);
         Poll::Ready(())
     }
 
     fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let pause_ends = self.flow.moved_at() + self.pause;
+        let pause_ends = self.flow.waits_since() + self.pause;
         let at = self.deadline.map_or(pause_ends, |deadline| deadline.min(pause_ends));
         if !self.poll_time(at, cx) {
             return Poll::Pending;
@@ -157,7 +157,7 @@ impl Stream {
             }
             Some(Ok(frame)) => {
                 let length = frame.data_ref().map_or(0, Bytes::len);
-                self.flow.moved(length, Instant::now());
+                self.flow.moved(length);
                 if self.flow.bytes() > self.limit {
                     return self.fail(BodyFailure::TooLarge);
                 }

@@ -7,15 +7,17 @@ use super::error::ProxyError;
 use super::flag::Flag;
 
 /// How one body of an exchange fares. Shared within one worker.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Flow {
     bytes: Cell<u64>,
-    moved_at: Cell<Instant>,
+    /// Since when nothing has moved; noted when somebody waits, so that what flows costs no look at the clock.
+    waiting_since: Cell<Option<Instant>>,
     state: Cell<State>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
+    #[default]
     Open,
     Complete,
     Failed(BodyFailure),
@@ -58,25 +60,22 @@ impl BodyFailure {
 }
 
 impl Flow {
-    /// A body that begins now.
-    pub fn new(now: Instant) -> Self {
-        Self { bytes: Cell::new(0), moved_at: Cell::new(now), state: Cell::new(State::Open) }
-    }
-
     /// Bytes that passed.
     pub fn bytes(&self) -> u64 {
         self.bytes.get()
     }
 
-    /// When the last piece passed.
-    pub fn moved_at(&self) -> Instant {
-        self.moved_at.get()
+    /// Since when the next piece, or what follows the last one, is waited for; from now on if nobody waited yet.
+    pub fn waits_since(&self) -> Instant {
+        let since = self.waiting_since.get().unwrap_or_else(Instant::now);
+        self.waiting_since.set(Some(since));
+        since
     }
 
     /// A piece passes.
-    pub fn moved(&self, bytes: usize, now: Instant) {
+    pub fn moved(&self, bytes: usize) {
         self.bytes.set(self.bytes.get() + bytes as u64);
-        self.moved_at.set(now);
+        self.waiting_since.set(None);
     }
 
     /// Passed to its end.

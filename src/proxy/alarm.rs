@@ -33,17 +33,20 @@ const PRECISE: Duration = Duration::from_secs(1);
 pub(super) struct Alarm {
     alarms: Rc<Alarms>,
     listed: Option<usize>,
+    /// The time when it was made, which is good enough for the first look.
+    made: Option<Instant>,
     precise: Option<Pin<Box<Sleep>>>,
 }
 
 impl Alarm {
-    pub(super) fn new(alarms: &Rc<Alarms>) -> Self {
-        Self { alarms: Rc::clone(alarms), listed: None, precise: None }
+    /// `now` is the present, which the caller has looked up already.
+    pub(super) fn new(alarms: &Rc<Alarms>, now: Instant) -> Self {
+        Self { alarms: Rc::clone(alarms), listed: None, made: Some(now), precise: None }
     }
 
     /// Whether the time has come; the task is woken when it has.
     pub(super) fn poll(&mut self, at: Instant, cx: &mut Context<'_>) -> bool {
-        let now = Instant::now();
+        let now = self.made.take().unwrap_or_else(Instant::now);
         if at <= now {
             return true;
         }
@@ -100,7 +103,7 @@ mod tests {
         let waker = Waker::from(Arc::clone(&count));
         let mut cx = Context::from_waker(&waker);
         let now = Instant::now();
-        let mut far = Alarm::new(&alarms);
+        let mut far = Alarm::new(&alarms, Instant::now());
         assert!(!far.poll(now + Duration::from_secs(60), &mut cx));
         alarms.ring(now + Duration::from_secs(59));
         assert_eq!(count.0.load(Ordering::Relaxed), 0);
@@ -111,7 +114,7 @@ mod tests {
         alarms.ring(now + Duration::from_secs(999));
         assert_eq!(count.0.load(Ordering::Relaxed), 1, "dropped");
 
-        let mut near = Alarm::new(&alarms);
+        let mut near = Alarm::new(&alarms, Instant::now());
         let at = now + Duration::from_millis(20);
         std::future::poll_fn(
             |cx| if near.poll(at, cx) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending },

@@ -98,12 +98,13 @@ async fn attempt(
     mut request: Request<Body>,
 ) -> Result<(Response<Incoming>, Connection), Failure> {
     let settings = &destination.upstream.upstream.settings;
-    while let Some(mut connection) = endpoint.kept.take(settings.keep_alive) {
+    let began = frame.attempt_started.unwrap_or(frame.started);
+    while let Some(mut connection) = endpoint.kept.take(settings.keep_alive, began) {
         if !becomes_ready(&mut connection).await {
             continue;
         }
         let again = replay(&request);
-        let failure = match send(frame, destination, &mut connection, request).await {
+        let failure = match send(frame, destination, &mut connection, request, began).await {
             Ok(response) => return Ok((response, connection)),
             Err(failure) => failure,
         };
@@ -123,7 +124,7 @@ async fn attempt(
     let timeout = left.map_or(settings.connect_timeout, |left| left.min(settings.connect_timeout));
     match Connection::open(&destination.upstream, &endpoint.state, timeout).await {
         Ok(mut connection) => {
-            let response = send(frame, destination, &mut connection, request).await?;
+            let response = send(frame, destination, &mut connection, request, Instant::now()).await?;
             Ok((response, connection))
         }
         Err(error) => Err(Failure {
@@ -167,10 +168,10 @@ async fn send(
     destination: &Destination,
     connection: &mut Connection,
     request: Request<Body>,
+    sent: Instant,
 ) -> Result<Response<Incoming>, Failure> {
-    let sent = Instant::now();
     let mut response = std::pin::pin!(connection.sender.try_send_request(request));
-    let mut alarm = Alarm::new(&frame.worker.alarms);
+    let mut alarm = Alarm::new(&frame.worker.alarms, sent);
     let outcome = std::future::poll_fn(|cx| {
         if let Poll::Ready(outcome) = response.as_mut().poll(cx) {
             return Poll::Ready(Some(outcome));
@@ -201,7 +202,7 @@ async fn send(
 }
 
 fn head_deadline(destination: &Destination, sent: Instant, request_body: Option<&Flow>) -> Instant {
-    let since = request_body.map_or(sent, |flow| flow.moved_at().max(sent));
+    let since = request_body.map_or(sent, |flow| flow.waits_since().max(sent));
     let at = since + destination.upstream.upstream.settings.response_timeout;
     destination.deadline.map_or(at, |deadline| deadline.min(at))
 }

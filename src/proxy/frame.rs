@@ -45,7 +45,7 @@ pub(super) struct Frame {
     upstream: Option<(usize, Rc<LocalUpstream>)>,
     endpoint: Option<Rc<LocalEndpoint>>,
     pub(super) attempts: u32,
-    attempt_started: Option<Instant>,
+    pub(super) attempt_started: Option<Instant>,
     /// The connection the response comes from; kept for others when both bodies came to their ends.
     pub(super) lease: Option<Connection>,
     pub(super) request_flow: Option<Rc<Flow>>,
@@ -109,7 +109,8 @@ impl Frame {
         endpoint.state.enter();
         self.endpoint = Some(Rc::clone(endpoint));
         self.attempts += 1;
-        self.attempt_started = Some(Instant::now());
+        // The first one begins with the exchange, as far as anybody can tell.
+        self.attempt_started = Some(if self.attempts == 1 { self.started } else { Instant::now() });
     }
 
     fn leave_endpoint(&mut self) {
@@ -119,7 +120,7 @@ impl Frame {
     }
 
     /// Gives the connection back for other exchanges, when nothing of this one is left on it.
-    fn return_lease(&mut self) {
+    fn return_lease(&mut self, now: Instant) {
         let Some(connection) = self.lease.take() else { return };
         let complete = |flow: &Option<Rc<Flow>>| flow.as_ref().is_none_or(|flow| flow.is_complete());
         if complete(&self.request_flow)
@@ -127,7 +128,7 @@ impl Frame {
             && let (Some(endpoint), Some((_, upstream))) = (&self.endpoint, &self.upstream)
         {
             let settings = &upstream.upstream.settings;
-            endpoint.keep(connection, settings.max_idle_per_endpoint, settings.keep_alive);
+            endpoint.keep(connection, settings.max_idle_per_endpoint, settings.keep_alive, now);
         }
     }
 
@@ -147,11 +148,11 @@ impl Frame {
         (self.status, self.flag.or(broken_off))
     }
 
-    fn tell(&self) {
+    fn tell(&self, now: Instant) {
         let (status, flag) = self.outcome();
         let flag = flag.map_or("", Flag::as_str);
-        let duration = self.started.elapsed();
-        let upstream_duration = self.attempt_started.map(|started| started.elapsed());
+        let duration = now.saturating_duration_since(self.started);
+        let upstream_duration = self.attempt_started.map(|started| now.saturating_duration_since(started));
         let (stats, listener) = (&self.worker.stats, &self.connection.listener.name);
         match &self.route {
             Some(route) => {
@@ -206,8 +207,9 @@ impl Frame {
 
 impl Drop for Frame {
     fn drop(&mut self) {
-        self.tell();
-        self.return_lease();
+        let now = Instant::now();
+        self.tell(now);
+        self.return_lease(now);
         self.leave_endpoint();
         self.connection.phase.idle();
         self.worker.exchange_ends();

@@ -99,10 +99,10 @@ impl Drop for Idle {
 
 impl Kept {
     /// The newest connection that is neither closed nor too old.
-    pub(super) fn take(&self, keep_alive: Duration) -> Option<Connection> {
+    pub(super) fn take(&self, keep_alive: Duration, now: Instant) -> Option<Connection> {
         let mut kept = self.0.borrow_mut();
         while let Some(mut idle) = kept.pop() {
-            if idle.since.elapsed() >= keep_alive {
+            if now.saturating_duration_since(idle.since) >= keep_alive {
                 // The rest is older still.
                 kept.clear();
                 return None;
@@ -130,7 +130,7 @@ impl Kept {
 
 impl LocalEndpoint {
     /// Keeps a connection whose exchange is over.
-    pub(super) fn keep(&self, connection: Connection, most: u32, keep_alive: Duration) {
+    pub(super) fn keep(&self, connection: Connection, most: u32, keep_alive: Duration, now: Instant) {
         if most == 0 || keep_alive.is_zero() || connection.sender.is_closed() {
             return;
         }
@@ -139,6 +139,6 @@ impl LocalEndpoint {
         let gauges = Rc::clone(&active.0);
         gauges.idle.add(1);
         let state = Arc::clone(&self.state);
-        self.kept.0.borrow_mut().push(Idle { sender: Some(sender), since: Instant::now(), state, gauges });
+        self.kept.0.borrow_mut().push(Idle { sender: Some(sender), since: now, state, gauges });
     }
 }

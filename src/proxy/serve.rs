@@ -127,7 +127,7 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
         response.headers_mut().insert(header::UPGRADE, protocol);
         return Ok(Answer::Upgrade { response: response.map(|_| Body::Empty), client, endpoint });
     }
-    let flow = Rc::new(Flow::new(Instant::now()));
+    let flow = Rc::<Flow>::default();
     frame.response_flow = Some(Rc::clone(&flow));
     let bounds = Bounds {
         limit: u64::MAX,
@@ -235,7 +235,7 @@ fn prepare(frame: &mut Frame, request: Request<Incoming>, noted: Noted, way: Way
     if http_body::Body::is_end_stream(&incoming) {
         return Ok(request.map(|()| Body::Empty));
     }
-    let flow = Rc::new(Flow::new(Instant::now()));
+    let flow = Rc::<Flow>::default();
     frame.request_flow = Some(Rc::clone(&flow));
     let bounds = Bounds {
         limit: listener.max_body_size.unwrap_or(u64::MAX),
@@ -292,8 +292,8 @@ fn refuse(frame: &mut Frame, error: ProxyError) -> Response<Body> {
     } else {
         ("text/plain; charset=utf-8", format!("{} {code}\n", status.as_u16()))
     };
-    let flow = Flow::new(Instant::now());
-    flow.moved(text.len(), Instant::now());
+    let flow = Flow::default();
+    flow.moved(text.len());
     flow.complete();
     frame.response_flow = Some(Rc::new(flow));
 
