@@ -183,6 +183,7 @@ pub(super) fn spawn(start: Start) -> io::Result<std::thread::JoinHandle<io::Resu
     std::thread::Builder::new().name(name).spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
+            .event_interval(POLLS_BETWEEN_EVENTS)
             .build_local(tokio::runtime::LocalOptions::default())?;
         runtime.block_on(run(start))
     })
@@ -259,6 +260,10 @@ async fn run(start: Start) -> io::Result<()> {
         }
     }
 }
+
+/// How many tasks may run before sockets are asked again, if so many are ready. Tokio's 61 asks in the midst of a
+/// busy worker's round; asking after it costs 0.5 us less a request, and 256 short tasks last a millisecond.
+const POLLS_BETWEEN_EVENTS: u32 = 256;
 
 /// Flushes the log and looks around so often.
 const TICK: Duration = Duration::from_millis(100);
