@@ -13,25 +13,24 @@ use crate::support::origin::Origin;
 
 /// A gateway with one route for everything, to this service.
 async fn before(origin: &Origin) -> Gateway {
-    with_upstream(origin, "").await
+    with(origin, &[]).await
 }
 
-/// As [`before`], with further settings of the upstream.
-async fn with_upstream(origin: &Origin, settings: &str) -> Gateway {
-    Gateway::start(&format!(
-        r#"
-        [listeners.web]
-        address = "127.0.0.1:0"
-        [admin]
-        address = "127.0.0.1:0"
-        [upstreams.app]
-        endpoints = ["{}"]
-        {settings}
-        [routes.all]
-        match = {{ path = "/" }}
-        upstream = "app"
-        "#,
-        origin.address()
-    ))
-    .await
+/// As [`before`], with further lines in these sections of its configuration.
+async fn with(origin: &Origin, further: &[(&str, &str)]) -> Gateway {
+    let endpoints = format!("endpoints = [\"{}\"]", origin.address());
+    let sections = [
+        ("runtime", ""),
+        ("listeners.web", "address = \"127.0.0.1:0\""),
+        ("admin", "address = \"127.0.0.1:0\""),
+        ("upstreams.app", &endpoints),
+        ("routes.all", "match = { path = \"/\" }\nupstream = \"app\""),
+    ];
+    let mut config = String::new();
+    for (section, lines) in sections {
+        let further = further.iter().filter(|(of, _)| *of == section).map(|(_, lines)| *lines);
+        let lines: Vec<&str> = std::iter::once(lines).chain(further).collect();
+        config += &format!("[{section}]\n{}\n", lines.join("\n"));
+    }
+    Gateway::start(&config).await
 }

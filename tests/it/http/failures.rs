@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{before, with_upstream};
+use super::{before, with};
 use crate::support::client::{Connection, Request};
 use crate::support::gateway::Gateway;
 use crate::support::origin::{Behaviour, Origin};
@@ -77,7 +77,7 @@ async fn with_two(origin: &Origin, dead: std::net::SocketAddr) -> Gateway {
 #[tokio::test]
 async fn services_that_break_the_exchange_are_told_apart() {
     let origin = Origin::start("app").await;
-    let gateway = with_upstream(&origin, "response_timeout = \"300ms\"\nidle_timeout = \"300ms\"").await;
+    let gateway = with(&origin, &[("upstreams.app", "response_timeout = \"300ms\"\nidle_timeout = \"300ms\"")]).await;
     origin.on("/reset", Behaviour::Reset);
     origin.on("/close", Behaviour::Close);
     origin.on("/nonsense", Behaviour::Raw(b"SMTP 220 hello\r\n\r\n".to_vec()));
@@ -117,16 +117,7 @@ async fn services_that_break_the_exchange_are_told_apart() {
 async fn a_whole_exchange_has_its_time() {
     let origin = Origin::start("app").await;
     origin.on("/slow", Behaviour::Hold(Box::new(Behaviour::Echo)));
-    let gateway = Gateway::start(&format!(
-        r#"
-        listeners.web = {{ address = "127.0.0.1:0" }}
-        admin.address = "127.0.0.1:0"
-        upstreams.app.endpoints = ["{}"]
-        routes.all = {{ match = {{ path = "/" }}, upstream = "app", timeout = "200ms" }}
-        "#,
-        origin.address()
-    ))
-    .await;
+    let gateway = with(&origin, &[("routes.all", "timeout = \"200ms\"")]).await;
     let answer = gateway.get("/slow").await;
     assert_eq!((answer.status, answer.header("x-fleetgate-flag")), (504, Some("UT")));
     assert_eq!(gateway.get("/quick").await.status, 200);
@@ -135,16 +126,7 @@ async fn a_whole_exchange_has_its_time() {
 #[tokio::test]
 async fn slow_and_large_bodies_end_their_connection() {
     let origin = Origin::start("app").await;
-    let gateway = Gateway::start(&format!(
-        r#"
-        listeners.web = {{ address = "127.0.0.1:0", body_timeout = "200ms", max_body_size = "1KiB" }}
-        admin.address = "127.0.0.1:0"
-        upstreams.app.endpoints = ["{}"]
-        routes.all = {{ match = {{ path = "/" }}, upstream = "app" }}
-        "#,
-        origin.address()
-    ))
-    .await;
+    let gateway = with(&origin, &[("listeners.web", "body_timeout = \"200ms\"\nmax_body_size = \"1KiB\"")]).await;
     let slow = "POST /slow HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nabc";
     let large = "POST /large HTTP/1.1\r\nhost: a\r\ncontent-length: 1025\r\n\r\n";
     let endless = format!(
@@ -183,17 +165,7 @@ async fn a_client_that_goes_away_is_noticed_and_its_service_let_go() {
 #[tokio::test]
 async fn a_kept_connection_that_died_costs_no_request() {
     let mut origin = Origin::start("app").await;
-    let gateway = Gateway::start(&format!(
-        r#"
-        runtime.workers = 1
-        listeners.web.address = "127.0.0.1:0"
-        admin.address = "127.0.0.1:0"
-        upstreams.app.endpoints = ["{}"]
-        routes.all = {{ match = {{ path = "/" }}, upstream = "app" }}
-        "#,
-        origin.address()
-    ))
-    .await;
+    let gateway = with(&origin, &[("runtime", "workers = 1")]).await;
     for _ in 0..20 {
         assert_eq!(gateway.get("/").await.status, 200);
         // The service is replaced at the same address: its kept connections are all dead.
@@ -214,17 +186,7 @@ async fn a_request_that_kills_its_service_meets_it_twice_at_most() {
     let origin = Origin::start("app").await;
     origin.on("/held", Behaviour::Hold(Box::new(Behaviour::Echo)));
     origin.on("/deadly", Behaviour::Reset);
-    let gateway = Gateway::start(&format!(
-        r#"
-        runtime.workers = 1
-        listeners.web.address = "127.0.0.1:0"
-        admin.address = "127.0.0.1:0"
-        upstreams.app = {{ endpoints = ["{}"], keep_alive = "60s" }}
-        routes.all = {{ match = {{ path = "/" }}, upstream = "app" }}
-        "#,
-        origin.address()
-    ))
-    .await;
+    let gateway = with(&origin, &[("runtime", "workers = 1"), ("upstreams.app", "keep_alive = \"60s\"")]).await;
     let held: Vec<_> = (0..8).map(|_| tokio::spawn(Request::get("/held").send(gateway.address()))).collect();
     wait::until(SOON, "eight connections", || async { origin.open_connections() == 8 && origin.requests() == 8 }).await;
     origin.release();
@@ -241,16 +203,7 @@ async fn a_client_that_does_not_read_is_let_go() {
     let origin = Origin::start("app").await;
     let body = vec![b'x'; 64 << 20];
     origin.on("/large", Behaviour::Answer { status: 200, headers: vec![], body });
-    let gateway = Gateway::start(&format!(
-        r#"
-        listeners.web = {{ address = "127.0.0.1:0", idle_timeout = "1s" }}
-        admin.address = "127.0.0.1:0"
-        upstreams.app.endpoints = ["{}"]
-        routes.all = {{ match = {{ path = "/" }}, upstream = "app" }}
-        "#,
-        origin.address()
-    ))
-    .await;
+    let gateway = with(&origin, &[("listeners.web", "idle_timeout = \"1s\"")]).await;
     let mut client = Connection::open(gateway.address()).await.expect("to connect");
     client.send(b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("to send");
     assert!(client.head().await.expect("a head").first_line.contains(" 200 "));

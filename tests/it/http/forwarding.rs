@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::before;
+use super::{before, with};
 use crate::support::client::{Connection, Request};
-use crate::support::gateway::Gateway;
 use crate::support::origin::{Behaviour, Origin};
 
 #[tokio::test]
@@ -44,16 +43,7 @@ async fn a_request_arrives_as_it_was_sent_but_for_what_a_gateway_owes() {
 #[tokio::test]
 async fn trusted_proxies_are_believed_and_request_ids_kept() {
     let origin = Origin::start("app").await;
-    let gateway = Gateway::start(&format!(
-        r#"
-        listeners.web = {{ address = "127.0.0.1:0", trusted_proxies = ["127.0.0.0/8"] }}
-        admin.address = "127.0.0.1:0"
-        upstreams.app.endpoints = ["{}"]
-        routes.all = {{ match = {{ path = "/" }}, upstream = "app" }}
-        "#,
-        origin.address()
-    ))
-    .await;
+    let gateway = with(&origin, &[("listeners.web", "trusted_proxies = [\"127.0.0.0/8\"]")]).await;
     let request = Request::get("/")
         .header("x-forwarded-for", "203.0.113.9, 127.0.0.2")
         .header("x-forwarded-proto", "https")

@@ -1,6 +1,6 @@
 //! Requests that are malformed or could be read in two ways: none reaches a service as such.
 
-use super::before;
+use super::{before, with};
 use crate::support::client::{Connection, Request, raw};
 use crate::support::origin::Origin;
 
@@ -87,16 +87,7 @@ async fn broken_chunks_are_the_clients_fault() {
 #[tokio::test]
 async fn encoded_slashes_pass_where_the_listener_allows_them() {
     let origin = Origin::start("app").await;
-    let gateway = crate::support::gateway::Gateway::start(&format!(
-        r#"
-        listeners.web = {{ address = "127.0.0.1:0", allow_encoded_slashes = true }}
-        admin.address = "127.0.0.1:0"
-        upstreams.app.endpoints = ["{}"]
-        routes.all = {{ match = {{ path = "/" }}, upstream = "app" }}
-        "#,
-        origin.address()
-    ))
-    .await;
+    let gateway = with(&origin, &[("listeners.web", "allow_encoded_slashes = true")]).await;
     assert_eq!(gateway.get("/a%2fb/%7e").await.status, 200);
     assert_eq!(origin.last_seen().expect("it arrived").target, "/a%2Fb/~");
 }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::upgrades::{echo, open};
-use super::with_upstream;
+use super::{before, with};
 use crate::support::client::{Connection, Request};
-use crate::support::gateway::{Gateway, Setup};
+use crate::support::gateway::Setup;
 use crate::support::load::Load;
 use crate::support::origin::{Behaviour, Origin};
 use crate::support::wait;
@@ -15,7 +15,7 @@ const SOON: Duration = Duration::from_secs(20);
 #[tokio::test]
 async fn a_second_instance_on_the_same_address_fails_and_says_so() {
     let origin = Origin::start("app").await;
-    let gateway = super::before(&origin).await;
+    let gateway = before(&origin).await;
     let config = format!("listeners.web.address = \"{}\"\nadmin.address = \"127.0.0.1:0\"", gateway.address());
     let (status, stdout, stderr) = Setup::new(&config).fail().await;
     assert_eq!(status.code(), Some(1));
@@ -27,17 +27,7 @@ async fn a_second_instance_on_the_same_address_fails_and_says_so() {
 #[tokio::test]
 async fn a_stop_under_load_fails_no_request() {
     let origin = Origin::start("app").await;
-    let mut gateway = Gateway::start(&format!(
-        r#"
-        runtime = {{ shutdown_delay = "1s", shutdown_grace = "20s" }}
-        listeners.web.address = "127.0.0.1:0"
-        admin.address = "127.0.0.1:0"
-        upstreams.app.endpoints = ["{}"]
-        routes.all = {{ match = {{ path = "/" }}, upstream = "app" }}
-        "#,
-        origin.address()
-    ))
-    .await;
+    let mut gateway = with(&origin, &[("runtime", "shutdown_delay = \"1s\"\nshutdown_grace = \"20s\"")]).await;
     let load = Load::start(gateway.address(), 4, |_, _| Request::get("/"));
     wait::until(SOON, "some load", || async { load.report().answers() > 100 }).await;
     gateway.process().signal("TERM");
@@ -53,7 +43,7 @@ async fn a_stop_under_load_fails_no_request() {
 async fn exchanges_in_flight_end_and_connections_close_after_them() {
     let origin = Origin::start("app").await;
     origin.on("/held", Behaviour::Hold(Box::new(Behaviour::Echo)));
-    let mut gateway = with_upstream(&origin, "").await;
+    let mut gateway = before(&origin).await;
     let address = gateway.address();
     let mut held = Connection::open(address).await.expect("to connect");
     held.send(&Request::get("/held").bytes(address)).await.expect("to send");
@@ -71,17 +61,7 @@ async fn exchanges_in_flight_end_and_connections_close_after_them() {
 async fn a_stop_waits_for_websockets_until_its_grace_is_over() {
     let origin = Origin::start("app").await;
     origin.set(Behaviour::WebSocket);
-    let mut gateway = Gateway::start(&format!(
-        r#"
-        runtime = {{ shutdown_grace = "2s" }}
-        listeners.web.address = "127.0.0.1:0"
-        admin.address = "127.0.0.1:0"
-        upstreams.app.endpoints = ["{}"]
-        routes.all = {{ match = {{ path = "/" }}, upstream = "app" }}
-        "#,
-        origin.address()
-    ))
-    .await;
+    let mut gateway = with(&origin, &[("runtime", "shutdown_grace = \"2s\"")]).await;
     let address = gateway.address();
     let mut socket = open(address).await;
     gateway.process().signal("TERM");
@@ -94,17 +74,7 @@ async fn a_stop_waits_for_websockets_until_its_grace_is_over() {
 #[tokio::test]
 async fn many_connections_are_spread_over_the_workers() {
     let origin = Origin::start("app").await;
-    let gateway = Gateway::start(&format!(
-        r#"
-        runtime.workers = 2
-        listeners.web.address = "127.0.0.1:0"
-        admin.address = "127.0.0.1:0"
-        upstreams.app.endpoints = ["{}"]
-        routes.all = {{ match = {{ path = "/" }}, upstream = "app" }}
-        "#,
-        origin.address()
-    ))
-    .await;
+    let gateway = with(&origin, &[("runtime", "workers = 2")]).await;
     let mut clients = Vec::new();
     for index in 0..200 {
         let mut client = Connection::open(gateway.address()).await.expect("to connect");
@@ -124,16 +94,9 @@ async fn many_connections_are_spread_over_the_workers() {
 #[tokio::test]
 async fn silent_and_slow_clients_are_let_go() {
     let origin = Origin::start("app").await;
-    let gateway = Gateway::start(&format!(
-        r#"
-        listeners.web = {{ address = "127.0.0.1:0", header_timeout = "1s", idle_timeout = "1s", max_connections = 3 }}
-        admin.address = "127.0.0.1:0"
-        upstreams.app.endpoints = ["{}"]
-        routes.all = {{ match = {{ path = "/" }}, upstream = "app" }}
-        "#,
-        origin.address()
-    ))
-    .await;
+    let gateway =
+        with(&origin, &[("listeners.web", "header_timeout = \"1s\"\nidle_timeout = \"1s\"\nmax_connections = 3")])
+            .await;
     let address = gateway.address();
     let mut silent = Connection::open(address).await.expect("to connect");
     let mut slow = Connection::open(address).await.expect("to connect");
