@@ -77,11 +77,11 @@ impl LocalSnapshot {
 
     /// Whether routes, or the names of upstreams, are others than in the view before.
     pub(super) fn names_changed(&self, before: &Self) -> bool {
-        let labels = |view: &Self| -> Vec<Option<Arc<str>>> {
-            let label = |local: &Rc<LocalUpstream>| Arc::clone(&local.upstream.label);
-            view.upstreams.iter().map(|local| local.as_ref().map(label)).collect()
-        };
-        !Arc::ptr_eq(self.table(), before.table()) || labels(self) != labels(before)
+        !Arc::ptr_eq(self.table(), before.table()) || !self.labels().eq(before.labels())
+    }
+
+    fn labels(&self) -> impl Iterator<Item = Option<&str>> {
+        self.upstreams.iter().map(|local| local.as_ref().map(|local| &*local.upstream.label))
     }
 
     /// All upstreams.
