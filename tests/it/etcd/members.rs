@@ -30,6 +30,16 @@ impl Three {
         assert_eq!(used.len(), 1, "one member serves until it fails");
         used[0]
     }
+
+    /// Adds an endpoint `b` while a member is away; the others may have to elect a leader first.
+    async fn write_without(&self, away: usize) {
+        let other = &self.members[(away + 1) % 3];
+        wait::until(SOON, "a write", || async {
+            let put = serde_json::json!({ "key": base64(&key("users", "b")), "value": base64("10.0.0.2:80") });
+            other.try_call("kv/put", put).await.is_ok()
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
@@ -39,14 +49,8 @@ async fn a_killed_member_is_left_and_nothing_is_lost() {
     let running = run(&three.settings(), &["users"]);
     running.shows(&of("users"), &["a 10.0.0.1:80"]).await;
     let in_use = three.in_use();
-    let other = (in_use + 1) % 3;
     three.members[in_use].kill();
-    // Written in the gap; the others may have to elect a leader first.
-    wait::until(SOON, "a write", || async {
-        let put = serde_json::json!({ "key": base64(&key("users", "b")), "value": base64("10.0.0.2:80") });
-        three.members[other].try_call("kv/put", put).await.is_ok()
-    })
-    .await;
+    three.write_without(in_use).await;
     running.shows(&of("users"), &["a 10.0.0.1:80", "b 10.0.0.2:80"]).await;
     never_lost(&running, "users", "a 10.0.0.1:80");
     running.stop().await;
@@ -59,13 +63,8 @@ async fn a_frozen_member_is_left_after_its_silence() {
     let running = run(&three.settings(), &["users"]);
     running.shows(&of("users"), &["a 10.0.0.1:80"]).await;
     let in_use = three.in_use();
-    let other = (in_use + 1) % 3;
     three.members[in_use].freeze();
-    wait::until(SOON, "a write", || async {
-        let put = serde_json::json!({ "key": base64(&key("users", "b")), "value": base64("10.0.0.2:80") });
-        three.members[other].try_call("kv/put", put).await.is_ok()
-    })
-    .await;
+    three.write_without(in_use).await;
     running.shows(&of("users"), &["a 10.0.0.1:80", "b 10.0.0.2:80"]).await;
     three.members[in_use].thaw();
     never_lost(&running, "users", "a 10.0.0.1:80");
