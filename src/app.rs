@@ -15,6 +15,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Readiness};
+use crate::control::command::Commands;
+use crate::control::overlay::Overlay;
 use crate::control::{Control, Rules};
 use crate::discovery::consul::ConsulProvider;
 use crate::discovery::dns::DnsProvider;
@@ -141,7 +143,10 @@ impl App {
 
         let (snapshot, snapshots) = watch::channel(Arc::new(Snapshot::empty()));
         let rules = Rules::of(&settings.discovery);
-        let control = Control { providers: discovery.states, rules, wanted, snapshot };
+        let (commands, orders) = Commands::channel();
+        let (overlay, _) = watch::channel(Arc::new(Overlay::default()));
+        let accepts = discovery.accepts;
+        let control = Control { providers: discovery.states, rules, wanted, snapshot, orders, overlay, accepts };
         tasks.spawn(control.run(shutdown.clone()));
         tasks.spawn(Prober::new().run(snapshots.clone(), shutdown.clone()));
 
@@ -162,6 +167,7 @@ impl App {
             listeners: listeners.clone(),
             snapshot: snapshots,
             providers: statuses,
+            commands,
             metrics,
             readiness: Arc::clone(&readiness),
             started_at,
@@ -216,6 +222,7 @@ struct Discovering {
     providers: Vec<Box<dyn Provider>>,
     states: BTreeMap<ProviderId, watch::Receiver<Arc<ProviderState>>>,
     statuses: Vec<Arc<ProviderStatus>>,
+    accepts: BTreeMap<ProviderId, watch::Sender<u64>>,
 }
 
 impl Discovering {
@@ -252,6 +259,7 @@ impl Discovering {
     fn publisher(&mut self, id: ProviderId) -> Publisher {
         let (publisher, states) = Publisher::new(id);
         self.statuses.push(Arc::clone(publisher.status()));
+        self.accepts.insert(id, publisher.accepts());
         self.states.insert(id, states);
         publisher
     }

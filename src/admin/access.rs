@@ -32,6 +32,25 @@ pub(super) fn judge(admin: &Admin, uri: &Uri, headers: &HeaderMap) -> Result<Opt
     }
 }
 
+/// Whether a request that changes something may do so: not when a browser sends it for another site's page, be it with
+/// an operator's remembered password or from an operator's own machine. Browsers say so themselves by `Sec-Fetch-Site`
+/// (W3C Fetch Metadata), older ones by `Origin` (RFC 6454); what is no browser sends neither.
+///
+/// # Errors
+/// A request from another origin.
+pub(super) fn judge_origin(headers: &HeaderMap) -> Result<(), ApiError> {
+    let all = |name: &str, fits: &dyn Fn(&str) -> bool| {
+        headers.get_all(name).iter().all(|value| value.to_str().is_ok_and(fits))
+    };
+    if headers.contains_key("sec-fetch-site") {
+        let near = all("sec-fetch-site", &|site| matches!(site, "same-origin" | "none"));
+        return if near { Ok(()) } else { Err(ApiError::ForeignOrigin) };
+    }
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let own = |origin: &str| origin.split_once("://").is_some_and(|(_, authority)| Some(authority) == host);
+    if all("origin", &own) { Ok(()) } else { Err(ApiError::ForeignOrigin) }
+}
+
 fn shows(token: &Secret, headers: &HeaderMap) -> bool {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return false };
@@ -139,6 +158,37 @@ mod tests {
         }
         let open = judge(&admin(Some("s3cret"), true), &Uri::from_static("/metrics"), &HeaderMap::new());
         assert!(matches!(open, Ok(None)));
+    }
+
+    #[test]
+    fn pages_of_other_sites_change_nothing() {
+        let judged = |headers: &[(&'static str, &'static str)]| {
+            let headers = headers
+                .iter()
+                .map(|(name, value)| (header::HeaderName::from_static(name), HeaderValue::from_static(value)));
+            let host = [(header::HOST, HeaderValue::from_static("localhost:9901"))];
+            judge_origin(&headers.chain(host).collect()).is_ok()
+        };
+        for near in [
+            &[][..],
+            &[("sec-fetch-site", "same-origin")],
+            &[("sec-fetch-site", "none")],
+            &[("origin", "http://localhost:9901")],
+            &[("origin", "https://evil.example"), ("sec-fetch-site", "same-origin")],
+        ] {
+            assert!(judged(near), "{near:?}");
+        }
+        for far in [
+            &[("sec-fetch-site", "cross-site")][..],
+            &[("sec-fetch-site", "same-site")],
+            &[("sec-fetch-site", "")],
+            &[("origin", "null")],
+            &[("origin", "http://localhost:3000")],
+            &[("origin", "http://evil.example")],
+            &[("origin", "http://localhost:9901.evil.example")],
+        ] {
+            assert!(!judged(far), "{far:?}");
+        }
     }
 
     #[test]

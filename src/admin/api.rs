@@ -6,13 +6,14 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State as Shared};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use http::{HeaderName, HeaderValue, StatusCode, Uri, header};
 use serde_json::json;
 
 use super::State;
 use super::access::{self, Authorised};
+use super::command;
 use super::error::ApiError;
 use super::view::{Freshness, List, config, provider, route, status, upstream};
 use crate::snapshot::Snapshot;
@@ -29,7 +30,10 @@ pub(super) fn router(state: State) -> Router {
         .route("/api/v1/routes", get(async |Shared(state): Of| Json(route::list(&state.now()))))
         .route("/api/v1/upstreams", get(upstreams))
         .route("/api/v1/upstreams/{name}", get(one_upstream))
+        .route("/api/v1/upstreams/{name}/endpoints/{address}/drain", post(command::drain))
+        .route("/api/v1/upstreams/{name}/endpoints/{address}/undrain", post(command::undrain))
         .route("/api/v1/providers", get(providers))
+        .route("/api/v1/providers/{name}/accept", post(command::accept))
         .route("/api/v1/config", get(async |Shared(state): Of| Json(config::view(&state.settings, &state.now()))))
         .fallback(async |uri: Uri| ApiError::NotFound(format!("there is nothing at {}", uri.path())))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
@@ -85,6 +89,9 @@ async fn providers(Shared(state): Of) -> Json<List<provider::ProviderView>> {
 
 /// Lets in who may ask, and notes who may see everything.
 async fn guard(Shared(state): Of, mut request: Request, next: Next) -> Result<Response, ApiError> {
+    if !request.method().is_safe() {
+        access::judge_origin(request.headers())?;
+    }
     if let Some(authorised) = access::judge(&state.settings.admin, request.uri(), request.headers())? {
         request.extensions_mut().insert(authorised);
     }
@@ -120,6 +127,7 @@ mod tests {
     use super::*;
     use crate::admin::view::sample;
     use crate::admin::{Readiness, metrics};
+    use crate::control::command::Commands;
     use crate::spec::settings::Secret;
     use crate::telemetry::prometheus::Metrics;
 
@@ -136,6 +144,7 @@ mod tests {
             settings: Arc::new(settings),
             snapshot,
             providers: Vec::new(),
+            commands: Commands::channel().0,
             metrics,
             readiness: Readiness::new(),
             started_at,

@@ -14,15 +14,24 @@ pub(super) enum ApiError {
     /// Without a token only names of this machine are believed: a page may point its own name here (DNS rebinding).
     #[error("without `admin.token_file` the Host must be localhost or a loopback address")]
     ForeignHost,
+    /// A page of somebody else's site may send requests here by the browser of an operator.
+    #[error("a request that changes something must not come from another site's page")]
+    ForeignOrigin,
     /// There is no such thing.
     #[error("{0}")]
     NotFound(String),
     /// There is, but not for this method.
-    #[error("only GET and HEAD are understood here")]
+    #[error("this method is not understood here; `Allow` says which are")]
     MethodNotAllowed,
     /// The request can't be read.
     #[error("{0}")]
     Malformed(String),
+    /// It can be read, and cannot be done.
+    #[error("{0}")]
+    Refused(String),
+    /// Nobody is there to do it now.
+    #[error("{0}")]
+    Unavailable(String),
     /// Our own fault.
     #[error("{0}")]
     Internal(String),
@@ -32,10 +41,12 @@ impl ApiError {
     fn status(&self) -> StatusCode {
         match self {
             Self::Unauthorised => StatusCode::UNAUTHORIZED,
-            Self::ForeignHost => StatusCode::FORBIDDEN,
+            Self::ForeignHost | Self::ForeignOrigin => StatusCode::FORBIDDEN,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::Refused(_) => StatusCode::CONFLICT,
+            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -44,9 +55,12 @@ impl ApiError {
         match self {
             Self::Unauthorised => "unauthorised",
             Self::ForeignHost => "foreign_host",
+            Self::ForeignOrigin => "foreign_origin",
             Self::NotFound(_) => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::Malformed(_) => "malformed",
+            Self::Refused(_) => "refused",
+            Self::Unavailable(_) => "unavailable",
             Self::Internal(_) => "internal",
         }
     }

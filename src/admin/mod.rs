@@ -1,5 +1,5 @@
-//! The admin API: what the gateway is doing, for people, scripts and Prometheus. It only reads: the
-//! snapshot, the status of providers, counters. No request waits for a worker.
+//! The admin API: what the gateway is doing, for people, scripts and Prometheus. It reads the snapshot, the
+//! status of providers and counters; what operators say it passes on to control. No request waits for a worker.
 //!
 //! Who may ask is decided in [`access`] before anything else is looked at; views are pure functions of what
 //! is read.
@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 
+use crate::control::command::Commands;
 use crate::discovery::status::ProviderStatus;
 use crate::snapshot::Snapshot;
 use crate::spec::name::Name;
@@ -18,6 +19,7 @@ use crate::telemetry::prometheus::Metrics;
 
 mod access;
 mod api;
+mod command;
 mod error;
 pub mod metrics;
 pub mod readiness;
@@ -38,6 +40,8 @@ pub struct State {
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
     /// All providers that are on.
     pub providers: Vec<Arc<ProviderStatus>>,
+    /// Where operators' commands go.
+    pub commands: Commands,
     /// What `/metrics` renders.
     pub metrics: Metrics,
     /// What `/readyz` says.

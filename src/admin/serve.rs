@@ -99,6 +99,7 @@ mod tests {
     use super::*;
     use crate::admin::Readiness;
     use crate::admin::view::sample;
+    use crate::control::command::Commands;
     use crate::telemetry::prometheus::Metrics;
 
     async fn served() -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
@@ -108,6 +109,7 @@ mod tests {
             listeners: Vec::new(),
             snapshot,
             providers: Vec::new(),
+            commands: Commands::channel().0,
             metrics: Metrics::new().expect("a registry"),
             readiness: Readiness::new(),
             started_at: SystemTime::now(),

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use reqwest::Method;
 use serde_json::Value;
 
 use super::table::printable;
@@ -36,7 +37,28 @@ pub(super) fn show(
     out: &mut dyn Write,
     remarks: &mut dyn Write,
 ) -> u8 {
-    match access.ask(path) {
+    shown(access, access.ask(path), render, out, remarks)
+}
+
+/// Tells the gateway something and shows its answer.
+pub(super) fn tell(access: &Access, path: &str, out: &mut dyn Write, remarks: &mut dyn Write) -> u8 {
+    let message = |answer: &Value| printable(&text(answer.get("message")));
+    shown(access, access.send(Method::POST, path), message, out, remarks)
+}
+
+/// A text as one segment of a path.
+pub(super) fn segment(text: &str) -> impl std::fmt::Display {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC)
+}
+
+fn shown(
+    access: &Access,
+    answer: Result<Value, String>,
+    render: fn(&Value) -> String,
+    out: &mut dyn Write,
+    remarks: &mut dyn Write,
+) -> u8 {
+    match answer {
         Ok(answer) => {
             let text = if access.json { format!("{answer:#}") } else { render(&answer) };
             say(out, &text);
@@ -56,6 +78,10 @@ fn url(text: &str) -> Result<String, Infallible> {
 
 impl Access {
     fn ask(&self, path: &str) -> Result<Value, String> {
+        self.send(Method::GET, path)
+    }
+
+    fn send(&self, method: Method, path: &str) -> Result<Value, String> {
         let token = self.token()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
@@ -73,7 +99,7 @@ impl Access {
                 .redirect(reqwest::redirect::Policy::none())
                 .build()
                 .map_err(|error| format!("no HTTP client: {error}"))?;
-            let mut request = client.get(format!("{}{path}", self.admin.trim_end_matches('/')));
+            let mut request = client.request(method, format!("{}{path}", self.admin.trim_end_matches('/')));
             if let Some(token) = &token {
                 request = request.bearer_auth(token);
             }

@@ -43,6 +43,17 @@ enum Command {
     Routes(admin::Access),
     /// Lists the upstreams and endpoints of a running gateway
     Upstreams(admin::Access),
+    /// Gives an endpoint of an upstream no new requests, until it is undrained
+    Drain(Place),
+    /// Lets a drained endpoint take requests again
+    Undrain(Place),
+    /// Ends what a provider holds back: what its registry shows is right
+    Accept {
+        /// The provider, as `fleetgate status` names it
+        provider: String,
+        #[command(flatten)]
+        access: admin::Access,
+    },
     /// Prints the JSON Schema of the configuration, for editors
     Schema,
     /// Prints completions for a shell
@@ -53,6 +64,17 @@ enum Command {
     /// A small HTTP service that registers itself, for trying things out
     #[command(hide = true)]
     SampleService(sample::Arguments),
+}
+
+/// An endpoint, and how to reach the gateway.
+#[derive(Clone, Debug, clap::Args)]
+struct Place {
+    /// The upstream
+    upstream: String,
+    /// The endpoint's address, as `fleetgate upstreams` shows it
+    address: String,
+    #[command(flatten)]
+    access: admin::Access,
 }
 
 /// Where the configuration is.
@@ -78,6 +100,12 @@ pub fn main() -> ExitCode {
         Command::Status(access) => admin::show(&access, "/api/v1/status", status::render, stdout, stderr),
         Command::Routes(access) => admin::show(&access, "/api/v1/routes", routes::render, stdout, stderr),
         Command::Upstreams(access) => admin::show(&access, "/api/v1/upstreams", upstreams::render, stdout, stderr),
+        Command::Drain(place) => place.tell("drain", stdout, stderr),
+        Command::Undrain(place) => place.tell("undrain", stdout, stderr),
+        Command::Accept { provider, access } => {
+            let path = format!("/api/v1/providers/{}/accept", admin::segment(&provider));
+            admin::tell(&access, &path, stdout, stderr)
+        }
         Command::Schema => {
             say(stdout, &format!("{:#}", crate::config::schema()));
             FINE
@@ -91,6 +119,14 @@ pub fn main() -> ExitCode {
         Command::SampleService(arguments) => sample_service(arguments, stderr),
     };
     ExitCode::from(code)
+}
+
+impl Place {
+    fn tell(&self, word: &str, out: &mut dyn Write, remarks: &mut dyn Write) -> u8 {
+        let (upstream, address) = (admin::segment(&self.upstream), admin::segment(&self.address));
+        let path = format!("/api/v1/upstreams/{upstream}/endpoints/{address}/{word}");
+        admin::tell(&self.access, &path, out, remarks)
+    }
 }
 
 fn sample_service(arguments: sample::Arguments, stderr: &mut dyn Write) -> u8 {

@@ -1,7 +1,7 @@
 //! Defines how the next snapshot is made of what was merged and of the one before. Pure: equal input gives the same
 //! objects, and an endpoint or upstream that was there before keeps its state whatever else changed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 
 use super::grace::Grace;
-use super::merge::{Merged, MergedRoute, MergedUpstream};
+use super::merge::{Merged, MergedRoute, MergedUpstream, absent};
 use crate::snapshot::target::seed;
 use crate::snapshot::{Endpoint, EndpointState, Route, RouteState, RouteTable, Snapshot, Target, Upstream};
 use crate::spec::document::Kind;
@@ -36,7 +36,8 @@ struct Input {
     resolved: BTreeMap<Arc<str>, Arc<[EndpointSpec]>>,
     held: bool,
     known: bool,
-    duplicates: Vec<Problem>,
+    drained: Arc<BTreeSet<SocketAddr>>,
+    remarks: Vec<Problem>,
 }
 
 /// All that routes are resolved by: upstreams by label with their provider, slot and subsets' names. Equal for two
@@ -61,7 +62,7 @@ impl Builder {
         let upstreams = self.upstreams(merged, before);
         let routes = self.routes(merged, before, &upstreams);
         let mut report = merged.report.clone();
-        report.remarks.extend(self.inputs.values().flat_map(|input| input.duplicates.iter().cloned()));
+        report.remarks.extend(self.inputs.values().flat_map(|input| input.remarks.iter().cloned()));
         let report = if report == *before.report { Arc::clone(&before.report) } else { Arc::new(report) };
 
         let same_upstreams = upstreams.len() == before.upstreams.len()
@@ -128,8 +129,12 @@ impl Builder {
         let states: HashMap<SocketAddr, &Arc<EndpointState>> = before
             .map(|before| before.endpoints.iter().map(|endpoint| (endpoint.address, &endpoint.state)).collect())
             .unwrap_or_default();
-        let (folded, duplicates) = fold(merged);
-        let endpoints: Vec<Endpoint> = folded
+        let (folded, mut remarks) = fold(merged);
+        if merged.known {
+            let gone = merged.drained.iter().filter(|address| !folded.contains_key(address));
+            remarks.extend(gone.map(|address| absent(label, *address)));
+        }
+        let mut endpoints: Vec<Endpoint> = folded
             .into_iter()
             .map(|(address, spec)| Endpoint {
                 address,
@@ -137,17 +142,23 @@ impl Builder {
                 labels: Arc::clone(&spec.labels),
                 status: spec.status,
                 held: merged.held,
+                drained: merged.drained.contains(&address),
                 state: states.get(&address).map_or_else(|| Arc::new(EndpointState::new(address)), |s| Arc::clone(s)),
             })
             .collect();
-        self.inputs.insert(Arc::clone(label), Input::of(merged, duplicates));
+        self.inputs.insert(Arc::clone(label), Input::of(merged, remarks));
 
-        let stays = |before: &&Arc<Upstream>| {
+        if !merged.known
+            && endpoints.is_empty()
+            && let Some(before) = before.filter(|before| !before.endpoints.is_empty())
+            && self.grace.lasts(Kind::Upstream, label)
+        {
             // Its new source has not answered: those of the former one still serve.
-            !merged.known && endpoints.is_empty() && !before.endpoints.is_empty()
-        };
-        let waits = before.filter(stays).is_some() && self.grace.lasts(Kind::Upstream, label);
-        let same_endpoints = before.filter(|before| waits || *before.endpoints == *endpoints);
+            let drained = |endpoint: &Endpoint| merged.drained.contains(&endpoint.address);
+            let stay = before.endpoints.iter();
+            endpoints = stay.map(|endpoint| Endpoint { drained: drained(endpoint), ..endpoint.clone() }).collect();
+        }
+        let same_endpoints = before.filter(|before| *before.endpoints == *endpoints);
         let same_settings = before.filter(|before| *before.settings == merged.spec.settings);
         if let (Some(before), Some(_)) = (same_endpoints, same_settings)
             && before.provider == merged.provider
@@ -274,14 +285,15 @@ fn resolved_alike(a: &Route, b: &Route) -> bool {
 }
 
 impl Input {
-    fn of(merged: &MergedUpstream, duplicates: Vec<Problem>) -> Self {
+    fn of(merged: &MergedUpstream, remarks: Vec<Problem>) -> Self {
         Self {
             spec: Arc::clone(&merged.spec),
             endpoints: Arc::clone(&merged.endpoints),
             resolved: merged.resolved.clone(),
             held: merged.held,
             known: merged.known,
-            duplicates,
+            drained: Arc::clone(&merged.drained),
+            remarks,
         }
     }
 
@@ -295,6 +307,7 @@ impl Input {
                 .all(|(host, known)| merged.resolved.get(host).is_some_and(|other| Arc::ptr_eq(known, other)))
             && self.held == merged.held
             && self.known == merged.known
+            && self.drained == merged.drained
     }
 }
 

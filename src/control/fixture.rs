@@ -13,12 +13,14 @@ use crate::spec::problem::Problem;
 use crate::spec::source::Source;
 
 use super::merge::{Merged, Rules, merge};
+use super::overlay::Overlay;
 
 /// All providers' states, and the rules.
 pub(super) struct World {
     documents: BTreeMap<ProviderId, FileSet>,
     pub(super) states: BTreeMap<ProviderId, Arc<ProviderState>>,
     pub(super) rules: Rules,
+    pub(super) overlay: Overlay,
 }
 
 impl World {
@@ -27,7 +29,7 @@ impl World {
         let precedence = vec![ProviderId::File, ProviderId::Etcd, ProviderId::ConsulKv];
         let rules = Rules { precedence, etcd_prefix: Some("/fleetgate/".to_owned()), consul: true };
         let states = ProviderId::ALL.into_iter().map(|id| (id, Arc::default())).collect();
-        Self { documents: BTreeMap::new(), states, rules }
+        Self { documents: BTreeMap::new(), states, rules, overlay: Overlay::default() }
     }
 
     /// A provider's documents, in the form of one TOML file.
@@ -58,7 +60,7 @@ impl World {
     }
 
     pub(super) fn merge(&self) -> Merged {
-        merge(&self.states, &self.rules)
+        merge(&self.states, &self.rules, &self.overlay)
     }
 }
 
@@ -118,8 +120,9 @@ pub(super) fn told(snapshot: &Snapshot) -> String {
             .expect("text");
         for endpoint in upstream.endpoints.iter() {
             let held = if endpoint.held { " held" } else { "" };
+            let drained = if endpoint.drained { " drained" } else { "" };
             let (weight, labels) = (endpoint.weight, &endpoint.labels);
-            writeln!(text, "  {} weight {weight} {labels:?} {:?}{held}", endpoint.address, endpoint.status)
+            writeln!(text, "  {} weight {weight} {labels:?} {:?}{held}{drained}", endpoint.address, endpoint.status)
                 .expect("text");
         }
     }

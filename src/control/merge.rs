@@ -1,8 +1,10 @@
 //! Defines who wins: of all providers' documents and endpoints, what there is. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::overlay::Overlay;
 use crate::discovery::state::{Origin, ProviderState};
 use crate::snapshot::Report;
 use crate::snapshot::report::Shadowed;
@@ -67,10 +69,12 @@ pub(super) struct MergedUpstream {
     pub(super) resolved: BTreeMap<Arc<str>, Arc<[EndpointSpec]>>,
     pub(super) held: bool,
     pub(super) known: bool,
+    /// Addresses that operators took out of use, present or not.
+    pub(super) drained: Arc<BTreeSet<SocketAddr>>,
 }
 
-/// Merges all states.
-pub(super) fn merge(states: &BTreeMap<ProviderId, Arc<ProviderState>>, rules: &Rules) -> Merged {
+/// Merges all states, and lays the overlay over them.
+pub(super) fn merge(states: &BTreeMap<ProviderId, Arc<ProviderState>>, rules: &Rules, overlay: &Overlay) -> Merged {
     let mut merged = Merged::default();
     let documents: Vec<(ProviderId, &Documents)> =
         in_order(states, rules).into_iter().filter_map(|(id, state)| Some((id, state.documents.as_deref()?))).collect();
@@ -100,6 +104,7 @@ pub(super) fn merge(states: &BTreeMap<ProviderId, Arc<ProviderState>>, rules: &R
         let problems = state.sources.values().flat_map(|source| source.problems.iter().cloned());
         merged.report.rejected.extend(problems.map(|problem| (*provider, problem)));
     }
+    merged.lay_over(overlay);
     merged
 }
 
@@ -172,6 +177,15 @@ impl Merged {
         }
     }
 
+    fn lay_over(&mut self, overlay: &Overlay) {
+        for (label, drained) in overlay.upstreams() {
+            match self.upstreams.get_mut(label) {
+                Some(upstream) => upstream.drained = overlay.of(label),
+                None => self.report.remarks.extend(drained.iter().map(|address| absent(label, *address))),
+            }
+        }
+    }
+
     fn add_upstream(
         &mut self,
         label: Arc<str>,
@@ -225,8 +239,18 @@ impl Merged {
             Address::Ip(_) => None,
         });
         let known = known && named.into_iter().all(|host| resolved.contains_key(host));
-        self.upstreams.insert(label, MergedUpstream { name, provider, spec, source, endpoints, resolved, held, known });
+        let drained = Arc::default();
+        let upstream = MergedUpstream { name, provider, spec, source, endpoints, resolved, held, known, drained };
+        self.upstreams.insert(label, upstream);
     }
+}
+
+/// A drain outlives its endpoint, so that a restart of the service does not end it; somebody has to know.
+pub(super) fn absent(upstream: &str, address: SocketAddr) -> Problem {
+    let text = format!(
+        "{address} is drained by an operator and not there; `fleetgate undrain {upstream} {address}` forgets it"
+    );
+    Problem::new("operator", format!("upstreams.{upstream}"), text)
 }
 
 fn off(name: &Name, section: &str) -> Problem {

@@ -2,14 +2,15 @@
 //!
 //! [`merge`] decides who defines what (pure), [`build`] makes the next snapshot of it and of the one before
 //! (pure: what did not change is the same object), [`pace`] decides when it goes out, [`grace`] what stays until
-//! its replacement was read, and [`Control::run`] is the loop.
+//! its replacement was read, [`command`] is what operators say, [`overlay`] what of that is kept, and
+//! [`Control::run`] is the loop.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::select_all;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -19,13 +20,17 @@ use crate::spec::name::ProviderId;
 use crate::spec::source::Source;
 
 mod build;
+pub mod command;
 #[cfg(test)]
 mod fixture;
 mod grace;
 mod merge;
+pub mod overlay;
 mod pace;
 
+use command::{Command, Order, Outcome, Refusal};
 pub use merge::Rules;
+use overlay::Overlay;
 
 /// What control reads and writes.
 pub struct Control {
@@ -37,6 +42,13 @@ pub struct Control {
     pub wanted: watch::Sender<Arc<BTreeSet<Source>>>,
     /// What workers serve from.
     pub snapshot: watch::Sender<Arc<Snapshot>>,
+    /// What operators say.
+    pub orders: mpsc::Receiver<Order>,
+    /// What is kept of it; its first value is in force from the start.
+    pub overlay: watch::Sender<Arc<Overlay>>,
+    /// Counts, for each provider, how often an operator accepted what its registry shows. A watch that holds
+    /// something back listens; without a listener the command is refused.
+    pub accepts: BTreeMap<ProviderId, watch::Sender<u64>>,
 }
 
 impl Control {
@@ -61,6 +73,16 @@ impl Control {
                     let at = pace.publish_at(Instant::now(), urgent);
                     due = Some(due.map_or(at, |due| due.min(at)));
                 }
+                Some(order) = self.orders.recv() => {
+                    let outcome = self.obey(&order.command, &states);
+                    if matches!(outcome, Ok(Outcome::Done(_))) {
+                        pace.published(Instant::now());
+                        self.publish(&states, &mut builder, &mut retired);
+                        due = builder.due();
+                    }
+                    // Who gave it may have gone away; it holds all the same.
+                    let _ = order.answer.send(outcome);
+                }
                 () = sleep_until(publish_at), if publish_at.is_some() => {}
             }
             if due.is_some_and(|due| due <= Instant::now()) {
@@ -77,7 +99,7 @@ impl Control {
         builder: &mut build::Builder,
         retired: &mut Vec<Arc<RouteTable>>,
     ) {
-        let merged = merge::merge(states, &self.rules);
+        let merged = merge::merge(states, &self.rules, &self.overlay.borrow().clone());
         self.wanted.send_if_modified(|wanted| {
             let changed = **wanted != merged.wanted;
             if changed {
@@ -95,6 +117,46 @@ impl Control {
         tell(&before.report, &next.report);
         tracing::debug!(generation = next.generation, routes = next.routes.routes().len(), "published a snapshot");
         self.snapshot.send_replace(Arc::new(next));
+    }
+}
+
+impl Control {
+    /// Does what an operator says; a changed overlay waits to be published.
+    fn obey(&self, command: &Command, states: &BTreeMap<ProviderId, Arc<ProviderState>>) -> Result<Outcome, Refusal> {
+        let (overlay, snapshot) = (Arc::clone(&self.overlay.borrow()), Arc::clone(&self.snapshot.borrow()));
+        let (changed, done) = match command {
+            Command::Drain(place) => (command::drained(&overlay, &snapshot, place)?, format!("{place} is drained")),
+            Command::Undrain(place) => {
+                (command::undrained(&overlay, &snapshot, place)?, format!("{place} is not drained"))
+            }
+            Command::Accept(provider) => return self.accept(*provider, states),
+        };
+        let Some(next) = changed else { return Ok(Outcome::Unchanged(format!("{done} already"))) };
+        self.overlay.send_replace(Arc::new(next));
+        tracing::info!("{done}, says an operator");
+        Ok(Outcome::Done(done))
+    }
+
+    fn accept(
+        &self,
+        provider: ProviderId,
+        states: &BTreeMap<ProviderId, Arc<ProviderState>>,
+    ) -> Result<Outcome, Refusal> {
+        let (Some(accepts), Some(state)) = (self.accepts.get(&provider), states.get(&provider)) else {
+            return Err(Refusal::Unknown(format!("provider `{provider}` is not on")));
+        };
+        let held = state.held();
+        if held == 0 {
+            return Ok(Outcome::Unchanged(format!("{provider} holds nothing")));
+        }
+        if accepts.receiver_count() == 0 {
+            let text = format!("what {provider} holds ends when its registry confirms or restores it, and not by hand");
+            return Err(Refusal::Impossible(text));
+        }
+        accepts.send_modify(|count| *count += 1);
+        let text = format!("what {provider} shows is accepted: {held} holds end");
+        tracing::info!("{text}, says an operator");
+        Ok(Outcome::Done(text))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::command::{Commands, Place};
 use super::fixture::{World, consul};
 use super::*;
 
@@ -12,6 +13,8 @@ struct Running {
     providers: BTreeMap<ProviderId, watch::Sender<Arc<ProviderState>>>,
     wanted: watch::Receiver<Arc<BTreeSet<Source>>>,
     snapshot: watch::Receiver<Arc<Snapshot>>,
+    commands: Commands,
+    accepts: BTreeMap<ProviderId, watch::Sender<u64>>,
 }
 
 impl Running {
@@ -22,15 +25,20 @@ impl Running {
         let providers = ends.iter().map(|(id, (sender, _))| (*id, sender.clone())).collect();
         let (wanted_sender, wanted) = watch::channel(Arc::default());
         let (snapshot_sender, snapshot) = watch::channel(Arc::new(Snapshot::empty()));
+        let (commands, orders) = Commands::channel();
+        let accepts: BTreeMap<_, _> = ProviderId::ALL.map(|id| (id, watch::channel(0).0)).into();
         let control = Control {
             providers: ends.into_iter().map(|(id, (_, receiver))| (id, receiver)).collect(),
             rules: world.rules.clone(),
             wanted: wanted_sender,
             snapshot: snapshot_sender,
+            orders,
+            overlay: watch::channel(Arc::default()).0,
+            accepts: accepts.clone(),
         };
         // Ends with the test's runtime.
         tokio::spawn(control.run(CancellationToken::new()));
-        Self { world, providers, wanted, snapshot }
+        Self { world, providers, wanted, snapshot, commands, accepts }
     }
 
     fn publish(&self, id: ProviderId) {
@@ -139,4 +147,67 @@ async fn what_waits_for_a_source_waits_no_longer_than_its_time() {
         .expect("control lives");
     let waited = begun.elapsed();
     assert!((5..=6).contains(&waited.as_secs()), "{waited:?}");
+}
+
+fn place(address: &str) -> Place {
+    Place { upstream: "u".into(), address: address.parse().expect("an address") }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_is_in_force_when_it_is_answered_and_survives_its_endpoint() {
+    let mut running = Running::start();
+    running.world.documents(ProviderId::File, ROUTES);
+    running.publish(ProviderId::File);
+    running.endpoints(&fleet(2));
+    running.snapshot.wait_for(|snapshot| snapshot.upstreams().any(|it| it.endpoints.len() == 2)).await.expect("lives");
+    let usable = |running: &Running| {
+        let snapshot = running.snapshot.borrow();
+        let upstream = snapshot.upstreams().next().expect("an upstream");
+        upstream
+            .usable(None)
+            .into_iter()
+            .map(|at| upstream.endpoints[at as usize].address.to_string())
+            .collect::<Vec<_>>()
+    };
+    let one = place("10.0.0.1:80");
+    let give = async |running: &Running, command| running.commands.give(command).await;
+
+    assert!(matches!(give(&running, Command::Undrain(one.clone())).await, Ok(Outcome::Unchanged(_))));
+    assert!(matches!(give(&running, Command::Drain(one.clone())).await, Ok(Outcome::Done(_))));
+    assert_eq!(usable(&running), ["10.0.0.2:80"]);
+    assert!(matches!(give(&running, Command::Drain(one.clone())).await, Ok(Outcome::Unchanged(_))));
+
+    running.endpoints("10.0.0.2:80");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(running.served(), ["10.0.0.2:80"]);
+    let remarks = running.snapshot.borrow().report.remarks.clone();
+    assert!(remarks.iter().any(|remark| remark.text.contains("10.0.0.1:80 is drained")), "{remarks:?}");
+    running.endpoints(&fleet(2));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(running.served().len(), 2);
+    assert_eq!(usable(&running), ["10.0.0.2:80"], "registered anew, and drained as before");
+
+    assert!(matches!(give(&running, Command::Undrain(one)).await, Ok(Outcome::Done(_))));
+    assert_eq!(usable(&running), ["10.0.0.1:80", "10.0.0.2:80"]);
+    for unknown in [place("10.0.0.9:80"), Place { upstream: "nobody".into(), ..place("10.0.0.1:80") }] {
+        for command in [Command::Drain(unknown.clone()), Command::Undrain(unknown.clone())] {
+            assert!(matches!(give(&running, command).await, Err(Refusal::Unknown(_))), "{unknown}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hold_is_accepted_by_those_who_hold() {
+    let mut running = Running::start();
+    running.world.documents(ProviderId::File, ROUTES);
+    running.publish(ProviderId::File);
+    let accept = Command::Accept(ProviderId::Consul);
+    assert!(matches!(running.commands.give(accept.clone()).await, Ok(Outcome::Unchanged(_))));
+    running.world.source_of(&consul("u"), &fleet(2), crate::discovery::state::Origin::Held, &[]);
+    running.publish(ProviderId::Consul);
+    running.settle().await;
+    assert!(matches!(running.commands.give(accept.clone()).await, Err(Refusal::Impossible(_))), "nobody listens");
+    let listener = running.accepts[&ProviderId::Consul].subscribe();
+    assert!(matches!(running.commands.give(accept).await, Ok(Outcome::Done(_))));
+    assert_eq!(*listener.borrow(), 1);
 }

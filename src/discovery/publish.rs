@@ -16,18 +16,31 @@ use crate::spec::source::Source;
 pub struct Publisher {
     slot: watch::Sender<Arc<ProviderState>>,
     status: Arc<ProviderStatus>,
+    accepts: watch::Sender<u64>,
 }
 
 impl Publisher {
     /// A publisher, and the end where control reads.
     pub fn new(id: ProviderId) -> (Self, watch::Receiver<Arc<ProviderState>>) {
         let (slot, reader) = watch::channel(Arc::new(ProviderState::default()));
-        (Self { slot, status: ProviderStatus::new(id) }, reader)
+        let (accepts, _) = watch::channel(0);
+        (Self { slot, status: ProviderStatus::new(id), accepts }, reader)
     }
 
     /// The provider's status.
     pub fn status(&self) -> &Arc<ProviderStatus> {
         &self.status
+    }
+
+    /// The end where operators accept what the provider's registry shows; counts how often.
+    pub fn accepts(&self) -> watch::Sender<u64> {
+        self.accepts.clone()
+    }
+
+    /// For a watch that holds something back: changes when an operator accepts what its registry shows, and its
+    /// holds end then. While nobody listens, the command is refused.
+    pub fn accepted(&self) -> watch::Receiver<u64> {
+        self.accepts.subscribe()
     }
 
     /// What is published now.

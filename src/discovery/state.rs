@@ -18,6 +18,13 @@ pub struct ProviderState {
     pub sources: BTreeMap<Source, SourceState>,
 }
 
+impl ProviderState {
+    /// How many of its sources hold back what their registry lost.
+    pub fn held(&self) -> usize {
+        self.sources.values().filter(|source| source.origin == Origin::Held).count()
+    }
+}
+
 /// What is known of one source.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SourceState {

@@ -185,6 +185,7 @@ mod tests {
                 labels: Arc::default(),
                 status: RegistryStatus::Unchecked,
                 held: false,
+                drained: false,
                 state: Arc::new(EndpointState::new(address)),
             }
         };

@@ -19,6 +19,8 @@ pub struct Endpoint {
     pub status: RegistryStatus,
     /// Lost by its registry in a suspicious way, and kept until that is confirmed.
     pub held: bool,
+    /// Taken out of use by an operator.
+    pub drained: bool,
     /// What survives every change of the above.
     pub state: Arc<EndpointState>,
 }
@@ -31,6 +33,7 @@ impl PartialEq for Endpoint {
             && self.labels == other.labels
             && self.status == other.status
             && self.held == other.held
+            && self.drained == other.drained
             && Arc::ptr_eq(&self.state, &other.state)
     }
 }
@@ -44,7 +47,7 @@ pub enum Standing {
     Untested,
     /// Active checks or the registry call it bad.
     Unhealthy,
-    /// Weight 0.
+    /// Weight 0, or drained by an operator.
     Draining,
     /// In maintenance.
     Maintenance,
@@ -53,6 +56,9 @@ pub enum Standing {
 impl Endpoint {
     /// Where it stands. `checked`: the upstream has an active health check.
     pub fn standing(&self, checked: bool) -> Standing {
+        if self.drained {
+            return Standing::Draining;
+        }
         match self.status {
             RegistryStatus::Maintenance => return Standing::Maintenance,
             RegistryStatus::Critical => return Standing::Unhealthy,
@@ -75,6 +81,9 @@ impl Endpoint {
     /// Why it stands so, for people.
     pub fn reasons(&self, checked: bool) -> Vec<String> {
         let mut reasons = Vec::new();
+        if self.drained {
+            reasons.push("drained by an operator".to_owned());
+        }
         match self.status {
             RegistryStatus::Critical => reasons.push("a registry check is critical".to_owned()),
             RegistryStatus::Maintenance => reasons.push("in maintenance in the registry".to_owned()),

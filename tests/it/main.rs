@@ -16,6 +16,7 @@ mod harness;
 mod http;
 mod live;
 mod metrics;
+mod operator;
 mod readme;
 mod routing_cost;
 mod sample;

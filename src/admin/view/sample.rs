@@ -106,6 +106,7 @@ fn endpoint(last: u8, version: &str) -> Endpoint {
         labels: Arc::new(labels(version)),
         status: RegistryStatus::Unchecked,
         held: false,
+        drained: false,
         state: Arc::new(EndpointState::new(address)),
     }
 }

@@ -56,7 +56,7 @@ pub enum State {
     Healthy,
     /// Checks fail, or none has passed yet and no registry vouches for it.
     Unhealthy,
-    /// Weight 0.
+    /// Weight 0, or drained by an operator.
     Draining,
     /// In maintenance.
     Maintenance,
@@ -199,6 +199,10 @@ mod tests {
         assert_eq!(state(|_| {}), "healthy");
         assert_eq!(state(|endpoint| endpoint.held = true), "held");
         assert_eq!(state(|endpoint| endpoint.weight = 0), "draining");
+        assert_eq!(
+            state(|endpoint| (endpoint.drained, endpoint.status) = (true, RegistryStatus::Critical)),
+            "draining"
+        );
         assert_eq!(state(|endpoint| endpoint.status = RegistryStatus::Warning), "healthy");
         assert_eq!(state(|endpoint| endpoint.status = RegistryStatus::Critical), "unhealthy");
         assert_eq!(state(|endpoint| endpoint.status = RegistryStatus::Maintenance), "maintenance");

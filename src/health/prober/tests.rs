@@ -26,6 +26,7 @@ fn upstream(states: &[Arc<EndpointState>], weight: u16, check: Option<HealthChec
         labels: Arc::default(),
         status: RegistryStatus::Unchecked,
         held: false,
+        drained: false,
         state: Arc::clone(state),
     };
     Upstream {
