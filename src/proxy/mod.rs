@@ -10,7 +10,6 @@ mod balance;
 mod connection;
 mod forward;
 mod frame;
-mod gate;
 mod headers;
 mod kept;
 mod listener;

@@ -14,7 +14,6 @@ use hyper::upgrade::OnUpgrade;
 use super::connection::ClientConnection;
 use super::forward::{Destination, forward};
 use super::frame::{Frame, Outgoing};
-use super::gate;
 use super::headers::{self, Noted};
 use super::local::{LocalRoute, LocalSnapshot};
 use super::tunnel;
@@ -23,7 +22,7 @@ use crate::exchange::body::{Bounds, ContinueGate, Side};
 use crate::exchange::header::{X_FLEETGATE_FLAG, X_REQUEST_ID};
 use crate::exchange::{Body, Flow, ProxyError};
 use crate::snapshot::target::{draw, sticky_key};
-use crate::snapshot::{RequestView, RouteState};
+use crate::snapshot::{RequestView, RouteState, gate};
 use crate::spec::route::Sticky;
 
 /// Serves one request.
@@ -67,7 +66,8 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
     let (worker, connection) = (Rc::clone(&frame.worker), Rc::clone(&frame.connection));
     let listener = &connection.listener.settings;
     frame.request_id = Some(headers::request_id(request.headers_mut(), noted, || worker.random()));
-    let passed = gate::check(&request, noted, listener).map_err(|(error, reason)| {
+    let transfer_encoding = noted.has(Noted::TRANSFER_ENCODING);
+    let passed = gate::check(&request, transfer_encoding, listener).map_err(|(error, reason)| {
         tracing::debug!(listener = %connection.listener.name, client = %frame.client, "refused a request: {reason}");
         error
     })?;
@@ -75,14 +75,7 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
 
     let (destination, set_cookie) = {
         let local = worker.local();
-        let view = RequestView {
-            listener: &connection.listener.name,
-            host: &passed.host,
-            path: passed.path.as_deref().unwrap_or(request.uri().path()),
-            method: request.method(),
-            headers: request.headers(),
-            query: request.uri().query(),
-        };
+        let view = passed.view(&request, &connection.listener.name);
         let position = local.table().find(&view).ok_or(ProxyError::NoRoute)?;
         let route = local.route(position, &worker.stats);
         frame.route = Some(Rc::clone(&route));

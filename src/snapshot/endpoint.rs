@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::Serialize;
+
 use crate::spec::endpoint::{Labels, RegistryStatus};
 
 /// One address of an upstream.
@@ -78,6 +80,17 @@ impl Endpoint {
         }
     }
 
+    /// Where it stands, in the word that users see.
+    pub fn state_name(&self, checked: bool) -> StateName {
+        match self.standing(checked) {
+            Standing::Healthy if self.held => StateName::Held,
+            Standing::Healthy => StateName::Healthy,
+            Standing::Untested | Standing::Unhealthy => StateName::Unhealthy,
+            Standing::Draining => StateName::Draining,
+            Standing::Maintenance => StateName::Maintenance,
+        }
+    }
+
     /// Why it stands so, for people.
     pub fn reasons(&self, checked: bool) -> Vec<String> {
         let mut reasons = Vec::new();
@@ -107,6 +120,38 @@ impl Endpoint {
             }
         }
         reasons
+    }
+}
+
+/// Where an endpoint stands, in the word that users see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StateName {
+    /// Takes traffic.
+    Healthy,
+    /// Checks fail, or none has passed yet and no registry vouches for it.
+    Unhealthy,
+    /// Weight 0, or drained by an operator.
+    Draining,
+    /// In maintenance.
+    Maintenance,
+    /// Takes traffic, though its registry lost it.
+    Held,
+}
+
+impl StateName {
+    /// Every state, in the order lists show them.
+    pub const ALL: [Self; 5] = [Self::Healthy, Self::Unhealthy, Self::Draining, Self::Maintenance, Self::Held];
+
+    /// The name users see.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+            Self::Draining => "draining",
+            Self::Maintenance => "maintenance",
+            Self::Held => "held",
+        }
     }
 }
 

@@ -1,5 +1,5 @@
-//! The immutable picture that the workers serve from, and the pure functions that read it: matching, the
-//! draw of a target, who is usable. Proxy and explain call the same functions, so that explain can't lie.
+//! The immutable picture that the workers serve from, and the pure functions that read it: the gate, matching,
+//! the draw of a target, who is usable. Proxy and explain call the same functions, so that explain can't lie.
 //!
 //! The only things that change in a published snapshot are the states behind its `Arc`s: an endpoint's
 //! health and counts, an upstream's epoch. They belong to an identity, not to a snapshot, and survive it.
@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 pub mod endpoint;
+pub mod gate;
 pub mod report;
 pub mod request;
 pub mod route;
@@ -15,9 +16,9 @@ pub mod table;
 pub mod target;
 pub mod upstream;
 
-pub use endpoint::{Endpoint, EndpointState, Health, Standing};
+pub use endpoint::{Endpoint, EndpointState, Health, Standing, StateName};
 pub use report::Report;
-pub use request::RequestView;
+pub use request::{RequestView, Unmet};
 pub use route::{Route, RouteState, Target};
 pub use table::RouteTable;
 pub use upstream::{Upstream, UpstreamState};

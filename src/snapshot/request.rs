@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, HeaderName, Method, header};
 
-use crate::spec::matching::{Conditions, ValueMatch};
+use crate::spec::matching::{Conditions, HostMatch, PathMatch, ValueMatch};
 use crate::spec::name::Name;
 
 /// A request as matching sees it, after the gate.
@@ -24,14 +24,51 @@ pub struct RequestView<'a> {
     pub query: Option<&'a str>,
 }
 
+/// A condition that a request does not meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmet<'c> {
+    /// None of the route's hosts.
+    Host(&'c [HostMatch]),
+    /// Another path.
+    Path(&'c PathMatch),
+    /// None of the route's methods.
+    Method(&'c [Method]),
+    /// None of the route's listeners.
+    Listener(&'c [Name]),
+    /// A header.
+    Header(&'c HeaderName, &'c ValueMatch),
+    /// A name in the query.
+    Query(&'c str, &'c ValueMatch),
+    /// A cookie.
+    Cookie(&'c str, &'c ValueMatch),
+}
+
 /// Whether all conditions hold. A name that comes several times holds when any of its values does.
 pub fn all_hold(conditions: &Conditions, request: &RequestView<'_>) -> bool {
-    conditions.headers.iter().all(|(name, wanted)| {
-        any_holds(wanted, request.headers.get_all(name).iter().map(|value| Cow::Borrowed(value.as_bytes())))
-    }) && conditions.query.iter().all(|(name, wanted)| any_holds(wanted, query_values(request.query, name)))
-        && conditions.cookies.iter().all(|(name, wanted)| {
-            any_holds(wanted, cookie_values(request.headers, name).map(|value| Cow::Borrowed(value.as_bytes())))
-        })
+    first_unmet(conditions, request).is_none()
+}
+
+/// The first condition that does not hold.
+#[inline]
+pub fn first_unmet<'c>(conditions: &'c Conditions, request: &RequestView<'_>) -> Option<Unmet<'c>> {
+    for (name, wanted) in &conditions.headers {
+        let values = request.headers.get_all(name).iter();
+        if !any_holds(wanted, values.map(|value| Cow::Borrowed(value.as_bytes()))) {
+            return Some(Unmet::Header(name, wanted));
+        }
+    }
+    for (name, wanted) in &conditions.query {
+        if !any_holds(wanted, query_values(request.query, name)) {
+            return Some(Unmet::Query(name, wanted));
+        }
+    }
+    for (name, wanted) in &conditions.cookies {
+        let values = cookie_values(request.headers, name);
+        if !any_holds(wanted, values.map(|value| Cow::Borrowed(value.as_bytes()))) {
+            return Some(Unmet::Cookie(name, wanted));
+        }
+    }
+    None
 }
 
 fn any_holds<'v>(wanted: &ValueMatch, values: impl Iterator<Item = Cow<'v, [u8]>>) -> bool {
@@ -43,7 +80,7 @@ fn any_holds<'v>(wanted: &ValueMatch, values: impl Iterator<Item = Cow<'v, [u8]>
 }
 
 /// The values of a name in a query, percent-decoded, `+` being a space.
-pub(super) fn query_values<'q>(query: Option<&'q str>, name: &'q str) -> impl Iterator<Item = Cow<'q, [u8]>> {
+pub fn query_values<'q>(query: Option<&'q str>, name: &'q str) -> impl Iterator<Item = Cow<'q, [u8]>> {
     form_urlencoded::parse(query.unwrap_or_default().as_bytes()).filter(move |(key, _)| key == name).map(
         |(_, value)| match value {
             Cow::Borrowed(value) => Cow::Borrowed(value.as_bytes()),

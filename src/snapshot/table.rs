@@ -10,9 +10,13 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use http::HeaderName;
 
-use super::request::{RequestView, all_hold, query_values};
+use super::request::{RequestView, Unmet, first_unmet, query_values};
 use super::route::Route;
 use crate::spec::matching::{Conditions, HostMatch, PathMatch, ValueMatch};
+
+mod candidates;
+
+pub use candidates::{Candidate, Candidates};
 
 /// All routes, in order, with their index.
 #[derive(Debug, Default)]
@@ -124,25 +128,43 @@ impl RouteTable {
     /// The first route in order whose every condition holds, as its position in [`RouteTable::routes`].
     pub fn find(&self, request: &RequestView<'_>) -> Option<usize> {
         let mut best = Best { entry: None, table: self, request };
+        self.walk(request, &mut best);
+        best.entry.map(|entry| entry.route as usize)
+    }
+
+    /// Shows a visitor all entries whose host and literal path fit.
+    #[inline]
+    fn walk(&self, request: &RequestView<'_>, visitor: &mut impl Visitor) {
         if !request.host.is_empty() {
             if !self.exact.is_empty()
                 && let Some(hosts) = self.exact.get(request.host)
             {
-                hosts.search(&mut best);
+                hosts.walk(request.path, visitor);
             }
             if !self.wildcard.is_empty() {
                 let mut rest = request.host;
                 while let Some((_, suffix)) = rest.split_once('.') {
                     if let Some(hosts) = self.wildcard.get(suffix) {
-                        hosts.search(&mut best);
+                        hosts.walk(request.path, visitor);
                     }
                     rest = suffix;
                 }
             }
         }
-        self.any.search(&mut best);
-        best.entry.map(|entry| entry.route as usize)
+        self.any.walk(request.path, visitor);
     }
+}
+
+/// What is shown the entries a request can fall into.
+trait Visitor {
+    /// Whether it wants to see a table whose lowest rank is this.
+    fn wants(&self, best: u32) -> bool;
+
+    /// Expressions, which may match the path or not.
+    fn expressions(&mut self, entries: &[Entry]);
+
+    /// The entries of one path.
+    fn bucket(&mut self, bucket: &Bucket);
 }
 
 /// The order of the contract, as a sortable key: smaller goes first.
@@ -183,17 +205,17 @@ impl HostTable {
         }
     }
 
-    fn search(&self, best: &mut Best<'_>) {
-        if !best.beatable_by(self.best) {
+    #[inline]
+    fn walk(&self, path: &str, visitor: &mut impl Visitor) {
+        if !visitor.wants(self.best) {
             return;
         }
-        let path = best.request.path;
         if !self.exact.is_empty()
             && let Some(bucket) = self.exact.get(path)
         {
-            bucket.search(best);
+            visitor.bucket(bucket);
         }
-        best.try_all(&self.expressions);
+        visitor.expressions(&self.expressions);
         if self.depths != 0 {
             // `/a/b/` is asked as `/a/b`: prefixes are kept without a trailing slash.
             let mut prefix = path.strip_suffix('/').unwrap_or(path);
@@ -202,7 +224,7 @@ impl HostTable {
                 if self.depths & (1 << depth.min(63)) != 0
                     && let Some(bucket) = self.prefixes.get(prefix)
                 {
-                    bucket.search(best);
+                    visitor.bucket(bucket);
                 }
                 let Some((parent, _)) = prefix.rsplit_once('/') else { break };
                 prefix = parent;
@@ -270,6 +292,23 @@ struct Best<'a> {
     request: &'a RequestView<'a>,
 }
 
+impl Visitor for Best<'_> {
+    #[inline]
+    fn wants(&self, best: u32) -> bool {
+        self.beatable_by(best)
+    }
+
+    #[inline]
+    fn expressions(&mut self, entries: &[Entry]) {
+        self.try_all(entries);
+    }
+
+    #[inline]
+    fn bucket(&mut self, bucket: &Bucket) {
+        bucket.search(self);
+    }
+}
+
 impl Best<'_> {
     fn beatable_by(&self, rank: u32) -> bool {
         self.entry.is_none_or(|entry| rank < entry.rank)
@@ -281,7 +320,7 @@ impl Best<'_> {
             if !self.beatable_by(entry.rank) {
                 return;
             }
-            if conditions_hold(&self.table.routes[entry.route as usize], self.request) {
+            if unmet(&self.table.routes[entry.route as usize], self.request).is_none() {
                 self.entry = Some(*entry);
                 return;
             }
@@ -289,16 +328,22 @@ impl Best<'_> {
     }
 }
 
-/// Whether the rest of a route's conditions hold, host and literal paths being matched already.
-fn conditions_hold(route: &Route, request: &RequestView<'_>) -> bool {
+/// The first of a route's conditions that a request does not meet, host and literal paths being matched already.
+#[inline]
+fn unmet<'r>(route: &'r Route, request: &RequestView<'_>) -> Option<Unmet<'r>> {
     let matching = route.matching();
-    let path = match &matching.path {
-        PathMatch::Regex(pattern) => pattern.is_match(request.path.as_bytes()),
-        PathMatch::Exact(_) | PathMatch::Prefix(_) => true,
-    };
-    path && (matching.methods.is_empty() || matching.methods.contains(request.method))
-        && (route.spec.listeners.is_empty() || route.spec.listeners.contains(request.listener))
-        && all_hold(&matching.conditions, request)
+    if let PathMatch::Regex(pattern) = &matching.path
+        && !pattern.is_match(request.path.as_bytes())
+    {
+        return Some(Unmet::Path(&matching.path));
+    }
+    if !matching.methods.is_empty() && !matching.methods.contains(request.method) {
+        return Some(Unmet::Method(&matching.methods));
+    }
+    if !route.spec.listeners.is_empty() && !route.spec.listeners.contains(request.listener) {
+        return Some(Unmet::Listener(&route.spec.listeners));
+    }
+    first_unmet(&matching.conditions, request)
 }
 
 #[cfg(test)]

@@ -24,14 +24,10 @@ pub fn draw(
     usable: impl Fn(&Target) -> bool,
     random: impl FnMut() -> u64,
 ) -> Draw {
-    for (index, target) in route.targets.iter().enumerate() {
-        if let Choice::When(conditions) = &target.spec.choice
-            && all_hold(conditions, request)
-        {
-            // The tester must know: no other target answers for it.
-            let target = usable(target).then_some(index);
-            return Draw { target, passed_over: if target.is_none() { Some(index) } else { None } };
-        }
+    if let Some(index) = conditioned(route, request) {
+        // The tester must know: no other target answers for it.
+        let target = usable(&route.targets[index]).then_some(index);
+        return Draw { target, passed_over: if target.is_none() { Some(index) } else { None } };
     }
     // One target and nothing to draw: the usual case.
     if let [only] = route.targets.as_slice() {
@@ -42,6 +38,57 @@ pub fn draw(
         Some(key) => draw_sticky(route, key, usable),
         None => draw_random(route, usable, random),
     }
+}
+
+/// The first target whose condition holds.
+#[inline]
+fn conditioned(route: &Route, request: &RequestView<'_>) -> Option<usize> {
+    route.targets.iter().position(|target| match &target.spec.choice {
+        Choice::When(conditions) => all_hold(conditions, request),
+        Choice::Weight(_) => false,
+    })
+}
+
+/// How likely each target is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Odds {
+    /// What decides.
+    pub by: DecidedBy,
+    /// The probability with which each target is drawn first, whether it is usable or not.
+    pub drawn: Vec<f64>,
+    /// The probability with which each target gets the request: unusable ones leave theirs to the others.
+    pub taken: Vec<f64>,
+}
+
+/// What decides a draw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecidedBy {
+    /// The condition of this target.
+    Condition(usize),
+    /// The client's key.
+    Key,
+    /// The weights.
+    Weight,
+}
+
+/// The odds of [`draw`] for the same arguments.
+pub fn odds(route: &Route, request: &RequestView<'_>, key: Option<&[u8]>, usable: impl Fn(&Target) -> bool) -> Odds {
+    let count = route.targets.len();
+    let sure = |index: Option<usize>| (0..count).map(|at| if Some(at) == index { 1.0 } else { 0.0 }).collect();
+    if let Some(index) = conditioned(route, request) {
+        let taken = usable(&route.targets[index]).then_some(index);
+        return Odds { by: DecidedBy::Condition(index), drawn: sure(Some(index)), taken: sure(taken) };
+    }
+    if let Some(key) = key {
+        let drawn = draw_sticky(route, key, usable);
+        return Odds { by: DecidedBy::Key, drawn: sure(drawn.passed_over.or(drawn.target)), taken: sure(drawn.target) };
+    }
+    let shares = |eligible: &dyn Fn(&Target) -> bool| -> Vec<f64> {
+        let weight = |target: &Target| if eligible(target) { f64::from(target.weight()) } else { 0.0 };
+        let all: f64 = route.targets.iter().map(weight).sum();
+        route.targets.iter().map(|target| if all > 0.0 { weight(target) / all } else { 0.0 }).collect()
+    };
+    Odds { by: DecidedBy::Weight, drawn: shares(&|_| true), taken: shares(&usable) }
 }
 
 fn draw_random(route: &Route, usable: impl Fn(&Target) -> bool, mut random: impl FnMut() -> u64) -> Draw {

@@ -97,6 +97,16 @@ pub enum HostMatch {
     Wildcard(String),
 }
 
+impl HostMatch {
+    /// Whether a host, in lower case, is one of those meant.
+    pub fn fits(&self, host: &str) -> bool {
+        match self {
+            Self::Exact(name) => name == host,
+            Self::Wildcard(suffix) => host.strip_suffix(suffix.as_str()).is_some_and(|rest| rest.ends_with('.')),
+        }
+    }
+}
+
 impl fmt::Display for HostMatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

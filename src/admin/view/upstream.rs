@@ -8,7 +8,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{Freshness, List, document, time_text};
-use crate::snapshot::{Endpoint, Snapshot, Standing, Upstream};
+pub use crate::snapshot::StateName as State;
+use crate::snapshot::{Endpoint, Snapshot, Upstream};
 use crate::spec::endpoint::Labels;
 use crate::spec::name::ProviderId;
 
@@ -48,48 +49,6 @@ pub struct EndpointView {
     pub in_flight: u32,
 }
 
-/// Where an endpoint stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// Takes traffic.
-    Healthy,
-    /// Checks fail, or none has passed yet and no registry vouches for it.
-    Unhealthy,
-    /// Weight 0, or drained by an operator.
-    Draining,
-    /// In maintenance.
-    Maintenance,
-    /// Takes traffic, though its registry lost it.
-    Held,
-}
-
-impl State {
-    /// Every state, in the order lists show them.
-    pub const ALL: [Self; 5] = [Self::Healthy, Self::Unhealthy, Self::Draining, Self::Maintenance, Self::Held];
-
-    /// The name users see.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Healthy => "healthy",
-            Self::Unhealthy => "unhealthy",
-            Self::Draining => "draining",
-            Self::Maintenance => "maintenance",
-            Self::Held => "held",
-        }
-    }
-
-    fn of(endpoint: &Endpoint, checked: bool) -> Self {
-        match endpoint.standing(checked) {
-            Standing::Healthy if endpoint.held => Self::Held,
-            Standing::Healthy => Self::Healthy,
-            Standing::Untested | Standing::Unhealthy => Self::Unhealthy,
-            Standing::Draining => Self::Draining,
-            Standing::Maintenance => Self::Maintenance,
-        }
-    }
-}
-
 /// All upstreams, by name.
 pub fn list(snapshot: &Snapshot, freshness: &Freshness) -> List<UpstreamView> {
     let mut items: Vec<_> = snapshot.upstreams().map(|upstream| view(upstream, freshness)).collect();
@@ -106,7 +65,7 @@ pub fn one(snapshot: &Snapshot, name: &str, freshness: &Freshness) -> Option<Ups
 pub fn states(upstream: &Upstream) -> BTreeMap<State, usize> {
     let mut counts: BTreeMap<State, usize> = State::ALL.map(|state| (state, 0)).into();
     for endpoint in upstream.endpoints.iter() {
-        *counts.entry(State::of(endpoint, upstream.checked())).or_default() += 1;
+        *counts.entry(endpoint.state_name(upstream.checked())).or_default() += 1;
     }
     counts
 }
@@ -118,7 +77,7 @@ fn view(upstream: &Upstream, freshness: &Freshness) -> UpstreamView {
         address: endpoint.address,
         weight: endpoint.weight,
         labels: Arc::clone(&endpoint.labels),
-        state: State::of(endpoint, checked),
+        state: endpoint.state_name(checked),
         reasons: endpoint.reasons(checked),
         in_flight: endpoint.state.in_flight(),
     };
@@ -194,7 +153,7 @@ mod tests {
         let state = |change: fn(&mut Endpoint)| {
             let mut endpoint = plain.clone();
             change(&mut endpoint);
-            State::of(&endpoint, false).as_str()
+            endpoint.state_name(false).as_str()
         };
         assert_eq!(state(|_| {}), "healthy");
         assert_eq!(state(|endpoint| endpoint.held = true), "held");

@@ -221,7 +221,7 @@ fn plainly<'t>(table: &'t RouteTable, asked: &Asked) -> Option<&'t Arc<Route>> {
             }
             PathMatch::Regex(_) => true,
         };
-        if !path_matches || !asked.view(|view| conditions_hold(route, view)) {
+        if !path_matches || !asked.view(|view| unmet(route, view).is_none()) {
             continue;
         }
         let hosts = &route.matching().hosts;
@@ -258,6 +258,27 @@ proptest! {
             asked.headers.append(name, HeaderValue::from_static(value));
         }
         let wanted = plainly(&table, &asked).map(|route| route.name.to_string());
-        prop_assert_eq!(asked.of(&table), wanted);
+        prop_assert_eq!(asked.of(&table), wanted.clone());
+
+        // Explain sees the same: all candidates in order, the first that meets everything is the one found.
+        asked.view(|view| {
+            let name = |position: usize| table.routes()[position].name.to_string();
+            let all = table.candidates(view, usize::MAX);
+            let first = all.routes.iter().find(|candidate| candidate.unmet.is_none());
+            prop_assert_eq!(first.map(|candidate| name(candidate.position)), wanted.clone());
+            prop_assert_eq!((all.more, all.routes.len() + all.others), (0, table.routes().len()));
+            let few = table.candidates(view, 2);
+            prop_assert!(few.routes.len() <= 3 && few.routes.len() + few.more == all.routes.len());
+            let taken = few.routes.iter().find(|candidate| candidate.unmet.is_none());
+            prop_assert_eq!(taken.map(|candidate| name(candidate.position)), wanted);
+            for position in 0..table.routes().len() {
+                let candidate = all.routes.iter().find(|candidate| candidate.position == position);
+                match (table.unmet_of(position, view), candidate) {
+                    (unmet, Some(candidate)) => prop_assert_eq!(unmet, candidate.unmet),
+                    (unmet, None) => prop_assert!(matches!(unmet, Some(Unmet::Host(_) | Unmet::Path(_)))),
+                }
+            }
+            Ok(())
+        })?;
     }
 }

@@ -156,3 +156,43 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    #[test]
+    fn the_odds_are_those_of_the_draw(
+        choices in prop::collection::vec((0u32..4, any::<bool>(), any::<bool>()), 1..5),
+        holds in any::<bool>(),
+        key in prop::option::of("[a-z]{1,8}"),
+    ) {
+        let condition = Conditions {
+            headers: vec![(HeaderName::from_static("x-a"), ValueMatch::Present(holds))],
+            ..Conditions::default()
+        };
+        let choice = |(weight, conditional, _): &(u32, bool, bool)| {
+            if *conditional { Choice::When(condition.clone()) } else { Choice::Weight(*weight) }
+        };
+        let route = route(choices.iter().map(choice).collect());
+        let usable = |target: &Target| choices[target.slot].2;
+        let mut headers = HeaderMap::new();
+        headers.insert("x-a", HeaderValue::from_static("1"));
+        let key = key.as_deref().map(str::as_bytes);
+        let mut rng = SmallRng::seed_from_u64(7);
+        with_view(&headers, |view| {
+            let odds = odds(&route, view, key, usable);
+            let count = 4000;
+            let mut taken = vec![0; choices.len()];
+            for _ in 0..count {
+                if let Some(index) = draw(&route, view, key, usable, || rng.next_u64()).target {
+                    taken[index] += 1;
+                }
+            }
+            for (index, odds) in odds.taken.iter().enumerate() {
+                let seen = f64::from(taken[index]) / f64::from(count);
+                // Five standard deviations of a binomial, and nothing where it is sure.
+                let bound = 5.0 * (odds * (1.0 - odds) / f64::from(count)).sqrt();
+                prop_assert!((seen - odds).abs() <= bound + 1e-9, "target {index}: {seen} for {odds}");
+            }
+            Ok(())
+        })?;
+    }
+}

@@ -1,36 +1,51 @@
 //! Defines the gate: what hyper lets through and a gateway must not, checked first on every request.
 //!
-//! Nothing passes that an origin could read in two ways (RFC 9112, 3.2, 6.1 and 6.3; RFC 9110, 7.2).
+//! Explain asks the same gate. Nothing passes that an origin could read in two ways (RFC 9112, 3.2, 6.1 and 6.3; RFC 9110, 7.2).
 
 use std::borrow::Cow;
 
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Version, header};
 
-use super::headers::Noted;
+use super::request::RequestView;
 use crate::exchange::ProxyError;
+use crate::spec::name::Name;
 use crate::spec::path;
 use crate::spec::settings::Listener;
 
 /// What the gate found out about a request that passed.
 #[derive(Debug)]
-pub(super) struct Passed<'r> {
+pub struct Passed<'r> {
     /// The host in lower case, without port and trailing dot; empty when an HTTP/1.0 client sent none.
-    pub(super) host: Cow<'r, str>,
+    pub host: Cow<'r, str>,
     /// The `Host` to forward, where it is not the one that came.
-    pub(super) host_header: Option<HeaderValue>,
+    pub host_header: Option<HeaderValue>,
     /// The path in normal form, where it is not in that form already.
-    pub(super) path: Option<String>,
+    pub path: Option<String>,
 }
 
-/// Lets a request pass, or says why not.
+impl Passed<'_> {
+    /// What matching sees of the request that passed.
+    pub fn view<'v, B>(&'v self, request: &'v Request<B>, listener: &'v Name) -> RequestView<'v> {
+        RequestView {
+            listener,
+            host: &self.host,
+            path: self.path.as_deref().unwrap_or(request.uri().path()),
+            method: request.method(),
+            headers: request.headers(),
+            query: request.uri().query(),
+        }
+    }
+}
+
+/// Lets a request pass, or says why not. `transfer_encoding`: there is such a header, which its reader has noted.
 ///
 /// # Errors
 /// `BadRequest` for whatever is malformed or ambiguous, `BodyTooLarge` when the announced length is over the limit.
 /// The second part is the reason, for the log.
-pub(super) fn check<'r, B>(
+pub fn check<'r, B>(
     request: &'r Request<B>,
-    noted: Noted,
+    transfer_encoding: bool,
     listener: &Listener,
 ) -> Result<Passed<'r>, (ProxyError, &'static str)> {
     let bad = |reason| (ProxyError::BadRequest, reason);
@@ -38,7 +53,7 @@ pub(super) fn check<'r, B>(
     if *request.method() == Method::CONNECT {
         return Err(bad("CONNECT is for proxies, this is a gateway"));
     }
-    if noted.has(Noted::TRANSFER_ENCODING) {
+    if transfer_encoding {
         framing(headers, request.version()).map_err(bad)?;
     }
 
@@ -161,6 +176,10 @@ mod tests {
         request.body(()).expect("a request")
     }
 
+    fn noted(request: &Request<()>) -> bool {
+        request.headers().contains_key(header::TRANSFER_ENCODING)
+    }
+
     #[test]
     fn hosts_are_read() {
         for (value, host) in [
@@ -208,10 +227,7 @@ mod tests {
             ("POST", "/", Version::HTTP_11, &[h, ("content-length", "11")]),
         ] {
             let request = request(method, target, version, headers);
-            assert!(
-                check(&request, Noted::of(request.headers()), &listener()).is_err(),
-                "{method} {target} {headers:?}"
-            );
+            assert!(check(&request, noted(&request), &listener()).is_err(), "{method} {target} {headers:?}");
         }
     }
 
@@ -220,7 +236,7 @@ mod tests {
         type Told = (String, Option<HeaderValue>, Option<String>);
         let passed = |method, target, version, headers: &[(&str, &str)]| -> Told {
             let request = request(method, target, version, headers);
-            let passed = check(&request, Noted::of(request.headers()), &listener()).expect("passes");
+            let passed = check(&request, noted(&request), &listener()).expect("passes");
             (passed.host.into_owned(), passed.host_header, passed.path)
         };
         let told = passed("GET", "/a", Version::HTTP_11, &[("host", "A:80")]);
