@@ -3,13 +3,10 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::task::AtomicWaker;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
@@ -17,56 +14,39 @@ use tokio::time::Sleep;
 use super::flow::{BodyFailure, Flow};
 
 /// A body.
-#[derive(Debug)]
-pub enum Body {
+#[derive(Debug, Default)]
+pub enum Body<S = Incoming> {
     /// Nothing.
+    #[default]
     Empty,
     /// One piece.
     Full(Bytes),
     /// What a client or an endpoint sends, as it comes.
-    Stream(Box<Stream>),
+    Stream(Box<Stream<S>>),
+}
+
+/// Where a body comes from.
+pub trait Source {
+    /// What it means when the source pauses for too long.
+    const TOO_SLOW: BodyFailure;
+
+    /// The next part, or what it means that there is none.
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>>;
+
+    /// Whether nothing more is to come.
+    fn is_end_stream(&self) -> bool;
+
+    /// How many bytes are to come.
+    fn size_hint(&self) -> SizeHint;
 }
 
 /// A body as it comes from a connection.
 #[derive(Debug)]
-pub struct Stream {
-    incoming: Incoming,
+pub struct Stream<S> {
+    source: S,
     flow: Rc<Flow>,
-    side: Side,
-    /// Most bytes let through.
-    limit: u64,
-    /// Longest pause between pieces.
-    pause: Duration,
-    /// The end of the whole exchange.
-    deadline: Option<Instant>,
+    bounds: Bounds,
     timer: Option<Pin<Box<Sleep>>>,
-    gate: Option<Arc<ContinueGate>>,
-}
-
-/// Whose body it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// The client's request body.
-    Client,
-    /// The endpoint's response body.
-    Endpoint,
-}
-
-/// The failure of a body, as hyper sees it; what it means is in the [`Flow`].
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the body ended too soon: {0:?}")]
-pub struct BodyError(pub BodyFailure);
-
-impl Body {
-    /// A body from a connection; how it fares shows in `flow`, which is complete at once when there is none.
-    pub fn stream(incoming: Incoming, side: Side, flow: Rc<Flow>, bounds: Bounds) -> Self {
-        if http_body::Body::is_end_stream(&incoming) {
-            flow.complete();
-            return Self::Empty;
-        }
-        let Bounds { limit, pause, deadline, gate } = bounds;
-        Self::Stream(Box::new(Stream { incoming, flow, side, limit, pause, deadline, timer: None, gate }))
-    }
 }
 
 /// What a streamed body is held to.
@@ -78,35 +58,54 @@ pub struct Bounds {
     pub pause: Duration,
     /// The end of the whole exchange.
     pub deadline: Option<Instant>,
-    /// Holds a request body back until the endpoint asks for it.
-    pub gate: Option<Arc<ContinueGate>>,
+    /// Whether a request body is held back until the endpoint asks for it (`Expect: 100-continue`), or a second has
+    /// passed (RFC 9110, 10.1.1: a client does not wait for ever, and so do we for it).
+    pub held_back: bool,
 }
 
-/// Holds the body of a request with `Expect: 100-continue` back, until the endpoint answers 100 or a second
-/// has passed (RFC 9110, 10.1.1: a client does not wait for ever, and so do we for it).
-#[derive(Debug, Default)]
-pub struct ContinueGate {
-    open: AtomicBool,
-    waker: AtomicWaker,
-}
+/// The failure of a body, as hyper sees it; what it means is in the [`Flow`].
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the body ended too soon: {0:?}")]
+pub struct BodyError(pub BodyFailure);
 
-/// How long a body waits for a 100.
+/// How long a body is held back for a 100.
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
-impl ContinueGate {
-    /// Lets the body pass.
-    pub fn open(&self) {
-        self.open.store(true, Ordering::Release);
-        self.waker.wake();
+impl<S: Source> Body<S> {
+    /// A body from a connection; how it fares shows in `flow`, which is complete at once when there is none.
+    pub fn stream(source: S, flow: Rc<Flow>, bounds: Bounds) -> Self {
+        if source.is_end_stream() {
+            flow.complete();
+            return Self::Empty;
+        }
+        Self::Stream(Box::new(Stream { source, flow, bounds, timer: None }))
     }
 
-    fn poll_open(&self, cx: &mut Context<'_>) -> bool {
-        self.waker.register(cx.waker());
-        self.open.load(Ordering::Acquire)
+    /// The source, wherever it stands.
+    pub fn into_source(self) -> Option<S> {
+        match self {
+            Self::Stream(stream) => Some(stream.source),
+            Self::Empty | Self::Full(_) => None,
+        }
+    }
+
+    /// Lets a body pass that was held back.
+    pub fn proceed(&mut self) {
+        if let Self::Stream(stream) = self
+            && stream.bounds.held_back
+        {
+            stream.bounds.held_back = false;
+            stream.flow.moved(0);
+        }
+    }
+
+    /// Whether it is held back.
+    pub fn is_held_back(&self) -> bool {
+        matches!(self, Self::Stream(stream) if stream.bounds.held_back)
     }
 }
 
-impl Stream {
+impl<S: Source> Stream<S> {
     fn fail(&self, failure: BodyFailure) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.flow.fail(failure);
         Poll::Ready(Some(Err(BodyError(failure))))
@@ -122,31 +121,29 @@ impl Stream {
         timer.as_mut().poll(cx).is_ready()
     }
 
-    fn poll_gate(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(gate) = &self.gate else { return Poll::Ready(()) };
-        if !gate.poll_open(cx) && !self.poll_time(self.flow.waits_since() + CONTINUE_WAIT, cx) {
-            return Poll::Pending;
+    fn poll_held_back(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.bounds.held_back {
+            if !self.poll_time(self.flow.waits_since() + CONTINUE_WAIT, cx) {
+                return Poll::Pending;
+            }
+            self.bounds.held_back = false;
+            self.flow.moved(0);
         }
-        self.gate = None;
-        self.flow.moved(0);
         Poll::Ready(())
     }
 
     fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let pause_ends = self.flow.waits_since() + self.pause;
-        let at = self.deadline.map_or(pause_ends, |deadline| deadline.min(pause_ends));
+        let pause_ends = self.flow.waits_since() + self.bounds.pause;
+        let at = self.bounds.deadline.map_or(pause_ends, |deadline| deadline.min(pause_ends));
         if !self.poll_time(at, cx) {
             return Poll::Pending;
         }
-        self.fail(match self.side {
-            Side::Client if at == pause_ends => BodyFailure::TooSlow,
-            Side::Client | Side::Endpoint => BodyFailure::EndpointSlow,
-        })
+        self.fail(if at == pause_ends { S::TOO_SLOW } else { BodyFailure::EndpointSlow })
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        ready!(self.poll_gate(cx));
-        let frame = match http_body::Body::poll_frame(Pin::new(&mut self.incoming), cx) {
+        ready!(self.poll_held_back(cx));
+        let frame = match self.source.poll_frame(cx) {
             Poll::Pending => return self.poll_pause(cx),
             Poll::Ready(frame) => frame,
         };
@@ -158,24 +155,37 @@ impl Stream {
             Some(Ok(frame)) => {
                 let length = frame.data_ref().map_or(0, Bytes::len);
                 self.flow.moved(length);
-                if self.flow.bytes() > self.limit {
+                if self.flow.bytes() > self.bounds.limit {
                     return self.fail(BodyFailure::TooLarge);
                 }
                 // The last piece of a body of known length is its end: nobody polls again.
-                if frame.is_trailers() || http_body::Body::is_end_stream(&self.incoming) {
+                if frame.is_trailers() || self.source.is_end_stream() {
                     self.flow.complete();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Some(Err(error)) => self.fail(match self.side {
-                Side::Endpoint => BodyFailure::EndpointGone,
-                Side::Client if error.is_incomplete_message() || error.is_closed() || error.is_canceled() => {
-                    BodyFailure::ClientGone
-                }
-                Side::Client if is_disconnect(&error) => BodyFailure::ClientGone,
-                Side::Client => BodyFailure::Malformed,
-            }),
+            Some(Err(failure)) => self.fail(failure),
         }
+    }
+}
+
+/// The client's request body.
+impl Source for Incoming {
+    const TOO_SLOW: BodyFailure = BodyFailure::TooSlow;
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
+        http_body::Body::poll_frame(Pin::new(self), cx).map_err(|error| {
+            let gone = error.is_incomplete_message() || error.is_closed() || error.is_canceled();
+            if gone || is_disconnect(&error) { BodyFailure::ClientGone } else { BodyFailure::Malformed }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        http_body::Body::is_end_stream(self)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        http_body::Body::size_hint(self)
     }
 }
 
@@ -192,7 +202,7 @@ fn is_disconnect(error: &hyper::Error) -> bool {
     false
 }
 
-impl http_body::Body for Body {
+impl<S: Source + Unpin> http_body::Body for Body<S> {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -213,7 +223,7 @@ impl http_body::Body for Body {
         match self {
             Self::Empty => true,
             Self::Full(_) => false,
-            Self::Stream(stream) => stream.incoming.is_end_stream(),
+            Self::Stream(stream) => stream.source.is_end_stream(),
         }
     }
 
@@ -221,7 +231,7 @@ impl http_body::Body for Body {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Stream(stream) => stream.incoming.size_hint(),
+            Self::Stream(stream) => stream.source.size_hint(),
         }
     }
 }

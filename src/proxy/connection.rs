@@ -127,7 +127,7 @@ pub(super) fn spawn(worker: &Rc<Worker>, listener: &Rc<LocalListener>, stream: T
         peer: Peer::new(address.ip(), &listener.settings.trusted_proxies),
         phase: Arc::clone(&phase),
     });
-    let io = TokioIo::new(Wire::of_client(stream, phase));
+    let io = TokioIo::new(Wire::new(stream, phase));
     let task = {
         let worker = Rc::clone(worker);
         async move {

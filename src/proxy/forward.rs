@@ -1,18 +1,17 @@
 //! Defines the tries at endpoints: pick, connect, send, and again elsewhere where no endpoint was reached.
 
-use std::future::Future as _;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use http::{HeaderValue, Method, Request, Response, header};
-use hyper::body::Incoming;
+use http::{HeaderValue, Method, Request, header};
 
 use super::alarm::Alarm;
 use super::frame::Frame;
+use super::http1::{Broken, Head};
 use super::kept::Connection;
 use super::local::{LocalEndpoint, LocalUpstream};
-use crate::exchange::{Body, Flow, ProxyError};
+use crate::exchange::{Body, BodyFailure, Flow, ProxyError};
 use crate::telemetry::stats::AttemptResult;
 
 /// Where a request goes, and how long and how often that is tried.
@@ -29,8 +28,8 @@ pub(super) struct Destination {
 struct Failure {
     result: AttemptResult,
     error: ProxyError,
-    /// The request, where nothing of it was sent.
-    unsent: Option<Request<Body>>,
+    /// Nothing of the request was sent.
+    unsent: bool,
     /// For the log.
     cause: String,
 }
@@ -43,7 +42,7 @@ pub(super) async fn forward(
     frame: &mut Frame,
     destination: &Destination,
     mut request: Request<Body>,
-) -> Result<Response<Incoming>, ProxyError> {
+) -> Result<(Head, Connection), ProxyError> {
     let (worker, upstream) = (Rc::clone(&frame.worker), &destination.upstream);
     let mut tried: Vec<u32> = Vec::new();
     loop {
@@ -58,11 +57,13 @@ pub(super) async fn forward(
             // From an HTTP/1.0 client without one; RFC 9112, 3.2, has it in every request of HTTP/1.1.
             request.headers_mut().insert(header::HOST, host);
         }
-        let failure = match attempt(frame, destination, &endpoint, request).await {
-            Ok((response, connection)) => {
+        let failure = match attempt(frame, destination, &endpoint, &mut request).await {
+            Ok((head, mut connection)) => {
                 upstream.attempted(AttemptResult::Ok, &worker.stats);
-                frame.lease = Some(connection);
-                return Ok(response);
+                if let Some(rest) = connection.link.upload(request.into_body()) {
+                    tokio::task::spawn_local(rest);
+                }
+                return Ok((head, connection));
             }
             Err(failure) => failure,
         };
@@ -74,15 +75,16 @@ pub(super) async fn forward(
             "an attempt failed: {}",
             failure.cause
         );
-        match failure.unsent {
-            Some(unsent) if frame.attempts < destination.tries && !is_past(destination.deadline) => {
-                tried.push(index);
-                request = unsent;
-            }
-            Some(_) if is_past(destination.deadline) => return Err(ProxyError::Timeout),
-            Some(_) => return Err(ProxyError::Unreachable { retried: frame.attempts > 1 }),
-            None => return Err(failure.error),
+        if !failure.unsent {
+            return Err(failure.error);
         }
+        if is_past(destination.deadline) {
+            return Err(ProxyError::Timeout);
+        }
+        if frame.attempts >= destination.tries {
+            return Err(ProxyError::Unreachable { retried: frame.attempts > 1 });
+        }
+        tried.push(index);
     }
 }
 
@@ -95,71 +97,44 @@ async fn attempt(
     frame: &Frame,
     destination: &Destination,
     endpoint: &LocalEndpoint,
-    mut request: Request<Body>,
-) -> Result<(Response<Incoming>, Connection), Failure> {
+    request: &mut Request<Body>,
+) -> Result<(Head, Connection), Failure> {
     let settings = &destination.upstream.upstream.settings;
     let began = frame.attempt_started.unwrap_or(frame.started);
     while let Some(mut connection) = endpoint.kept.take(settings.keep_alive, began) {
-        if !becomes_ready(&mut connection).await {
-            continue;
-        }
-        let again = replay(&request);
-        let failure = match send(frame, destination, &mut connection, request, began).await {
-            Ok(response) => return Ok((response, connection)),
-            Err(failure) => failure,
-        };
-        request = match (failure, again) {
-            (Failure { unsent: Some(unsent), .. }, _) => unsent,
+        match send(frame, destination, &mut connection, request, began).await {
+            Ok(head) => return Ok((head, connection)),
+            Err(Failure { unsent: true, .. }) => {}
             // Closed as the request was on its way: RFC 9112, 9.3.1, lets an idempotent request be sent again. Once,
             // and on a connection of its own (RFC 9110, 9.2.2): a request that kills its service must not meet it
             // on every kept connection.
-            (Failure { result: AttemptResult::Reset, .. }, Some(again)) => {
-                request = again;
-                break;
-            }
-            (failure, _) => return Err(failure),
-        };
+            Err(Failure { result: AttemptResult::Reset, .. }) if can_be_sent_again(request) => break,
+            Err(failure) => return Err(failure),
+        }
     }
     let left = destination.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
     let timeout = left.map_or(settings.connect_timeout, |left| left.min(settings.connect_timeout));
     match Connection::open(&destination.upstream, &endpoint.state, timeout).await {
         Ok(mut connection) => {
-            let response = send(frame, destination, &mut connection, request, Instant::now()).await?;
-            Ok((response, connection))
+            let head = send(frame, destination, &mut connection, request, Instant::now()).await?;
+            Ok((head, connection))
         }
         Err(error) => Err(Failure {
             result: AttemptResult::Connect,
             error: ProxyError::Unreachable { retried: false },
-            unsent: Some(request),
+            unsent: true,
             cause: format!("cannot connect: {error}"),
         }),
     }
 }
 
-/// How long a kept connection may take to finish its last exchange.
-const SETTLE: Duration = Duration::from_millis(50);
-
-async fn becomes_ready(connection: &mut Connection) -> bool {
-    if connection.sender.is_ready() {
-        return true;
-    }
-    matches!(tokio::time::timeout(SETTLE, connection.sender.ready()).await, Ok(Ok(())))
-}
-
-/// The same request once more, where sending it twice does no harm and costs little.
-fn replay(request: &Request<Body>) -> Option<Request<Body>> {
+/// Whether sending a request twice does no harm and costs little.
+fn can_be_sent_again(request: &Request<Body>) -> bool {
     let idempotent = matches!(
         *request.method(),
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
     );
-    if !idempotent || !matches!(request.body(), Body::Empty) || request.headers().contains_key(http::header::UPGRADE) {
-        return None;
-    }
-    let mut again = Request::new(Body::Empty);
-    *again.method_mut() = request.method().clone();
-    *again.uri_mut() = request.uri().clone();
-    *again.headers_mut() = request.headers().clone();
-    Some(again)
+    idempotent && matches!(request.body(), Body::Empty) && !request.headers().contains_key(header::UPGRADE)
 }
 
 /// Sends a request on a connection and waits for the head of its response.
@@ -167,13 +142,14 @@ async fn send(
     frame: &Frame,
     destination: &Destination,
     connection: &mut Connection,
-    request: Request<Body>,
+    request: &mut Request<Body>,
     sent: Instant,
-) -> Result<Response<Incoming>, Failure> {
-    let mut response = std::pin::pin!(connection.sender.try_send_request(request));
+) -> Result<Head, Failure> {
+    let link = &mut *connection.link;
+    link.begin(request);
     let mut alarm = Alarm::new(&frame.worker.alarms, sent);
     let outcome = std::future::poll_fn(|cx| {
-        if let Poll::Ready(outcome) = response.as_mut().poll(cx) {
+        if let Poll::Ready(outcome) = link.poll_response(request, cx) {
             return Poll::Ready(Some(outcome));
         }
         // The endpoint's time begins when it has the whole request: an upload may take long.
@@ -183,20 +159,24 @@ async fn send(
         Poll::Pending
     })
     .await;
-    let failed = |result, error, cause: String| Failure { result, error, unsent: None, cause };
+    let failed = |result, error, cause: String| Err(Failure { result, error, unsent: false, cause });
     match outcome {
-        Some(Ok(response)) => Ok(response),
-        None => Err(failed(AttemptResult::Timeout, ProxyError::Timeout, "no response head in time".to_owned())),
-        Some(Err(mut error)) => {
-            let unsent = error.take_message();
-            let cause = error.error().to_string();
-            if let Some(failure) = frame.request_flow.as_ref().and_then(|flow| flow.failure()) {
-                return Err(failed(AttemptResult::Reset, failure.error(), format!("request body: {failure:?}")));
+        Some(Ok(head)) => Ok(head),
+        None => failed(AttemptResult::Timeout, ProxyError::Timeout, "no response head in time".to_owned()),
+        Some(Err(broken)) => {
+            let cause = broken.to_string();
+            match broken {
+                Broken::RequestBody => {
+                    let failure = frame.request_flow.as_ref().and_then(|flow| flow.failure());
+                    let failure = failure.unwrap_or(BodyFailure::ClientGone);
+                    failed(AttemptResult::Reset, failure.error(), format!("{cause}: {failure:?}"))
+                }
+                Broken::Protocol(_) => failed(AttemptResult::Protocol, ProxyError::BadResponse, cause),
+                Broken::Closed | Broken::Io(_) => failed(AttemptResult::Reset, ProxyError::Reset, cause),
+                Broken::Unsent => {
+                    Err(Failure { result: AttemptResult::Reset, error: ProxyError::Reset, unsent: true, cause })
+                }
             }
-            if error.error().is_parse() {
-                return Err(failed(AttemptResult::Protocol, ProxyError::BadResponse, cause));
-            }
-            Err(Failure { result: AttemptResult::Reset, error: ProxyError::Reset, unsent, cause })
         }
     }
 }

@@ -46,7 +46,8 @@ pub(super) struct Frame {
     endpoint: Option<Rc<LocalEndpoint>>,
     pub(super) attempts: u32,
     pub(super) attempt_started: Option<Instant>,
-    /// The connection the response comes from; kept for others when both bodies came to their ends.
+    /// The connection the response came from, when its body is over; kept for others when both bodies came to their
+    /// ends.
     pub(super) lease: Option<Connection>,
     pub(super) request_flow: Option<Rc<Flow>>,
     pub(super) response_flow: Option<Rc<Flow>>,
@@ -219,9 +220,25 @@ impl Drop for Frame {
 /// A response's body on its way to the client, with the frame that ends when it does.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    pub(super) body: Body,
+    body: Body<Connection>,
     /// `None` for a response whose exchange goes on without it: an upgrade.
-    pub(super) _frame: Option<Box<Frame>>,
+    frame: Option<Box<Frame>>,
+}
+
+impl Outgoing {
+    pub(super) fn new(body: Body<Connection>, frame: Option<Box<Frame>>) -> Self {
+        Self { body, frame }
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        if let Some(frame) = &mut self.frame
+            && let Some(connection) = std::mem::take(&mut self.body).into_source()
+        {
+            frame.lease = Some(connection);
+        }
+    }
 }
 
 impl http_body::Body for Outgoing {

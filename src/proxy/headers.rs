@@ -38,7 +38,12 @@ impl Noted {
         Self(Self::CONNECTION.0 | Self::UPGRADE.0 | Self::TE.0 | Self::TRANSFER_ENCODING.0 | Self::OLD_HOP.0);
 
     pub(super) fn of(headers: &HeaderMap) -> Self {
-        headers.keys().fold(Self::default(), |noted, name| Self(noted.0 | Self::one(name).0))
+        headers.keys().fold(Self::default(), Self::and)
+    }
+
+    /// With one header more.
+    pub(super) fn and(self, name: &HeaderName) -> Self {
+        Self(self.0 | Self::one(name).0)
     }
 
     fn one(name: &HeaderName) -> Self {

@@ -3,29 +3,31 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
+use super::http1::Link;
 use super::listener::alive;
 use super::local::{ConnectionGauges, LocalEndpoint, LocalUpstream};
-use super::wire::Wire;
-use crate::exchange::Body;
+use crate::exchange::BodyFailure;
+use crate::exchange::body::Source;
 use crate::snapshot::EndpointState;
 
 /// A connection to an endpoint that carries an exchange; counted as active while it lives.
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub(super) sender: SendRequest<Body>,
-    active: Active,
+    pub(super) link: Box<Link>,
+    pub(super) active: Active,
 }
 
 /// Counts a connection as active.
 #[derive(Debug)]
-struct Active(Rc<ConnectionGauges>);
+pub(super) struct Active(Rc<ConnectionGauges>);
 
 impl Active {
     fn new(gauges: &Rc<ConnectionGauges>) -> Self {
@@ -39,9 +41,6 @@ impl Drop for Active {
         self.0.active.add(-1);
     }
 }
-
-/// Most response headers read from an endpoint; more is an answer that breaks HTTP.
-const MAX_RESPONSE_HEAD: usize = 128 * 1024;
 
 impl Connection {
     /// Connects to an endpoint.
@@ -63,14 +62,27 @@ impl Connection {
         let stream = tokio::time::timeout(timeout, connecting)
             .await
             .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
-        let (sender, connection) = http1::Builder::new()
-            .max_header_size(MAX_RESPONSE_HEAD)
-            .handshake(TokioIo::new(Wire::of_endpoint(stream)))
-            .await
-            .map_err(std::io::Error::other)?;
-        // Its errors reach the exchange through `sender`; those of an idle connection are nobody's.
-        tokio::task::spawn_local(connection.with_upgrades());
-        Ok(Self { sender, active: Active::new(&upstream.connections) })
+        Ok(Self { link: Box::new(Link::new(stream)), active: Active::new(&upstream.connections) })
+    }
+}
+
+/// The endpoint's response body.
+impl Source for Connection {
+    const TOO_SLOW: BodyFailure = BodyFailure::EndpointSlow;
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
+        self.link.poll_body(cx).map_err(|error| {
+            tracing::debug!("a response's body was cut off: {error}");
+            BodyFailure::EndpointGone
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.link.has_ended()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.link.size_hint()
     }
 }
 
@@ -84,7 +96,8 @@ pub(super) struct Kept(RefCell<Vec<Idle>>);
 /// An idle connection; gives its place back when it goes.
 #[derive(Debug)]
 struct Idle {
-    sender: Option<SendRequest<Body>>,
+    /// `None` when it was taken.
+    link: Option<Box<Link>>,
     since: Instant,
     state: Arc<EndpointState>,
     gauges: Rc<ConnectionGauges>,
@@ -107,10 +120,10 @@ impl Kept {
                 kept.clear();
                 return None;
             }
-            if let Some(sender) = idle.sender.take()
-                && !sender.is_closed()
+            if let Some(mut link) = idle.link.take()
+                && link.is_open()
             {
-                return Some(Connection { sender, active: Active::new(&idle.gauges) });
+                return Some(Connection { link, active: Active::new(&idle.gauges) });
             }
         }
         None
@@ -120,10 +133,10 @@ impl Kept {
     /// keeps more than `most`. A burst may keep more for that second: closing at once would open as many again.
     pub(super) fn expire(&self, most: u32, keep_alive: Duration) {
         // Oldest first, so that the excess is taken from those.
-        self.0.borrow_mut().retain(|idle| {
+        self.0.borrow_mut().retain_mut(|idle| {
             let idle_for = idle.since.elapsed();
             let excess = idle_for >= UNNEEDED && idle.state.idle() > most;
-            !excess && idle_for < keep_alive && idle.sender.as_ref().is_some_and(|sender| !sender.is_closed())
+            !excess && idle_for < keep_alive && idle.link.as_mut().is_some_and(|link| link.is_open())
         });
     }
 }
@@ -131,14 +144,15 @@ impl Kept {
 impl LocalEndpoint {
     /// Keeps a connection whose exchange is over.
     pub(super) fn keep(&self, connection: Connection, most: u32, keep_alive: Duration, now: Instant) {
-        if most == 0 || keep_alive.is_zero() || connection.sender.is_closed() {
+        if most == 0 || keep_alive.is_zero() || !connection.link.persists() {
             return;
         }
         self.state.keep_idle();
-        let Connection { sender, active } = connection;
+        let Connection { mut link, active } = connection;
+        link.rest();
         let gauges = Rc::clone(&active.0);
         gauges.idle.add(1);
         let state = Arc::clone(&self.state);
-        self.kept.0.borrow_mut().push(Idle { sender: Some(sender), since: now, state, gauges });
+        self.kept.0.borrow_mut().push(Idle { link: Some(link), since: now, state, gauges });
     }
 }

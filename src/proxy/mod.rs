@@ -11,6 +11,7 @@ mod connection;
 mod forward;
 mod frame;
 mod headers;
+mod http1;
 mod kept;
 mod listener;
 mod local;

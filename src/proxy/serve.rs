@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -15,10 +14,12 @@ use super::connection::ClientConnection;
 use super::forward::{Destination, forward};
 use super::frame::{Frame, Outgoing};
 use super::headers::{self, Noted};
+use super::http1::Head;
+use super::kept::Connection;
 use super::local::{LocalRoute, LocalSnapshot};
 use super::tunnel;
 use super::worker::Worker;
-use crate::exchange::body::{Bounds, ContinueGate, Side};
+use crate::exchange::body::Bounds;
 use crate::exchange::header::{X_FLEETGATE_FLAG, X_REQUEST_ID};
 use crate::exchange::{Body, Flow, ProxyError};
 use crate::snapshot::target::{draw, sticky_key};
@@ -40,7 +41,7 @@ pub(super) async fn serve(
             frame.status = response.status().as_u16();
             tunnel::spawn(frame, client, endpoint);
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            return Ok(response.map(|body| Outgoing { body, _frame: None }));
+            return Ok(response.map(|()| Outgoing::new(Body::Empty, None)));
         }
         Err(error) => refuse(&mut frame, error),
     };
@@ -48,17 +49,17 @@ pub(super) async fn serve(
     if worker.is_draining() {
         response.headers_mut().insert(header::CONNECTION, CLOSE);
     }
-    Ok(response.map(|body| Outgoing { body, _frame: Some(frame) }))
+    Ok(response.map(|body| Outgoing::new(body, Some(frame))))
 }
 
 /// What the client gets.
 enum Answer {
-    Response(Response<Body>),
+    Response(Response<Body<Connection>>),
     /// Both sides switch protocols.
     Upgrade {
-        response: Response<Body>,
+        response: Response<()>,
         client: OnUpgrade,
-        endpoint: OnUpgrade,
+        endpoint: Connection,
     },
 }
 
@@ -101,12 +102,10 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
     let way = Way { host: passed.host_header, path: passed.path, upgrade, deadline: destination.deadline };
     let client = way.upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
     let request = prepare(frame, request, noted, way)?;
-    let mut response = forward(frame, &destination, request).await?;
+    let (Head { mut response, noted, .. }, endpoint) = forward(frame, &destination, request).await?;
 
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    let endpoint = switching.then(|| hyper::upgrade::on(&mut response));
     let protocol = if switching { response.headers().get(header::UPGRADE).cloned() } else { None };
-    let noted = Noted::of(response.headers());
     headers::remove_hop_by_hop(response.headers_mut(), noted);
     let version = response.version();
     headers::add_via(response.headers_mut(), version);
@@ -114,21 +113,26 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
     *response.version_mut() = Version::HTTP_11;
-    if let Some(endpoint) = endpoint {
+    if switching {
         // An endpoint that switches although nobody asked breaks HTTP.
         let (Some(client), Some(protocol)) = (client, protocol) else { return Err(ProxyError::BadResponse) };
         response.headers_mut().insert(header::UPGRADE, protocol);
-        return Ok(Answer::Upgrade { response: response.map(|_| Body::Empty), client, endpoint });
+        return Ok(Answer::Upgrade { response, client, endpoint });
     }
     let flow = Rc::<Flow>::default();
     frame.response_flow = Some(Rc::clone(&flow));
+    if endpoint.link.has_ended() {
+        flow.complete();
+        frame.lease = Some(endpoint);
+        return Ok(Answer::Response(response.map(|()| Body::Empty)));
+    }
     let bounds = Bounds {
         limit: u64::MAX,
         pause: destination.upstream.upstream.settings.idle_timeout,
         deadline: destination.deadline,
-        gate: None,
+        held_back: false,
     };
-    Ok(Answer::Response(response.map(|incoming| Body::stream(incoming, Side::Endpoint, flow, bounds))))
+    Ok(Answer::Response(response.map(|()| Body::stream(endpoint, flow, bounds))))
 }
 
 /// Draws the target, and makes the cookie that a sticky route's new client gets.
@@ -195,10 +199,6 @@ fn prepare(frame: &mut Frame, request: Request<Incoming>, noted: Noted, way: Way
     let (mut parts, incoming) = request.into_parts();
     let trailers = headers::welcomes_trailers(&parts.headers, noted);
     headers::remove_hop_by_hop(&mut parts.headers, noted);
-    if noted.has(Noted::TRANSFER_ENCODING) {
-        // Said aloud, since hyper takes a GET of unknown length for one without a body.
-        parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
     if trailers && way.upgrade.is_none() {
         parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
@@ -218,15 +218,9 @@ fn prepare(frame: &mut Frame, request: Request<Incoming>, noted: Noted, way: Way
         parts.uri = origin_form(&parts.uri, way.path.as_deref())?;
     }
     parts.version = Version::HTTP_11;
-    let expects = noted.has(Noted::EXPECT) && expects_continue(&parts.headers);
-    let gate = expects.then(ContinueGateHook::install);
-    let mut request = Request::from_parts(parts, ());
-    if let Some(gate) = &gate {
-        gate.listen(&mut request);
-    }
-
+    let held_back = noted.has(Noted::EXPECT) && expects_continue(&parts.headers);
     if http_body::Body::is_end_stream(&incoming) {
-        return Ok(request.map(|()| Body::Empty));
+        return Ok(Request::from_parts(parts, Body::Empty));
     }
     let flow = Rc::<Flow>::default();
     frame.request_flow = Some(Rc::clone(&flow));
@@ -234,9 +228,9 @@ fn prepare(frame: &mut Frame, request: Request<Incoming>, noted: Noted, way: Way
         limit: listener.max_body_size.unwrap_or(u64::MAX),
         pause: listener.body_timeout,
         deadline: way.deadline,
-        gate: gate.map(|hook| hook.0),
+        held_back,
     };
-    Ok(request.map(|()| Body::stream(incoming, Side::Client, flow, bounds)))
+    Ok(Request::from_parts(parts, Body::stream(incoming, flow, bounds)))
 }
 
 /// The target of a request in origin form, with the path in normal form and the query untouched.
@@ -253,28 +247,10 @@ fn expects_continue(headers: &HeaderMap) -> bool {
     headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
-/// Opens a body's gate when the endpoint answers 100.
-struct ContinueGateHook(Arc<ContinueGate>);
-
-impl ContinueGateHook {
-    fn install() -> Self {
-        Self(Arc::default())
-    }
-
-    fn listen(&self, request: &mut Request<()>) {
-        let gate = Arc::clone(&self.0);
-        hyper::ext::on_informational(request, move |response| {
-            if response.status() == StatusCode::CONTINUE {
-                gate.open();
-            }
-        });
-    }
-}
-
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// The gateway's own answer. The client learns little; causes are in the log.
-fn refuse(frame: &mut Frame, error: ProxyError) -> Response<Body> {
+fn refuse(frame: &mut Frame, error: ProxyError) -> Response<Body<Connection>> {
     frame.flag = Some(error.flag());
     let (status, code, flag) = (error.status(), error.code(), error.flag().as_str());
     let id = frame.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();

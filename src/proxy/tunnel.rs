@@ -6,11 +6,12 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
 use super::frame::Frame;
+use super::kept::Connection;
 
 /// Buffer of each direction, in bytes.
 const BUFFER: usize = 16 * 1024;
@@ -25,36 +26,39 @@ pub(super) struct Carried {
 
 /// Carries bytes both ways. A side that ends its half is told so to the other, whose half goes on.
 /// The exchange ends when both have ended, or either breaks.
-pub(super) fn spawn(mut frame: Box<Frame>, client: OnUpgrade, endpoint: OnUpgrade) {
+pub(super) fn spawn(mut frame: Box<Frame>, client: OnUpgrade, endpoint: Connection) {
     let carried = Rc::new(Carried::default());
     frame.tunnelled = Some(Rc::clone(&carried));
     tokio::task::spawn_local(async move {
         // Ends with the task, also when that is cut off at a stop.
         let _frame = frame;
-        let upgraded = futures_util::future::try_join(client, endpoint).await;
-        let (client, endpoint) = match upgraded {
-            Ok(sides) => sides,
-            Err(error) => {
-                tracing::debug!("an upgrade came to nothing: {error}");
-                return;
-            }
-        };
-        let mut client = Counted { io: TokioIo::new(client), read: &carried.from_client };
-        let mut endpoint = Counted { io: TokioIo::new(endpoint), read: &carried.from_endpoint };
-        let copied = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut endpoint, BUFFER, BUFFER).await;
-        if let Err(error) = copied {
+        if let Err(error) = carry(client, endpoint, &carried).await {
             tracing::debug!("an upgraded connection broke: {error}");
         }
     });
 }
 
+async fn carry(client: OnUpgrade, endpoint: Connection, carried: &Carried) -> io::Result<()> {
+    // Counted as active until it is over.
+    let Connection { link, active: _active } = endpoint;
+    let client = client.await.map_err(io::Error::other)?;
+    let (endpoint, came) = link.into_stream().ok_or(io::ErrorKind::BrokenPipe)?;
+    let mut client = Counted { io: TokioIo::new(client), read: &carried.from_client };
+    let mut endpoint = Counted { io: endpoint, read: &carried.from_endpoint };
+    carried.from_endpoint.set(came.len() as u64);
+    client.write_all(&came).await?;
+    client.flush().await?;
+    tokio::io::copy_bidirectional_with_sizes(&mut client, &mut endpoint, BUFFER, BUFFER).await?;
+    Ok(())
+}
+
 /// One side, whose bytes are counted as they come.
-struct Counted<'c> {
-    io: TokioIo<Upgraded>,
+struct Counted<'c, T> {
+    io: T,
     read: &'c Cell<u64>,
 }
 
-impl AsyncRead for Counted<'_> {
+impl<T: AsyncRead + Unpin> AsyncRead for Counted<'_, T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
@@ -64,7 +68,7 @@ impl AsyncRead for Counted<'_> {
     }
 }
 
-impl AsyncWrite for Counted<'_> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<'_, T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
     }

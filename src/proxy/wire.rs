@@ -1,4 +1,4 @@
-//! Defines the stream below a connection of either side: small messages in one plain write, and a client's bytes told.
+//! Defines the stream below a client's connection: small messages in one plain write, and its bytes told.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -15,8 +15,8 @@ use super::connection::Phase;
 #[derive(Debug)]
 pub(super) struct Wire {
     stream: TcpStream,
-    /// Of a client's connection: told when bytes of a new request come, and when none of a response go.
-    phase: Option<Arc<Phase>>,
+    /// Told when bytes of a new request come, and when none of a response go.
+    phase: Arc<Phase>,
 }
 
 /// Up to so many bytes in several pieces are copied into one: that costs less than a gathering write.
@@ -27,19 +27,8 @@ thread_local! {
 }
 
 impl Wire {
-    pub(super) fn of_client(stream: TcpStream, phase: Arc<Phase>) -> Self {
-        Self { stream, phase: Some(phase) }
-    }
-
-    pub(super) fn of_endpoint(stream: TcpStream) -> Self {
-        Self { stream, phase: None }
-    }
-
-    fn told<T>(&self, wrote: Poll<T>) -> Poll<T> {
-        match &self.phase {
-            Some(phase) => phase.wrote(wrote),
-            None => wrote,
-        }
+    pub(super) fn new(stream: TcpStream, phase: Arc<Phase>) -> Self {
+        Self { stream, phase }
     }
 }
 
@@ -48,10 +37,8 @@ impl AsyncRead for Wire {
         let this = self.get_mut();
         let before = buf.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(cx, buf);
-        if let Some(phase) = &this.phase
-            && buf.filled().len() > before
-        {
-            phase.bytes_came();
+        if buf.filled().len() > before {
+            this.phase.bytes_came();
         }
         read
     }
@@ -61,7 +48,7 @@ impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let wrote = Pin::new(&mut this.stream).poll_write(cx, buf);
-        this.told(wrote)
+        this.phase.wrote(wrote)
     }
 
     fn poll_write_vectored(
@@ -80,7 +67,7 @@ impl AsyncWrite for Wire {
                 stream.poll_write(cx, scratch)
             }),
         };
-        this.told(wrote)
+        this.phase.wrote(wrote)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -1,0 +1,223 @@
+//! Defines a connection to an endpoint as a stream of exchanges: one request written, one response read, and again.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, StatusCode};
+use http_body::{Frame, SizeHint};
+use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio_util::io::poll_read_buf;
+
+use super::decoder::{BadBody, Decoded, Decoder};
+use super::head::{self, BadHead, Field, Head};
+use super::sending::{SendError, Sending};
+use crate::exchange::Body;
+
+/// A connection to an endpoint. It does nothing on its own: whoever holds it polls it.
+#[derive(Debug)]
+pub(in super::super) struct Link {
+    read: OwnedReadHalf,
+    /// `None` when an upload went on without the exchange.
+    write: Option<OwnedWriteHalf>,
+    sending: Sending,
+    /// What came and is not decoded.
+    buffer: BytesMut,
+    fields: Vec<Field>,
+    /// What is to come of the response's body.
+    body: Decoder,
+    /// Can carry another exchange when this one is over.
+    persists: bool,
+    /// Room for the next read, in bytes.
+    room: usize,
+}
+
+/// Why an exchange gave no response.
+#[derive(Debug, thiserror::Error)]
+pub(in super::super) enum Broken {
+    /// Nothing of the request was sent.
+    #[error("closed before anything was sent")]
+    Unsent,
+    /// The request's body failed; why is in its flow.
+    #[error("the request's body failed")]
+    RequestBody,
+    #[error("closed before the response's head was complete")]
+    Closed,
+    #[error(transparent)]
+    Io(io::Error),
+    #[error(transparent)]
+    Protocol(#[from] BadHead),
+}
+
+/// Why a response's body ended too soon.
+#[derive(Debug, thiserror::Error)]
+pub(in super::super) enum CutOff {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Protocol(#[from] BadBody),
+}
+
+/// Room for a first read: a small response comes in one.
+const LEAST_ROOM: usize = 8 * 1024;
+
+/// Room for a read of a body that comes faster than it is read.
+const MOST_ROOM: usize = 128 * 1024;
+
+impl Link {
+    pub(in super::super) fn new(stream: TcpStream) -> Self {
+        let (read, write) = stream.into_split();
+        Self {
+            read,
+            write: Some(write),
+            sending: Sending::default(),
+            buffer: BytesMut::new(),
+            fields: Vec::new(),
+            body: Decoder::Ended,
+            persists: true,
+            room: LEAST_ROOM,
+        }
+    }
+
+    /// Begins an exchange.
+    pub(in super::super) fn begin(&mut self, request: &Request<Body>) {
+        self.sending.begin(request);
+        self.body = Decoder::Ended;
+    }
+
+    /// Sends the request begun, and waits for the head of its response. The response may come before the request is
+    /// sent: [`Link::upload`] sends the rest.
+    ///
+    /// # Errors
+    /// When there is none, or one that breaks HTTP. The connection is of no use then.
+    pub(in super::super) fn poll_response(
+        &mut self,
+        request: &mut Request<Body>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Head, Broken>> {
+        self.poll_send(request.body_mut(), cx)?;
+        loop {
+            if !self.buffer.is_empty()
+                && let Some(head) = head::parse(&mut self.buffer, request.method(), &mut self.fields)?
+            {
+                match head.response.status() {
+                    StatusCode::CONTINUE => {
+                        request.body_mut().proceed();
+                        self.poll_send(request.body_mut(), cx)?;
+                    }
+                    // The others say nothing that HTTP/1.1 has to pass on through hyper.
+                    status if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS => {}
+                    _ => {
+                        self.body = head.body;
+                        self.persists = head.persists && self.sending.is_over();
+                        return Poll::Ready(Ok(head));
+                    }
+                }
+                continue;
+            }
+            match ready!(self.poll_read(cx)) {
+                Ok(0) if self.sending.is_unsent() => return Poll::Ready(Err(Broken::Unsent)),
+                Ok(0) => return Poll::Ready(Err(Broken::Closed)),
+                Ok(_) => {}
+                Err(_) if self.sending.is_unsent() => return Poll::Ready(Err(Broken::Unsent)),
+                Err(error) => return Poll::Ready(Err(Broken::Io(error))),
+            }
+        }
+    }
+
+    /// Sends what can be sent now.
+    fn poll_send(&mut self, body: &mut Body, cx: &mut Context<'_>) -> Result<(), Broken> {
+        let Some(write) = &mut self.write else { return Ok(()) };
+        match self.sending.poll(write, body, cx) {
+            Poll::Pending | Poll::Ready(Ok(())) => Ok(()),
+            Poll::Ready(Err(SendError::Body)) => Err(Broken::RequestBody),
+            // An endpoint that takes no more may have answered why.
+            Poll::Ready(Err(SendError::Io)) => Ok(()),
+        }
+    }
+
+    /// The rest of a request whose response came before it was sent; to be run beside the response. `None` when it is
+    /// sent, or cannot be.
+    pub(in super::super) fn upload(&mut self, mut body: Body) -> Option<impl Future<Output = ()> + use<>> {
+        if self.sending.is_over() || self.sending.has_failed() || body.is_held_back() {
+            return None;
+        }
+        let mut write = self.write.take()?;
+        let mut sending = std::mem::take(&mut self.sending);
+        Some(async move {
+            if poll_fn(|cx| sending.poll(&mut write, &mut body, cx)).await.is_ok() {
+                // Dropped, it would close this half: to many services a client that is gone.
+                write.forget();
+            }
+        })
+    }
+
+    /// The next part of the response's body.
+    pub(in super::super) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
+        loop {
+            match self.body.decode(&mut self.buffer)? {
+                Decoded::Data(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Decoded::Trailers(trailers) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+                Decoded::End => return Poll::Ready(None),
+                Decoded::Partial => {}
+            }
+            if ready!(self.poll_read(cx))? == 0 {
+                self.body.closed()?;
+            }
+        }
+    }
+
+    /// Whether nothing more of the response's body is to come.
+    pub(in super::super) fn has_ended(&self) -> bool {
+        self.body.has_ended()
+    }
+
+    /// How much of the response's body is to come.
+    pub(in super::super) fn size_hint(&self) -> SizeHint {
+        match self.body {
+            Decoder::Ended => SizeHint::with_exact(0),
+            Decoder::Length(length) => SizeHint::with_exact(length),
+            Decoder::Chunked(_) | Decoder::UntilClose => SizeHint::default(),
+        }
+    }
+
+    /// Whether another exchange can follow the one that is over.
+    pub(in super::super) fn persists(&self) -> bool {
+        self.persists && self.write.is_some() && self.has_ended() && self.buffer.is_empty()
+    }
+
+    /// Lets go of what a large exchange needed and an idle connection does not.
+    pub(in super::super) fn rest(&mut self) {
+        self.sending.rest();
+        if self.room > LEAST_ROOM {
+            self.room = LEAST_ROOM;
+            self.buffer = BytesMut::new();
+        }
+    }
+
+    /// Whether an idle connection is still open, as far as is known: nothing that comes unasked is an answer.
+    pub(in super::super) fn is_open(&mut self) -> bool {
+        let mut byte = [0];
+        let mut cx = Context::from_waker(Waker::noop());
+        Pin::new(&mut self.read).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+    }
+
+    /// The stream of a connection that switched protocols, and what came of the new one.
+    pub(in super::super) fn into_stream(self) -> Option<(TcpStream, BytesMut)> {
+        let stream = self.read.reunite(self.write?).ok()?;
+        Some((stream, self.buffer))
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.buffer.reserve(self.room);
+        let read = ready!(poll_read_buf(Pin::new(&mut self.read), cx, &mut self.buffer))?;
+        if read >= self.room && self.room < MOST_ROOM {
+            self.room *= 2;
+        }
+        Poll::Ready(Ok(read))
+    }
+}
