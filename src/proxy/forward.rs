@@ -11,6 +11,7 @@ use super::frame::Frame;
 use super::http1::{Broken, Head};
 use super::kept::Connection;
 use super::local::{LocalEndpoint, LocalUpstream};
+use super::outbound::Outbound;
 use crate::exchange::{Body, BodyFailure, Flow, ProxyError};
 use crate::telemetry::stats::AttemptResult;
 
@@ -41,7 +42,7 @@ struct Failure {
 pub(super) async fn forward(
     frame: &mut Frame,
     destination: &Destination,
-    mut request: Request<Body>,
+    mut outbound: Outbound,
 ) -> Result<(Head, Connection), ProxyError> {
     let (worker, upstream) = (Rc::clone(&frame.worker), &destination.upstream);
     let mut tried: Vec<u32> = Vec::new();
@@ -55,12 +56,12 @@ pub(super) async fn forward(
             && let Ok(host) = HeaderValue::from_str(endpoint.state.label())
         {
             // From an HTTP/1.0 client without one; RFC 9112, 3.2, has it in every request of HTTP/1.1.
-            request.headers_mut().insert(header::HOST, host);
+            outbound.request.headers_mut().insert(header::HOST, host);
         }
-        let failure = match attempt(frame, destination, &endpoint, &mut request).await {
+        let failure = match attempt(frame, destination, &endpoint, &mut outbound).await {
             Ok((head, mut connection)) => {
                 upstream.attempted(AttemptResult::Ok, &worker.stats);
-                if let Some(rest) = connection.link.upload(request.into_body()) {
+                if let Some(rest) = connection.link.upload(outbound.request.into_body()) {
                     tokio::task::spawn_local(rest);
                 }
                 return Ok((head, connection));
@@ -97,18 +98,18 @@ async fn attempt(
     frame: &Frame,
     destination: &Destination,
     endpoint: &LocalEndpoint,
-    request: &mut Request<Body>,
+    outbound: &mut Outbound,
 ) -> Result<(Head, Connection), Failure> {
     let settings = &destination.upstream.upstream.settings;
     let began = frame.attempt_started.unwrap_or(frame.started);
     while let Some(mut connection) = endpoint.kept.take(settings.keep_alive, began) {
-        match send(frame, destination, &mut connection, request, began).await {
+        match send(frame, destination, &mut connection, outbound, began).await {
             Ok(head) => return Ok((head, connection)),
             Err(Failure { unsent: true, .. }) => {}
             // Closed as the request was on its way: RFC 9112, 9.3.1, lets an idempotent request be sent again. Once,
             // and on a connection of its own (RFC 9110, 9.2.2): a request that kills its service must not meet it
             // on every kept connection.
-            Err(Failure { result: AttemptResult::Reset, .. }) if can_be_sent_again(request) => break,
+            Err(Failure { result: AttemptResult::Reset, .. }) if can_be_sent_again(&outbound.request) => break,
             Err(failure) => return Err(failure),
         }
     }
@@ -116,7 +117,7 @@ async fn attempt(
     let timeout = left.map_or(settings.connect_timeout, |left| left.min(settings.connect_timeout));
     match Connection::open(&destination.upstream, &endpoint.state, timeout).await {
         Ok(mut connection) => {
-            let head = send(frame, destination, &mut connection, request, Instant::now()).await?;
+            let head = send(frame, destination, &mut connection, outbound, Instant::now()).await?;
             Ok((head, connection))
         }
         Err(error) => Err(Failure {
@@ -142,14 +143,14 @@ async fn send(
     frame: &Frame,
     destination: &Destination,
     connection: &mut Connection,
-    request: &mut Request<Body>,
+    outbound: &mut Outbound,
     sent: Instant,
 ) -> Result<Head, Failure> {
     let link = &mut *connection.link;
-    link.begin(request);
+    link.begin(outbound);
     let mut alarm = Alarm::new(&frame.worker.alarms, sent);
     let outcome = std::future::poll_fn(|cx| {
-        if let Poll::Ready(outcome) = link.poll_response(request, cx) {
+        if let Poll::Ready(outcome) = link.poll_response(outbound, cx) {
             return Poll::Ready(Some(outcome));
         }
         // The endpoint's time begins when it has the whole request: an upload may take long.

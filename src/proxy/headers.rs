@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use ipnet::IpNet;
 
+use super::outbound::Added;
 use crate::exchange::header::{
     KEEP_ALIVE, PROXY_CONNECTION, VIA, VIA_10, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO,
     X_REAL_IP, X_REQUEST_ID,
@@ -27,26 +28,22 @@ impl Noted {
     pub(super) const OLD_HOP: Self = Self(1 << 4);
     pub(super) const EXPECT: Self = Self(1 << 5);
     pub(super) const X_REQUEST_ID: Self = Self(1 << 6);
-    /// `forwarded`, `x-forwarded-port`, `x-real-ip`.
+    /// `forwarded`, `x-forwarded-*`, `x-real-ip`.
     pub(super) const CLAIMS: Self = Self(1 << 7);
     pub(super) const CONTENT_LENGTH: Self = Self(1 << 8);
     pub(super) const HOST: Self = Self(1 << 9);
     pub(super) const USER_AGENT: Self = Self(1 << 10);
     pub(super) const ACCEPT: Self = Self(1 << 11);
     pub(super) const TRACEPARENT: Self = Self(1 << 12);
-    const HOP_BY_HOP: Self =
+    /// What belongs to one connection only (RFC 9110, 7.6.1).
+    pub(super) const HOP_BY_HOP: Self =
         Self(Self::CONNECTION.0 | Self::UPGRADE.0 | Self::TE.0 | Self::TRANSFER_ENCODING.0 | Self::OLD_HOP.0);
 
     pub(super) fn of(headers: &HeaderMap) -> Self {
-        headers.keys().fold(Self::default(), Self::and)
+        headers.keys().fold(Self::default(), |noted, name| Self(noted.0 | Self::one(name).0))
     }
 
-    /// With one header more.
-    pub(super) fn and(self, name: &HeaderName) -> Self {
-        Self(self.0 | Self::one(name).0)
-    }
-
-    fn one(name: &HeaderName) -> Self {
+    pub(super) fn one(name: &HeaderName) -> Self {
         match name.as_str() {
             "connection" => Self::CONNECTION,
             "upgrade" => Self::UPGRADE,
@@ -55,7 +52,8 @@ impl Noted {
             "keep-alive" | "proxy-connection" | "http2-settings" => Self::OLD_HOP,
             "expect" => Self::EXPECT,
             "x-request-id" => Self::X_REQUEST_ID,
-            "forwarded" | "x-forwarded-port" | "x-real-ip" => Self::CLAIMS,
+            "forwarded" | "x-forwarded-for" | "x-forwarded-host" | "x-forwarded-port" | "x-forwarded-proto"
+            | "x-real-ip" => Self::CLAIMS,
             "content-length" => Self::CONTENT_LENGTH,
             "host" => Self::HOST,
             "user-agent" => Self::USER_AGENT,
@@ -87,8 +85,12 @@ fn options(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> 
     lines.flat_map(|value| value.split(',')).map(str::trim)
 }
 
+/// Whether `Connection` can name this header away: not `Host`, the length or the request's id.
+pub(super) fn may_be_nominated(name: &HeaderName) -> bool {
+    ![header::HOST, header::CONTENT_LENGTH, X_REQUEST_ID].contains(name)
+}
+
 /// Removes what belongs to one connection only (RFC 9110, 7.6.1): the fixed list, and what `Connection` names.
-/// `Host`, the length and the request's id cannot be named away. hyper frames the message anew on the other side.
 pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, noted: Noted) {
     if !noted.has(Noted::HOP_BY_HOP) {
         return;
@@ -96,7 +98,7 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, noted: Noted) {
     if noted.has(Noted::CONNECTION) {
         let named: Vec<HeaderName> = options(headers, header::CONNECTION)
             .filter_map(|option| option.parse().ok())
-            .filter(|name| ![header::HOST, header::CONTENT_LENGTH, X_REQUEST_ID].contains(name))
+            .filter(may_be_nominated)
             .collect();
         for name in named {
             headers.remove(name);
@@ -125,9 +127,9 @@ pub(super) fn welcomes_trailers(headers: &HeaderMap, noted: Noted) -> bool {
     noted.has(Noted::TE) && options(headers, header::TE).any(|option| option.eq_ignore_ascii_case("trailers"))
 }
 
-/// Says that the gateway was here (RFC 9110, 7.6.3).
-pub(super) fn add_via(headers: &mut HeaderMap, received: Version) {
-    headers.append(header::VIA, if received == Version::HTTP_10 { VIA_10 } else { VIA });
+/// How the gateway says in `Via` that it was here (RFC 9110, 7.6.3).
+pub(super) fn via(received: Version) -> HeaderValue {
+    if received == Version::HTTP_10 { VIA_10 } else { VIA }
 }
 
 /// What is known of a client connection, ready to be put into each of its requests.
@@ -164,38 +166,40 @@ impl Peer {
         client
     }
 
-    /// Sets the forwarding headers. Those of an untrusted peer are replaced, whatever it claims.
-    pub(super) fn forward(&self, headers: &mut HeaderMap, noted: Noted, host: Option<&HeaderValue>) {
-        if self.trusted {
-            let known: Vec<&[u8]> = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
-            let mut line = known.join(&b", "[..]);
-            if !line.is_empty() {
-                line.extend_from_slice(b", ");
-            }
-            line.extend_from_slice(self.text.as_bytes());
-            // Joined from valid values.
-            headers.insert(X_FORWARDED_FOR, HeaderValue::from_bytes(&line).unwrap_or_else(|_| self.text.clone()));
-            if !headers.contains_key(X_FORWARDED_PROTO) {
-                headers.insert(X_FORWARDED_PROTO, HTTP);
-            }
-            if let Some(host) = host
-                && !headers.contains_key(X_FORWARDED_HOST)
-            {
-                headers.insert(X_FORWARDED_HOST, host.clone());
+    /// Adds the forwarding headers. Those of an untrusted peer are replaced, whatever it claims.
+    pub(super) fn forward(&self, headers: &mut HeaderMap, noted: Noted, host: Option<&HeaderValue>, added: &mut Added) {
+        if !noted.has(Noted::CLAIMS) {
+            added.put(X_FORWARDED_FOR, self.text.clone());
+            added.put(X_FORWARDED_PROTO, HTTP);
+            if let Some(host) = host {
+                added.put(X_FORWARDED_HOST, host.clone());
             }
             return;
         }
-        if noted.has(Noted::CLAIMS) {
-            for name in [header::FORWARDED, X_FORWARDED_PORT, X_REAL_IP] {
+        let line = if self.trusted { self.appended(headers) } else { self.text.clone() };
+        headers.remove(X_FORWARDED_FOR);
+        if !self.trusted {
+            for name in [header::FORWARDED, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REAL_IP] {
                 headers.remove(name);
             }
         }
-        headers.insert(X_FORWARDED_FOR, self.text.clone());
-        headers.insert(X_FORWARDED_PROTO, HTTP);
-        match host {
-            Some(host) => headers.insert(X_FORWARDED_HOST, host.clone()),
-            None => headers.remove(X_FORWARDED_HOST),
-        };
+        added.put(X_FORWARDED_FOR, line);
+        if !headers.contains_key(X_FORWARDED_PROTO) {
+            added.put(X_FORWARDED_PROTO, HTTP);
+        }
+        if let Some(host) = host
+            && !headers.contains_key(X_FORWARDED_HOST)
+        {
+            added.put(X_FORWARDED_HOST, host.clone());
+        }
+    }
+
+    /// The peer's address behind those that it says it forwards for.
+    fn appended(&self, headers: &HeaderMap) -> HeaderValue {
+        let known = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
+        let line: Vec<&[u8]> = known.chain([self.text.as_bytes()]).collect();
+        // Joined from valid values.
+        HeaderValue::from_bytes(&line.join(&b", "[..])).unwrap_or_else(|_| self.text.clone())
     }
 }
 
@@ -206,13 +210,19 @@ fn trusts(proxies: &[IpNet], address: IpAddr) -> bool {
 }
 
 /// Keeps a valid request id, or makes one of 128 random bits.
-pub(super) fn request_id(headers: &mut HeaderMap, noted: Noted, mut random: impl FnMut() -> u64) -> HeaderValue {
+pub(super) fn request_id(
+    headers: &mut HeaderMap,
+    noted: Noted,
+    added: &mut Added,
+    mut random: impl FnMut() -> u64,
+) -> HeaderValue {
     if noted.has(Noted::X_REQUEST_ID)
-        && let Some(id) = headers.get(X_REQUEST_ID)
+        && let Some(id) = headers.remove(X_REQUEST_ID)
     {
         let bytes = id.as_bytes();
         if (1..=MAX_REQUEST_ID).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic) {
-            return id.clone();
+            headers.insert(X_REQUEST_ID, id.clone());
+            return id;
         }
     }
     let mut text = [0u8; 32];
@@ -221,7 +231,7 @@ pub(super) fn request_id(headers: &mut HeaderMap, noted: Noted, mut random: impl
     low.copy_from_slice(&hexadecimal(random()));
     // Hexadecimal digits are a valid value.
     let id = HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("none"));
-    headers.insert(X_REQUEST_ID, id.clone());
+    added.put(X_REQUEST_ID, id.clone());
     id
 }
 
@@ -284,6 +294,22 @@ mod tests {
         assert_eq!(left, ["host", "trailer", "x-kept", "x-request-id"]);
     }
 
+    /// All headers that an endpoint gets.
+    fn with(mut map: HeaderMap, added: &Added) -> HeaderMap {
+        for (name, value) in added.iter() {
+            map.append(name, value.clone());
+        }
+        map
+    }
+
+    fn forwarded(peer: &Peer, claimed: &HeaderMap, host: &HeaderValue) -> HeaderMap {
+        let (mut map, mut added) = (claimed.clone(), Added::default());
+        peer.forward(&mut map, Noted::of(claimed), Some(host), &mut added);
+        let map = with(map, &added);
+        assert!(map.keys().all(|name| map.get_all(name).iter().count() == 1), "each of them once: {map:?}");
+        map
+    }
+
     #[test]
     fn only_trusted_proxies_are_believed() {
         let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().expect("a network")];
@@ -298,9 +324,7 @@ mod tests {
 
         let proxy = Peer::new("10.0.0.1".parse().expect("an address"), &trusted);
         assert_eq!(proxy.client(&claimed, &trusted).to_string(), "1.2.3.4");
-        let mut map = claimed.clone();
-        let noted = Noted::of(&map);
-        proxy.forward(&mut map, noted, Some(&host));
+        let map = forwarded(&proxy, &claimed, &host);
         assert_eq!(map[X_FORWARDED_FOR], "6.6.6.6, 1.2.3.4, 10.0.0.9, 10.0.0.1");
         assert_eq!(
             (&map[X_FORWARDED_PROTO], &map[X_FORWARDED_HOST]),
@@ -309,25 +333,26 @@ mod tests {
 
         let stranger = Peer::new("::ffff:9.9.9.9".parse().expect("an address"), &trusted);
         assert_eq!(stranger.client(&claimed, &trusted).to_string(), "9.9.9.9");
-        let mut map = claimed;
-        let noted = Noted::of(&map);
-        stranger.forward(&mut map, noted, Some(&host));
-        assert_eq!(map[X_FORWARDED_FOR], "9.9.9.9");
-        assert_eq!((&map[X_FORWARDED_PROTO], &map[X_FORWARDED_HOST]), (&HTTP, &host));
-        assert!(!map.contains_key(header::FORWARDED) && !map.contains_key(X_REAL_IP));
+        for claimed in [claimed, HeaderMap::new()] {
+            let map = forwarded(&stranger, &claimed, &host);
+            assert_eq!(map[X_FORWARDED_FOR], "9.9.9.9");
+            assert_eq!((&map[X_FORWARDED_PROTO], &map[X_FORWARDED_HOST]), (&HTTP, &host));
+            assert!(!map.contains_key(header::FORWARDED) && !map.contains_key(X_REAL_IP));
+        }
     }
 
     #[test]
     fn request_ids_are_kept_when_valid() {
         let mut kept = headers(&[("x-request-id", "abc-123")]);
-        let noted = Noted::of(&kept);
-        assert_eq!(request_id(&mut kept, noted, || 0), "abc-123");
+        let (noted, mut added) = (Noted::of(&kept), Added::default());
+        assert_eq!(request_id(&mut kept, noted, &mut added, || 0), "abc-123");
+        assert_eq!(with(kept, &added).get_all(X_REQUEST_ID).iter().collect::<Vec<_>>(), ["abc-123"]);
         for bad in ["", "has space", &"x".repeat(129)] {
             let mut map = headers(&[("x-request-id", bad)]);
-            let noted = Noted::of(&map);
-            let made = request_id(&mut map, noted, || 0x0123_4567_89ab_cdef);
+            let (noted, mut added) = (Noted::of(&map), Added::default());
+            let made = request_id(&mut map, noted, &mut added, || 0x0123_4567_89ab_cdef);
             assert_eq!(made, "0123456789abcdef0123456789abcdef");
-            assert_eq!(map[X_REQUEST_ID], made);
+            assert_eq!(with(map, &added).get_all(X_REQUEST_ID).iter().collect::<Vec<_>>(), [made]);
         }
     }
 

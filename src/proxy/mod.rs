@@ -15,6 +15,7 @@ mod http1;
 mod kept;
 mod listener;
 mod local;
+mod outbound;
 mod plane;
 mod serve;
 mod tunnel;

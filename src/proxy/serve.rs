@@ -17,6 +17,7 @@ use super::headers::{self, Noted};
 use super::http1::Head;
 use super::kept::Connection;
 use super::local::{LocalRoute, LocalSnapshot};
+use super::outbound::{Added, Outbound};
 use super::tunnel;
 use super::worker::Worker;
 use crate::exchange::body::Bounds;
@@ -66,7 +67,8 @@ enum Answer {
 async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted) -> Result<Answer, ProxyError> {
     let (worker, connection) = (Rc::clone(&frame.worker), Rc::clone(&frame.connection));
     let listener = &connection.listener.settings;
-    frame.request_id = Some(headers::request_id(request.headers_mut(), noted, || worker.random()));
+    let mut added = Added::default();
+    frame.request_id = Some(headers::request_id(request.headers_mut(), noted, &mut added, || worker.random()));
     let transfer_encoding = noted.has(Noted::TRANSFER_ENCODING);
     let passed = gate::check(&request, transfer_encoding, listener).map_err(|(error, reason)| {
         tracing::debug!(listener = %connection.listener.name, client = %frame.client, "refused a request: {reason}");
@@ -99,23 +101,20 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
     // RFC 9110, 7.8: HTTP/1.0 knows no upgrade.
     let upgrade = headers::upgrade_of(request.headers(), noted)
         .filter(|name| frame.version != Version::HTTP_10 && listener.upgrades.contains(name));
-    let way = Way { host: passed.host_header, path: passed.path, upgrade, deadline: destination.deadline };
+    let way = Way { host: passed.host_header, path: passed.path, upgrade, deadline: destination.deadline, added };
     let client = way.upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
-    let request = prepare(frame, request, noted, way)?;
-    let (Head { mut response, noted, .. }, endpoint) = forward(frame, &destination, request).await?;
+    let outbound = prepare(frame, request, noted, way)?;
+    let (Head { mut response, upgrade, .. }, endpoint) = forward(frame, &destination, outbound).await?;
 
-    let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    let protocol = if switching { response.headers().get(header::UPGRADE).cloned() } else { None };
-    headers::remove_hop_by_hop(response.headers_mut(), noted);
     let version = response.version();
-    headers::add_via(response.headers_mut(), version);
+    response.headers_mut().append(header::VIA, headers::via(version));
     if let Some(cookie) = set_cookie {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
     *response.version_mut() = Version::HTTP_11;
-    if switching {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         // An endpoint that switches although nobody asked breaks HTTP.
-        let (Some(client), Some(protocol)) = (client, protocol) else { return Err(ProxyError::BadResponse) };
+        let (Some(client), Some(protocol)) = (client, upgrade) else { return Err(ProxyError::BadResponse) };
         response.headers_mut().insert(header::UPGRADE, protocol);
         return Ok(Answer::Upgrade { response, client, endpoint });
     }
@@ -190,10 +189,11 @@ struct Way {
     upgrade: Option<String>,
     /// The end of the whole exchange.
     deadline: Option<Instant>,
+    added: Added,
 }
 
 /// Makes the request that an endpoint gets of the one that came.
-fn prepare(frame: &mut Frame, request: Request<Incoming>, noted: Noted, way: Way) -> Result<Request<Body>, ProxyError> {
+fn prepare(frame: &mut Frame, request: Request<Incoming>, noted: Noted, mut way: Way) -> Result<Outbound, ProxyError> {
     let connection = Rc::clone(&frame.connection);
     let listener = &connection.listener.settings;
     let (mut parts, incoming) = request.into_parts();
@@ -211,8 +211,8 @@ fn prepare(frame: &mut Frame, request: Request<Incoming>, noted: Noted, way: Way
         parts.headers.insert(header::HOST, host.clone());
         frame.host = Some(host);
     }
-    connection.peer.forward(&mut parts.headers, noted, frame.host.as_ref());
-    headers::add_via(&mut parts.headers, frame.version);
+    connection.peer.forward(&mut parts.headers, noted, frame.host.as_ref(), &mut way.added);
+    way.added.put(header::VIA, headers::via(frame.version));
 
     if way.path.is_some() || parts.uri.authority().is_some() {
         parts.uri = origin_form(&parts.uri, way.path.as_deref())?;
@@ -220,7 +220,7 @@ fn prepare(frame: &mut Frame, request: Request<Incoming>, noted: Noted, way: Way
     parts.version = Version::HTTP_11;
     let held_back = noted.has(Noted::EXPECT) && expects_continue(&parts.headers);
     if http_body::Body::is_end_stream(&incoming) {
-        return Ok(Request::from_parts(parts, Body::Empty));
+        return Ok(Outbound { request: Request::from_parts(parts, Body::Empty), added: way.added });
     }
     let flow = Rc::<Flow>::default();
     frame.request_flow = Some(Rc::clone(&flow));
@@ -230,7 +230,8 @@ fn prepare(frame: &mut Frame, request: Request<Incoming>, noted: Noted, way: Way
         deadline: way.deadline,
         held_back,
     };
-    Ok(Request::from_parts(parts, Body::stream(incoming, flow, bounds)))
+    let request = Request::from_parts(parts, Body::stream(incoming, flow, bounds));
+    Ok(Outbound { request, added: way.added })
 }
 
 /// The target of a request in origin form, with the path in normal form and the query untouched.

@@ -3,9 +3,10 @@
 use std::io::Write as _;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, header};
+use http::{HeaderMap, header};
 use http_body::{Body as _, Frame};
 
+use super::super::outbound::Outbound;
 use crate::exchange::Body;
 
 /// How a request's body is delimited (RFC 9112, 6.3).
@@ -24,7 +25,8 @@ impl Framing {
 }
 
 /// Appends the head of a request. Its framing is that of its body, whatever its headers say.
-pub(super) fn head(out: &mut Vec<u8>, request: &Request<Body>) {
+pub(super) fn head(out: &mut Vec<u8>, outbound: &Outbound) {
+    let request = &outbound.request;
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
     for part in [request.method().as_str(), " ", target, " HTTP/1.1\r\n"] {
         out.extend_from_slice(part.as_bytes());
@@ -36,6 +38,9 @@ pub(super) fn head(out: &mut Vec<u8>, request: &Request<Body>) {
         } else if *name != header::TRANSFER_ENCODING {
             field(out, name.as_str(), value.as_bytes());
         }
+    }
+    for (name, value) in outbound.added.iter() {
+        field(out, name.as_str(), value.as_bytes());
     }
     match request.body().size_hint().exact() {
         // RFC 9110, 8.6: a length of 0 is said where the client said it.
@@ -98,13 +103,15 @@ fn trailers(out: &mut Vec<u8>, trailers: &HeaderMap) {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use http::{HeaderValue, Request};
 
+    use super::super::super::outbound::Added;
     use super::*;
 
     fn written(request: Request<Body>) -> String {
-        let mut out = Vec::new();
-        head(&mut out, &request);
+        let (mut out, mut added) = (Vec::new(), Added::default());
+        added.put(header::VIA, HeaderValue::from_static("1.1 us"));
+        head(&mut out, &Outbound { request, added });
         String::from_utf8(out).expect("text")
     }
 
@@ -114,12 +121,12 @@ mod tests {
             let builder = Request::builder().method("POST").uri("/a?b=%20").header("Host", "h");
             builder.header("Content-Length", "7").header("Transfer-Encoding", "chunked").body(body).expect("a request")
         };
-        let empty = "POST /a?b=%20 HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n\r\n";
+        let empty = "POST /a?b=%20 HTTP/1.1\r\nhost: h\r\nvia: 1.1 us\r\ncontent-length: 0\r\n\r\n";
         assert_eq!(written(request(Body::Empty)), empty);
-        let full = "POST /a?b=%20 HTTP/1.1\r\nhost: h\r\ncontent-length: 3\r\n\r\n";
+        let full = "POST /a?b=%20 HTTP/1.1\r\nhost: h\r\nvia: 1.1 us\r\ncontent-length: 3\r\n\r\n";
         assert_eq!(written(request(Body::Full(Bytes::from_static(b"abc")))), full);
         let bare = Request::builder().uri("*").method("OPTIONS").body(Body::Empty).expect("a request");
-        assert_eq!(written(bare), "OPTIONS * HTTP/1.1\r\n\r\n");
+        assert_eq!(written(bare), "OPTIONS * HTTP/1.1\r\nvia: 1.1 us\r\n\r\n");
     }
 
     #[test]

@@ -6,14 +6,15 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, header};
 use hyper::ext::ReasonPhrase;
 
-use super::super::headers::Noted;
+use super::super::headers::{Noted, may_be_nominated};
 use super::decoder::{Chunked, Decoder};
 
-/// The head of a response.
+/// The head of a response, without what belongs to the connection alone (RFC 9110, 7.6.1).
 #[derive(Debug)]
 pub(in super::super) struct Head {
     pub(in super::super) response: Response<()>,
-    pub(in super::super) noted: Noted,
+    /// The protocol switched to.
+    pub(in super::super) upgrade: Option<HeaderValue>,
     pub(super) body: Decoder,
     /// The connection can carry another exchange when the body has ended.
     pub(super) persists: bool,
@@ -29,6 +30,9 @@ pub(super) const MAX_HEAD: usize = 128 * 1024;
 
 /// Most header fields.
 const MAX_FIELDS: usize = 256;
+
+/// Room for what a gateway adds to a response.
+const SPARE_FIELDS: usize = 2;
 
 /// A field of a head that is being read: its name, and where its value lies.
 #[derive(Debug)]
@@ -56,13 +60,14 @@ pub(super) fn parse(buffer: &mut BytesMut, method: &Method, fields: &mut Vec<Fie
         Err(_) => return Err(BadHead("a malformed head")),
     };
     let start = buffer.as_ptr() as usize;
-    let mut noted = Noted::default();
+    let mut message = Message::default();
     for field in parsed.headers.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| BadHead("a malformed header name"))?;
-        noted = noted.and(&name);
-        // A value lies in the buffer.
-        let start = field.value.as_ptr() as usize - start;
-        fields.push(Field { name, start, end: start + field.value.len() });
+        if message.keeps(&name, field.value)? {
+            // A value lies in the buffer.
+            let start = field.value.as_ptr() as usize - start;
+            fields.push(Field { name, start, end: start + field.value.len() });
+        }
     }
     let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(BadHead("no status"))?;
     let version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
@@ -75,8 +80,15 @@ pub(super) fn parse(buffer: &mut BytesMut, method: &Method, fields: &mut Vec<Fie
         let value = HeaderValue::from_maybe_shared(bytes.slice(start..end));
         headers.append(name, value.map_err(|_| BadHead("a malformed header value"))?);
     }
-    let persists = persists(version, &headers, noted);
-    let body = body(status, version, method, &mut headers, noted)?;
+    for name in &message.nominated {
+        headers.remove(name);
+    }
+    let body = message.body(status, version, method)?;
+    if message.transfer_encoding.is_some() {
+        // RFC 9112, 6.3: of the two the Transfer-Encoding holds, and a length is not passed on.
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    let persists = message.persists(version) && body != Decoder::UntilClose;
     let mut response = Response::new(());
     *response.status_mut() = status;
     *response.version_mut() = version;
@@ -84,84 +96,93 @@ pub(super) fn parse(buffer: &mut BytesMut, method: &Method, fields: &mut Vec<Fie
     if let Some(reason) = reason.and_then(|reason| ReasonPhrase::try_from(reason).ok()) {
         response.extensions_mut().insert(reason);
     }
-    Ok(Some(Head { response, noted, persists: persists && body != Decoder::UntilClose, body }))
+    Ok(Some(Head { response, upgrade: message.upgrade, body, persists }))
 }
 
-/// Room for what a gateway adds to a response.
-const SPARE_FIELDS: usize = 4;
-
-/// Whether the endpoint keeps the connection open (RFC 9112, 9.3).
-fn persists(version: Version, headers: &HeaderMap, noted: Noted) -> bool {
-    if !noted.has(Noted::CONNECTION) {
-        return version == Version::HTTP_11;
-    }
-    let has = |wanted: &str| {
-        let lines = headers.get_all(header::CONNECTION).into_iter();
-        let options = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-        options.into_iter().any(|option| option.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes()))
-    };
-    if version == Version::HTTP_11 { !has("close") } else { has("keep-alive") && !has("close") }
+/// What the fields of a head say of the message and the connection.
+#[derive(Debug, Default)]
+struct Message {
+    close: bool,
+    keep_alive: bool,
+    /// Named by `Connection`.
+    nominated: Vec<HeaderName>,
+    upgrade: Option<HeaderValue>,
+    /// Whether it is `chunked`, as the only one.
+    transfer_encoding: Option<bool>,
+    length: Option<u64>,
 }
 
-/// How the body is delimited (RFC 9112, 6.3).
-fn body(
-    status: StatusCode,
-    version: Version,
-    method: &Method,
-    headers: &mut HeaderMap,
-    noted: Noted,
-) -> Result<Decoder, BadHead> {
-    if *method == Method::HEAD
-        || status.is_informational()
-        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-    {
-        return Ok(Decoder::Ended);
-    }
-    if noted.has(Noted::TRANSFER_ENCODING) {
-        if version == Version::HTTP_10 {
-            return Err(BadHead("Transfer-Encoding in HTTP/1.0"));
-        }
-        // RFC 9112, 6.3: of the two the Transfer-Encoding holds, and a length is not passed on.
-        headers.remove(header::CONTENT_LENGTH);
-        let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter();
-        return match (encodings.next(), encodings.next()) {
-            (Some(only), None) if only.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") => {
-                Ok(Decoder::Chunked(Chunked::Size))
-            }
-            // The gateway asked for no other coding (RFC 9112, 7.4), and would pass it on undecoded.
-            _ => Err(BadHead("a Transfer-Encoding that is not chunked")),
-        };
-    }
-    if noted.has(Noted::CONTENT_LENGTH) {
-        return Ok(Decoder::length(content_length(headers)?));
-    }
-    Ok(Decoder::UntilClose)
-}
-
-/// The one length that all `Content-Length` values agree on (RFC 9110, 8.6).
-fn content_length(headers: &mut HeaderMap) -> Result<u64, BadHead> {
-    let (mut length, mut count) = (None, 0);
-    for line in headers.get_all(header::CONTENT_LENGTH) {
-        for value in line.as_bytes().split(|byte| *byte == b',') {
-            let parsed = decimal(value.trim_ascii()).ok_or(BadHead("a Content-Length that is no number"))?;
-            if length.is_some_and(|length| length != parsed) {
+impl Message {
+    /// Reads a field; whether it goes on to the client.
+    fn keeps(&mut self, name: &HeaderName, value: &[u8]) -> Result<bool, BadHead> {
+        let noted = Noted::one(name);
+        if noted.has(Noted::CONTENT_LENGTH) {
+            let known = self.length;
+            let length = content_length(value)?;
+            if known.is_some_and(|known| known != length) {
                 return Err(BadHead("more than one Content-Length"));
             }
-            length = Some(parsed);
-            count += 1;
+            self.length = Some(length);
+            return Ok(known.is_none());
+        }
+        if !noted.has(Noted::HOP_BY_HOP) {
+            return Ok(true);
+        }
+        if noted.has(Noted::CONNECTION) {
+            self.connection(value);
+        } else if noted.has(Noted::TRANSFER_ENCODING) {
+            let chunked = value.trim_ascii().eq_ignore_ascii_case(b"chunked");
+            self.transfer_encoding = Some(chunked && self.transfer_encoding.is_none());
+        } else if noted.has(Noted::UPGRADE) {
+            self.upgrade = HeaderValue::from_bytes(value).ok();
+        }
+        Ok(false)
+    }
+
+    fn connection(&mut self, value: &[u8]) {
+        for option in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            if option.eq_ignore_ascii_case(b"close") {
+                self.close = true;
+            } else if option.eq_ignore_ascii_case(b"keep-alive") {
+                self.keep_alive = true;
+            } else if let Ok(name) = HeaderName::from_bytes(option)
+                && may_be_nominated(&name)
+            {
+                self.nominated.push(name);
+            }
         }
     }
-    let length = length.ok_or(BadHead("an empty Content-Length"))?;
-    if count > 1 {
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+
+    /// Whether the endpoint keeps the connection open (RFC 9112, 9.3).
+    fn persists(&self, version: Version) -> bool {
+        !self.close && (self.keep_alive || version == Version::HTTP_11)
     }
-    Ok(length)
+
+    /// How the body is delimited (RFC 9112, 6.3).
+    fn body(&self, status: StatusCode, version: Version, method: &Method) -> Result<Decoder, BadHead> {
+        if *method == Method::HEAD
+            || status.is_informational()
+            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+        {
+            return Ok(Decoder::Ended);
+        }
+        match (self.transfer_encoding, self.length) {
+            (Some(_), _) if version == Version::HTTP_10 => Err(BadHead("Transfer-Encoding in HTTP/1.0")),
+            (Some(true), _) => Ok(Decoder::Chunked(Chunked::Size)),
+            // The gateway asked for no other coding (RFC 9112, 7.4), and would pass it on undecoded.
+            (Some(false), _) => Err(BadHead("a Transfer-Encoding that is not chunked")),
+            (None, Some(length)) => Ok(Decoder::length(length)),
+            (None, None) => Ok(Decoder::UntilClose),
+        }
+    }
 }
 
-fn decimal(text: &[u8]) -> Option<u64> {
-    // Digits alone: `parse` would take a sign.
-    let digits = text.iter().all(u8::is_ascii_digit).then_some(text)?;
-    std::str::from_utf8(digits).ok()?.parse().ok()
+/// A length of digits alone: `parse` would take a sign. One that is repeated in a list (RFC 9112, 6.3) is passed on by
+/// no known service, and refused.
+fn content_length(value: &[u8]) -> Result<u64, BadHead> {
+    let digits = Some(value).filter(|value| value.iter().all(u8::is_ascii_digit));
+    let length = digits.and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
+    length.ok_or(BadHead("a Content-Length that is no number"))
 }
 
 #[cfg(test)]
@@ -197,7 +218,7 @@ mod tests {
         for (method, head, body, persists) in [
             ("GET", "1.1 200 OK\r\ncontent-length: 5", Decoder::Length(5), true),
             ("GET", "1.1 200 OK\r\ncontent-length: 0", Decoder::Ended, true),
-            ("GET", "1.1 200 OK\r\ncontent-length: 5, 5\r\nContent-Length: 5", Decoder::Length(5), true),
+            ("GET", "1.1 200 OK\r\ncontent-length: 5\r\nContent-Length: 5", Decoder::Length(5), true),
             ("HEAD", "1.1 200 OK\r\ncontent-length: 5", Decoder::Ended, true),
             ("GET", "1.1 304 Not Modified\r\ncontent-length: 5", Decoder::Ended, true),
             ("GET", "1.1 204 No Content", Decoder::Ended, true),
@@ -217,10 +238,20 @@ mod tests {
 
     #[test]
     fn lengths_are_passed_on_once_or_not_at_all() {
-        let headers = get("HTTP/1.1 200 OK\r\ncontent-length: 5, 5\r\n\r\n").response.into_parts().0.headers;
+        let headers =
+            get("HTTP/1.1 200 OK\r\ncontent-length: 5\r\nContent-Length: 5\r\n\r\n").response.into_parts().0.headers;
         assert_eq!(headers.get_all("content-length").iter().collect::<Vec<_>>(), ["5"]);
         let both = get("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n");
         assert!(!both.response.headers().contains_key("content-length"));
+    }
+
+    #[test]
+    fn what_belongs_to_the_connection_stays_there() {
+        let head = get("HTTP/1.1 200 OK\r\nConnection: keep-alive, X-Hop\r\nKeep-Alive: timeout=5\r\nx-hop: 1\r\n\
+             content-length: 0\r\nconnection: content-length\r\nUpgrade: h2c\r\ntransfer-encoding: chunked\r\n\
+             x-end: 2\r\n\r\n");
+        let names: Vec<&str> = head.response.headers().keys().map(HeaderName::as_str).collect();
+        assert_eq!((&names[..], head.upgrade), (&["x-end"][..], Some(HeaderValue::from_static("h2c"))));
     }
 
     #[test]
@@ -244,7 +275,7 @@ mod tests {
             "HTTP/1.1 200 OK\r\na: b\r\n c\r\n\r\n",
             "HTTP/1.1 200 OK\r\na: \x00\r\n\r\n",
             "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n",
-            "HTTP/1.1 200 OK\r\ncontent-length: 5, 6\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 5, 5\r\n\r\n",
             "HTTP/1.1 200 OK\r\ncontent-length: +5\r\n\r\n",
             "HTTP/1.1 200 OK\r\ncontent-length: 0x5\r\n\r\n",
             "HTTP/1.1 200 OK\r\ncontent-length: \r\n\r\n",

@@ -6,13 +6,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, StatusCode};
+use http::StatusCode;
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_util::io::poll_read_buf;
 
+use super::super::outbound::Outbound;
 use super::decoder::{BadBody, Decoded, Decoder};
 use super::head::{self, BadHead, Field, Head};
 use super::sending::{SendError, Sending};
@@ -84,8 +85,8 @@ impl Link {
     }
 
     /// Begins an exchange.
-    pub(in super::super) fn begin(&mut self, request: &Request<Body>) {
-        self.sending.begin(request);
+    pub(in super::super) fn begin(&mut self, outbound: &Outbound) {
+        self.sending.begin(outbound);
         self.body = Decoder::Ended;
     }
 
@@ -96,9 +97,10 @@ impl Link {
     /// When there is none, or one that breaks HTTP. The connection is of no use then.
     pub(in super::super) fn poll_response(
         &mut self,
-        request: &mut Request<Body>,
+        outbound: &mut Outbound,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Head, Broken>> {
+        let request = &mut outbound.request;
         self.poll_send(request.body_mut(), cx)?;
         loop {
             if !self.buffer.is_empty()

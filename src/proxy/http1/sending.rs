@@ -5,11 +5,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
-use http::Request;
 use http_body::Body as _;
 use tokio::io::AsyncWrite as _;
 use tokio::net::tcp::OwnedWriteHalf;
 
+use super::super::outbound::Outbound;
 use super::encoder::{self, Framing, Piece};
 use crate::exchange::Body;
 
@@ -55,11 +55,12 @@ const SMALL: usize = 4 * 1024;
 const BATCH: usize = 16 * 1024;
 
 impl Sending {
-    pub(super) fn begin(&mut self, request: &Request<Body>) {
+    pub(super) fn begin(&mut self, outbound: &Outbound) {
         self.out.clear();
-        encoder::head(&mut self.out, request);
-        self.framing = Framing::of(request.body());
-        self.state = if matches!(request.body(), Body::Empty) { State::Encoded } else { State::Open };
+        encoder::head(&mut self.out, outbound);
+        let body = outbound.request.body();
+        self.framing = Framing::of(body);
+        self.state = if matches!(body, Body::Empty) { State::Encoded } else { State::Open };
         (self.written, self.started) = (0, false);
         (self.piece, self.behind) = (Bytes::new(), b"");
     }
