@@ -127,6 +127,32 @@ pub(super) fn welcomes_trailers(headers: &HeaderMap, noted: Noted) -> bool {
     noted.has(Noted::TE) && options(headers, header::TE).any(|option| option.eq_ignore_ascii_case("trailers"))
 }
 
+/// Whether a field may stand behind a body: not what frames, routes, authenticates or describes the message, which an
+/// endpoint that merges trailers into headers would believe (RFC 9110, 6.5.1).
+pub(super) fn may_trail(name: &HeaderName) -> bool {
+    const HEAD_ONLY: Noted = Noted(
+        Noted::HOP_BY_HOP.0
+            | Noted::EXPECT.0
+            | Noted::X_REQUEST_ID.0
+            | Noted::CLAIMS.0
+            | Noted::CONTENT_LENGTH.0
+            | Noted::HOST.0,
+    );
+    let described = [
+        header::AUTHORIZATION,
+        header::CACHE_CONTROL,
+        header::CONTENT_ENCODING,
+        header::CONTENT_RANGE,
+        header::CONTENT_TYPE,
+        header::COOKIE,
+        header::MAX_FORWARDS,
+        header::PROXY_AUTHORIZATION,
+        header::RANGE,
+        header::TRAILER,
+    ];
+    !Noted::one(name).has(HEAD_ONLY) && !described.contains(name)
+}
+
 /// How the gateway says in `Via` that it was here (RFC 9110, 7.6.3).
 pub(super) fn via(received: Version) -> HeaderValue {
     if received == Version::HTTP_10 { VIA_10 } else { VIA }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body::{Body as _, Frame};
 
+use super::super::headers::may_trail;
 use super::super::outbound::Outbound;
 use crate::exchange::Body;
 
@@ -95,7 +96,7 @@ pub(super) fn end(out: &mut Vec<u8>, framing: Framing) {
 }
 
 fn trailers(out: &mut Vec<u8>, trailers: &HeaderMap) {
-    for (name, value) in trailers {
+    for (name, value) in trailers.iter().filter(|(name, _)| may_trail(name)) {
         field(out, name.as_str(), value.as_bytes());
     }
     out.extend_from_slice(b"\r\n");

@@ -99,6 +99,19 @@ async fn bodies_stream_both_ways_without_waiting_for_their_ends() {
 }
 
 #[tokio::test]
+async fn trailers_cannot_say_what_belongs_into_a_head() {
+    let origin = Origin::start("app").await;
+    let gateway = before(&origin).await;
+    let mut client = Connection::open(gateway.address()).await.expect("to connect");
+    let text = "POST /up HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\
+                content-length: 9\r\ntransfer-encoding: chunked\r\nhost: b\r\nauthorization: Basic eA==\r\n\
+                x-forwarded-for: 6.6.6.6\r\nconnection: close\r\nx-sum: 7\r\n\r\n";
+    client.send(text.as_bytes()).await.expect("to send");
+    assert_eq!(client.answer("POST").await.expect("an answer").status, 200);
+    assert_eq!(origin.last_seen().expect("it arrived").trailers, [("x-sum".to_owned(), "7".to_owned())]);
+}
+
+#[tokio::test]
 async fn a_get_with_a_chunked_body_keeps_it() {
     let origin = Origin::start("app").await;
     let gateway = before(&origin).await;
