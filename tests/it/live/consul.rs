@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use serde_json::json;
+
 use super::{rejects, stops, takes};
 use crate::support::client::{Request, get};
 use crate::support::consul::{Consul, Service};
@@ -85,6 +87,36 @@ async fn instances_take_traffic_exactly_while_consul_says_so() {
     assert_eq!(nobody.header("x-fleetgate-flag"), Some("UH"), "a service without instances keeps its routes");
     consul.register(&of(&c)).await;
     assert_eq!(gateway.until_status("/", 200).await.served_by(), "c/v1");
+}
+
+/// Fault case 5: the servers lose sight of the nodes of all instances. There is no panic threshold: the pool is empty
+/// for clients, which is told, and back with the nodes.
+#[tokio::test]
+async fn a_node_check_that_fails_everywhere_empties_the_pool_and_keeps_the_route() {
+    let Some(consul) = Consul::start().await else { return };
+    let origins = [Origin::start("a").await, Origin::start("b").await, Origin::start("c").await];
+    let set = async |status: &str| {
+        for origin in &origins {
+            let check = json!({ "Node": origin.name, "CheckID": "sight", "Name": "sight", "Status": status });
+            let service = json!({ "ID": origin.name, "Service": "web", "Port": origin.address().port() });
+            let node = json!({ "Node": origin.name, "Address": "127.0.0.1", "Service": service, "Check": check });
+            consul.catalog_register(node).await;
+        }
+    };
+    set("passing").await;
+    let gateway = before(&consul, "").await;
+    assert_eq!(gateway.until_status("/", 200).await.status, 200);
+    set("critical").await;
+    assert_eq!(gateway.until_status("/", 503).await.header("x-fleetgate-flag"), Some("UH"));
+    let states: Vec<_> = gateway.endpoints("web").await.into_iter().map(|(_, state)| state).collect();
+    assert_eq!(states, ["unhealthy"; 3], "they are known, and why they are out is shown");
+    set("passing").await;
+    gateway.until_status("/", 200).await;
+    let load = Load::start(gateway.address(), 2, |_, _| Request::get("/"));
+    for who in ["a/v1", "b/v1", "c/v1"] {
+        takes(&load, who).await;
+    }
+    load.stop().await.assert_all_ok();
 }
 
 /// Fault case 28 as far as traffic shows it: an IPv6 address, a host name, no address but the node's, no port.
