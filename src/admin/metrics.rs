@@ -30,6 +30,11 @@ impl Source for Picture {
             definitions::DISCOVERY_UPDATES,
             definitions::DISCOVERY_LAST_SUCCESS,
             definitions::DISCOVERY_REJECTED,
+            definitions::DISCOVERY_WATCHES,
+            definitions::DISCOVERY_ANSWERS,
+            definitions::DISCOVERY_WAKEUPS,
+            definitions::DISCOVERY_BYTES,
+            definitions::DISCOVERY_TOKEN_EXPIRES,
             definitions::SNAPSHOT_GENERATION,
             definitions::SNAPSHOT_AGE,
         ]
@@ -58,6 +63,20 @@ impl Source for Picture {
             }
             let rejected = snapshot.report.rejected.iter().filter(|(by, _)| *by == provider.id()).count();
             samples.value(definitions::DISCOVERY_REJECTED, &[name], rejected as f64);
+            let watches = provider.watches();
+            let polled = watches.values().filter(|watch| watch.is_polled()).count();
+            samples.value(definitions::DISCOVERY_WATCHES, &[name, "told"], (watches.len() - polled) as f64);
+            samples.value(definitions::DISCOVERY_WATCHES, &[name, "polled"], polled as f64);
+            for (definition, count) in [
+                (definitions::DISCOVERY_ANSWERS, &provider.cost.answers),
+                (definitions::DISCOVERY_WAKEUPS, &provider.cost.wakeups),
+                (definitions::DISCOVERY_BYTES, &provider.cost.bytes),
+            ] {
+                samples.value(definition, &[name], count.load(Relaxed) as f64);
+            }
+            if let Some(at) = provider.token_expires_at() {
+                samples.value(definitions::DISCOVERY_TOKEN_EXPIRES, &[name], unix(at));
+            }
         }
         samples.value(definitions::SNAPSHOT_GENERATION, &[], snapshot.generation as f64);
         samples.value(definitions::SNAPSHOT_AGE, &[], self.age());

@@ -132,20 +132,32 @@ pub(super) struct RawFile {
 #[serde(default)]
 #[schemars(rename = "ConsulProvider", deny_unknown_fields)]
 pub(super) struct RawConsul {
-    /// `http://host:port` or `https://host:port`; default `CONSUL_HTTP_ADDR`, else http://127.0.0.1:8500.
+    /// `http://host:port`, `https://host:port` or `unix:///path`; default `CONSUL_HTTP_ADDR`, else
+    /// http://127.0.0.1:8500.
     pub address: Option<String>,
     /// An ACL token; better in a file. Default `CONSUL_HTTP_TOKEN`.
     pub token: Option<String>,
     /// A file that holds the token, read again when it changes. Default `CONSUL_HTTP_TOKEN_FILE`.
     pub token_file: Option<String>,
+    /// The datacenter asked about; default the agent's own.
+    pub datacenter: Option<String>,
     /// Enterprise namespace. Default `CONSUL_NAMESPACE`.
     pub namespace: Option<String>,
+    /// Enterprise admin partition. Default `CONSUL_PARTITION`.
+    pub partition: Option<String>,
     /// Prefix of documents in KV; default `fleetgate/`.
     pub kv_prefix: Option<String>,
     /// How long a blocking query may block, from 1s to 10m; default 60s.
     pub wait: Option<RawDuration>,
+    /// Who answers blocking queries: any server (`stale`, the default), the leader (`default`), or the leader after a
+    /// majority confirmed it (`consistent`).
+    pub consistency: Option<RawConsistency>,
     /// Oldest answer of a follower that is believed; default 5s.
     pub max_stale: Option<RawDuration>,
+    /// Most services watched by a blocking query, 1 to 10000; the others are read every 10 s. Default 100 over http and
+    /// unix sockets, 680 over https.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub max_watches: Option<i64>,
     /// For `https`.
     pub tls: Option<RawClientTls>,
 }
@@ -195,6 +207,19 @@ pub(super) struct RawTelemetry {
     pub log: Option<String>,
     /// How our own log is written; default `text`.
     pub log_format: Option<RawLogFormat>,
+}
+
+/// Who answers Consul's blocking queries.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "Consistency")]
+pub(super) enum RawConsistency {
+    /// Any server.
+    Stale,
+    /// The leader.
+    Default,
+    /// The leader, after a majority confirmed it.
+    Consistent,
 }
 
 /// How our own log is written.

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::spec::decode::scope::Scope;
+use crate::spec::decode::upstream::consul_word;
 use crate::spec::name::ProviderId;
-use crate::spec::settings::{ClientTls, ConsulProvider, Discovery, EtcdProvider, FileProvider, Secret};
+use crate::spec::settings::{ClientTls, Consistency, ConsulProvider, Discovery, EtcdProvider, FileProvider, Secret};
 
-use super::raw::{RawClientTls, RawConsul, RawDiscovery, RawEtcd, RawFile};
+use super::raw::{RawClientTls, RawConsistency, RawConsul, RawDiscovery, RawEtcd, RawFile};
 use super::resolve::{Surroundings, one_of_two, secret};
 
 /// The providers of documents, in the default order of precedence.
@@ -69,12 +70,12 @@ fn resolve_consul(raw: RawConsul, scope: &Scope<'_>, surroundings: &Surroundings
     let usual = |name: &str| surroundings.environment.usual(name);
     let address_scope = scope.key("address");
     let address = match raw.address {
-        Some(address) => address_scope.check(parse_url(&address, 8500)),
+        Some(address) => address_scope.check(parse_agent(&address)),
         None => {
             let tls = usual("CONSUL_HTTP_SSL").is_some_and(|text| matches!(text, "true" | "1"));
             let address = usual("CONSUL_HTTP_ADDR").unwrap_or("127.0.0.1:8500");
             let address = with_scheme(address, tls);
-            parse_url(&address, 8500).map_err(|error| address_scope.problem(format!("CONSUL_HTTP_ADDR: {error}"))).ok()
+            parse_agent(&address).map_err(|error| address_scope.problem(format!("CONSUL_HTTP_ADDR: {error}"))).ok()
         }
     };
     let (token_scope, file_scope) = (scope.key("token"), scope.key("token_file"));
@@ -96,15 +97,27 @@ fn resolve_consul(raw: RawConsul, scope: &Scope<'_>, surroundings: &Surroundings
     if !(Duration::from_secs(1)..=Duration::from_secs(600)).contains(&wait) {
         wait_scope.problem("must be from 1s to 10m");
     }
+    let word = |raw: Option<String>, key, name: Option<&str>| {
+        let text = raw.or_else(|| usual(name?).map(str::to_owned))?;
+        scope.key(key).check(consul_word(text))
+    };
     let tls_names = ["CONSUL_CACERT", "CONSUL_CLIENT_CERT", "CONSUL_CLIENT_KEY", "CONSUL_TLS_SERVER_NAME"];
     let tls = resolve_tls(raw.tls.unwrap_or_default(), &scope.key("tls"), surroundings, tls_names);
     Some(ConsulProvider {
         address: address?,
         token,
         token_file,
-        namespace: raw.namespace.or_else(|| usual("CONSUL_NAMESPACE").map(str::to_owned)),
+        datacenter: word(raw.datacenter, "datacenter", None),
+        namespace: word(raw.namespace, "namespace", Some("CONSUL_NAMESPACE")),
+        partition: word(raw.partition, "partition", Some("CONSUL_PARTITION")),
         kv_prefix: with_slash(kv_prefix, &kv_prefix_scope),
         wait,
+        consistency: match raw.consistency {
+            None | Some(RawConsistency::Stale) => Consistency::Stale,
+            Some(RawConsistency::Default) => Consistency::Default,
+            Some(RawConsistency::Consistent) => Consistency::Consistent,
+        },
+        max_watches: raw.max_watches.map(|most| scope.key("max_watches").number(Some(most), 100, 1..=10_000)),
         max_stale: raw.max_stale.map_or(Duration::from_secs(5), |raw| raw.0),
         tls,
     })
@@ -213,6 +226,17 @@ fn with_slash(mut prefix: String, scope: &Scope<'_>) -> String {
     prefix
 }
 
+/// A Consul agent's URL, or its socket as `unix://` and an absolute path.
+fn parse_agent(text: &str) -> Result<String, String> {
+    match text.strip_prefix("unix://") {
+        Some(path) if path.starts_with('/') && !path.chars().any(char::is_control) => Ok(text.to_owned()),
+        Some(_) => {
+            Err(format!("`{text}`: write `unix://` and the absolute path of the socket: `unix:///run/consul.sock`"))
+        }
+        None => parse_url(text, 8500),
+    }
+}
+
 /// `http://host:port` or `https://host:port`; the port is added where it is missing.
 fn parse_url(text: &str, port: u16) -> Result<String, String> {
     let form = format!("write `http://host:{port}` or `https://host:{port}`");
@@ -237,6 +261,15 @@ fn parse_url(text: &str, port: u16) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn agents_may_listen_on_a_socket() {
+        assert_eq!(parse_agent("unix:///run/consul.sock").as_deref(), Ok("unix:///run/consul.sock"));
+        assert_eq!(parse_agent("http://a").as_deref(), Ok("http://a:8500"));
+        for bad in ["unix://", "unix://run/consul.sock", "unix:/run/consul.sock", "unix:///a\nb"] {
+            assert!(parse_agent(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn addresses_are_urls_without_path() {

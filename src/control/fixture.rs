@@ -10,7 +10,7 @@ use crate::spec::decode::{FileSet, FileText, Format};
 use crate::spec::endpoint::{EndpointSpec, Labels, RegistryStatus};
 use crate::spec::name::ProviderId;
 use crate::spec::problem::Problem;
-use crate::spec::source::Source;
+use crate::spec::source::{ConsulService, Source};
 
 use super::merge::{Merged, Rules, merge};
 use super::overlay::Overlay;
@@ -65,7 +65,7 @@ impl World {
 }
 
 pub(super) fn consul(service: &str) -> Source {
-    Source::Consul { service: service.into() }
+    Source::Consul(ConsulService::named(service))
 }
 
 pub(super) fn dns(host: &str) -> Source {

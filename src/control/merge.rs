@@ -197,12 +197,12 @@ impl Merged {
     ) {
         let known_of = |source: &Source| states.get(&source.provider()).and_then(|state| state.sources.get(source));
         let source = match &spec.source {
-            UpstreamSource::Consul { service } if rules.consul => Some(Source::Consul { service: Arc::clone(service) }),
+            UpstreamSource::Consul(service) if rules.consul => Some(Source::Consul(service.clone())),
             UpstreamSource::Etcd if rules.etcd_prefix.is_some() => {
                 let prefix = rules.etcd_prefix.as_deref().unwrap_or_default();
                 Some(Source::Etcd { prefix: format!("{prefix}endpoints/{name}/").into() })
             }
-            UpstreamSource::Consul { .. } => {
+            UpstreamSource::Consul(_) => {
                 self.report.remarks.push(off(name, "consul"));
                 None
             }

@@ -94,11 +94,12 @@ impl Publisher {
 mod tests {
     use super::*;
     use crate::discovery::state::Origin;
+    use crate::spec::source::ConsulService;
 
     #[test]
     fn an_equal_state_wakes_nobody() {
         let (publisher, mut reader) = Publisher::new(ProviderId::Consul);
-        let source = Source::Consul { service: "users".into() };
+        let source = Source::Consul(ConsulService::named("users"));
         let known = SourceState { endpoints: [].into(), problems: [].into(), origin: Origin::Live };
         publisher.source(&source, known.clone());
         assert!(reader.has_changed().expect("publisher lives"));

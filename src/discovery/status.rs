@@ -1,7 +1,7 @@
 //! Defines the live status of providers and their watches, written by discovery and read by admin.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -30,6 +30,7 @@ pub struct WatchStatus {
     verified_at_ms: AtomicU64,
     index: AtomicU64,
     sessions: AtomicU64,
+    polled: AtomicBool,
 }
 
 impl WatchStatus {
@@ -39,13 +40,13 @@ impl WatchStatus {
             verified_at_ms: AtomicU64::new(0),
             index: AtomicU64::new(0),
             sessions: AtomicU64::new(0),
+            polled: AtomicBool::new(false),
         }
     }
 
     /// An authoritative answer confirmed what is known as of `at` (the start of the request that was answered).
     pub fn confirmed(&self, at: SystemTime) {
-        let at = at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis();
-        self.verified_at_ms.fetch_max(u64::try_from(at).unwrap_or(u64::MAX), Relaxed);
+        self.verified_at_ms.fetch_max(milliseconds_of(at), Relaxed);
         self.set_state(WatchState::Live);
     }
 
@@ -61,15 +62,21 @@ impl WatchStatus {
 
     /// When what is known was last confirmed.
     pub fn verified_at(&self) -> Option<SystemTime> {
-        match self.verified_at_ms.load(Relaxed) {
-            0 => None,
-            at => Some(UNIX_EPOCH + Duration::from_millis(at)),
-        }
+        time_of(self.verified_at_ms.load(Relaxed))
     }
 
     /// Sessions begun: 1, and one more for each reconnect.
     pub fn sessions(&self) -> u64 {
         self.sessions.load(Relaxed)
+    }
+
+    /// Whether it is read now and then instead of being told of changes, for want of a place among the blocked queries.
+    pub fn is_polled(&self) -> bool {
+        self.polled.load(Relaxed)
+    }
+
+    pub(super) fn set_polled(&self, polled: bool) {
+        self.polled.store(polled, Relaxed);
     }
 
     /// Where it stands.
@@ -99,6 +106,25 @@ pub struct Updates {
     pub held: AtomicU64,
 }
 
+/// What a provider asks of its registry, since the start.
+#[derive(Debug, Default)]
+pub struct Cost {
+    /// Answers read, and messages of streams.
+    pub answers: AtomicU64,
+    /// Those of them that the registry sent because something had changed, or a wait was over.
+    pub wakeups: AtomicU64,
+    /// Bytes of all of them, decompressed.
+    pub bytes: AtomicU64,
+}
+
+impl Cost {
+    /// An answer of so many bytes came.
+    pub(super) fn answered(&self, bytes: usize) {
+        self.answers.fetch_add(1, Relaxed);
+        self.bytes.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Relaxed);
+    }
+}
+
 /// The status of a provider and its watches.
 #[derive(Debug)]
 pub struct ProviderStatus {
@@ -106,17 +132,36 @@ pub struct ProviderStatus {
     watches: Mutex<BTreeMap<String, Arc<WatchStatus>>>,
     /// Update counters.
     pub updates: Updates,
+    /// What it costs its registry.
+    pub cost: Cost,
+    token_expires_at_ms: AtomicU64,
 }
 
 impl ProviderStatus {
     /// The status of a provider without watches.
     pub fn new(id: ProviderId) -> Arc<Self> {
-        Arc::new(Self { id, watches: Mutex::new(BTreeMap::new()), updates: Updates::default() })
+        Arc::new(Self {
+            id,
+            watches: Mutex::new(BTreeMap::new()),
+            updates: Updates::default(),
+            cost: Cost::default(),
+            token_expires_at_ms: AtomicU64::new(0),
+        })
     }
 
     /// Whose status it is.
     pub fn id(&self) -> ProviderId {
         self.id
+    }
+
+    /// When the token in use ends; `None` when it does not, or there is none.
+    pub fn token_expires_at(&self) -> Option<SystemTime> {
+        time_of(self.token_expires_at_ms.load(Relaxed))
+    }
+
+    /// Notes when the token in use ends.
+    pub fn set_token_expires_at(&self, at: Option<SystemTime>) {
+        self.token_expires_at_ms.store(at.map_or(0, milliseconds_of), Relaxed);
     }
 
     /// The status of the watch with this name, made when there is none. The watch of a source is named by
@@ -135,4 +180,14 @@ impl ProviderStatus {
     pub fn watches(&self) -> BTreeMap<String, Arc<WatchStatus>> {
         self.watches.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// Since 1970; 0 stands for no time.
+fn milliseconds_of(at: SystemTime) -> u64 {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis();
+    u64::try_from(since).unwrap_or(u64::MAX)
+}
+
+fn time_of(milliseconds: u64) -> Option<SystemTime> {
+    (milliseconds > 0).then(|| UNIX_EPOCH + Duration::from_millis(milliseconds))
 }

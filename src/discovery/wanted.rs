@@ -72,6 +72,7 @@ mod tests {
 
     use super::*;
     use crate::discovery::state::{Origin, SourceState};
+    use crate::spec::source::ConsulService;
 
     fn dns(host: &str) -> Source {
         Source::Dns { host: host.into() }
@@ -80,7 +81,7 @@ mod tests {
     #[tokio::test]
     async fn tasks_follow_the_wanted_sources() {
         let (publisher, mut reader) = Publisher::new(ProviderId::Dns);
-        let consul = Source::Consul { service: "a".into() };
+        let consul = Source::Consul(ConsulService::named("a"));
         let (wanted, wanted_reader) = watch::channel(Arc::new(BTreeSet::from([dns("a"), consul.clone()])));
         let (_reread, reread) = watch::channel(0);
         let context = Context { wanted: wanted_reader, shutdown: CancellationToken::new(), reread };

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -129,22 +130,74 @@ impl FileProvider {
 /// `[discovery.consul]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConsulProvider {
-    /// The agent: `http://host:port` or `https://host:port`, no path.
+    /// The agent: `http://host:port` or `https://host:port`, no path; or `unix://` and the path of its socket.
     pub address: String,
     /// An ACL token written down or in the environment.
     pub token: Option<Secret>,
     /// A file that holds the token; re-read when it changes and on 403. Wins over `token`.
     pub token_file: Option<PathBuf>,
+    /// The datacenter asked about; `None`: the agent's own.
+    pub datacenter: Option<Arc<str>>,
     /// Enterprise namespace, passed on as `ns`.
-    pub namespace: Option<String>,
+    pub namespace: Option<Arc<str>>,
+    /// Enterprise admin partition, passed on as `partition`.
+    pub partition: Option<Arc<str>>,
     /// Prefix of documents in KV, with the slash at its end; default `fleetgate/`.
     pub kv_prefix: String,
     /// How long a blocking query may block; 1 s to 10 min, default 60 s.
     pub wait: Duration,
+    /// Who answers blocking queries; default any server.
+    pub consistency: Consistency,
     /// Oldest answer of a follower that is believed; default 5 s.
     pub max_stale: Duration,
+    /// Most services watched by a blocking query, the others are read every 10 s; `None`: 100 over plain HTTP, where
+    /// each needs a connection of the 200 an agent allows a client, 680 over three connections of HTTP/2.
+    pub max_watches: Option<u16>,
     /// For `https`.
     pub tls: ClientTls,
+}
+
+impl ConsulProvider {
+    /// The agent at an address, with every other setting at its default.
+    pub fn new(address: impl Into<String>) -> Self {
+        Self {
+            address: address.into(),
+            token: None,
+            token_file: None,
+            datacenter: None,
+            namespace: None,
+            partition: None,
+            kv_prefix: "fleetgate/".to_owned(),
+            wait: Duration::from_secs(60),
+            consistency: Consistency::Stale,
+            max_stale: Duration::from_secs(5),
+            max_watches: None,
+            tls: ClientTls::default(),
+        }
+    }
+}
+
+/// Who answers Consul's blocking queries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Consistency {
+    /// Any server, within `max_stale`: answers through elections, and spreads the load.
+    #[default]
+    Stale,
+    /// The leader.
+    Default,
+    /// The leader, after a majority confirmed it.
+    Consistent,
+}
+
+impl Consistency {
+    /// As users write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stale => "stale",
+            Self::Default => "default",
+            Self::Consistent => "consistent",
+        }
+    }
 }
 
 /// `[discovery.etcd]`

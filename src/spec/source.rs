@@ -9,10 +9,7 @@ use super::name::ProviderId;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
     /// The instances of a Consul service.
-    Consul {
-        /// The service's name; Consul compares it without case.
-        service: Arc<str>,
-    },
+    Consul(ConsulService),
     /// The keys below `PREFIX/endpoints/UPSTREAM/` in etcd, in our own format.
     Etcd {
         /// The whole key prefix, with the slash at its end.
@@ -25,11 +22,51 @@ pub enum Source {
     },
 }
 
+/// A service in Consul: its name, where it is registered, and which of its addresses to use. What is `None` is as the
+/// provider's settings say.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConsulService {
+    /// The service's name; Consul compares it without case.
+    pub name: Arc<str>,
+    /// Another datacenter than the agent's own.
+    pub datacenter: Option<Arc<str>>,
+    /// Enterprise namespace.
+    pub namespace: Option<Arc<str>>,
+    /// Enterprise admin partition.
+    pub partition: Option<Arc<str>>,
+    /// The tagged address to use, such as `wan`, where an instance or its node has one.
+    pub tagged_address: Option<Arc<str>>,
+}
+
+impl ConsulService {
+    /// A service of this name, with all else as the provider's settings say.
+    pub fn named(name: impl Into<Arc<str>>) -> Self {
+        Self { name: name.into(), datacenter: None, namespace: None, partition: None, tagged_address: None }
+    }
+}
+
+impl fmt::Display for ConsulService {
+    /// `users`, or `users?dc=east&ns=team&partition=web&address=wan`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        let parts = [
+            ("dc", &self.datacenter),
+            ("ns", &self.namespace),
+            ("partition", &self.partition),
+            ("address", &self.tagged_address),
+        ];
+        for (index, (key, value)) in parts.iter().filter_map(|(key, value)| Some((key, value.as_ref()?))).enumerate() {
+            write!(f, "{}{key}={value}", if index == 0 { '?' } else { '&' })?;
+        }
+        Ok(())
+    }
+}
+
 impl Source {
     /// The provider that watches it.
     pub fn provider(&self) -> ProviderId {
         match self {
-            Self::Consul { .. } => ProviderId::Consul,
+            Self::Consul(_) => ProviderId::Consul,
             Self::Etcd { .. } => ProviderId::Etcd,
             Self::Dns { .. } => ProviderId::Dns,
         }
@@ -40,7 +77,7 @@ impl fmt::Display for Source {
     /// As users see it: `consul:users`, `etcd:/fleetgate/endpoints/users/`, `dns:orders.internal`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Consul { service } => write!(f, "consul:{service}"),
+            Self::Consul(service) => write!(f, "consul:{service}"),
             Self::Etcd { prefix } => write!(f, "etcd:{prefix}"),
             Self::Dns { host } => write!(f, "dns:{host}"),
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::endpoint::{EndpointSpec, Labels};
 use super::name::Name;
+use super::source::ConsulService;
 
 /// A named pool of endpoints and its settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,10 +21,7 @@ pub struct UpstreamSpec {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpstreamSource {
     /// Instances of a Consul service.
-    Consul {
-        /// The service's name.
-        service: Arc<str>,
-    },
+    Consul(ConsulService),
     /// `PREFIX/endpoints/NAME/` in etcd, NAME being the upstream's.
     Etcd,
     /// Written down; host names among them are resolved by discovery.

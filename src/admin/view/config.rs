@@ -116,10 +116,14 @@ fn consul(consul: &ConsulProvider) -> Value {
         "address": without_user(&consul.address),
         "token": shown(consul.token.is_some()),
         "token_file": consul.token_file,
+        "datacenter": consul.datacenter,
         "namespace": consul.namespace,
+        "partition": consul.partition,
         "kv_prefix": consul.kv_prefix,
         "wait": duration_text(consul.wait),
+        "consistency": consul.consistency.as_str(),
         "max_stale": duration_text(consul.max_stale),
+        "max_watches": consul.max_watches,
         "tls": tls(&consul.tls),
     })
 }
@@ -159,8 +163,6 @@ fn without_user(address: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::sample::{self, Picture};
     use super::*;
     use crate::spec::settings::Secret;
@@ -171,14 +173,9 @@ mod tests {
         let secret = || Secret::new("hunter2");
         settings.admin.token = Some(secret());
         settings.discovery.consul = Some(ConsulProvider {
-            address: "http://root:hunter2@127.0.0.1:8500".to_owned(),
             token: Some(secret()),
             token_file: Some("/etc/fleetgate/consul.token".into()),
-            namespace: None,
-            kv_prefix: "fleetgate/".to_owned(),
-            wait: Duration::from_secs(60),
-            max_stale: Duration::from_secs(5),
-            tls: ClientTls::default(),
+            ..ConsulProvider::new("http://root:hunter2@127.0.0.1:8500")
         });
         settings.discovery.etcd = Some(EtcdProvider {
             endpoints: vec!["http://hunter2@127.0.0.1:2379".to_owned()],

@@ -24,6 +24,10 @@ pub struct ProviderView {
     pub verified_at: Option<String>,
     /// What came of its reads.
     pub updates: Updates,
+    /// What it asked of its registry since the start.
+    pub cost: Cost,
+    /// When the token in use ends.
+    pub token_expires_at: Option<String>,
     /// By name.
     pub watches: Vec<WatchView>,
     /// Documents and registrations that can't be used as they are; an item's last good form is still served.
@@ -45,6 +49,17 @@ pub struct Updates {
     pub held: u64,
 }
 
+/// What a provider asks of its registry.
+#[derive(Debug, Serialize)]
+pub struct Cost {
+    /// Answers read.
+    pub answers: u64,
+    /// Those that the registry sent because something had changed or a wait was over.
+    pub wakeups: u64,
+    /// Their bytes, decompressed.
+    pub bytes: u64,
+}
+
 /// One watch of a provider.
 #[derive(Debug, Serialize)]
 pub struct WatchView {
@@ -62,6 +77,8 @@ pub struct WatchView {
     pub index: u64,
     /// Sessions begun; more than one: it reconnected.
     pub sessions: u64,
+    /// It asks every few seconds instead of being told of changes, because too many are.
+    pub polled: bool,
 }
 
 /// Where a provider or watch stands; the greatest is the worst.
@@ -104,6 +121,12 @@ fn view(provider: &ProviderStatus, report: &Report) -> ProviderView {
             failed: provider.updates.failed.load(Relaxed),
             held: provider.updates.held.load(Relaxed),
         },
+        cost: Cost {
+            answers: provider.cost.answers.load(Relaxed),
+            wakeups: provider.cost.wakeups.load(Relaxed),
+            bytes: provider.cost.bytes.load(Relaxed),
+        },
+        token_expires_at: provider.token_expires_at().map(time_text),
         watches,
         rejected: report.rejected.iter().filter(|(by, _)| *by == id).map(|(_, problem)| problem.clone()).collect(),
         shadowed: report.shadowed.iter().filter(|item| item.provider == id).cloned().collect(),
@@ -124,6 +147,7 @@ fn watch_view(name: String, watch: &WatchStatus) -> WatchView {
         verified_at: watch.verified_at().map(time_text),
         index: watch.index(),
         sessions: watch.sessions(),
+        polled: watch.is_polled(),
     }
 }
 
@@ -142,6 +166,10 @@ mod tests {
         consul.watch("consul:users").confirmed(UNIX_EPOCH + Duration::from_secs(2));
         consul.watch("consul:users").set_index(42);
         consul.updates.applied.fetch_add(3, Relaxed);
+        for (counter, count) in [(&consul.cost.answers, 2), (&consul.cost.wakeups, 1), (&consul.cost.bytes, 300)] {
+            counter.fetch_add(count, Relaxed);
+        }
+        consul.set_token_expires_at(Some(UNIX_EPOCH + Duration::from_secs(100)));
         let report = Report {
             rejected: vec![
                 (ProviderId::Consul, Problem::new("consul:users", "", "port 0")),
@@ -158,9 +186,11 @@ mod tests {
             json!({
                 "name": "consul", "state": "live", "verified_at": "1970-01-01T00:00:02.000Z",
                 "updates": { "applied": 3, "unchanged": 0, "failed": 0, "held": 0 },
+                "cost": { "answers": 2, "wakeups": 1, "bytes": 300 },
+                "token_expires_at": "1970-01-01T00:01:40.000Z",
                 "watches": [{
                     "name": "consul:users", "state": "live", "failures": 0, "error": null,
-                    "verified_at": "1970-01-01T00:00:02.000Z", "index": 42, "sessions": 0
+                    "verified_at": "1970-01-01T00:00:02.000Z", "index": 42, "sessions": 0, "polled": false
                 }],
                 "rejected": [{ "place": "consul:users", "key": "", "text": "port 0" }],
                 "shadowed": []

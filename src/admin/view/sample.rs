@@ -13,7 +13,7 @@ use crate::spec::route::{Choice, RouteSpec, Sticky, TargetSpec};
 use crate::spec::settings::{
     AccessLog, Admin, Discovery, FileProvider, Listener, LogFormat, Runtime, Settings, Telemetry,
 };
-use crate::spec::source::Source;
+use crate::spec::source::{ConsulService, Source};
 use crate::spec::upstream::{HealthCheck, Probe, UpstreamSettings};
 
 /// One upstream of two endpoints, a route to it, and a route that leads nowhere.
@@ -56,7 +56,7 @@ impl Picture {
             name: name("users"),
             label: "users".into(),
             provider: ProviderId::File,
-            source: Some(Source::Consul { service: "users".into() }),
+            source: Some(Source::Consul(ConsulService::named("users"))),
             settings: Arc::new(UpstreamSettings {
                 subsets: [(name("canary"), labels("v2"))].into(),
                 health_check: self.checked.then_some(health_check),

@@ -1,50 +1,38 @@
-//! Defines how Consul is asked: addresses, consistency, token, time and size limits.
-//!
-//! Blocked queries and short reads use clients of their own, so that no short read ever waits behind a
-//! blocked one, and the leader probe notices a dead agent while hundreds of queries hang on it.
+//! Defines how Consul is asked: consistency, token, time and size limits.
 
-use std::error::Error as _;
-use std::fmt::{self, Write as _};
-use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
-use http::StatusCode;
 use http::header::HeaderMap;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::{Certificate, Identity, Method, RequestBuilder, Response, Url};
+use http::{StatusCode, Version};
+use reqwest::{RequestBuilder, Response};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
+use super::budget::Budget;
+use super::query::{Place, Query};
 use super::token::Token;
+pub use super::transport::ClientError;
+use super::transport::{Lane, Transport, describe};
+use crate::discovery::status::ProviderStatus;
 use crate::discovery::supervise::WatchError;
-use crate::spec::settings::{ClientTls, ConsulProvider as Settings};
+use crate::spec::settings::{Consistency, ConsulProvider as Settings};
+use crate::spec::source::ConsulService;
 
 /// Asks one Consul agent.
 pub(super) struct Client {
-    base: String,
-    blocked: reqwest::Client,
-    short: reqwest::Client,
-    namespace: Option<String>,
+    pub(super) transport: Transport,
+    pub(super) budget: Arc<Budget>,
+    place: Place,
+    consistency: Consistency,
+    tls: bool,
+    /// Over HTTP/1.1 each read has a connection: a start with a thousand services must not open a thousand.
+    short: Semaphore,
     /// Whose permissions every request has.
     pub(super) token: Arc<Token>,
-}
-
-/// What is read: a path below the agent's address, its parts encoded, and fixed parameters.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Query {
-    path: String,
-    parameters: &'static str,
-}
-
-/// How a read relates to other servers than the one that answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Consistency {
-    /// The leader answers, without asking whether it still is the leader.
-    Default,
-    /// The leader answers after a majority confirmed it.
-    Consistent,
+    /// Of the provider of endpoints; that of documents asks by the same connections.
+    status: Arc<ProviderStatus>,
 }
 
 /// An answer with its body complete.
@@ -59,118 +47,40 @@ pub(super) struct Reply {
     pub(super) transfer: Duration,
 }
 
-/// Why there is no client.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// The address is not `http://host:port` or `https://host:port`.
-    #[error("`{0}` is not the address of a Consul agent: `http://host:port` or `https://host:port`")]
-    Address(String),
-    /// A file of the TLS settings.
-    #[error("{path}: {text}")]
-    File {
-        /// The file.
-        path: String,
-        /// What is wrong with it.
-        text: String,
-    },
-    /// TLS as a whole.
-    #[error("TLS towards Consul: {0}")]
-    Tls(String),
-}
-
 /// Answers beyond this are not read to the end: 10,000 instances are 11 MB.
 const MAX_BODY: usize = 64 << 20;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a read that does not block: a server without a leader waits 7 s (`rpc_hold_timeout`) before it says so.
 const SHORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Beyond what a blocked query may take: the wait and the sixteenth the server adds.
 const GRACE: Duration = Duration::from_secs(10);
-/// Unreserved characters and the slash stay (RFC 3986, 2.3).
-const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
-const SEGMENT: &AsciiSet = &PATH.add(b'/');
-
-impl Query {
-    /// The checks and instances of a service. All of them: `?passing` would hide warnings and their weights.
-    pub(super) fn health(service: &str) -> Self {
-        Self { path: format!("/v1/health/service/{}", utf8_percent_encode(service, SEGMENT)), parameters: "" }
-    }
-
-    /// All keys below a prefix, with their values.
-    pub(super) fn below(prefix: &str) -> Self {
-        Self { path: format!("/v1/kv/{}", utf8_percent_encode(prefix, PATH)), parameters: "recurse&" }
-    }
-
-    /// One key.
-    pub(super) fn key(key: &str) -> Self {
-        Self { path: format!("/v1/kv/{}", utf8_percent_encode(key, PATH)), parameters: "" }
-    }
-
-    /// The names of all services.
-    pub(super) fn services() -> Self {
-        Self { path: "/v1/catalog/services".to_owned(), parameters: "" }
-    }
-
-    /// The token's own description.
-    pub(super) fn own_token() -> Self {
-        Self { path: "/v1/acl/token/self".to_owned(), parameters: "" }
-    }
-
-    /// The leader's address, `""` when there is none.
-    pub(super) fn leader() -> Self {
-        Self { path: "/v1/status/leader".to_owned(), parameters: "" }
-    }
-}
-
-impl fmt::Display for Query {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.path)
-    }
-}
+/// Short reads at once.
+const SHORT_AT_ONCE: usize = 48;
 
 impl Client {
     /// A client for the agent of these settings. It contacts nobody yet.
     ///
     /// # Errors
     /// An address that is none, and TLS files that cannot be read.
-    pub(super) fn new(settings: &Settings, token: Arc<Token>) -> Result<Self, ClientError> {
-        let wrong = || ClientError::Address(settings.address.clone());
-        let url = Url::parse(&settings.address).map_err(|_| wrong())?;
-        if !matches!(url.scheme(), "http" | "https") || !matches!(url.path(), "" | "/") || url.query().is_some() {
-            return Err(wrong());
-        }
-        let host = url.host_str().ok_or_else(wrong)?;
-        let port = url.port_or_known_default().ok_or_else(wrong)?;
-        // The name to verify is the name to connect to; the resolver below leads it to the real host.
-        let shown = settings.tls.server_name.as_deref().filter(|_| url.scheme() == "https");
-        let real_host = shown.map(|_| host.trim_start_matches('[').trim_end_matches(']').to_owned());
-        let build = || {
-            let mut builder = reqwest::Client::builder()
-                .user_agent(concat!("fleetgate/", env!("CARGO_PKG_VERSION")))
-                .no_proxy()
-                .gzip(true)
-                .redirect(reqwest::redirect::Policy::none())
-                .connect_timeout(CONNECT_TIMEOUT)
-                .tcp_nodelay(true)
-                .tcp_keepalive(Duration::from_secs(15))
-                .http2_keep_alive_interval(Duration::from_secs(15))
-                .http2_keep_alive_timeout(Duration::from_secs(10));
-            if let Some(host) = &real_host {
-                builder = builder.dns_resolver(LeadsTo(host.clone()));
-            }
-            if url.scheme() == "http" {
-                // A machine may have no certificates at all, which matters only to https.
-                builder = builder.tls_certs_only([]);
-            } else {
-                builder = with_tls(builder, &settings.tls)?;
-            }
-            builder.build().map_err(|error| ClientError::Tls(describe(error)))
-        };
+    pub(super) fn new(
+        settings: &Settings,
+        token: Arc<Token>,
+        status: &Arc<ProviderStatus>,
+    ) -> Result<Self, ClientError> {
+        let tls = settings.address.starts_with("https://");
+        let budget = Budget::new(tls, settings.max_watches);
         Ok(Self {
-            base: format!("{}://{}:{port}", url.scheme(), shown.unwrap_or(host)),
-            blocked: build()?,
-            short: build()?,
-            namespace: settings.namespace.clone(),
+            transport: Transport::new(settings, budget.own_lanes())?,
+            budget,
+            place: Place {
+                datacenter: settings.datacenter.clone(),
+                namespace: settings.namespace.clone(),
+                partition: settings.partition.clone(),
+            },
+            consistency: settings.consistency,
+            tls,
+            short: Semaphore::new(SHORT_AT_ONCE),
             token,
+            status: Arc::clone(status),
         })
     }
 
@@ -179,20 +89,36 @@ impl Client {
     /// # Errors
     /// No complete answer in time. Any status is an answer.
     pub(super) async fn read(&self, query: &Query, consistency: Consistency) -> Result<Reply, WatchError> {
-        let parameter = match consistency {
-            Consistency::Default => "",
-            Consistency::Consistent => "consistent&",
-        };
-        self.fetch(self.short.get(self.url(query, parameter)), SHORT_TIMEOUT).await
+        self.short(|client| client.get(self.url(query, parameter(consistency)))).await
     }
 
-    /// Reads as soon as the index of what is asked for is beyond `index`, or after `wait`. Any server may answer.
+    /// Reads as soon as the index of what is asked for is beyond `index`, or after `wait`; who answers is in the
+    /// settings. `lane`: on which connection (see [`super::budget::Permit::lane`]); without one, on that of short reads.
     ///
     /// # Errors
     /// No complete answer in time. The server alone does not bound it: one that hangs blocks for ever.
-    pub(super) async fn block(&self, query: &Query, index: u64, wait: Duration) -> Result<Reply, WatchError> {
-        let url = self.url(query, &format!("stale&index={index}&wait={}ms&", wait.as_millis()));
-        self.fetch(self.blocked.get(url), wait * 17 / 16 + GRACE).await
+    pub(super) async fn block(
+        &self,
+        query: &Query,
+        index: u64,
+        wait: Duration,
+        lane: Option<usize>,
+    ) -> Result<Reply, WatchError> {
+        let parameters = format!("{}index={index}&wait={}ms&", parameter(self.consistency), wait.as_millis());
+        let clients = self.transport.clients();
+        let lane = lane.and_then(|lane| clients.blocked.get(lane)).unwrap_or(&clients.short);
+        let request = lane.client.get(self.url(query, &parameters));
+        let reply = self.fetch(lane, request, wait * 17 / 16 + GRACE).await?;
+        self.status.cost.wakeups.fetch_add(1, Relaxed);
+        Ok(reply)
+    }
+
+    /// Reads now what a blocked query would be answered by.
+    ///
+    /// # Errors
+    /// No complete answer in time.
+    pub(super) async fn poll(&self, query: &Query) -> Result<Reply, WatchError> {
+        self.read(query, self.consistency).await
     }
 
     /// Who leads the servers, as the agent knows; empty when nobody does.
@@ -200,43 +126,53 @@ impl Client {
     /// # Errors
     /// No answer, or none that makes sense, within `limit`.
     pub(super) async fn leader(&self, limit: Duration) -> Result<String, WatchError> {
-        let reply = self.fetch(self.short.get(self.url(&Query::leader(), "")), limit).await?;
+        // Past the limit of short reads: those may all hang where nobody leads.
+        let lane = &self.transport.clients().short;
+        let reply = self.fetch(lane, lane.client.get(self.url(&Query::leader(), "")), limit).await?;
         if reply.status != StatusCode::OK {
             return Err(WatchError::failed(format!("{}: {}", reply.status, reply.excerpt())));
         }
         serde_json::from_slice(&reply.body).map_err(|error| WatchError::failed(format!("leader: {error}")))
     }
 
-    /// Asks whether the token may do what `questions` (a JSON array) lists. What Consul's own interface uses
-    /// to hide buttons; servers before 1.7 lack it.
+    /// Asks whether the token may do what `questions` (a JSON array) lists, where this service is. What Consul's own
+    /// interface uses to hide buttons; servers before 1.7 lack it.
     ///
     /// # Errors
     /// No complete answer in time.
-    pub(super) async fn authorize(&self, questions: String) -> Result<Reply, WatchError> {
-        let query = Query { path: "/v1/internal/acl/authorize".to_owned(), parameters: "" };
-        self.fetch(self.short.request(Method::POST, self.url(&query, "")).body(questions), SHORT_TIMEOUT).await
+    pub(super) async fn authorize(&self, service: &ConsulService, questions: String) -> Result<Reply, WatchError> {
+        let url = self.url(&Query::authorize(service), "");
+        self.short(|client| client.post(&url).body(questions.clone())).await
     }
 
     fn url(&self, query: &Query, parameters: &str) -> String {
-        let mut url = format!("{}{}?{}{parameters}", self.base, query.path, query.parameters);
-        if let Some(namespace) = &self.namespace {
-            let _ = write!(url, "ns={}", utf8_percent_encode(namespace, SEGMENT));
-        }
-        url
+        query.url(self.transport.base(), parameters, &self.place)
     }
 
-    async fn fetch(&self, mut request: RequestBuilder, limit: Duration) -> Result<Reply, WatchError> {
+    async fn short(&self, request: impl Fn(&reqwest::Client) -> RequestBuilder) -> Result<Reply, WatchError> {
+        // Never closed.
+        let _turn = self.short.acquire().await;
+        let lane = &self.transport.clients().short;
+        self.fetch(lane, request(&lane.client), SHORT_TIMEOUT).await
+    }
+
+    async fn fetch(&self, lane: &Lane, mut request: RequestBuilder, limit: Duration) -> Result<Reply, WatchError> {
         if let Some(token) = self.token.header() {
             request = request.header("x-consul-token", token);
         }
         let started = SystemTime::now();
         let fetched = async {
+            lane.opened(|client| client.get(self.url(&Query::leader(), ""))).await;
             let response = request.send().await.map_err(|error| WatchError::failed(describe(error)))?;
-            complete(response, started).await
+            if self.tls && response.version() < Version::HTTP_2 {
+                self.budget.has_no_http2();
+            }
+            let reply = complete(response, started).await?;
+            self.status.cost.answered(reply.body.len());
+            Ok(reply)
         };
-        timeout(limit, fetched)
-            .await
-            .unwrap_or_else(|_| Err(WatchError::failed(format!("no complete answer within {limit:?}"))))
+        let late = |_| Err(WatchError::failed(format!("no complete answer within {limit:?}")));
+        timeout(limit, fetched).await.unwrap_or_else(late).inspect_err(|_| lane.failed())
     }
 }
 
@@ -261,61 +197,11 @@ impl Reply {
     }
 }
 
-fn with_tls(mut builder: reqwest::ClientBuilder, tls: &ClientTls) -> Result<reqwest::ClientBuilder, ClientError> {
-    let read = |path: &Path| std::fs::read(path).map_err(|error| at(path, &error));
-    if let Some(path) = &tls.ca {
-        let authorities = Certificate::from_pem_bundle(&read(path)?).map_err(|error| at(path, &describe(error)))?;
-        if authorities.is_empty() {
-            return Err(at(path, &"holds no certificate"));
-        }
-        builder = builder.tls_certs_only(authorities);
-    }
-    if let (Some(certificate), Some(key)) = (&tls.certificate, &tls.key) {
-        let mut pem = read(certificate)?;
-        pem.push(b'\n');
-        pem.extend(read(key)?);
-        builder = builder.identity(Identity::from_pem(&pem).map_err(|error| at(key, &describe(error)))?);
-    }
-    Ok(builder)
-}
-
-fn at(path: &Path, text: &dyn std::fmt::Display) -> ClientError {
-    ClientError::File { path: path.display().to_string(), text: text.to_string() }
-}
-
-/// An error with its causes, without the address: that is the same for every watch.
-fn describe(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text
-}
-
-/// Resolves every name to the addresses of one host.
-struct LeadsTo(String);
-
-impl Resolve for LeadsTo {
-    fn resolve(&self, _: Name) -> Resolving {
-        let host = self.0.clone();
-        Box::pin(async move {
-            let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
-            Ok(Box::new(addresses.into_iter()) as Addrs)
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn queries_are_encoded() {
-        assert_eq!(Query::health("a/b c?").path, "/v1/health/service/a%2Fb%20c%3F");
-        assert_eq!(Query::below("fleet gate/").path, "/v1/kv/fleet%20gate/");
-        assert_eq!(Query::key("gw/routes/a&b#c").path, "/v1/kv/gw/routes/a%26b%23c");
+/// As Consul wants it written.
+fn parameter(consistency: Consistency) -> &'static str {
+    match consistency {
+        Consistency::Stale => "stale&",
+        Consistency::Default => "",
+        Consistency::Consistent => "consistent&",
     }
 }

@@ -19,15 +19,18 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::answer::{Worth, classify};
-use super::client::{Client, Consistency, Query, Reply};
+use super::budget::Permit;
+use super::client::{Client, Reply};
 use super::known::{Contents, Effect, Entries, Hold, How, Known, Reading};
 use super::pace::{Bucket, scaled};
 use super::permission::Permission;
+use super::query::Query;
 use crate::discovery::judge;
 use crate::discovery::state::Origin;
 use crate::discovery::status::{ProviderStatus, WatchState, WatchStatus};
 use crate::discovery::supervise::{ErrorKind, Watch, WatchError, around};
 use crate::spec::problem::Problem;
+use crate::spec::settings::Consistency;
 
 /// What a watch asks, what it makes of the answers, and where that goes.
 #[async_trait]
@@ -38,6 +41,9 @@ pub(super) trait Question: Send + Sync + 'static {
     const ABSENCE_IS_EMPTY: bool;
     /// Whether every removal needs a second read, because an answer does not show what the token hides.
     const PROVE_ALL: bool;
+    /// Whether it takes part in the budget of blocked queries. There are as many services as there are; of everything
+    /// else a provider has one.
+    const COUNTS: bool;
 
     /// What is asked.
     fn query(&self) -> Query;
@@ -99,6 +105,8 @@ pub(super) struct Follow<Q: Question> {
     held_since: Option<Instant>,
     prove_at: Option<Instant>,
     session_began: Instant,
+    /// `None` while it is not blocked but read now and then.
+    permit: Option<Permit>,
 }
 
 /// What the settings say about reading.
@@ -114,6 +122,8 @@ pub(super) struct Bounds {
 const CHECK: Duration = Duration::from_secs(60);
 /// The same after one that failed.
 const CHECK_AGAIN: Duration = Duration::from_secs(10);
+/// Between two reads of what has no place among the blocked queries.
+const POLL: Duration = Duration::from_secs(10);
 /// Longest wait between two second reads.
 const PROVE_CAP: Duration = Duration::from_secs(30);
 /// Over which the queries of a provider are issued again after a kick.
@@ -151,13 +161,14 @@ impl<Q: Question> Follow<Q> {
             held_since: None,
             prove_at: None,
             session_began: Instant::now(),
+            permit: None,
         }
     }
 
     async fn follow(&mut self, status: &WatchStatus) -> Result<Infallible, WatchError> {
         self.session_began = Instant::now();
         self.ask_leader(status).await?;
-        let mut blocked = self.block();
+        let mut blocked = self.block(status);
         let mut aside: Option<(u64, Boxed<Aside<Q::Entry>>)> = None;
         let mut check_at = self.next_check();
         let mut reissue_at: Option<Instant> = None;
@@ -189,7 +200,7 @@ impl<Q: Question> Follow<Q> {
                             self.ask_leader(status).await?;
                         }
                     }
-                    blocked = self.block();
+                    blocked = self.block(status);
                 }
                 (turn, done) = finished(&mut aside) => {
                     aside = None;
@@ -204,7 +215,7 @@ impl<Q: Question> Follow<Q> {
                 () = sleep_until(alarm.unwrap_or(now)), if alarm.is_some() => {
                     if reissue_at.is_some_and(|at| at <= Instant::now()) {
                         reissue_at = None;
-                        blocked = self.block();
+                        blocked = self.block(status);
                     }
                 }
                 kicked = self.kicks.changed(), if reissue_at.is_none() => {
@@ -227,12 +238,29 @@ impl<Q: Question> Follow<Q> {
         Ok(())
     }
 
-    fn block(&mut self) -> Boxed<ReadingOf<Q>> {
+    /// The next answer: of a query that is blocked until something changes, or, beyond the budget of those, of a read
+    /// some time later.
+    fn block(&mut self, status: &WatchStatus) -> Boxed<ReadingOf<Q>> {
         let (question, client, bounds) = (Arc::clone(&self.question), Arc::clone(&self.client), self.bounds);
-        let (begin, index, wait) = (self.bucket.take(), self.known.index(), scaled(bounds.wait, self.size));
+        let begin = self.bucket.take();
+        if Q::COUNTS && self.permit.is_none() {
+            self.permit = client.budget.take();
+        }
+        let polled = Q::COUNTS && self.permit.is_none();
+        status.set_polled(polled);
+        if polled {
+            let begin = begin.max(Instant::now() + around(POLL, 0.2));
+            return Box::pin(async move {
+                sleep_until(begin).await;
+                let reply = client.poll(&question.query()).await?;
+                Ok(reading(question, reply, bounds).await?.0)
+            });
+        }
+        let (index, wait) = (self.known.index(), scaled(bounds.wait, self.size));
+        let lane = self.permit.as_ref().map(Permit::lane);
         Box::pin(async move {
             sleep_until(begin).await;
-            let reply = client.block(&question.query(), index, wait).await?;
+            let reply = client.block(&question.query(), index, wait, lane).await?;
             Ok(reading(question, reply, bounds).await?.0)
         })
     }

@@ -11,6 +11,7 @@ use super::known::Contents;
 use super::unreported::{self, Unreported};
 use crate::spec::endpoint::{Address, EndpointSpec, Labels, RegistryStatus};
 use crate::spec::problem::Problem;
+use crate::spec::source::ConsulService;
 
 /// An instance of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,13 +34,13 @@ pub(super) struct Instance {
 ///
 /// # Errors
 /// A body that is not what Consul answers: then nothing of it counts.
-pub(super) fn instances(service: &str, body: &[u8]) -> Result<Contents<Instance>, String> {
+pub(super) fn instances(service: &ConsulService, body: &[u8]) -> Result<Contents<Instance>, String> {
     let entries: Vec<Entry> =
         serde_json::from_slice(body).map_err(|error| format!("not a list of instances: {error}"))?;
     let mut contents = Contents::default();
     for entry in entries {
         let id: Arc<str> = format!("{}/{}", entry.node.name, entry.service.id).into();
-        match instance(entry, &id) {
+        match instance(entry, &id, service.tagged_address.as_deref()) {
             Ok(instance) => add(&mut contents.entries, id, instance),
             Err(text) => contents.problems.push(Problem::new(format!("consul:{service}"), id.to_string(), text)),
         }
@@ -58,14 +59,14 @@ fn add(entries: &mut BTreeMap<Arc<str>, Instance>, id: Arc<str>, instance: Insta
     }
 }
 
-fn instance(entry: Entry, id: &Arc<str>) -> Result<Instance, String> {
+fn instance(entry: Entry, id: &Arc<str>, tagged: Option<&str>) -> Result<Instance, String> {
     let Entry { node, service, checks } = entry;
     if node.name.is_empty() || service.id.is_empty() {
         return Err("it has no node or no id".to_owned());
     }
-    let host = [&service.address, &node.address].into_iter().find(|host| !host.is_empty());
-    let host = host.ok_or("neither the service nor its node has an address: register one")?;
-    let port = u16::try_from(service.port).map_err(|_| format!("port {} is out of range", service.port))?;
+    let (host, port) =
+        located(&node, &service, tagged).ok_or("neither the service nor its node has an address: register one")?;
+    let port = u16::try_from(port).map_err(|_| format!("port {port} is out of range"))?;
     if port == 0 {
         return Err("it has no port: register the service with one".to_owned());
     }
@@ -91,6 +92,19 @@ fn instance(entry: Entry, id: &Arc<str>) -> Result<Instance, String> {
         reported: checks.iter().any(|check| unreported::tells_why(&check.kind) && check.output.0),
         unreported: unreported.then_some(Unreported { others, kept_since: None }),
     })
+}
+
+/// Where an instance is: at its tagged address, its node's, its own, or its node's own, the first of them there is.
+fn located<'e>(node: &'e Node, service: &'e Service, tagged: Option<&str>) -> Option<(&'e str, i64)> {
+    let of_service = tagged.and_then(|key| service.tagged_addresses.as_ref()?.get(key));
+    let of_service = of_service.filter(|tagged| !tagged.address.is_empty());
+    if let Some(TaggedAddress { address, port }) = of_service {
+        return Some((address, *port));
+    }
+    let of_node = tagged.and_then(|key| node.tagged_addresses.as_ref()?.get(key));
+    let hosts = [of_node, Some(&service.address), Some(&node.address)];
+    let host = hosts.into_iter().flatten().find(|host| !host.is_empty())?;
+    Some((host, service.port))
 }
 
 /// The worst of an instance's checks, its own and its node's; without checks it passes. Maintenance is a
@@ -134,6 +148,17 @@ struct Node {
     name: String,
     #[serde(rename = "Address", default)]
     address: String,
+    #[serde(rename = "TaggedAddresses", default)]
+    tagged_addresses: Option<HashMap<String, String>>,
+}
+
+/// A service's own tagged address.
+#[derive(Deserialize)]
+struct TaggedAddress {
+    #[serde(rename = "Address", default)]
+    address: String,
+    #[serde(rename = "Port", default)]
+    port: i64,
 }
 
 #[derive(Deserialize)]
@@ -144,6 +169,8 @@ struct Service {
     address: String,
     #[serde(rename = "Port", default)]
     port: i64,
+    #[serde(rename = "TaggedAddresses", default)]
+    tagged_addresses: Option<HashMap<String, TaggedAddress>>,
     #[serde(rename = "Tags", default)]
     tags: Option<Vec<String>>,
     #[serde(rename = "Meta", default)]
@@ -226,7 +253,7 @@ mod tests {
     use super::*;
 
     fn read(body: &Value) -> Contents<Instance> {
-        instances("web", body.to_string().as_bytes()).expect("a list")
+        instances(&ConsulService::named("web"), body.to_string().as_bytes()).expect("a list")
     }
 
     fn one(service: Value, checks: Value) -> Result<EndpointSpec, String> {
@@ -243,6 +270,34 @@ mod tests {
             Some(instance) => Ok(instance.endpoint),
             None => Err(contents.problems[0].to_string()),
         }
+    }
+
+    #[test]
+    fn a_tagged_address_is_used_where_there_is_one() {
+        let at = |tagged: Option<&str>, of_node: Value, of_service: Value| {
+            let service = json!({"ID": "w1", "Address": "10.0.0.2", "Port": 80, "TaggedAddresses": of_service});
+            let body = json!([{"Node": {"Node": "n1", "Address": "10.0.0.1", "TaggedAddresses": of_node},
+                "Service": service, "Checks": []}]);
+            let service = ConsulService { tagged_address: tagged.map(Into::into), ..ConsulService::named("web") };
+            let contents = instances(&service, body.to_string().as_bytes()).expect("a list");
+            let address = contents.entries.into_values().next().map(|instance| instance.endpoint.address.to_string());
+            address.unwrap_or_else(|| contents.problems[0].to_string())
+        };
+        let of_node = || json!({"lan": "10.0.0.1", "wan": "198.51.100.1"});
+        let of_service =
+            || json!({"lan_ipv6": {"Address": "2001:db8::2", "Port": 8080}, "v": {"Address": "", "Port": 1}});
+        for (tagged, of_node, of_service, address) in [
+            (None, of_node(), of_service(), "10.0.0.2:80"),
+            (Some("wan"), of_node(), of_service(), "198.51.100.1:80"),
+            (Some("lan_ipv6"), of_node(), of_service(), "[2001:db8::2]:8080"),
+            (Some("virtual"), of_node(), of_service(), "10.0.0.2:80"),
+            (Some("v"), Value::Null, of_service(), "10.0.0.2:80"),
+            (Some("wan"), Value::Null, Value::Null, "10.0.0.2:80"),
+        ] {
+            assert_eq!(at(tagged, of_node, of_service), address, "{tagged:?}");
+        }
+        let without_port = at(Some("wan"), of_node(), json!({"wan": {"Address": "198.51.100.2", "Port": 0}}));
+        assert!(without_port.contains("no port"), "{without_port}");
     }
 
     #[test]
@@ -319,7 +374,7 @@ mod tests {
     #[test]
     fn what_is_no_list_is_no_answer() {
         for body in ["", "null", "{}", "[", r#"[{"Node":{}}]"#, "<html>", r#"[{"Node":{},"Service":{"Port":"80"}}]"#] {
-            assert!(instances("web", body.as_bytes()).is_err(), "{body}");
+            assert!(instances(&ConsulService::named("web"), body.as_bytes()).is_err(), "{body}");
         }
     }
 
@@ -362,9 +417,9 @@ mod tests {
     proptest! {
         #[test]
         fn no_body_makes_it_panic(json in any_json(), text in ".{0,64}") {
-            let _ = instances("web", json.to_string().as_bytes());
-            let _ = instances("web", json!([json]).to_string().as_bytes());
-            let _ = instances("web", text.as_bytes());
+            let _ = instances(&ConsulService::named("web"), json.to_string().as_bytes());
+            let _ = instances(&ConsulService::named("web"), json!([json]).to_string().as_bytes());
+            let _ = instances(&ConsulService::named("web"), text.as_bytes());
         }
 
         #[test]

@@ -7,10 +7,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
-use super::client::{Client, Query};
+use super::client::Client;
 use super::follow::{Doubted, Question};
 use super::known::{Contents, Entries};
 use super::permission::{Permission, of_keys};
+use super::query::Query;
 use crate::discovery::Publisher;
 use crate::discovery::state::Origin;
 use crate::discovery::status::ProviderStatus;
@@ -44,6 +45,7 @@ impl Question for Keys {
     /// A list leaves out what the token may not read, and says nothing; asking for what is missing costs a
     /// few milliseconds, and nobody waits for the end of a document as for that of an endpoint.
     const PROVE_ALL: bool = true;
+    const COUNTS: bool = false;
 
     fn query(&self) -> Query {
         Query::below(&self.prefix)

@@ -1,8 +1,8 @@
 //! The Consul provider: instances of wanted services by blocking queries, documents from the KV store.
 //!
-//! A read goes: [`client`] asks; [`answer`] says what the answer is worth; [`health`] or [`kv`] read its body;
+//! A read goes: [`client`] asks a [`query`] by its [`transport`], as many at once as its [`budget`] allows; [`answer`] says what the answer is worth; [`health`] or [`kv`] read its body;
 //! [`known`] decides what becomes of it, and [`permission`] finds out whether what it lacks is gone or hidden;
-//! [`follow`] is the loop that does all that. [`token`] and [`probe`] serve all watches. [`unreported`] keeps
+//! [`follow`] is the loop that does all that. [`token`], [`expiry`] and [`probe`] serve all watches. [`unreported`] keeps
 //! instances whose checks an agent has forgotten as it started again.
 //!
 //! What Consul really does, and what the rules here rest on (measured with 1.8.7, the newer headers from its
@@ -28,7 +28,9 @@ use crate::spec::settings::ConsulProvider as Settings;
 use crate::spec::source::Source;
 
 mod answer;
+mod budget;
 mod client;
+mod expiry;
 mod follow;
 mod health;
 mod known;
@@ -36,8 +38,10 @@ mod kv;
 mod pace;
 mod permission;
 mod probe;
+mod query;
 mod service;
 mod token;
+mod transport;
 mod unreported;
 
 pub use client::ClientError;
@@ -66,7 +70,7 @@ impl ConsulProvider {
         let changed = Arc::clone(&backoff.credentials_changed);
         let token = Token::new(settings.token.as_ref(), settings.token_file.clone(), changed);
         Ok(Self {
-            client: Arc::new(Client::new(settings, Arc::new(token))?),
+            client: Arc::new(Client::new(settings, Arc::new(token), sources.status())?),
             bounds: Bounds { wait: settings.wait, max_stale: settings.max_stale },
             prefix: settings.kv_prefix.clone(),
             sources,
@@ -96,7 +100,7 @@ impl Provider for ConsulProvider {
             context.shutdown.clone(),
         );
         let instances = keep_wanted(ProviderId::Consul, &sources, context, |source, stop| {
-            let Source::Consul { service } = source.clone() else { unreachable!("keep_wanted starts our own sources") };
+            let Source::Consul(service) = source.clone() else { unreachable!("keep_wanted starts our own sources") };
             let (client, bounds, kicks) = follows(&kicks);
             let question = Instances { service, publisher: sources.clone() };
             supervise(
@@ -110,6 +114,8 @@ impl Provider for ConsulProvider {
         tokio::select! {
             ((), ()) = futures_util::future::join(keys, instances) => {}
             () = client.token.follow() => {}
+            () = expiry::follow(&client, sources.status(), &backoff.credentials_changed) => {}
+            () = client.transport.follow(|| backoff.answers_again.notify_waiters()) => {}
             () = probe::probe(&client, &kick, &backoff.answers_again) => {}
         }
     }

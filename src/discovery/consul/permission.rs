@@ -10,9 +10,12 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::answer::denies_by_default;
-use super::client::{Client, Consistency, Query, Reply};
+use super::client::{Client, Reply};
 use super::follow::Doubted;
+use super::query::Query;
 use crate::discovery::supervise::{ErrorKind, WatchError};
+use crate::spec::settings::Consistency;
+use crate::spec::source::ConsulService;
 
 /// Whether what an answer lacks may be hidden.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,14 +40,14 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_secs(65);
 /// It could not be found out.
 pub(super) async fn of_instances(
     client: &Client,
-    service: &str,
+    service: &ConsulService,
     nodes: BTreeSet<&str>,
     doubted: &Doubted<'_>,
 ) -> Result<Permission, WatchError> {
-    let mut questions = vec![json!({"Resource": "service", "Access": "read", "Segment": service})];
+    let mut questions = vec![json!({"Resource": "service", "Access": "read", "Segment": &*service.name})];
     let nodes = nodes.into_iter().take(MOST_NODES);
     questions.extend(nodes.map(|node| json!({"Resource": "node", "Access": "read", "Segment": node})));
-    let reply = client.authorize(serde_json::Value::from(questions).to_string()).await?;
+    let reply = client.authorize(service, serde_json::Value::from(questions).to_string()).await?;
     let permission = match authorized(&reply)? {
         Some(permission) => permission,
         None => without_asking(client, doubted).await?,
@@ -52,11 +55,12 @@ pub(super) async fn of_instances(
     if !doubted.nothing || matches!(permission, Permission::Doubtful(_)) {
         return Ok(permission);
     }
-    let catalog = client.read(&Query::services(), Consistency::Consistent).await?;
-    Ok(match (in_catalog(&catalog, service)?, &permission) {
+    let catalog = client.read(&Query::services_beside(service), Consistency::Consistent).await?;
+    Ok(match (in_catalog(&catalog, &service.name)?, &permission) {
         (Listed::Yes, _) => Permission::Doubtful(format!(
-            "the catalog lists `{service}` all the same: \
-             perhaps the token lacks `node:read`, or its instances are just being replaced"
+            "the catalog lists `{}` all the same: \
+             perhaps the token lacks `node:read`, or its instances are just being replaced",
+            service.name
         )),
         (Listed::NothingAtAll, Permission::Granted) if doubted.held_for >= PATIENCE => permission,
         (Listed::NothingAtAll, _) => Permission::Doubtful(

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::client::{Client, Query};
+use super::client::Client;
 use super::follow::{Doubted, Question};
 use super::health::{Instance, instances};
 use super::known::{Contents, Entries};
 use super::permission::{Permission, of_instances};
+use super::query::Query;
 use super::unreported::{LONGEST, ends_at, keep_as_reported};
 use crate::discovery::Publisher;
 use crate::discovery::state::{Origin, SourceState};
@@ -17,11 +18,11 @@ use crate::discovery::status::ProviderStatus;
 use crate::discovery::supervise::WatchError;
 use crate::spec::endpoint::EndpointSpec;
 use crate::spec::problem::Problem;
-use crate::spec::source::Source;
+use crate::spec::source::{ConsulService, Source};
 
 /// The instances of a service.
 pub(super) struct Instances {
-    pub(super) service: Arc<str>,
+    pub(super) service: ConsulService,
     pub(super) publisher: Publisher,
 }
 
@@ -30,6 +31,7 @@ impl Question for Instances {
     type Entry = Instance;
     const ABSENCE_IS_EMPTY: bool = false;
     const PROVE_ALL: bool = false;
+    const COUNTS: bool = true;
 
     fn query(&self) -> Query {
         Query::health(&self.service)
@@ -43,7 +45,7 @@ impl Question for Instances {
         let kept = keep_as_reported(known, fresh, Instant::now(), after_outage);
         if kept > 0 {
             tracing::info!(
-                service = &*self.service,
+                service = %self.service,
                 instances = kept,
                 "checks have not run since their agent started: they count as before, for at most {LONGEST:?}"
             );
@@ -67,7 +69,7 @@ impl Question for Instances {
     fn publish(&self, entries: &Entries<Instance>, problems: &[Problem], origin: Origin) {
         let mut endpoints: Vec<EndpointSpec> = entries.values().map(|instance| instance.endpoint.clone()).collect();
         endpoints.sort_unstable_by(|a, b| (&a.address, &a.id).cmp(&(&b.address, &b.id)));
-        let source = Source::Consul { service: Arc::clone(&self.service) };
+        let source = Source::Consul(self.service.clone());
         self.publisher.source(&source, SourceState { endpoints: endpoints.into(), problems: problems.into(), origin });
     }
 

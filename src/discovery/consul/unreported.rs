@@ -79,6 +79,7 @@ mod tests {
 
     use super::*;
     use crate::discovery::consul::health::instances;
+    use crate::spec::source::ConsulService;
 
     const NOW: fn() -> Instant = Instant::now;
 
@@ -89,7 +90,7 @@ mod tests {
     fn listed(created: u64, checks: &Value) -> Entries<Instance> {
         let service = json!({"ID": "w1", "Port": 80, "CreateIndex": created, "Weights": {"Passing": 10, "Warning": 3}});
         let body = json!([{"Node": {"Node": "n1", "Address": "10.0.0.1"}, "Service": service, "Checks": checks}]);
-        instances("web", body.to_string().as_bytes()).expect("a list").entries
+        instances(&ConsulService::named("web"), body.to_string().as_bytes()).expect("a list").entries
     }
 
     /// Status and weight of the instance after `checks` turned into `later`.

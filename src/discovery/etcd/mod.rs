@@ -68,7 +68,7 @@ impl Provider for EtcdProvider {
             let name = source.to_string();
             let prefix: Arc<str> = match &source {
                 Source::Etcd { prefix } => Arc::clone(prefix),
-                Source::Consul { .. } | Source::Dns { .. } => "".into(),
+                Source::Consul(_) | Source::Dns { .. } => "".into(),
             };
             let range = KeyRange::of_prefix(&prefix);
             let view = View::endpoints(source, &prefix);

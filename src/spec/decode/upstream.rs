@@ -12,6 +12,7 @@ use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
 use crate::spec::endpoint::{Address, EndpointSpec, Labels, RegistryStatus};
 use crate::spec::name::{Name, ProviderId};
+use crate::spec::source::ConsulService;
 use crate::spec::upstream::{Balance, HealthCheck, Probe, UpstreamSettings, UpstreamSource, UpstreamSpec};
 
 use super::reader::TEXT_OR_TABLE;
@@ -56,6 +57,15 @@ pub struct RawUpstream {
 pub struct RawConsulSource {
     /// The service's name.
     service: Option<String>,
+    /// Another datacenter than `discovery.consul` says.
+    datacenter: Option<String>,
+    /// Another Enterprise namespace.
+    namespace: Option<String>,
+    /// Another Enterprise admin partition.
+    partition: Option<String>,
+    /// The tagged address to use where an instance or its node has one: `lan`, `wan`, `lan_ipv4`, `lan_ipv6`, `wan_ipv4`,
+    /// `wan_ipv6`, or one of your own. The usual address otherwise.
+    tagged_address: Option<String>,
 }
 
 /// The keys below `PREFIX/endpoints/NAME/` in etcd.
@@ -178,7 +188,27 @@ impl RawConsulSource {
             scope.key("service").problem(format!("{service:?} is not a service's name"));
             return None;
         }
-        Some(UpstreamSource::Consul { service: service.into() })
+        let word = |text: Option<String>, key| text.and_then(|text| scope.key(key).check(consul_word(text)));
+        Some(UpstreamSource::Consul(ConsulService {
+            name: service.into(),
+            datacenter: word(self.datacenter, "datacenter"),
+            namespace: word(self.namespace, "namespace"),
+            partition: word(self.partition, "partition"),
+            tagged_address: word(self.tagged_address, "tagged_address"),
+        }))
+    }
+}
+
+/// A name of Consul's own: of a datacenter, a namespace, a partition or a tagged address.
+///
+/// # Errors
+/// What no such name can be.
+pub fn consul_word(text: String) -> Result<Arc<str>, String> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if (1..=128).contains(&text.len()) && text.bytes().all(fits) {
+        Ok(text.into())
+    } else {
+        Err(format!("{text:?} is not a name that Consul has: letters, digits, `-`, `_` and `.`"))
     }
 }
 

@@ -142,6 +142,46 @@ pub const DISCOVERY_REJECTED: &Definition = &Definition::new(
     "Documents and registrations that can't be used as they are.",
 );
 
+/// Watches, by how they learn of changes.
+pub const DISCOVERY_WATCHES: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_discovery_watches",
+    &["provider", "mode"],
+    "Watches that are told of changes (told), and watches that ask every few seconds (polled).",
+);
+
+/// Answers of a registry.
+pub const DISCOVERY_ANSWERS: &Definition = &Definition::new(
+    Kind::Counter,
+    "fleetgate_discovery_answers_total",
+    &["provider"],
+    "Answers read from the provider's registry.",
+);
+
+/// Answers that the registry sent of itself.
+pub const DISCOVERY_WAKEUPS: &Definition = &Definition::new(
+    Kind::Counter,
+    "fleetgate_discovery_wakeups_total",
+    &["provider"],
+    "Answers that the registry sent because something had changed or a wait was over.",
+);
+
+/// Their bytes.
+pub const DISCOVERY_BYTES: &Definition = &Definition::new(
+    Kind::Counter,
+    "fleetgate_discovery_received_bytes_total",
+    &["provider"],
+    "Bytes of the answers of the provider's registry, decompressed.",
+);
+
+/// When a token ends.
+pub const DISCOVERY_TOKEN_EXPIRES: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_discovery_token_expires_timestamp_seconds",
+    &["provider"],
+    "When the token that the provider uses expires; absent when it does not.",
+);
+
 /// The snapshot's number.
 pub const SNAPSHOT_GENERATION: &Definition = &Definition::new(
     Kind::Gauge,

@@ -9,6 +9,7 @@ mod instances;
 mod scripted;
 mod scripted_server;
 mod tls;
+mod ways;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -23,8 +24,8 @@ use fleetgate::discovery::{Context, Provider, Publisher};
 use fleetgate::spec::document::Documents;
 use fleetgate::spec::endpoint::RegistryStatus;
 use fleetgate::spec::name::ProviderId;
-use fleetgate::spec::settings::{ClientTls, ConsulProvider as Settings, Secret};
-use fleetgate::spec::source::Source;
+use fleetgate::spec::settings::{ConsulProvider as Settings, Secret};
+use fleetgate::spec::source::{ConsulService, Source};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -33,16 +34,7 @@ const SOON: Duration = Duration::from_secs(20);
 
 /// Settings for an agent, with the defaults of the configuration.
 pub(super) fn settings(address: &str) -> Settings {
-    Settings {
-        address: address.to_owned(),
-        token: None,
-        token_file: None,
-        namespace: None,
-        kv_prefix: "fleetgate/".to_owned(),
-        wait: Duration::from_secs(60),
-        max_stale: Duration::from_secs(5),
-        tls: ClientTls::default(),
-    }
+    Settings::new(address)
 }
 
 pub(super) fn with_token(address: &str, token: &str) -> Settings {
@@ -54,7 +46,7 @@ pub(super) fn with_token_file(address: &str, file: PathBuf) -> Settings {
 }
 
 pub(super) fn consul(service: &str) -> Source {
-    Source::Consul { service: service.into() }
+    Source::Consul(ConsulService::named(service))
 }
 
 /// A running provider, and what it publishes.
@@ -99,6 +91,21 @@ impl Running {
 
     pub(super) fn want(&self, services: &[&str]) {
         self.wanted.send_replace(Arc::new(services.iter().map(|service| consul(service)).collect()));
+    }
+
+    pub(super) fn want_one(&self, service: ConsulService) {
+        self.wanted.send_replace(Arc::new(BTreeSet::from([Source::Consul(service)])));
+    }
+
+    /// Waits until a source's endpoints are at these addresses.
+    pub(super) async fn is_at(&self, service: &ConsulService, addresses: &[&str]) {
+        let (mut reader, source) = (self.sources.clone(), Source::Consul(service.clone()));
+        let at = |state: &ProviderState| -> Option<Vec<String>> {
+            Some(state.sources.get(&source)?.endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect())
+        };
+        let there = |state: &Arc<ProviderState>| at(state).is_some_and(|found| found == addresses);
+        let waited = tokio::time::timeout(SOON, reader.wait_for(there)).await.is_ok();
+        assert!(waited, "waited for {addresses:?}; last: {:?}", at(&reader.borrow()));
     }
 
     /// What is published of a service; `None` before anything was.
