@@ -15,6 +15,7 @@ use super::State;
 use super::access::{self, Authorised};
 use super::command;
 use super::error::ApiError;
+use super::explain;
 use super::view::{Freshness, List, config, provider, route, status, upstream};
 use crate::snapshot::Snapshot;
 use crate::telemetry::prometheus;
@@ -34,6 +35,7 @@ pub(super) fn router(state: State) -> Router {
         .route("/api/v1/upstreams/{name}/endpoints/{address}/undrain", post(command::undrain))
         .route("/api/v1/providers", get(providers))
         .route("/api/v1/providers/{name}/accept", post(command::accept))
+        .route("/api/v1/explain", get(explain::explain))
         .route("/api/v1/config", get(async |Shared(state): Of| Json(config::view(&state.settings, &state.now()))))
         .fallback(async |uri: Uri| ApiError::NotFound(format!("there is nothing at {}", uri.path())))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
@@ -178,6 +180,8 @@ mod tests {
         assert_eq!(asked("/api/v1/upstreams/users").await.1["name"], "users");
         assert_eq!(asked("/api/v1/upstreams/us%65rs").await.1["name"], "users");
         assert_eq!(asked("/api/v1/config").await.1["settings"]["runtime"]["workers"], 2);
+        let explained = asked("/api/v1/explain?url=http://nobody/x&header=x-a:%20b&client=10.0.0.1").await;
+        assert_eq!((explained.0, &explained.1["request"]["client"]), (StatusCode::OK, &json!("10.0.0.1")));
         let (_, status) = asked("/api/v1/status").await;
         assert_eq!(status["routes"], json!({ "ok": 1, "degraded": 0, "unresolved": 1 }));
         assert_eq!(status["endpoints"]["healthy"], 2);
@@ -196,6 +200,13 @@ mod tests {
             ("/api/v1/nothing", StatusCode::NOT_FOUND, "not_found"),
             ("/api/v1/upstreams/nobody", StatusCode::NOT_FOUND, "not_found"),
             ("/api/v1/upstreams/%FF", StatusCode::BAD_REQUEST, "malformed"),
+            ("/api/v1/explain", StatusCode::BAD_REQUEST, "malformed"),
+            ("/api/v1/explain?url=/", StatusCode::BAD_REQUEST, "malformed"),
+            ("/api/v1/explain?url=http://a/&url=http://b/", StatusCode::BAD_REQUEST, "malformed"),
+            ("/api/v1/explain?url=http://a/&headers=a:b", StatusCode::BAD_REQUEST, "malformed"),
+            ("/api/v1/explain?url=http://a/&client=a", StatusCode::BAD_REQUEST, "malformed"),
+            ("/api/v1/explain?url=http://a/&listener=none", StatusCode::NOT_FOUND, "not_found"),
+            ("/api/v1/explain?url=http://a/&route=none", StatusCode::NOT_FOUND, "not_found"),
         ] {
             let (got, value) = asked(path).await;
             assert_eq!((got, &value["error"]["code"]), (status, &json!(code)), "{path}");

@@ -9,6 +9,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 mod admin;
 mod check;
 mod demo;
+mod explain;
 mod routes;
 mod run;
 pub mod sample;
@@ -54,6 +55,8 @@ enum Command {
         #[command(flatten)]
         access: admin::Access,
     },
+    /// Tells what a request would meet in a running gateway, and why; the request is not sent
+    Explain(explain::Arguments),
     /// Prints the JSON Schema of the configuration, for editors
     Schema,
     /// Prints completions for a shell
@@ -106,6 +109,7 @@ pub fn main() -> ExitCode {
             let path = format!("/api/v1/providers/{}/accept", admin::segment(&provider));
             admin::tell(&access, &path, stdout, stderr)
         }
+        Command::Explain(arguments) => explain::run(&arguments, stdout, stderr),
         Command::Schema => {
             say(stdout, &format!("{:#}", crate::config::schema()));
             FINE

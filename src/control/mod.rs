@@ -2,8 +2,8 @@
 //!
 //! [`merge`] decides who defines what (pure), [`build`] makes the next snapshot of it and of the one before
 //! (pure: what did not change is the same object), [`pace`] decides when it goes out, [`grace`] what stays until
-//! its replacement was read, [`command`] is what operators say, [`overlay`] what of that is kept, and
-//! [`Control::run`] is the loop.
+//! its replacement was read, [`command`] is what operators say, [`overlay`] what of that is kept, [`explain`] tells
+//! what a request would meet, and [`Control::run`] is the loop.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use crate::spec::source::Source;
 
 mod build;
 pub mod command;
+pub mod explain;
 #[cfg(test)]
 mod fixture;
 mod grace;

@@ -11,6 +11,7 @@ mod config;
 mod consul;
 mod demo;
 mod etcd;
+mod explain;
 mod files;
 mod harness;
 mod http;
