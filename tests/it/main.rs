@@ -14,6 +14,7 @@ mod etcd;
 mod explain;
 mod files;
 mod harness;
+mod history;
 mod http;
 mod live;
 mod metrics;

@@ -91,6 +91,8 @@ fn settings(settings: &Settings) -> Value {
                 LogFormat::Text => "text",
                 LogFormat::Json => "json",
             },
+            "events": settings.telemetry.events.as_ref().map_or(json!("off"), |events| json!(events.path)),
+            "events_max_size": settings.telemetry.events.as_ref().map(|events| events.max_size),
         },
     })
 }
