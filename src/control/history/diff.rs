@@ -137,7 +137,9 @@ fn compare_upstream(
             None if first_read => (What::EndpointAdded, None, format!("the first read of {source} has it")),
             None => (What::EndpointAdded, None, format!("{source} has it now")),
             Some(before) if before.says_the_same(fact) => continue,
-            Some(before) => (What::EndpointChanged, Some(before.clone()), why_changed(before, fact, &source)),
+            Some(before) => {
+                (What::EndpointChanged, Some(before.clone()), why_changed(before, fact, &source, now.checked()))
+            }
         };
         changes.push(Change {
             endpoint: Some(*address),
@@ -178,8 +180,8 @@ fn remove_upstream(known: &Known, index_of: &IndexOf, changes: &mut Vec<Change>)
     changes.push(Change { before, ..own(What::UpstreamRemoved, cause) });
 }
 
-/// Every word that changed, as a sentence.
-fn why_changed(before: &Facts, now: &Facts, source: &str) -> String {
+/// Every word that changed, as a sentence. `checked`: the upstream has an active health check.
+fn why_changed(before: &Facts, now: &Facts, source: &str, checked: bool) -> String {
     let mut causes = Vec::new();
     if before.drained != now.drained {
         causes.push(if now.drained { "drained by an operator" } else { "undrained by an operator" }.to_owned());
@@ -211,7 +213,8 @@ fn why_changed(before: &Facts, now: &Facts, source: &str) -> String {
         causes.push(match (now.failing, failure) {
             (true, Some(failure)) => failure.clone(),
             (true, None) => "active checks fail".to_owned(),
-            (false, _) => "active checks pass".to_owned(),
+            (false, _) if checked => "active checks pass".to_owned(),
+            (false, _) => "nobody checks it any more".to_owned(),
         });
     }
     if causes.is_empty() {

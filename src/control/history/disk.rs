@@ -21,6 +21,8 @@ pub struct Log {
     most: u64,
     file: File,
     size: u64,
+    /// The last line may be there in part.
+    torn: bool,
 }
 
 impl Log {
@@ -33,7 +35,7 @@ impl Log {
         // One that was there may have been open to others.
         file.set_permissions(Permissions::from_mode(MODE))?;
         let size = file.metadata()?.len();
-        Ok(Self { path: path.to_owned(), most, file, size })
+        Ok(Self { path: path.to_owned(), most, file, size, torn: false })
     }
 
     /// Appends a line.
@@ -45,7 +47,11 @@ impl Log {
             fs::rename(&self.path, former)?;
             *self = Self::open(&self.path, self.most)?;
         }
+        if std::mem::replace(&mut self.torn, true) {
+            self.file.write_all(b"\n")?;
+        }
         self.file.write_all(line)?;
+        self.torn = false;
         self.size += length;
         Ok(())
     }

@@ -173,8 +173,12 @@ impl Change {
     pub(super) fn size(&self) -> usize {
         let shape = |shape: &Option<Shape>| match shape {
             None => 0,
-            // Labels are shared with the snapshot, as a rule.
-            Some(Shape::Endpoint(facts)) => facts.reasons.iter().map(|reason| reason.len() + 24).sum(),
+            Some(Shape::Endpoint(facts)) => {
+                let reasons = facts.reasons.iter().map(|reason| reason.len() + 24);
+                // Shared with the snapshot at first; the history may be the last to hold them.
+                let labels = facts.labels.iter().map(|(key, value)| key.len() + value.len() + 64);
+                reasons.chain(labels).sum()
+            }
             // A tree of values takes several times its text.
             Some(Shape::Document(map)) => 4 * serde_json::to_string(map).map_or(0, |text| text.len()),
         };

@@ -166,6 +166,11 @@ endpoint_changed consul 7 u 10.0.0.2:80 [healthy > unhealthy] active checks fail
     insta::assert_snapshot!(told.lines(), @"
 endpoint_changed consul 7 u 10.0.0.2:80 [unhealthy > healthy] active checks pass
 ");
+    told.flip(0, Health::Unhealthy);
+    told.lines();
+    told.world.documents(ProviderId::File, DOCUMENT);
+    let lines = told.next();
+    assert!(lines.contains("[unhealthy > healthy] nobody checks it any more"), "{lines}");
 }
 
 #[test]
@@ -187,6 +192,21 @@ fn the_memory_is_bounded_and_the_oldest_go() {
     let kept = history.kept();
     assert!(kept.bytes <= MOST_BYTES && kept.events.len() == 9, "{} of {} bytes", kept.events.len(), kept.bytes);
     assert_eq!(kept.dropped as usize + kept.events.len(), MOST_EVENTS + 25);
+}
+
+#[test]
+fn labels_count_too() {
+    let mut told = Told::new();
+    told.world.documents(ProviderId::File, DOCUMENT);
+    told.next();
+    for version in 0..6 {
+        let long = "x".repeat(MOST_BYTES / 10);
+        told.world.source(&consul("u"), &format!("10.0.0.1:80 version={version}{long}"));
+        told.next();
+    }
+    // One that came, and what it was and became five times.
+    assert!(told.history.kept().bytes <= MOST_BYTES);
+    assert!(told.history.select(&Filter::default(), 100).dropped > 0);
 }
 
 #[test]
