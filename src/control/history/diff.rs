@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::event::{Change, Facts, Shape, What};
-use crate::snapshot::{Route, RouteState, RouteTable, Snapshot, Upstream};
+use crate::snapshot::{Route, RouteState, RouteTable, Snapshot, StateName, Upstream};
 use crate::spec::encode;
 use crate::spec::endpoint::RegistryStatus;
 use crate::spec::name::ProviderId;
@@ -130,12 +130,15 @@ fn compare_upstream(
         }
         _ => {}
     }
-    let first_read = known.is_none_or(|known| !known.upstream.known);
+    let first_read = now.source.is_some() && known.is_none_or(|known| !known.upstream.known);
     let moved = known.is_some_and(|known| known.upstream.source != now.source);
     for (address, fact) in facts {
         let (event, before, cause) = match former.get(address) {
-            None if first_read => (What::EndpointAdded, None, format!("the first read of {source} has it")),
-            None => (What::EndpointAdded, None, format!("{source} has it now")),
+            None => {
+                let whence = if first_read { format!("the first read of {source}") } else { source.to_string() };
+                let reasons: String = fact.reasons.iter().map(|reason| format!("; {reason}")).collect();
+                (What::EndpointAdded, None, format!("{whence} has it{reasons}"))
+            }
             Some(before) if before.says_the_same(fact) => continue,
             Some(before) => {
                 (What::EndpointChanged, Some(before.clone()), why_changed(before, fact, &source, now.checked()))
@@ -218,8 +221,14 @@ fn why_changed(before: &Facts, now: &Facts, source: &str, checked: bool) -> Stri
         });
     }
     if causes.is_empty() {
-        // Only its standing is left: the first check, or a check that came or went.
-        causes.push("what its active check says".to_owned());
+        // Only its standing is left: its first check answered, or a check came or went.
+        let healthy = matches!(now.state, StateName::Healthy | StateName::Held);
+        let cause = match (checked, healthy) {
+            (false, _) => "nobody checks it any more",
+            (true, true) => "its first active check passes",
+            (true, false) => "its first active check has not answered yet",
+        };
+        causes.push(cause.to_owned());
     }
     causes.join("; ")
 }

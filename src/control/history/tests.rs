@@ -116,7 +116,7 @@ endpoint_added consul 7 u 10.0.0.2:80 [- > healthy] the first read of consul:u h
 # registrations
 endpoint_changed consul 7 u 10.0.0.1:80 [healthy > healthy] consul:u gives it weight 3; consul:u gives it other labels
 endpoint_changed consul 7 u 10.0.0.2:80 [healthy > unhealthy] consul:u says that a check is critical
-endpoint_added consul 7 u 10.0.0.3:80 [- > healthy] consul:u has it now
+endpoint_added consul 7 u 10.0.0.3:80 [- > healthy] consul:u has it
 # drain
 endpoint_changed consul 7 u 10.0.0.1:80 [healthy > draining] drained by an operator
 # hold
@@ -171,6 +171,18 @@ endpoint_changed consul 7 u 10.0.0.2:80 [unhealthy > healthy] active checks pass
     told.world.documents(ProviderId::File, DOCUMENT);
     let lines = told.next();
     assert!(lines.contains("[unhealthy > healthy] nobody checks it any more"), "{lines}");
+}
+
+#[test]
+fn an_endpoint_that_nobody_vouches_for_waits_for_its_first_check() {
+    let mut told = Told::new();
+    let checked = "[upstreams.u.health_check]\ntcp = true\n[upstreams.u]\nendpoints = [\"10.0.0.1:80\"]\n";
+    told.world.documents(ProviderId::File, checked);
+    let lines = told.next();
+    assert!(lines.contains("the document of file has it; no active check has answered yet"), "{lines}");
+    told.flip(0, Health::Healthy);
+    let lines = told.lines();
+    assert!(lines.contains("[unhealthy > healthy] its first active check passes"), "{lines}");
 }
 
 #[test]
