@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Readiness};
 use crate::control::command::Commands;
+use crate::control::history::{self, History};
 use crate::control::overlay::Overlay;
 use crate::control::{Control, Rules};
 use crate::discovery::consul::ConsulProvider;
@@ -130,6 +131,10 @@ impl App {
         let log = Writer::start(&settings.telemetry.access_log)
             .map_err(|error| StartError::new("telemetry.access_log", error))?;
 
+        let events = settings.telemetry.events.as_ref();
+        let events = events.map(|events| history::disk::Log::open(&events.path, events.max_size)).transpose();
+        let events = events.map_err(|error| StartError::new("telemetry.events", error))?;
+
         let shutdown = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let (reread, rereads) = watch::channel(0);
@@ -146,9 +151,21 @@ impl App {
         let (commands, orders) = Commands::channel();
         let (overlay, _) = watch::channel(Arc::new(Overlay::default()));
         let accepts = discovery.accepts;
-        let control = Control { providers: discovery.states, rules, wanted, snapshot, orders, overlay, accepts };
+        let history = History::new(index_of(&statuses), shutdown.clone());
+        let noted = Arc::clone(&history);
+        let control =
+            Control { providers: discovery.states, rules, wanted, snapshot, orders, overlay, accepts, history: noted };
         tasks.spawn(control.run(shutdown.clone()));
-        tasks.spawn(Prober::new().run(snapshots.clone(), shutdown.clone()));
+        let prober = Prober::new();
+        let (noted, flips, followed) = (Arc::clone(&history), prober.flips(), snapshots.clone());
+        tasks.spawn(async move { noted.follow_health(flips, followed).await });
+        for status in &statuses {
+            tasks.spawn(note_failures(Arc::clone(status), Arc::clone(&history), shutdown.clone()));
+        }
+        if let Some(log) = events {
+            tasks.spawn(history::disk::write(Arc::clone(&history), log));
+        }
+        tasks.spawn(prober.run(snapshots.clone(), shutdown.clone()));
 
         let readiness = Readiness::new();
         let (following, limit) = (Arc::clone(&readiness), settings.runtime.ready_timeout);
@@ -168,6 +185,7 @@ impl App {
             snapshot: snapshots,
             providers: statuses,
             commands,
+            history,
             metrics,
             readiness: Arc::clone(&readiness),
             started_at,
@@ -278,6 +296,29 @@ fn metrics(
     let (snapshot, providers) = (snapshots.clone(), statuses.to_vec());
     metrics.register(admin::metrics::Picture { snapshot, providers, started_at })?;
     Ok(metrics)
+}
+
+/// Tells the history indexes and revisions.
+fn index_of(statuses: &[Arc<ProviderStatus>]) -> Box<history::IndexOf> {
+    let statuses: BTreeMap<ProviderId, Arc<ProviderStatus>> =
+        statuses.iter().map(|status| (status.id(), Arc::clone(status))).collect();
+    Box::new(move |provider, source| {
+        let watch = source.map(ToString::to_string);
+        statuses.get(&provider)?.index(watch.as_deref())
+    })
+}
+
+/// Tells the history who of a provider's watches fails, whenever that changes.
+async fn note_failures(status: Arc<ProviderStatus>, history: Arc<History>, shutdown: CancellationToken) {
+    let mut turns = status.turns();
+    loop {
+        turns.borrow_and_update();
+        history.watches(status.id(), status.failing());
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            changed = turns.changed() => if changed.is_err() { return },
+        }
+    }
 }
 
 fn say(text: &str) -> io::Result<()> {

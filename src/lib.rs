@@ -34,7 +34,7 @@
 //! | [`spec`] | what someone asked for, as plain data that cannot be wrong, and the pure decoders that make it of text |
 //! | [`config`] | the static settings: defaults, a file, the environment; every problem with its place; `check`, `schema` |
 //! | [`discovery`] | providers (files, Consul, etcd, DNS); the one retry loop; the judgement whether a read may take away |
-//! | [`control`] | who wins a name (merge), the next snapshot of that and the last one (build), and when it goes out (pace) |
+//! | [`control`] | who wins a name (merge), the next snapshot of that and the last one (build), when it goes out (pace); what was applied and why (history), what a request would meet (explain) |
 //! | [`snapshot`] | the immutable picture that is served, and its pure functions: matching, the draw of a target, who is usable |
 //! | [`health`] | active checks, which write what they find into an endpoint's state |
 //! | [`exchange`] | what travels with a request: bodies, errors and their flags, the headers that matter |

@@ -16,6 +16,7 @@ use super::access::{self, Authorised};
 use super::command;
 use super::error::ApiError;
 use super::view::{Freshness, List, config, provider, route, status, upstream};
+use super::{events, explain};
 use crate::snapshot::Snapshot;
 use crate::telemetry::prometheus;
 
@@ -34,6 +35,9 @@ pub(super) fn router(state: State) -> Router {
         .route("/api/v1/upstreams/{name}/endpoints/{address}/undrain", post(command::undrain))
         .route("/api/v1/providers", get(providers))
         .route("/api/v1/providers/{name}/accept", post(command::accept))
+        .route("/api/v1/events", get(events::list))
+        .route("/api/v1/events/at", get(events::at))
+        .route("/api/v1/explain", get(explain::explain))
         .route("/api/v1/config", get(async |Shared(state): Of| Json(config::view(&state.settings, &state.now()))))
         .fallback(async |uri: Uri| ApiError::NotFound(format!("there is nothing at {}", uri.path())))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
@@ -122,12 +126,14 @@ mod tests {
     use http::{HeaderMap, Method};
     use serde_json::Value;
     use tokio::sync::watch;
+    use tokio_util::sync::CancellationToken;
     use tower::ServiceExt as _;
 
     use super::*;
     use crate::admin::view::sample;
     use crate::admin::{Readiness, metrics};
     use crate::control::command::Commands;
+    use crate::control::history::History;
     use crate::spec::settings::Secret;
     use crate::telemetry::prometheus::Metrics;
 
@@ -145,6 +151,7 @@ mod tests {
             snapshot,
             providers: Vec::new(),
             commands: Commands::channel().0,
+            history: History::new(Box::new(|_, _| None), CancellationToken::new()),
             metrics,
             readiness: Readiness::new(),
             started_at,
@@ -178,6 +185,11 @@ mod tests {
         assert_eq!(asked("/api/v1/upstreams/users").await.1["name"], "users");
         assert_eq!(asked("/api/v1/upstreams/us%65rs").await.1["name"], "users");
         assert_eq!(asked("/api/v1/config").await.1["settings"]["runtime"]["workers"], 2);
+        let (_, events) = asked("/api/v1/events?limit=5&wait=0").await;
+        assert_eq!((&events["items"], &events["dropped"]), (&json!([]), &json!(0)));
+        assert_eq!(asked("/api/v1/events/at?time=00:00").await.1["items"], json!([]));
+        let explained = asked("/api/v1/explain?url=http://nobody/x&header=x-a:%20b&client=10.0.0.1").await;
+        assert_eq!((explained.0, &explained.1["request"]["client"]), (StatusCode::OK, &json!("10.0.0.1")));
         let (_, status) = asked("/api/v1/status").await;
         assert_eq!(status["routes"], json!({ "ok": 1, "degraded": 0, "unresolved": 1 }));
         assert_eq!(status["endpoints"]["healthy"], 2);
@@ -196,6 +208,21 @@ mod tests {
             ("/api/v1/nothing", StatusCode::NOT_FOUND, "not_found"),
             ("/api/v1/upstreams/nobody", StatusCode::NOT_FOUND, "not_found"),
             ("/api/v1/upstreams/%FF", StatusCode::BAD_REQUEST, "malformed"),
+            ("/api/v1/events?limit=0", StatusCode::BAD_REQUEST, "malformed"),
+            ("/api/v1/events?limit=1001", StatusCode::BAD_REQUEST, "malformed"),
+            ("/api/v1/events?since=tomorrow", StatusCode::BAD_REQUEST, "malformed"),
+            ("/api/v1/events?provider=nobody", StatusCode::BAD_REQUEST, "malformed"),
+            ("/api/v1/events?follow=1", StatusCode::BAD_REQUEST, "malformed"),
+            ("/api/v1/events/at", StatusCode::BAD_REQUEST, "malformed"),
+            ("/api/v1/events/at?time=25:00", StatusCode::BAD_REQUEST, "malformed"),
+            ("/api/v1/events/at?time=14:02&upstream=nobody", StatusCode::NOT_FOUND, "not_found"),
+            ("/api/v1/explain", StatusCode::BAD_REQUEST, "malformed"),
+            ("/api/v1/explain?url=/", StatusCode::BAD_REQUEST, "malformed"),
+            ("/api/v1/explain?url=http://a/&url=http://b/", StatusCode::BAD_REQUEST, "malformed"),
+            ("/api/v1/explain?url=http://a/&headers=a:b", StatusCode::BAD_REQUEST, "malformed"),
+            ("/api/v1/explain?url=http://a/&client=a", StatusCode::BAD_REQUEST, "malformed"),
+            ("/api/v1/explain?url=http://a/&listener=none", StatusCode::NOT_FOUND, "not_found"),
+            ("/api/v1/explain?url=http://a/&route=none", StatusCode::NOT_FOUND, "not_found"),
         ] {
             let (got, value) = asked(path).await;
             assert_eq!((got, &value["error"]["code"]), (status, &json!(code)), "{path}");

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use tokio::sync::watch;
 
 use crate::control::command::Commands;
+use crate::control::history::History;
 use crate::discovery::status::ProviderStatus;
 use crate::snapshot::Snapshot;
 use crate::spec::name::Name;
@@ -21,7 +22,10 @@ mod access;
 mod api;
 mod command;
 mod error;
+mod events;
+mod explain;
 pub mod metrics;
+mod query;
 pub mod readiness;
 mod serve;
 pub mod view;
@@ -42,6 +46,8 @@ pub struct State {
     pub providers: Vec<Arc<ProviderStatus>>,
     /// Where operators' commands go.
     pub commands: Commands,
+    /// What changed so far.
+    pub history: Arc<History>,
     /// What `/metrics` renders.
     pub metrics: Metrics,
     /// What `/readyz` says.

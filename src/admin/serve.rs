@@ -100,6 +100,7 @@ mod tests {
     use crate::admin::Readiness;
     use crate::admin::view::sample;
     use crate::control::command::Commands;
+    use crate::control::history::History;
     use crate::telemetry::prometheus::Metrics;
 
     async fn served() -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
@@ -110,6 +111,7 @@ mod tests {
             snapshot,
             providers: Vec::new(),
             commands: Commands::channel().0,
+            history: History::new(Box::new(|_, _| None), CancellationToken::new()),
             metrics: Metrics::new().expect("a registry"),
             readiness: Readiness::new(),
             started_at: SystemTime::now(),

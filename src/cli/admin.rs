@@ -77,7 +77,13 @@ fn url(text: &str) -> Result<String, Infallible> {
 }
 
 impl Access {
-    fn ask(&self, path: &str) -> Result<Value, String> {
+    /// Whether JSON is wanted.
+    pub(super) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Asks for a path.
+    pub(super) fn ask(&self, path: &str) -> Result<Value, String> {
         self.send(Method::GET, path)
     }
 

@@ -9,6 +9,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 mod admin;
 mod check;
 mod demo;
+mod events;
+mod explain;
 mod routes;
 mod run;
 pub mod sample;
@@ -54,6 +56,10 @@ enum Command {
         #[command(flatten)]
         access: admin::Access,
     },
+    /// Tells what changed in a running gateway, when and why; --at TIME how endpoints stood then
+    Events(events::Arguments),
+    /// Tells what a request would meet in a running gateway, and why; the request is not sent
+    Explain(explain::Arguments),
     /// Prints the JSON Schema of the configuration, for editors
     Schema,
     /// Prints completions for a shell
@@ -106,6 +112,8 @@ pub fn main() -> ExitCode {
             let path = format!("/api/v1/providers/{}/accept", admin::segment(&provider));
             admin::tell(&access, &path, stdout, stderr)
         }
+        Command::Events(arguments) => events::run(&arguments, stdout, stderr),
+        Command::Explain(arguments) => explain::run(&arguments, stdout, stderr),
         Command::Schema => {
             say(stdout, &format!("{:#}", crate::config::schema()));
             FINE

@@ -23,7 +23,7 @@ pub(super) fn render(answer: &Value) -> String {
 }
 
 /// `GET,POST api.example.com/users x-tenant=acme ?debug=1`
-fn matching(value: &Value) -> String {
+pub(super) fn matching(value: &Value) -> String {
     let mut words = Vec::new();
     words.push(joined(list(value, "methods"), ","));
     let hosts = joined(list(value, "hosts"), ",");

@@ -207,6 +207,10 @@ pub(super) struct RawTelemetry {
     pub log: Option<String>,
     /// How our own log is written; default `text`.
     pub log_format: Option<RawLogFormat>,
+    /// Where the history of changes (`fleetgate events`) is written, one JSON line an event: `off` (default) or a file.
+    pub events: Option<String>,
+    /// Size from which that file is moved to `NAME.1`, replacing the one before; from 64KiB, default 16MiB.
+    pub events_max_size: Option<RawSize>,
 }
 
 /// Who answers Consul's blocking queries.

@@ -12,7 +12,7 @@ use crate::spec::decode::scope::Scope;
 use crate::spec::decode::tree::Spot;
 use crate::spec::log_filter;
 use crate::spec::name::Name;
-use crate::spec::settings::{AccessLog, Admin, Listener, LogFormat, Runtime, Secret, Settings, Telemetry};
+use crate::spec::settings::{AccessLog, Admin, EventsFile, Listener, LogFormat, Runtime, Secret, Settings, Telemetry};
 
 use super::environment::Environment;
 use super::raw::{RawAdmin, RawListener, RawLogFormat, RawRuntime, RawSettings, RawTelemetry};
@@ -242,7 +242,19 @@ fn resolve_telemetry(raw: RawTelemetry, scope: &Scope<'_>, surroundings: &Surrou
         None | Some(RawLogFormat::Text) => LogFormat::Text,
         Some(RawLogFormat::Json) => LogFormat::Json,
     };
-    Telemetry { access_log, log: log.unwrap_or_else(|| "info".to_owned()), log_format }
+    let max_size = match raw.events_max_size {
+        None => 16 << 20,
+        Some(RawSize(size)) if size >= 64 << 10 => size,
+        Some(_) => {
+            scope.key("events_max_size").problem("is below 64KiB");
+            16 << 20
+        }
+    };
+    let events = match raw.events.as_deref() {
+        None | Some("off") => None,
+        Some(path) => surroundings.absolute(path, &scope.key("events")).map(|path| EventsFile { path, max_size }),
+    };
+    Telemetry { access_log, log: log.unwrap_or_else(|| "info".to_owned()), log_format, events }
 }
 
 fn parse_address(text: &str) -> Result<SocketAddr, String> {

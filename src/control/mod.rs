@@ -2,8 +2,8 @@
 //!
 //! [`merge`] decides who defines what (pure), [`build`] makes the next snapshot of it and of the one before
 //! (pure: what did not change is the same object), [`pace`] decides when it goes out, [`grace`] what stays until
-//! its replacement was read, [`command`] is what operators say, [`overlay`] what of that is kept, and
-//! [`Control::run`] is the loop.
+//! its replacement was read, [`command`] is what operators say, [`overlay`] what of that is kept, [`history`] what was
+//! applied and why, [`explain`] tells what a request would meet, and [`Control::run`] is the loop.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,14 +21,17 @@ use crate::spec::source::Source;
 
 mod build;
 pub mod command;
+pub mod explain;
 #[cfg(test)]
 mod fixture;
 mod grace;
+pub mod history;
 mod merge;
 pub mod overlay;
 mod pace;
 
 use command::{Command, Order, Outcome, Refusal};
+use history::History;
 pub use merge::Rules;
 use overlay::Overlay;
 
@@ -49,6 +52,8 @@ pub struct Control {
     /// Counts, for each provider, how often an operator accepted what its registry shows. A watch that holds
     /// something back listens; without a listener the command is refused.
     pub accepts: BTreeMap<ProviderId, watch::Sender<u64>>,
+    /// Where every change is noted.
+    pub history: Arc<History>,
 }
 
 impl Control {
@@ -107,6 +112,7 @@ impl Control {
             }
             changed
         });
+        self.history.documents(states);
         let before = Arc::clone(&self.snapshot.borrow());
         let Some(next) = builder.build(&merged, &before, Instant::now()) else { return };
         if !Arc::ptr_eq(&next.routes, &before.routes) {
@@ -116,7 +122,9 @@ impl Control {
         retired.retain(|table| Arc::strong_count(table) > 1);
         tell(&before.report, &next.report);
         tracing::debug!(generation = next.generation, routes = next.routes.routes().len(), "published a snapshot");
-        self.snapshot.send_replace(Arc::new(next));
+        let next = Arc::new(next);
+        self.snapshot.send_replace(Arc::clone(&next));
+        self.history.observe(&next);
     }
 }
 
@@ -134,6 +142,7 @@ impl Control {
         let Some(next) = changed else { return Ok(Outcome::Unchanged(format!("{done} already"))) };
         self.overlay.send_replace(Arc::new(next));
         tracing::info!("{done}, says an operator");
+        self.history.command(command, &done);
         Ok(Outcome::Done(done))
     }
 
@@ -156,6 +165,7 @@ impl Control {
         accepts.send_modify(|count| *count += 1);
         let text = format!("what {provider} shows is accepted: {held} holds end");
         tracing::info!("{text}, says an operator");
+        self.history.command(&Command::Accept(provider), &text);
         Ok(Outcome::Done(text))
     }
 }

@@ -35,6 +35,7 @@ impl Running {
             orders,
             overlay: watch::channel(Arc::default()).0,
             accepts: accepts.clone(),
+            history: History::new(Box::new(|_, _| None), CancellationToken::new()),
         };
         // Ends with the test's runtime.
         tokio::spawn(control.run(CancellationToken::new()));

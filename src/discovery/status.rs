@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::sync::watch;
+
 use crate::spec::name::ProviderId;
 
 /// Where a watch stands.
@@ -31,16 +33,19 @@ pub struct WatchStatus {
     index: AtomicU64,
     sessions: AtomicU64,
     polled: AtomicBool,
+    /// Counts, for all watches of the provider, how often one began to fail or no longer does.
+    turns: watch::Sender<u64>,
 }
 
 impl WatchStatus {
-    fn new() -> Self {
+    fn new(turns: watch::Sender<u64>) -> Self {
         Self {
             state: Mutex::new(WatchState::Starting),
             verified_at_ms: AtomicU64::new(0),
             index: AtomicU64::new(0),
             sessions: AtomicU64::new(0),
             polled: AtomicBool::new(false),
+            turns,
         }
     }
 
@@ -89,7 +94,12 @@ impl WatchStatus {
     }
 
     pub(super) fn set_state(&self, state: WatchState) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        let failing = |state: &WatchState| matches!(state, WatchState::Failing { .. });
+        let now = failing(&state);
+        let before = std::mem::replace(&mut *self.state.lock().unwrap_or_else(PoisonError::into_inner), state);
+        if failing(&before) != now {
+            self.turns.send_modify(|turns| *turns += 1);
+        }
     }
 }
 
@@ -130,6 +140,7 @@ impl Cost {
 pub struct ProviderStatus {
     id: ProviderId,
     watches: Mutex<BTreeMap<String, Arc<WatchStatus>>>,
+    turns: watch::Sender<u64>,
     /// Update counters.
     pub updates: Updates,
     /// What it costs its registry.
@@ -143,6 +154,7 @@ impl ProviderStatus {
         Arc::new(Self {
             id,
             watches: Mutex::new(BTreeMap::new()),
+            turns: watch::Sender::new(0),
             updates: Updates::default(),
             cost: Cost::default(),
             token_expires_at_ms: AtomicU64::new(0),
@@ -168,12 +180,37 @@ impl ProviderStatus {
     /// the source's text (`consul:users`), that of documents by what it reads (`kv:fleetgate/`).
     pub fn watch(&self, name: &str) -> Arc<WatchStatus> {
         let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(watches.entry(name.to_owned()).or_insert_with(|| Arc::new(WatchStatus::new())))
+        Arc::clone(watches.entry(name.to_owned()).or_insert_with(|| Arc::new(WatchStatus::new(self.turns.clone()))))
     }
 
     /// Forgets a watch that ended.
     pub fn forget(&self, name: &str) {
         self.watches.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.turns.send_modify(|turns| *turns += 1);
+    }
+
+    /// Changes when a watch begins to fail, no longer does, or is forgotten.
+    pub fn turns(&self) -> watch::Receiver<u64> {
+        self.turns.subscribe()
+    }
+
+    /// The watches that fail, and what went wrong.
+    pub fn failing(&self) -> BTreeMap<String, String> {
+        let failing = |(name, watch): (String, Arc<WatchStatus>)| match watch.state() {
+            WatchState::Failing { error, .. } => Some((name, error)),
+            WatchState::Starting | WatchState::Live => None,
+        };
+        self.watches().into_iter().filter_map(failing).collect()
+    }
+
+    /// The index or revision of a watch; without a name the newest of all, which the documents are of.
+    pub fn index(&self, watch: Option<&str>) -> Option<u64> {
+        let watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = match watch {
+            Some(name) => watches.get(name)?.index(),
+            None => watches.values().map(|watch| watch.index()).max()?,
+        };
+        (index > 0).then_some(index)
     }
 
     /// All watches by name.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt as _;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +31,7 @@ pub struct Prober {
     /// By the address of the endpoint's state; the subject keeps the state alive, and so the address unique.
     checks: HashMap<usize, Running>,
     permits: Arc<Semaphore>,
+    flips: Arc<Notify>,
 }
 
 /// What is checked, and how.
@@ -40,6 +41,7 @@ struct Subject {
     upstream_state: Arc<UpstreamState>,
     state: Arc<EndpointState>,
     check: HealthCheck,
+    flips: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -57,7 +59,13 @@ impl Drop for Running {
 impl Prober {
     /// A prober that checks nobody yet.
     pub fn new() -> Self {
-        Self { checks: HashMap::new(), permits: Arc::new(Semaphore::new(MOST_AT_ONCE)) }
+        let (permits, flips) = (Arc::new(Semaphore::new(MOST_AT_ONCE)), Arc::default());
+        Self { checks: HashMap::new(), permits, flips }
+    }
+
+    /// Wakes one who waits whenever an endpoint's health flipped; what flipped is told by the upstreams' epochs.
+    pub fn flips(&self) -> Arc<Notify> {
+        Arc::clone(&self.flips)
     }
 
     /// Follows the snapshots until shutdown, or until nobody publishes any more.
@@ -85,7 +93,10 @@ impl Prober {
                     (Some(check), Some(running)) if running.subject.check == *check => {
                         self.checks.insert(key, running);
                     }
-                    (Some(check), _) => new.push(Subject::new(upstream, &endpoint.state, check)),
+                    (Some(check), _) => {
+                        let flips = Arc::clone(&self.flips);
+                        new.push(Subject { flips, ..Subject::new(upstream, &endpoint.state, check) });
+                    }
                     (None, Some(running)) => running.subject.forget(),
                     (None, None) => {}
                 }
@@ -119,6 +130,7 @@ impl Subject {
             upstream_state: Arc::clone(&upstream.state),
             state: Arc::clone(state),
             check: check.clone(),
+            flips: Arc::default(),
         }
     }
 
@@ -156,6 +168,7 @@ impl Subject {
         let Some(health) = flip else { return };
         self.state.set_health(health);
         self.upstream_state.advance_epoch();
+        self.flips.notify_one();
         let (upstream, endpoint) = (&*self.upstream, &**self.state.label());
         match failure {
             Some(reason) => tracing::warn!(upstream, endpoint, reason, "endpoint is unhealthy"),
@@ -168,6 +181,7 @@ impl Subject {
         self.state.set_health(Health::Unknown);
         self.state.set_last_failure(None);
         self.upstream_state.advance_epoch();
+        self.flips.notify_one();
     }
 }
 

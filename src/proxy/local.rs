@@ -207,10 +207,7 @@ impl LocalUpstream {
         if let Some(pool) = pool {
             return Some(Rc::clone(pool));
         }
-        let selector = match subset.checked_sub(1) {
-            None => None,
-            Some(position) => Some(self.upstream.settings.subsets.values().nth(position)?),
-        };
+        let selector = self.upstream.selector(subset)?;
         let made = Rc::new(Pool::new(&self.upstream, selector, random));
         *pool = Some(Rc::clone(&made));
         Some(made)

@@ -24,7 +24,7 @@ use crate::exchange::body::Bounds;
 use crate::exchange::header::{X_FLEETGATE_FLAG, X_REQUEST_ID};
 use crate::exchange::{Body, Flow, ProxyError};
 use crate::snapshot::target::{draw, sticky_key};
-use crate::snapshot::{RequestView, RouteState, gate};
+use crate::snapshot::{RequestView, gate};
 use crate::spec::route::Sticky;
 
 /// Serves one request.
@@ -79,12 +79,10 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
     let (destination, set_cookie) = {
         let local = worker.local();
         let view = passed.view(&request, &connection.listener.name);
-        let position = local.table().find(&view).ok_or(ProxyError::NoRoute)?;
+        let position = local.table().take(&view)?;
         let route = local.route(position, &worker.stats);
         frame.route = Some(Rc::clone(&route));
-        if route.route.state != RouteState::Resolved {
-            return Err(ProxyError::Unresolved);
-        }
+        route.route.open()?;
         let (target, set_cookie) = choose(frame, &local, &route, &view)?;
         let resolved = &route.route.targets[target];
         let upstream = local.upstream(resolved.slot).ok_or(ProxyError::Unresolved)?;
@@ -170,12 +168,9 @@ fn choose(
     if let Some(passed_over) = drawn.passed_over {
         route.passed_over(passed_over, &worker.stats);
     }
-    let Some(target) = drawn.target else {
-        frame.target = drawn.passed_over;
-        return Err(ProxyError::NoEndpoint);
-    };
+    frame.target = drawn.target.or(drawn.passed_over);
+    let target = drawn.taken()?;
     route.target(target, &worker.stats).add(1);
-    frame.target = Some(target);
     Ok((target, fresh.and_then(|(_, cookie)| cookie)))
 }
 

@@ -55,6 +55,12 @@ impl Snapshot {
         self.upstreams.get(slot)?.as_ref()
     }
 
+    /// A target's upstream, and the indexes of the endpoints that take its traffic now.
+    pub fn usable(&self, target: &Target) -> Option<(&Arc<Upstream>, Vec<u32>)> {
+        let upstream = self.upstream(target.slot)?;
+        Some((upstream, upstream.usable(upstream.selector(target.subset)?)))
+    }
+
     /// All upstreams, by slot.
     pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
         self.upstreams.iter().flatten()

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::exchange::ProxyError;
 use crate::spec::matching::MatchSpec;
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::route::{Choice, RouteSpec, Sticky, TargetSpec};
@@ -28,6 +29,18 @@ impl Route {
     /// Its conditions.
     pub fn matching(&self) -> &MatchSpec {
         &self.spec.matching
+    }
+
+    /// Lets requests pass to the targets.
+    ///
+    /// # Errors
+    /// What a client gets of a route that refers to something absent or broken.
+    #[inline]
+    pub fn open(&self) -> Result<(), ProxyError> {
+        match &self.state {
+            RouteState::Resolved => Ok(()),
+            RouteState::Unresolved(_) => Err(ProxyError::Unresolved),
+        }
     }
 
     /// How a client keeps its side of a split.
@@ -71,6 +84,14 @@ impl Target {
         match &self.spec.choice {
             Choice::When(_) => 0,
             Choice::Weight(weight) => *weight,
+        }
+    }
+
+    /// Whether there are requests that it gets.
+    pub fn may_get_traffic(&self) -> bool {
+        match &self.spec.choice {
+            Choice::When(_) => true,
+            Choice::Weight(weight) => *weight > 0,
         }
     }
 }

@@ -12,6 +12,7 @@ use http::HeaderName;
 
 use super::request::{RequestView, Unmet, first_unmet, query_values};
 use super::route::Route;
+use crate::exchange::ProxyError;
 use crate::spec::matching::{Conditions, HostMatch, PathMatch, ValueMatch};
 
 mod candidates;
@@ -130,6 +131,15 @@ impl RouteTable {
         let mut best = Best { entry: None, table: self, request };
         self.walk(request, &mut best);
         best.entry.map(|entry| entry.route as usize)
+    }
+
+    /// The route that a request is given to, as [`RouteTable::find`].
+    ///
+    /// # Errors
+    /// What the client gets where there is none.
+    #[inline]
+    pub fn take(&self, request: &RequestView<'_>) -> Result<usize, ProxyError> {
+        self.find(request).ok_or(ProxyError::NoRoute)
     }
 
     /// Shows a visitor all entries whose host and literal path fit.

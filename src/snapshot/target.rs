@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::request::{RequestView, all_hold, cookie_values};
 use super::route::{Route, Target};
+use crate::exchange::ProxyError;
 use crate::spec::route::{Choice, Sticky};
 
 /// The outcome of a draw; numbers are positions among the route's targets.
@@ -13,6 +14,17 @@ pub struct Draw {
     pub target: Option<usize>,
     /// A target whose share went to another, because it has no usable endpoint.
     pub passed_over: Option<usize>,
+}
+
+impl Draw {
+    /// The target that gets the request.
+    ///
+    /// # Errors
+    /// What the client gets where none is usable.
+    #[inline]
+    pub fn taken(&self) -> Result<usize, ProxyError> {
+        self.target.ok_or(ProxyError::NoEndpoint)
+    }
 }
 
 /// Draws a target. `usable` says whether a target has a usable endpoint; `random` is uniform over `u64`
@@ -58,6 +70,16 @@ pub struct Odds {
     pub drawn: Vec<f64>,
     /// The probability with which each target gets the request: unusable ones leave theirs to the others.
     pub taken: Vec<f64>,
+}
+
+impl Odds {
+    /// Whether a target gets the request; the same answer as [`Draw::taken`], whatever is drawn.
+    ///
+    /// # Errors
+    /// What the client gets where none is usable.
+    pub fn taken(&self) -> Result<(), ProxyError> {
+        if self.taken.iter().any(|share| *share > 0.0) { Ok(()) } else { Err(ProxyError::NoEndpoint) }
+    }
 }
 
 /// What decides a draw.

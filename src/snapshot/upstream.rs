@@ -54,9 +54,12 @@ impl Upstream {
         self.settings.health_check.is_some()
     }
 
-    /// The labels a subset selects by; `None` when there is no such subset.
-    pub fn subset(&self, name: &Name) -> Option<&Labels> {
-        self.settings.subsets.get(name)
+    /// The labels that a target selects by, of its [`super::Target::subset`]; `Some(None)` is the whole upstream.
+    pub fn selector(&self, subset: usize) -> Option<Option<&Labels>> {
+        match subset.checked_sub(1) {
+            None => Some(None),
+            Some(position) => Some(Some(self.settings.subsets.values().nth(position)?)),
+        }
     }
 
     /// Indexes of the endpoints that take traffic, of those that have all the selector's labels.

@@ -3,6 +3,7 @@
 
 pub mod decode;
 pub mod document;
+pub mod encode;
 pub mod endpoint;
 pub mod log_filter;
 pub mod matching;

@@ -235,6 +235,17 @@ pub struct Telemetry {
     pub log: String,
     /// Format of our own log.
     pub log_format: LogFormat,
+    /// Where the history of changes is written, beside the memory; off by default.
+    pub events: Option<EventsFile>,
+}
+
+/// A file of events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventsFile {
+    /// Appended to.
+    pub path: PathBuf,
+    /// Moved to `PATH.1` when it would grow beyond this, in bytes; default 16 MiB.
+    pub max_size: u64,
 }
 
 /// Where access log lines go.

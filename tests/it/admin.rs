@@ -128,7 +128,7 @@ async fn the_token_is_needed_and_told_to_nobody() {
     assert_eq!(ask(admin, "/healthz", &[]).await.status, 200);
     let readiness = ask(admin, "/readyz", &[]).await;
     assert_eq!((readiness.status, readiness.json()), (503, json!({ "ready": false })));
-    for page in ["/metrics", "/api/v1/status", "/api/v1/config", "/nowhere"] {
+    for page in ["/metrics", "/api/v1/status", "/api/v1/config", "/api/v1/events", "/nowhere"] {
         let answer = ask(admin, page, &[]).await;
         assert_eq!((answer.status, &answer.json()["error"]["code"]), (401, &json!("unauthorised")), "{page}");
         assert_eq!(ask(admin, page, &[("authorization", "Bearer t0ken-of-admi")]).await.status, 401, "{page}");
@@ -139,7 +139,8 @@ async fn the_token_is_needed_and_told_to_nobody() {
     assert_eq!(ask(admin, "/api/v1/status", &basic).await.status, 200);
     let readiness = ask(admin, "/readyz", &bearer).await;
     assert!(readiness.text().contains("consul-kv was not read yet"), "{}", readiness.text());
-    let pages = ["status", "routes", "upstreams", "upstreams/users", "providers", "config"];
+    let pages =
+        ["status", "routes", "upstreams", "upstreams/users", "providers", "config", "events", "explain?url=a/users"];
     let pages = pages.map(|page| format!("/api/v1/{page}"));
     for page in pages.iter().map(String::as_str).chain(["/metrics", "/readyz"]) {
         let text = ask(admin, page, &bearer).await.text();

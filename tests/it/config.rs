@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fleetgate::config::{Finding, check, load, schema};
 use fleetgate::spec::name::ProviderId;
-use fleetgate::spec::settings::{AccessLog, LogFormat, Settings};
+use fleetgate::spec::settings::{AccessLog, EventsFile, LogFormat, Settings};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -103,6 +103,7 @@ tls = { ca = "missing.pem", certificate = "cert.pem" }
 log = "inof"
 log_format = "xml"
 access_log = ""
+events_max_size = "1KiB"
 
 [middlewares.m]
 
@@ -160,17 +161,18 @@ fleetgate.toml:47:43: discovery.etcd.tls.certificate: `cert.pem` cannot be read:
 fleetgate.toml:50:7: telemetry.log: `inof` is not a log filter such as `info` or `info,fleetgate=debug`: `inof` is no level, perhaps `info`
 fleetgate.toml:51:14: telemetry.log_format: unknown variant `xml`, expected `text` or `json`
 fleetgate.toml:52:14: telemetry.access_log: the path is empty
-fleetgate.toml:54:2: middlewares: unknown key; known are routes, upstreams, runtime, listeners, admin, discovery, telemetry
-fleetgate.toml:56:2: route: unknown key; did you mean `routes`?
-fleetgate.toml:59:18: routes.users.match.path: `users`: a path begins with `/`
-fleetgate.toml:59:27: routes.users.match.host: unknown key; did you mean `hosts`?
-fleetgate.toml:60:12: routes.users.upstream: warning: no file defines the upstream `user`; `etcd` or `consul-kv` may
-fleetgate.toml:64:43: routes.orders.targets[0].subset: there is no subset of `users` named `canry`; did you mean `canary`?
-fleetgate.toml:64:90: routes.orders.targets[1].weight: expected a whole number, found a text
-fleetgate.toml:65:14: routes.orders.listeners[0]: there is no listener `e`; known are Web, a, b, c, d
-fleetgate.toml:66:11: routes.orders.timeout: `fast` is not a duration: write numbers with units, such as `250ms`, `5s` or `1m 30s`
-fleetgate.toml:71:47: upstreams.users.health_check.thresholds: unknown key; known are path, host, tcp, interval, timeout, healthy_threshold, unhealthy_threshold
-routes.d/more.toml:1:9: routes.users: is defined at fleetgate.toml:58:9 already: remove one of them
+fleetgate.toml:53:19: telemetry.events_max_size: is below 64KiB
+fleetgate.toml:55:2: middlewares: unknown key; known are routes, upstreams, runtime, listeners, admin, discovery, telemetry
+fleetgate.toml:57:2: route: unknown key; did you mean `routes`?
+fleetgate.toml:60:18: routes.users.match.path: `users`: a path begins with `/`
+fleetgate.toml:60:27: routes.users.match.host: unknown key; did you mean `hosts`?
+fleetgate.toml:61:12: routes.users.upstream: warning: no file defines the upstream `user`; `etcd` or `consul-kv` may
+fleetgate.toml:65:43: routes.orders.targets[0].subset: there is no subset of `users` named `canry`; did you mean `canary`?
+fleetgate.toml:65:90: routes.orders.targets[1].weight: expected a whole number, found a text
+fleetgate.toml:66:14: routes.orders.listeners[0]: there is no listener `e`; known are Web, a, b, c, d
+fleetgate.toml:67:11: routes.orders.timeout: `fast` is not a duration: write numbers with units, such as `250ms`, `5s` or `1m 30s`
+fleetgate.toml:72:47: upstreams.users.health_check.thresholds: unknown key; known are path, host, tcp, interval, timeout, healthy_threshold, unhealthy_threshold
+routes.d/more.toml:1:9: routes.users: is defined at fleetgate.toml:59:9 already: remove one of them
 routes.d/more.toml:3:12: routes.users.upstream: warning: no file defines the upstream `nobody`; `etcd` or `consul-kv` may
 "#);
 }
@@ -398,7 +400,7 @@ fn secrets_come_from_files_and_are_never_told() {
 #[test]
 fn paths_are_relative_to_the_file_that_names_them() {
     let text = format!(
-        "{LISTENER}[discovery.file]\npaths = [\"routes.d/*.toml\", \"/etc/x.toml\"]\n[telemetry]\naccess_log = \"access.log\"\nlog_format = \"json\"\n"
+        "{LISTENER}[discovery.file]\npaths = [\"routes.d/*.toml\", \"/etc/x.toml\"]\n[telemetry]\naccess_log = \"access.log\"\nlog_format = \"json\"\nevents = \"events.jsonl\"\n"
     );
     let files = Files::new(&[("etc/fleetgate.toml", &text)]);
     let directory = files.directory.path().join("etc");
@@ -407,7 +409,10 @@ fn paths_are_relative_to_the_file_that_names_them() {
     assert_eq!(settings.discovery.file.main, Some(directory.join("fleetgate.toml")));
     assert_eq!(settings.telemetry.access_log, AccessLog::File(directory.join("access.log")));
     assert_eq!((settings.telemetry.log.as_str(), settings.telemetry.log_format), ("debug", LogFormat::Json));
-    let settings = files.load(&[("FLEETGATE_TELEMETRY__ACCESS_LOG", "a.log")]);
+    let events = EventsFile { path: directory.join("events.jsonl"), max_size: 16 << 20 };
+    assert_eq!(settings.telemetry.events, Some(events));
+    let settings = files.load(&[("FLEETGATE_TELEMETRY__ACCESS_LOG", "a.log"), ("FLEETGATE_TELEMETRY__EVENTS", "off")]);
+    assert_eq!(settings.telemetry.events, None);
     assert_eq!(settings.telemetry.access_log, AccessLog::File(std::env::current_dir().unwrap().join("a.log")));
 }
 

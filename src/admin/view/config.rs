@@ -4,8 +4,8 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{document, duration_text};
 use crate::snapshot::Snapshot;
+use crate::spec::encode::{self, duration_text};
 use crate::spec::name::ProviderId;
 use crate::spec::settings::{AccessLog, ClientTls, ConsulProvider, EtcdProvider, Listener, LogFormat, Settings};
 
@@ -38,13 +38,13 @@ pub fn view(settings: &Settings, snapshot: &Snapshot) -> ConfigView {
     let routes = snapshot.routes.routes().iter().map(|route| DocumentView {
         name: route.name.to_string(),
         provider: route.provider,
-        document: document::route(&route.spec),
+        document: encode::route(&route.spec),
     });
     let upstreams = snapshot.upstreams().map(|upstream| {
         let mut document = Map::new();
         let source = upstream.source.as_ref().map_or_else(|| "static".to_owned(), ToString::to_string);
         document.insert("source".to_owned(), source.into());
-        document.extend(document::settings(&upstream.settings));
+        document.extend(encode::settings(&upstream.settings));
         DocumentView { name: upstream.label.to_string(), provider: upstream.provider, document: document.into() }
     });
     let mut upstreams: Vec<_> = upstreams.collect();
@@ -91,6 +91,8 @@ fn settings(settings: &Settings) -> Value {
                 LogFormat::Text => "text",
                 LogFormat::Json => "json",
             },
+            "events": settings.telemetry.events.as_ref().map_or(json!("off"), |events| json!(events.path)),
+            "events_max_size": settings.telemetry.events.as_ref().map(|events| events.max_size),
         },
     })
 }

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{List, document};
+use super::List;
 use crate::snapshot::{Route, RouteState, Snapshot, Target};
+use crate::spec::encode;
 use crate::spec::name::{Name, ProviderId};
-use crate::spec::route::Choice;
 
 /// A route.
 #[derive(Debug, Serialize)]
@@ -62,9 +62,9 @@ fn view(route: &Route, usable: &mut Usable<'_>) -> RouteView {
     RouteView {
         name: route.name.clone(),
         provider: route.provider,
-        r#match: document::matching(&route.spec.matching),
+        r#match: encode::matching(&route.spec.matching),
         targets: targets
-            .map(|(target, usable)| TargetView { document: document::target(&target.spec), usable })
+            .map(|(target, usable)| TargetView { document: encode::target(&target.spec), usable })
             .collect(),
         state,
         reasons,
@@ -88,11 +88,8 @@ impl<'s> Usable<'s> {
             return (State::Unresolved, reasons.clone(), vec![0; route.targets.len()]);
         }
         let counts: Vec<usize> = route.targets.iter().map(|target| self.count(target)).collect();
-        let may_get_traffic = |target: &Target| match &target.spec.choice {
-            Choice::When(_) => true,
-            Choice::Weight(weight) => *weight > 0,
-        };
-        let empty = route.targets.iter().zip(&counts).filter(|(target, count)| **count == 0 && may_get_traffic(target));
+        let empty = route.targets.iter().zip(&counts);
+        let empty = empty.filter(|(target, count)| **count == 0 && target.may_get_traffic());
         let reasons: Vec<String> =
             empty.map(|(target, _)| format!("{} has no usable endpoint", target.label)).collect();
         (if reasons.is_empty() { State::Ok } else { State::Degraded }, reasons, counts)
@@ -100,13 +97,8 @@ impl<'s> Usable<'s> {
 
     fn count(&mut self, target: &Target) -> usize {
         let snapshot = self.snapshot;
-        *self.known.entry((target.slot, target.subset)).or_insert_with(|| {
-            let Some(upstream) = snapshot.upstream(target.slot) else { return 0 };
-            match &target.spec.subset {
-                None => upstream.usable(None).len(),
-                Some(name) => upstream.subset(name).map_or(0, |selector| upstream.usable(Some(selector)).len()),
-            }
-        })
+        let count = || snapshot.usable(target).map_or(0, |(_, usable)| usable.len());
+        *self.known.entry((target.slot, target.subset)).or_insert_with(count)
     }
 }
 

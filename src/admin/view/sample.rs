@@ -86,7 +86,12 @@ pub(in crate::admin) fn settings() -> Settings {
             consul: None,
             etcd: None,
         },
-        telemetry: Telemetry { access_log: AccessLog::Off, log: "info".to_owned(), log_format: LogFormat::Text },
+        telemetry: Telemetry {
+            access_log: AccessLog::Off,
+            log: "info".to_owned(),
+            log_format: LogFormat::Text,
+            events: None,
+        },
     }
 }
 

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Freshness, List, document, time_text};
+use super::{Freshness, List, time_text};
 pub use crate::snapshot::StateName as State;
 use crate::snapshot::{Endpoint, Snapshot, Upstream};
+use crate::spec::encode;
 use crate::spec::endpoint::Labels;
 use crate::spec::name::ProviderId;
 
@@ -86,7 +87,7 @@ fn view(upstream: &Upstream, freshness: &Freshness) -> UpstreamView {
         provider: upstream.provider,
         known: upstream.known,
         verified_at: freshness.verified_at(&source).map(time_text),
-        settings: document::settings(&upstream.settings),
+        settings: encode::settings(&upstream.settings),
         endpoints: upstream.endpoints.iter().map(endpoint).collect(),
         source,
     }

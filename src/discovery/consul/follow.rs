@@ -301,10 +301,11 @@ impl<Q: Question> Follow<Q> {
     }
 
     fn settled(&mut self, effect: Effect, held_before: Option<Hold>, status: &WatchStatus) {
+        // First, so that whoever sees what is published can tell the index of it.
+        status.set_index(self.known.index());
         if effect.publish {
             self.publish();
         }
-        status.set_index(self.known.index());
         if let Some(at) = effect.confirmed {
             status.confirmed(at);
         }

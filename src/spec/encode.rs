@@ -1,8 +1,9 @@
 //! Writes resolved routes and upstreams in the form users write documents in.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value, json};
 
-use super::duration_text;
 use crate::spec::matching::{Conditions, MatchSpec, PathMatch, ValueMatch};
 use crate::spec::route::{Choice, RouteSpec, Sticky, TargetSpec};
 use crate::spec::upstream::{HealthCheck, Probe, UpstreamSettings};
@@ -58,11 +59,7 @@ pub fn target(spec: &TargetSpec) -> Map<String, Value> {
     }
     match &spec.choice {
         Choice::Weight(weight) => map.insert("weight".to_owned(), (*weight).into()),
-        Choice::When(conditions) => {
-            let mut when = Map::new();
-            add_conditions(&mut when, conditions);
-            map.insert("when".to_owned(), when.into())
-        }
+        Choice::When(when) => map.insert("when".to_owned(), conditions(when).into()),
     };
     map
 }
@@ -115,6 +112,13 @@ fn sticky(sticky: &Sticky) -> Value {
     }
 }
 
+/// Conditions on headers, query and cookies.
+pub fn conditions(conditions: &Conditions) -> Map<String, Value> {
+    let mut map = Map::new();
+    add_conditions(&mut map, conditions);
+    map
+}
+
 fn add_conditions(map: &mut Map<String, Value>, conditions: &Conditions) {
     let headers = conditions.headers.iter().map(|(name, value)| (name.as_str(), value));
     let query = conditions.query.iter().map(|(name, value)| (name.as_str(), value));
@@ -133,4 +137,32 @@ fn values<'a>(conditions: impl Iterator<Item = (&'a str, &'a ValueMatch)>) -> Ma
         ValueMatch::Present(present) => json!({ "present": present }),
     };
     conditions.map(|(name, condition)| (name.to_owned(), value(condition))).collect()
+}
+
+/// As users write it: `250ms`, `30s`, `5m`.
+pub fn duration_text(duration: Duration) -> String {
+    match (duration.as_secs(), duration.subsec_nanos()) {
+        (0, 0) => "0s".to_owned(),
+        (seconds, 0) if seconds % 3600 == 0 => format!("{}h", seconds / 3600),
+        (seconds, 0) if seconds % 60 == 0 => format!("{}m", seconds / 60),
+        (seconds, 0) => format!("{seconds}s"),
+        (_, nanos) if nanos % 1_000_000 == 0 => format!("{}ms", duration.as_millis()),
+        (_, nanos) if nanos % 1_000 == 0 => format!("{}us", duration.as_micros()),
+        _ => format!("{}ns", duration.as_nanos()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_written_as_users_write_them() {
+        for (micros, text) in
+            [(0, "0s"), (250_000, "250ms"), (1_500_000, "1500ms"), (30_000_000, "30s"), (120_000_000, "2m"), (7, "7us")]
+        {
+            assert_eq!(duration_text(Duration::from_micros(micros)), text);
+        }
+        assert_eq!(duration_text(Duration::from_secs(7200)), "2h");
+    }
 }

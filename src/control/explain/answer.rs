@@ -1,0 +1,226 @@
+//! Defines the answer of explain, as the admin API writes it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use http::StatusCode;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::question::Question;
+use crate::snapshot::{Route, StateName};
+use crate::spec::encode;
+use crate::spec::endpoint::Labels;
+use crate::spec::name::{Name, ProviderId};
+
+/// What a request would meet.
+#[derive(Debug, Serialize)]
+pub struct Explanation {
+    /// Of the snapshot that was asked.
+    pub generation: u64,
+    /// The request, as matching sees it.
+    pub request: Seen,
+    /// What the client gets, where the gateway answers itself; `None`: what an endpoint answers.
+    pub answer: Option<Answer>,
+    /// Routes whose host and literal path fit, in the order they are considered.
+    pub routes: Vec<Candidate>,
+    /// Such routes beyond those shown.
+    pub more_routes: usize,
+    /// Routes for other hosts and paths, which were not looked at.
+    pub other_routes: usize,
+    /// The route taken.
+    pub route: Option<ExplainedRoute>,
+    /// The upstreams of its targets.
+    pub upstreams: Vec<ExplainedUpstream>,
+    /// Upstreams beyond those shown.
+    pub more_upstreams: usize,
+}
+
+/// A request after the gate.
+#[derive(Debug, Serialize)]
+pub struct Seen {
+    /// The listener it comes in by.
+    pub listener: Name,
+    /// The client's address, where it was told.
+    pub client: Option<IpAddr>,
+    /// The method.
+    pub method: String,
+    /// The host that routes are matched by; `None` when the gate refused it.
+    pub host: Option<String>,
+    /// The path in normal form; `None` when the gate refused it.
+    pub path: Option<String>,
+    /// The query.
+    pub query: Option<String>,
+}
+
+/// What a client gets of the gateway itself.
+#[derive(Debug, Serialize)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The flag, as in the access log.
+    pub flag: &'static str,
+    /// The word in the answer's body.
+    pub error: &'static str,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// A route that was considered.
+#[derive(Debug, Serialize)]
+pub struct Candidate {
+    /// Its name.
+    pub name: Name,
+    /// Who defined it.
+    pub provider: ProviderId,
+    /// Its conditions, as in a document.
+    pub r#match: Value,
+    /// What became of it.
+    pub fate: Fate,
+    /// Why.
+    pub reason: String,
+}
+
+/// What becomes of a candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fate {
+    /// It gets the request.
+    Taken,
+    /// A condition does not hold.
+    Unmet,
+    /// The route taken goes before it.
+    After,
+}
+
+/// The route taken.
+#[derive(Debug, Serialize)]
+pub struct ExplainedRoute {
+    /// Its name.
+    pub name: Name,
+    /// Who defined it.
+    pub provider: ProviderId,
+    /// Whether it can be served.
+    pub state: RouteHealth,
+    /// Why it is not `ok`.
+    pub reasons: Vec<String>,
+    /// What decides between its targets; `None` when it has no say.
+    pub decided_by: Option<String>,
+    /// In the order written.
+    pub targets: Vec<ExplainedTarget>,
+    /// Targets beyond those shown; none of them gets the request.
+    pub more_targets: usize,
+}
+
+/// Whether a route can be served, as lists show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RouteHealth {
+    /// Every target that may get traffic has a usable endpoint.
+    Ok,
+    /// Some have none.
+    Degraded,
+    /// Something it names does not exist.
+    Unresolved,
+}
+
+/// A target of the route taken.
+#[derive(Debug, Serialize)]
+pub struct ExplainedTarget {
+    /// As metrics and the access log name it.
+    pub target: Arc<str>,
+    /// Its share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+    /// Its conditions, as in a document.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub when: Option<Value>,
+    /// How likely it is drawn first, whether it has a usable endpoint or not.
+    pub drawn: f64,
+    /// How likely it gets the request.
+    pub probability: f64,
+    /// Endpoints that take its traffic now.
+    pub usable: usize,
+    /// Why.
+    pub reason: String,
+}
+
+/// An upstream that the route may lead to.
+#[derive(Debug, Serialize)]
+pub struct ExplainedUpstream {
+    /// As metrics name it.
+    pub name: Arc<str>,
+    /// Who defined it.
+    pub provider: ProviderId,
+    /// Where its endpoints come from.
+    pub source: String,
+    /// Whether the source was read at least once.
+    pub known: bool,
+    /// Sorted by address.
+    pub endpoints: Vec<ExplainedEndpoint>,
+    /// Endpoints beyond those shown.
+    pub more_endpoints: usize,
+}
+
+/// An endpoint that a target may lead to.
+#[derive(Debug, Serialize)]
+pub struct ExplainedEndpoint {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Where it stands.
+    pub state: StateName,
+    /// Its weight.
+    pub weight: u16,
+    /// What subsets select by.
+    pub labels: Arc<Labels>,
+    /// Whether it takes traffic of any target of the route.
+    pub usable: bool,
+    /// The targets whose traffic it takes.
+    pub targets: Vec<Arc<str>>,
+    /// Why it can't be used, or what else is to know.
+    pub reasons: Vec<String>,
+}
+
+impl Explanation {
+    pub(super) fn new(generation: u64, question: &Question, listener: &Name) -> Self {
+        let request = Seen {
+            listener: listener.clone(),
+            client: question.client,
+            method: question.request.method().to_string(),
+            host: None,
+            path: None,
+            query: question.request.uri().query().map(str::to_owned),
+        };
+        let (routes, upstreams) = (Vec::new(), Vec::new());
+        let (more_routes, other_routes, more_upstreams) = (0, 0, 0);
+        let (answer, route) = (None, None);
+        Self { generation, request, answer, routes, more_routes, other_routes, route, upstreams, more_upstreams }
+    }
+}
+
+impl Answer {
+    pub(super) fn new(status: StatusCode, flag: &'static str, error: &'static str, reason: String) -> Self {
+        Self { status: status.as_u16(), flag, error, reason }
+    }
+}
+
+impl Candidate {
+    pub(super) fn new(route: &Route, fate: Fate, reason: String) -> Self {
+        let (name, provider) = (route.name.clone(), route.provider);
+        Self { name, provider, r#match: encode::matching(&route.spec.matching), fate, reason }
+    }
+}
+
+impl ExplainedRoute {
+    pub(super) fn new(route: &Route) -> Self {
+        Self {
+            name: route.name.clone(),
+            provider: route.provider,
+            state: RouteHealth::Ok,
+            reasons: Vec::new(),
+            decided_by: None,
+            targets: Vec::new(),
+            more_targets: 0,
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Defines what the gateway would do with a request, and why: found out by the functions that serve.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::snapshot::target::{DecidedBy, Odds, odds, sticky_key};
+use crate::snapshot::{Endpoint, RequestView, Route, RouteState, Snapshot, Standing, Target, Upstream, gate};
+use crate::spec::encode;
+use crate::spec::name::Name;
+use crate::spec::route::{Choice, Sticky};
+use crate::spec::settings::Listener;
+
+mod answer;
+mod question;
+mod word;
+
+pub use answer::{
+    Answer, Candidate, ExplainedEndpoint, ExplainedRoute, ExplainedTarget, ExplainedUpstream, Explanation, Fate,
+    RouteHealth, Seen,
+};
+pub use question::{Question, Wrong};
+
+/// Routes considered that an answer shows; the one taken is always among them.
+pub const MOST_ROUTES: usize = 100;
+/// Targets of the route taken that an answer shows.
+pub const MOST_TARGETS: usize = 100;
+/// Upstreams that an answer shows.
+pub const MOST_UPSTREAMS: usize = 20;
+/// Endpoints of an upstream that an answer shows.
+pub const MOST_ENDPOINTS: usize = 200;
+
+/// Explains what a request would meet now.
+///
+/// # Errors
+/// A listener or route that is not there.
+pub fn explain(
+    question: &Question,
+    snapshot: &Snapshot,
+    listeners: &BTreeMap<Name, Listener>,
+) -> Result<Explanation, Wrong> {
+    let (listener, settings) = question.listener(listeners)?;
+    let request = &question.request;
+    let mut explanation = Explanation::new(snapshot.generation, question, listener);
+    let passed = match gate::check(request, question.transfer_encoding(), settings) {
+        Ok(passed) => passed,
+        Err((error, reason)) => {
+            explanation.answer = Some(Answer::new(
+                error.status(),
+                error.flag().as_str(),
+                error.code(),
+                format!("the gate refuses it: {reason}"),
+            ));
+            return Ok(explanation);
+        }
+    };
+    let view = passed.view(request, listener);
+    explanation.request.host = Some(view.host.to_owned());
+    explanation.request.path = Some(view.path.to_owned());
+    let taken = snapshot.routes.take(&view);
+    explanation.add_candidates(question, snapshot, &view, taken.ok())?;
+    match taken {
+        Err(error) => {
+            explanation.answer = Some(Answer::new(
+                error.status(),
+                error.flag().as_str(),
+                error.code(),
+                "no route's conditions all hold".to_owned(),
+            ))
+        }
+        Ok(position) => explanation.follow(&snapshot.routes.routes()[position], question, snapshot, &view),
+    }
+    Ok(explanation)
+}
+
+impl Explanation {
+    fn add_candidates(
+        &mut self,
+        question: &Question,
+        snapshot: &Snapshot,
+        view: &RequestView<'_>,
+        taken: Option<usize>,
+    ) -> Result<(), Wrong> {
+        let table = &snapshot.routes;
+        let candidates = table.candidates(view, MOST_ROUTES);
+        let mut passed = false;
+        for candidate in &candidates.routes {
+            let is_taken = taken == Some(candidate.position);
+            passed |= is_taken;
+            let (fate, reason) = match candidate.unmet {
+                None if is_taken => (Fate::Taken, "all its conditions hold".to_owned()),
+                None => (Fate::After, "its conditions hold, but the route taken goes before it".to_owned()),
+                Some(unmet) => (if passed { Fate::After } else { Fate::Unmet }, word::unmet(unmet, view)),
+            };
+            self.routes.push(Candidate::new(&table.routes()[candidate.position], fate, reason));
+        }
+        self.more_routes = candidates.more;
+        self.other_routes = candidates.others;
+        let Some(name) = &question.route else { return Ok(()) };
+        let position = table.routes().iter().position(|route| &*route.label == name.as_str());
+        let position = position.ok_or_else(|| Wrong::NoRoute(name.clone()))?;
+        let route = &table.routes()[position];
+        if !self.routes.iter().any(|shown| shown.name == route.name)
+            && let Some(unmet) = table.unmet_of(position, view)
+        {
+            self.routes.push(Candidate::new(route, Fate::Unmet, word::unmet(unmet, view)));
+        }
+        Ok(())
+    }
+
+    /// From the route to the endpoints.
+    fn follow(&mut self, route: &Route, question: &Question, snapshot: &Snapshot, view: &RequestView<'_>) {
+        let mut explained = ExplainedRoute::new(route);
+        if let Err(error) = route.open() {
+            let reasons = match &route.state {
+                RouteState::Resolved => Vec::new(),
+                RouteState::Unresolved(reasons) => reasons.clone(),
+            };
+            self.answer = Some(Answer::new(error.status(), error.flag().as_str(), error.code(), reasons.join("; ")));
+            explained.state = RouteHealth::Unresolved;
+            explained.reasons = reasons;
+            self.route = Some(explained);
+            return;
+        }
+        let usable: Vec<usize> =
+            route.targets.iter().map(|target| snapshot.usable(target).map_or(0, |(_, usable)| usable.len())).collect();
+        let is_usable = |target: &Target| snapshot.usable(target).is_some_and(|(_, usable)| !usable.is_empty());
+        let mut buffer = [0; 16];
+        let key = route.sticky().and_then(|sticky| match (sticky, question.client) {
+            (Sticky::ClientIp, None) => None,
+            (_, client) => sticky_key(sticky, view, client.unwrap_or(UNKNOWN), &mut buffer),
+        });
+        let odds = odds(route, view, key, is_usable);
+        explained.decided_by = Some(word::decided(route, &odds, question.client.is_some()));
+        for (position, target) in route.targets.iter().enumerate() {
+            if target.may_get_traffic() && usable[position] == 0 {
+                explained.state = RouteHealth::Degraded;
+                explained.reasons.push(format!("{} has no usable endpoint", target.label));
+            }
+            if position >= MOST_TARGETS && odds.drawn[position] == 0.0 && odds.taken[position] == 0.0 {
+                explained.more_targets += 1;
+                continue;
+            }
+            explained.targets.push(ExplainedTarget {
+                target: Arc::clone(&target.label),
+                weight: match &target.spec.choice {
+                    Choice::Weight(weight) => Some(*weight),
+                    Choice::When(_) => None,
+                },
+                when: match &target.spec.choice {
+                    Choice::Weight(_) => None,
+                    Choice::When(conditions) => Some(encode::conditions(conditions).into()),
+                },
+                drawn: odds.drawn[position],
+                probability: odds.taken[position],
+                usable: usable[position],
+                reason: target_reason(target, position, &odds, usable[position], view),
+            });
+        }
+        if let Err(error) = odds.taken() {
+            let reason = match odds.by {
+                DecidedBy::Condition(index) => {
+                    format!("{}, which its condition decides for, has no usable endpoint", route.targets[index].label)
+                }
+                DecidedBy::Key | DecidedBy::Weight => "no target with a weight has a usable endpoint".to_owned(),
+            };
+            self.answer = Some(Answer::new(error.status(), error.flag().as_str(), error.code(), reason));
+        }
+        self.route = Some(explained);
+        self.add_upstreams(route, snapshot);
+    }
+
+    fn add_upstreams(&mut self, route: &Route, snapshot: &Snapshot) {
+        let mut by_slot: BTreeMap<usize, Vec<&Target>> = BTreeMap::new();
+        let mut order = Vec::new();
+        for target in &route.targets {
+            let of_slot = by_slot.entry(target.slot).or_insert_with(|| {
+                order.push(target.slot);
+                Vec::new()
+            });
+            if !of_slot.iter().any(|known| known.subset == target.subset) {
+                of_slot.push(target);
+            }
+        }
+        for slot in order {
+            let Some(upstream) = snapshot.upstream(slot) else { continue };
+            if self.upstreams.len() == MOST_UPSTREAMS {
+                self.more_upstreams += 1;
+                continue;
+            }
+            self.upstreams.push(explained_upstream(upstream, &by_slot[&slot], snapshot));
+        }
+    }
+}
+
+/// Never asked of: a sticky key of a header or cookie has nothing of the address.
+const UNKNOWN: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+
+fn target_reason(target: &Target, position: usize, odds: &Odds, usable: usize, view: &RequestView<'_>) -> String {
+    let empty = usable == 0;
+    match (&odds.by, &target.spec.choice) {
+        (DecidedBy::Condition(index), _) if *index == position => if empty {
+            "its condition holds; no usable endpoint, and no other target answers for it"
+        } else {
+            "its condition holds"
+        }
+        .to_owned(),
+        (_, Choice::When(conditions)) => match crate::snapshot::request::first_unmet(conditions, view) {
+            Some(unmet) => word::unmet(unmet, view),
+            None => "its condition holds, but so does that of a target before it".to_owned(),
+        },
+        (DecidedBy::Condition(_), Choice::Weight(_)) => "a condition decides before shares".to_owned(),
+        (_, Choice::Weight(0)) => "weight 0: never drawn".to_owned(),
+        (_, Choice::Weight(_)) if empty => "no usable endpoint: its share goes to the others".to_owned(),
+        (DecidedBy::Key, Choice::Weight(_)) => if odds.taken[position] > 0.0 {
+            "the client's key falls to it"
+        } else {
+            "the client's key falls to another"
+        }
+        .to_owned(),
+        (DecidedBy::Weight, Choice::Weight(_)) => "its share of the weights".to_owned(),
+    }
+}
+
+fn explained_upstream(upstream: &Upstream, targets: &[&Target], snapshot: &Snapshot) -> ExplainedUpstream {
+    // Who is usable for which target; a target's list may leave endpoints out that are well.
+    let usable: Vec<(&Target, Vec<u32>)> = targets
+        .iter()
+        .filter_map(|target| Some((*target, snapshot.usable(target).map(|(_, usable)| usable)?)))
+        .collect();
+    let endpoint = |(index, endpoint): (u32, &Endpoint)| {
+        let serves = usable.iter().filter(|(_, list)| list.binary_search(&index).is_ok());
+        let targets: Vec<Arc<str>> = serves.map(|(target, _)| Arc::clone(&target.label)).collect();
+        let mut reasons = endpoint.reasons(upstream.checked());
+        if targets.is_empty() {
+            match endpoint.standing(upstream.checked()) {
+                Standing::Healthy => reasons.push("no target's subset has its labels".to_owned()),
+                Standing::Untested => {
+                    reasons.push("others passed theirs, or no target's subset has its labels".to_owned())
+                }
+                Standing::Unhealthy | Standing::Draining | Standing::Maintenance => {}
+            }
+        }
+        ExplainedEndpoint {
+            address: endpoint.address,
+            state: endpoint.state_name(upstream.checked()),
+            weight: endpoint.weight,
+            labels: Arc::clone(&endpoint.labels),
+            usable: !targets.is_empty(),
+            targets,
+            reasons,
+        }
+    };
+    ExplainedUpstream {
+        name: Arc::clone(&upstream.label),
+        provider: upstream.provider,
+        source: upstream.source.as_ref().map_or_else(|| "static".to_owned(), ToString::to_string),
+        known: upstream.known,
+        endpoints: (0u32..).zip(upstream.endpoints.iter()).take(MOST_ENDPOINTS).map(endpoint).collect(),
+        more_endpoints: upstream.endpoints.len().saturating_sub(MOST_ENDPOINTS),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+//! Defines the sentences of explain: which condition is not met, and what decides between targets.
+
+use std::fmt::{Display, Write as _};
+
+use crate::snapshot::request::{RequestView, cookie_values, query_values};
+use crate::snapshot::target::{DecidedBy, Odds};
+use crate::snapshot::{Route, Unmet};
+use crate::spec::matching::{PathMatch, ValueMatch};
+use crate::spec::route::Sticky;
+
+/// Texts of a list that a sentence shows.
+const MOST: usize = 5;
+
+/// The condition that a request does not meet. Values of the request are not repeated: they may be secrets.
+pub(super) fn unmet(unmet: Unmet<'_>, request: &RequestView<'_>) -> String {
+    match unmet {
+        Unmet::Host(hosts) if request.host.is_empty() => format!("there is no host, and it wants {}", list(hosts)),
+        Unmet::Host(hosts) => format!("host `{}` is not {}", request.host, list(hosts)),
+        Unmet::Path(PathMatch::Prefix(prefix)) => format!("path `{}` is not under `{prefix}`", request.path),
+        Unmet::Path(PathMatch::Exact(path)) => format!("path `{}` is not exactly `{path}`", request.path),
+        Unmet::Path(PathMatch::Regex(pattern)) => {
+            format!("path `{}` does not match the whole of `{}`", request.path, pattern.source())
+        }
+        Unmet::Method(methods) => format!("method `{}` is not {}", request.method, list(methods)),
+        Unmet::Listener(listeners) => format!("listener `{}` is not {}", request.listener, list(listeners)),
+        Unmet::Header(name, wanted) => value(&format!("header `{name}`"), wanted, request.headers.contains_key(name)),
+        Unmet::Query(name, wanted) => {
+            value(&format!("query `{name}`"), wanted, query_values(request.query, name).next().is_some())
+        }
+        Unmet::Cookie(name, wanted) => {
+            value(&format!("cookie `{name}`"), wanted, cookie_values(request.headers, name).next().is_some())
+        }
+    }
+}
+
+/// What decides between a route's targets.
+pub(super) fn decided(route: &Route, odds: &Odds, client_is_known: bool) -> String {
+    match (odds.by, route.sticky()) {
+        (DecidedBy::Condition(index), _) => format!("the condition of {}", route.targets[index].label),
+        (DecidedBy::Key, Some(sticky)) => format!("the client's key, its {}", of(sticky)),
+        (DecidedBy::Weight, Some(Sticky::ClientIp)) if !client_is_known => {
+            "weights, as long as the client's address is not given, which the route is sticky by".to_owned()
+        }
+        (DecidedBy::Weight, Some(Sticky::Cookie(name))) => {
+            format!("weights: without the cookie `{name}` a client gets a new one, and keeps its side from then on")
+        }
+        (DecidedBy::Weight, Some(sticky)) => format!("weights: the request has no {}", of(sticky)),
+        (DecidedBy::Key | DecidedBy::Weight, None) => "weights".to_owned(),
+    }
+}
+
+fn of(sticky: &Sticky) -> String {
+    match sticky {
+        Sticky::Header(name) => format!("header `{name}`"),
+        Sticky::Cookie(name) => format!("cookie `{name}`"),
+        Sticky::ClientIp => "address".to_owned(),
+    }
+}
+
+fn value(what: &str, wanted: &ValueMatch, present: bool) -> String {
+    match wanted {
+        ValueMatch::Present(false) => format!("{what} is there, and must not be"),
+        ValueMatch::Present(true) => format!("{what} is absent"),
+        ValueMatch::Exact(text) if present => format!("{what} is not `{text}`"),
+        ValueMatch::Regex(pattern) if present => format!("{what} does not match `{}`", pattern.source()),
+        ValueMatch::Exact(text) => format!("{what} is absent, and must be `{text}`"),
+        ValueMatch::Regex(pattern) => format!("{what} is absent, and must match `{}`", pattern.source()),
+    }
+}
+
+/// `a`, `a or b`, `a, b, c, d, e or 7 others`.
+fn list(items: &[impl Display]) -> String {
+    let mut text = String::new();
+    for (position, item) in items.iter().take(MOST).enumerate() {
+        let last = position + 1 == items.len();
+        let separator = match position {
+            0 => "",
+            _ if last => " or ",
+            _ => ", ",
+        };
+        // Writing to a text does not fail.
+        let _ = write!(text, "{separator}`{item}`");
+    }
+    if items.len() > MOST {
+        let _ = write!(text, " or {} others", items.len() - MOST);
+    }
+    text
+}

@@ -1,0 +1,315 @@
+//! Defines what changed from one picture to the next. Pure: snapshots in, changes out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::event::{Change, Facts, Shape, What};
+use crate::snapshot::{Route, RouteState, RouteTable, Snapshot, StateName, Upstream};
+use crate::spec::encode;
+use crate::spec::endpoint::RegistryStatus;
+use crate::spec::name::ProviderId;
+use crate::spec::source::Source;
+
+/// Tells the index or revision of a source, or of a provider's documents.
+pub type IndexOf = dyn Fn(ProviderId, Option<&Source>) -> Option<u64> + Send + Sync;
+
+/// What was told last.
+#[derive(Debug, Default)]
+pub(super) struct Picture {
+    pub(super) generation: u64,
+    pub(super) upstreams: BTreeMap<Arc<str>, Known>,
+    routes: Arc<RouteTable>,
+}
+
+/// An upstream as it was told last.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) upstream: Arc<Upstream>,
+    epoch: u64,
+    pub(super) facts: BTreeMap<SocketAddr, Facts>,
+}
+
+impl Picture {
+    /// What a snapshot changes, the flips of health since the last one included. An older one changes nothing.
+    pub(super) fn observe(&mut self, snapshot: &Snapshot, index_of: &IndexOf) -> Vec<Change> {
+        let mut changes = Vec::new();
+        if snapshot.generation < self.generation {
+            return changes;
+        }
+        self.generation = snapshot.generation;
+        let mut present: BTreeSet<&Arc<str>> = BTreeSet::new();
+        for upstream in snapshot.upstreams() {
+            present.insert(&upstream.label);
+            // Read before the endpoints: a flip meanwhile is seen now or moves it once more.
+            let epoch = upstream.state.epoch();
+            let known = self.upstreams.get(&upstream.label);
+            if known.is_some_and(|known| Arc::ptr_eq(&known.upstream, upstream) && known.epoch == epoch) {
+                continue;
+            }
+            let facts = facts_of(upstream);
+            compare_upstream(known, upstream, &facts, index_of, &mut changes);
+            let told = Known { upstream: Arc::clone(upstream), epoch, facts };
+            self.upstreams.insert(Arc::clone(&upstream.label), told);
+        }
+        let gone: Vec<Arc<str>> = self.upstreams.keys().filter(|label| !present.contains(label)).cloned().collect();
+        for label in gone {
+            if let Some(known) = self.upstreams.remove(&label) {
+                remove_upstream(&known, index_of, &mut changes);
+            }
+        }
+        if !Arc::ptr_eq(&self.routes, &snapshot.routes) {
+            compare_routes(&self.routes, &snapshot.routes, index_of, &mut changes);
+            self.routes = Arc::clone(&snapshot.routes);
+        }
+        changes
+    }
+}
+
+fn facts_of(upstream: &Upstream) -> BTreeMap<SocketAddr, Facts> {
+    let checked = upstream.checked();
+    upstream.endpoints.iter().map(|endpoint| (endpoint.address, Facts::of(endpoint, checked))).collect()
+}
+
+fn compare_upstream(
+    known: Option<&Known>,
+    now: &Arc<Upstream>,
+    facts: &BTreeMap<SocketAddr, Facts>,
+    index_of: &IndexOf,
+    changes: &mut Vec<Change>,
+) {
+    let own = |event, before, after, cause: String| Change {
+        provider: Some(now.provider),
+        index: index_of(now.provider, None),
+        upstream: Some(Arc::clone(&now.label)),
+        before,
+        after,
+        ..Change::new(event, cause)
+    };
+    let document = upstream_document(now);
+    match known {
+        None => {
+            let cause = format!("{} defines it", now.provider);
+            changes.push(own(What::UpstreamAdded, None, Some(Shape::Document(document)), cause));
+        }
+        Some(known) if !Arc::ptr_eq(&known.upstream, now) => {
+            if let Some((before, after)) = differences(upstream_document(&known.upstream), document) {
+                let first_read = !known.upstream.known && now.known;
+                let cause = match &now.source {
+                    Some(source) if first_read => format!("{source} was read for the first time"),
+                    _ => format!("its document in {} changed", now.provider),
+                };
+                changes.push(own(What::UpstreamChanged, Some(before), Some(after), cause));
+            }
+        }
+        Some(_) => {}
+    }
+
+    let none = BTreeMap::new();
+    let former = known.map_or(&none, |known| &known.facts);
+    let source = source_of(now);
+    let provider = now.source.as_ref().map_or(now.provider, Source::provider);
+    let index = index_of(provider, now.source.as_ref());
+    let of_endpoints = |event, cause: String| Change {
+        provider: Some(provider),
+        source: now.source.is_some().then(|| Arc::clone(&source)),
+        index,
+        upstream: Some(Arc::clone(&now.label)),
+        ..Change::new(event, cause)
+    };
+    let held = |facts: &BTreeMap<SocketAddr, Facts>| facts.values().filter(|facts| facts.held).count();
+    match (held(former), held(facts)) {
+        (0, held) if held > 0 => {
+            let cause = format!("{source} lost some in a way that looks like its own fault: {held} are held");
+            changes.push(of_endpoints(What::HoldBegan, cause));
+        }
+        (held, 0) if held > 0 => {
+            changes.push(of_endpoints(What::HoldEnded, format!("{source} is taken at its word again")));
+        }
+        _ => {}
+    }
+    let first_read = now.source.is_some() && known.is_none_or(|known| !known.upstream.known);
+    let moved = known.is_some_and(|known| known.upstream.source != now.source);
+    for (address, fact) in facts {
+        let (event, before, cause) = match former.get(address) {
+            None => {
+                let whence = if first_read { format!("the first read of {source}") } else { source.to_string() };
+                let reasons: String = fact.reasons.iter().map(|reason| format!("; {reason}")).collect();
+                (What::EndpointAdded, None, format!("{whence} has it{reasons}"))
+            }
+            Some(before) if before.says_the_same(fact) => continue,
+            Some(before) => {
+                (What::EndpointChanged, Some(before.clone()), why_changed(before, fact, &source, now.checked()))
+            }
+        };
+        changes.push(Change {
+            endpoint: Some(*address),
+            before: before.map(Shape::Endpoint),
+            after: Some(Shape::Endpoint(fact.clone())),
+            ..of_endpoints(event, cause)
+        });
+    }
+    for (address, before) in former.iter().filter(|(address, _)| !facts.contains_key(*address)) {
+        let cause =
+            if moved { format!("the upstream's source is {source} now") } else { format!("{source} has it no more") };
+        changes.push(Change {
+            endpoint: Some(*address),
+            before: Some(Shape::Endpoint(before.clone())),
+            ..of_endpoints(What::EndpointRemoved, cause)
+        });
+    }
+}
+
+fn remove_upstream(known: &Known, index_of: &IndexOf, changes: &mut Vec<Change>) {
+    let upstream = &known.upstream;
+    let index = index_of(upstream.provider, None);
+    let own = |event, cause: String| Change {
+        provider: Some(upstream.provider),
+        index,
+        upstream: Some(Arc::clone(&upstream.label)),
+        ..Change::new(event, cause)
+    };
+    for (address, facts) in &known.facts {
+        changes.push(Change {
+            endpoint: Some(*address),
+            before: Some(Shape::Endpoint(facts.clone())),
+            ..own(What::EndpointRemoved, "its upstream is gone".to_owned())
+        });
+    }
+    let before = Some(Shape::Document(upstream_document(upstream)));
+    let cause = format!("{} defines it no more", upstream.provider);
+    changes.push(Change { before, ..own(What::UpstreamRemoved, cause) });
+}
+
+/// Every word that changed, as a sentence. `checked`: the upstream has an active health check.
+fn why_changed(before: &Facts, now: &Facts, source: &str, checked: bool) -> String {
+    let mut causes = Vec::new();
+    if before.drained != now.drained {
+        causes.push(if now.drained { "drained by an operator" } else { "undrained by an operator" }.to_owned());
+    }
+    if before.status != now.status {
+        causes.push(format!(
+            "{source} {}",
+            match now.status {
+                RegistryStatus::Unchecked => "has no check of it any more",
+                RegistryStatus::Passing => "says that its checks pass",
+                RegistryStatus::Warning => "says that a check warns",
+                RegistryStatus::Critical => "says that a check is critical",
+                RegistryStatus::Maintenance => "says that it is in maintenance",
+            }
+        ));
+    }
+    if before.held != now.held {
+        let held = format!("{source} lost it, which is not confirmed: it is held");
+        causes.push(if now.held { held } else { format!("{source} is taken at its word again") });
+    }
+    if before.weight != now.weight {
+        causes.push(format!("{source} gives it weight {}", now.weight));
+    }
+    if before.labels != now.labels {
+        causes.push(format!("{source} gives it other labels"));
+    }
+    if before.failing != now.failing {
+        let failure = now.reasons.iter().find(|reason| reason.starts_with("active checks fail"));
+        causes.push(match (now.failing, failure) {
+            (true, Some(failure)) => failure.clone(),
+            (true, None) => "active checks fail".to_owned(),
+            (false, _) if checked => "active checks pass".to_owned(),
+            (false, _) => "nobody checks it any more".to_owned(),
+        });
+    }
+    if causes.is_empty() {
+        // Only its standing is left: its first check answered, or a check came or went.
+        let healthy = matches!(now.state, StateName::Healthy | StateName::Held);
+        let cause = match (checked, healthy) {
+            (false, _) => "nobody checks it any more",
+            (true, true) => "its first active check passes",
+            (true, false) => "its first active check has not answered yet",
+        };
+        causes.push(cause.to_owned());
+    }
+    causes.join("; ")
+}
+
+fn source_of(upstream: &Upstream) -> Arc<str> {
+    match &upstream.source {
+        Some(source) => source.to_string().into(),
+        None => format!("the document of {}", upstream.provider).into(),
+    }
+}
+
+fn upstream_document(upstream: &Upstream) -> Map<String, Value> {
+    let mut map = encode::settings(&upstream.settings);
+    map.insert("provider".to_owned(), json!(upstream.provider));
+    let source = upstream.source.as_ref().map_or_else(|| "static".to_owned(), ToString::to_string);
+    map.insert("source".to_owned(), source.into());
+    map.insert("known".to_owned(), upstream.known.into());
+    map
+}
+
+fn compare_routes(before: &RouteTable, now: &RouteTable, index_of: &IndexOf, changes: &mut Vec<Change>) {
+    // Asked once for each provider: of ten thousand routes most come at once.
+    let mut indexes: BTreeMap<ProviderId, Option<u64>> = BTreeMap::new();
+    let mut change = |route: &Route, event, before, after, cause: String| Change {
+        provider: Some(route.provider),
+        index: *indexes.entry(route.provider).or_insert_with(|| index_of(route.provider, None)),
+        route: Some(Arc::clone(&route.label)),
+        before,
+        after,
+        ..Change::new(event, cause)
+    };
+    for route in now.routes() {
+        match before.by_label(&route.label) {
+            None => {
+                let (after, cause) =
+                    (Some(Shape::Document(route_document(route))), format!("{} defines it", route.provider));
+                changes.push(change(route, What::RouteAdded, None, after, cause));
+            }
+            Some(former) if Arc::ptr_eq(former, route) => {}
+            Some(former) => {
+                let Some((was, is)) = differences(route_document(former), route_document(route)) else { continue };
+                let cause = match &route.state {
+                    _ if former.spec != route.spec => format!("its document in {} changed", route.provider),
+                    RouteState::Unresolved(reasons) => reasons.join("; "),
+                    RouteState::Resolved => "all it names is there".to_owned(),
+                };
+                changes.push(change(route, What::RouteChanged, Some(was), Some(is), cause));
+            }
+        }
+    }
+    for former in before.routes().iter().filter(|former| now.by_label(&former.label).is_none()) {
+        let (was, cause) =
+            (Some(Shape::Document(route_document(former))), format!("{} defines it no more", former.provider));
+        changes.push(change(former, What::RouteRemoved, was, None, cause));
+    }
+}
+
+fn route_document(route: &Route) -> Map<String, Value> {
+    let mut map = match encode::route(&route.spec) {
+        Value::Object(map) => map,
+        other => Map::from_iter([("route".to_owned(), other)]),
+    };
+    map.insert("provider".to_owned(), json!(route.provider));
+    let (state, reasons) = match &route.state {
+        RouteState::Resolved => ("resolved", None),
+        RouteState::Unresolved(reasons) => ("unresolved", Some(reasons)),
+    };
+    map.insert("state".to_owned(), state.into());
+    if let Some(reasons) = reasons {
+        map.insert("reasons".to_owned(), json!(reasons));
+    }
+    map
+}
+
+/// What differs of two documents, as it was and as it is.
+fn differences(mut before: Map<String, Value>, mut now: Map<String, Value>) -> Option<(Shape, Shape)> {
+    let same: Vec<String> =
+        before.iter().filter(|(key, value)| now.get(*key) == Some(value)).map(|(key, _)| key.clone()).collect();
+    for key in same {
+        before.remove(&key);
+        now.remove(&key);
+    }
+    (!before.is_empty() || !now.is_empty()).then_some((Shape::Document(before), Shape::Document(now)))
+}

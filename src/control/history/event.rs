@@ -1,0 +1,197 @@
+//! Defines what the history holds: a change, when it was applied, and why.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value};
+
+use crate::snapshot::{Endpoint, Health, StateName};
+use crate::spec::endpoint::{Labels, RegistryStatus};
+use crate::spec::name::ProviderId;
+
+/// A change that was applied.
+#[derive(Clone, Debug, Serialize)]
+pub struct Event {
+    /// Greater for later ones, over restarts, too.
+    pub id: u64,
+    /// When it was applied.
+    #[serde(serialize_with = "written")]
+    pub time: SystemTime,
+    /// Of the snapshot that has it.
+    pub generation: u64,
+    /// What changed.
+    #[serde(flatten)]
+    pub change: Change,
+}
+
+/// What changed, of what, and why.
+#[derive(Clone, Debug, Serialize)]
+pub struct Change {
+    /// The kind of change.
+    pub event: What,
+    /// Who brought it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider: Option<ProviderId>,
+    /// The source, the watch or the document, as status shows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<Arc<str>>,
+    /// Consul's index or etcd's revision that was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<u64>,
+    /// The route.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<Arc<str>>,
+    /// The upstream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<Arc<str>>,
+    /// The endpoint of the upstream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<SocketAddr>,
+    /// As it was; of a route or upstream what differs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<Shape>,
+    /// As it is now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<Shape>,
+    /// Why, for people.
+    pub cause: String,
+}
+
+/// Kinds of changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    /// A route is there.
+    RouteAdded,
+    /// A route is another.
+    RouteChanged,
+    /// A route is gone.
+    RouteRemoved,
+    /// An upstream is there.
+    UpstreamAdded,
+    /// An upstream's settings or source are others.
+    UpstreamChanged,
+    /// An upstream is gone.
+    UpstreamRemoved,
+    /// An endpoint is there.
+    EndpointAdded,
+    /// An endpoint's state, weight or labels are others.
+    EndpointChanged,
+    /// An endpoint is gone.
+    EndpointRemoved,
+    /// A registry lost endpoints in a suspicious way; they stay.
+    HoldBegan,
+    /// That was confirmed, or they are back.
+    HoldEnded,
+    /// A document or registration can't be used as it is.
+    ItemRejected,
+    /// It can again.
+    ItemAccepted,
+    /// A provider's watch fails; what it knew is kept.
+    ProviderFailing,
+    /// It answers again.
+    ProviderLive,
+    /// An operator said something.
+    Command,
+}
+
+/// How something was or is.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Shape {
+    /// An endpoint.
+    Endpoint(Facts),
+    /// A route or upstream, as in a document.
+    Document(Map<String, Value>),
+}
+
+/// An endpoint, as far as it is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Facts {
+    /// Where it stands.
+    pub state: StateName,
+    /// Its weight.
+    pub weight: u16,
+    /// Its labels.
+    pub labels: Arc<Labels>,
+    /// Why it stands so, or what else is to know.
+    pub reasons: Vec<String>,
+    #[serde(skip)]
+    pub(super) status: RegistryStatus,
+    #[serde(skip)]
+    pub(super) held: bool,
+    #[serde(skip)]
+    pub(super) drained: bool,
+    /// Active checks call it bad.
+    #[serde(skip)]
+    pub(super) failing: bool,
+}
+
+impl Facts {
+    /// What is so now. `checked`: the upstream has an active health check.
+    pub(super) fn of(endpoint: &Endpoint, checked: bool) -> Self {
+        Self {
+            state: endpoint.state_name(checked),
+            weight: endpoint.weight,
+            labels: Arc::clone(&endpoint.labels),
+            reasons: endpoint.reasons(checked),
+            status: endpoint.status,
+            held: endpoint.held,
+            drained: endpoint.drained,
+            failing: checked && endpoint.state.health() == Health::Unhealthy,
+        }
+    }
+
+    /// Whether nothing worth an event differs: another text of a failure is the same failure.
+    pub(super) fn says_the_same(&self, other: &Self) -> bool {
+        let words = |facts: &Self| (facts.state, facts.weight, facts.status, facts.held, facts.drained, facts.failing);
+        words(self) == words(other) && (Arc::ptr_eq(&self.labels, &other.labels) || self.labels == other.labels)
+    }
+}
+
+impl Change {
+    /// A change that nothing is known of but its kind and cause.
+    pub(super) fn new(event: What, cause: impl Into<String>) -> Self {
+        Self {
+            event,
+            provider: None,
+            source: None,
+            index: None,
+            route: None,
+            upstream: None,
+            endpoint: None,
+            before: None,
+            after: None,
+            cause: cause.into(),
+        }
+    }
+
+    /// Bytes it takes, roughly.
+    pub(super) fn size(&self) -> usize {
+        let shape = |shape: &Option<Shape>| match shape {
+            None => 0,
+            Some(Shape::Endpoint(facts)) => {
+                let reasons = facts.reasons.iter().map(|reason| reason.len() + 24);
+                // Shared with the snapshot at first; the history may be the last to hold them.
+                let labels = facts.labels.iter().map(|(key, value)| key.len() + value.len() + 64);
+                reasons.chain(labels).sum()
+            }
+            // A tree of values takes several times its text.
+            Some(Shape::Document(map)) => 4 * serde_json::to_string(map).map_or(0, |text| text.len()),
+        };
+        size_of::<Event>() + 32 + self.cause.len() + shape(&self.before) + shape(&self.after)
+    }
+}
+
+/// RFC 3339 in UTC with milliseconds.
+pub(super) fn time_text(time: SystemTime) -> String {
+    let timestamp = Timestamp::try_from(time).unwrap_or(Timestamp::UNIX_EPOCH);
+    format!("{timestamp:.3}")
+}
+
+fn written<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&time_text(*time))
+}

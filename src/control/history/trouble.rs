@@ -1,0 +1,168 @@
+//! Defines what changed in what can't be used and in who doesn't answer. Pure.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::event::{Change, What};
+use crate::discovery::state::ProviderState;
+use crate::spec::document::{Item, Kind};
+use crate::spec::name::{Name, ProviderId};
+use crate::spec::problem::Problem;
+
+/// Problems of one item that an event repeats.
+const MOST_PROBLEMS: usize = 5;
+/// Watches of one provider that turn at once and have an event each; more share one.
+const MOST_WATCHES: usize = 3;
+
+/// What can't be used, as it was told last.
+#[derive(Debug, Default)]
+pub(super) struct Rejected(BTreeMap<Place, Complaint>);
+
+/// What is complained of: an item by its kind and name, or a place.
+type Place = (ProviderId, Option<Kind>, Arc<str>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Complaint {
+    texts: Vec<String>,
+    /// Whether a last good form serves.
+    serves: bool,
+}
+
+impl Rejected {
+    /// What is newly wrong, and what is no longer.
+    pub(super) fn observe(&mut self, states: &BTreeMap<ProviderId, Arc<ProviderState>>) -> Vec<Change> {
+        let now = complaints(states);
+        let mut changes = Vec::new();
+        for (place, complaint) in now.iter().filter(|(place, complaint)| self.0.get(*place) != Some(complaint)) {
+            let serves = match (place.1, complaint.serves) {
+                (Some(_), true) => "; its last good form serves",
+                (Some(_), false) => "; it never had a good form, and is absent",
+                (None, _) => "",
+            };
+            changes.push(change(What::ItemRejected, place, format!("{}{serves}", complaint.texts.join("; "))));
+        }
+        for place in self.0.keys().filter(|place| !now.contains_key(*place)) {
+            let exists = exists(place, states);
+            let cause = if exists { "it can be used as it is" } else { "what was wrong is gone" };
+            changes.push(change(What::ItemAccepted, place, cause.to_owned()));
+        }
+        self.0 = now;
+        changes
+    }
+}
+
+fn change(event: What, (provider, kind, name): &Place, cause: String) -> Change {
+    let of = |wanted| (*kind == Some(wanted)).then(|| Arc::clone(name));
+    Change {
+        provider: Some(*provider),
+        source: kind.is_none().then(|| Arc::clone(name)),
+        route: of(Kind::Route),
+        upstream: of(Kind::Upstream),
+        ..Change::new(event, cause)
+    }
+}
+
+fn complaints(states: &BTreeMap<ProviderId, Arc<ProviderState>>) -> BTreeMap<Place, Complaint> {
+    let mut found = BTreeMap::new();
+    for (provider, state) in states {
+        if let Some(documents) = &state.documents {
+            add_items(*provider, Kind::Route, &documents.routes, &mut found);
+            add_items(*provider, Kind::Upstream, &documents.upstreams, &mut found);
+            add_places(*provider, &documents.rejected, &mut found);
+        }
+        for source in state.sources.values() {
+            add_places(*provider, &source.problems, &mut found);
+        }
+    }
+    found
+}
+
+fn add_items<T>(
+    provider: ProviderId,
+    kind: Kind,
+    items: &BTreeMap<Name, Item<T>>,
+    found: &mut BTreeMap<Place, Complaint>,
+) {
+    for (name, item) in items.iter().filter(|(_, item)| !item.problems.is_empty()) {
+        let texts = item.problems.iter().take(MOST_PROBLEMS).map(ToString::to_string).collect();
+        let complaint = Complaint { texts, serves: item.good.is_some() };
+        found.insert((provider, Some(kind), name.as_str().into()), complaint);
+    }
+}
+
+fn add_places(provider: ProviderId, problems: &[Problem], found: &mut BTreeMap<Place, Complaint>) {
+    for problem in problems {
+        let texts = vec![problem.to_string()];
+        found.insert((provider, None, problem.place.as_str().into()), Complaint { texts, serves: false });
+    }
+}
+
+fn exists((provider, kind, name): &Place, states: &BTreeMap<ProviderId, Arc<ProviderState>>) -> bool {
+    let documents = states.get(provider).and_then(|state| state.documents.as_ref());
+    documents.is_some_and(|documents| match kind {
+        Some(Kind::Route) => documents.routes.contains_key(&**name),
+        Some(Kind::Upstream) => documents.upstreams.contains_key(&**name),
+        None => false,
+    })
+}
+
+/// Watches that fail, with what went wrong, as it was told last.
+#[derive(Debug, Default)]
+pub(super) struct Failing(BTreeMap<ProviderId, BTreeMap<String, String>>);
+
+impl Failing {
+    /// Who of a provider's watches fails now and did not, and the other way round.
+    pub(super) fn observe(&mut self, provider: ProviderId, now: BTreeMap<String, String>) -> Vec<Change> {
+        let before = self.0.remove(&provider).unwrap_or_default();
+        let begun: Vec<(&String, String)> = now
+            .iter()
+            .filter(|(watch, _)| !before.contains_key(*watch))
+            .map(|(watch, error)| (watch, error.clone()))
+            .collect();
+        let ended: Vec<(&String, String)> = before
+            .keys()
+            .filter(|watch| !now.contains_key(*watch))
+            .map(|watch| (watch, "it answers, or is not wanted any more".to_owned()))
+            .collect();
+        let mut changes = turned(What::ProviderFailing, provider, &begun);
+        changes.extend(turned(What::ProviderLive, provider, &ended));
+        self.0.insert(provider, now);
+        changes
+    }
+}
+
+fn turned(event: What, provider: ProviderId, watches: &[(&String, String)]) -> Vec<Change> {
+    let of = |source: Option<&String>, cause: String| Change {
+        provider: Some(provider),
+        source: source.map(|source| source.as_str().into()),
+        ..Change::new(event, cause)
+    };
+    match watches {
+        [] => Vec::new(),
+        [(first, text), ..] if watches.len() > MOST_WATCHES => {
+            vec![of(None, format!("{} watches at once, `{first}` among them: {text}", watches.len()))]
+        }
+        few => few.iter().map(|(watch, text)| of(Some(watch), text.clone())).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_watches_that_turn_at_once_share_an_event() {
+        let mut failing = Failing::default();
+        let of = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), "refused".to_owned())).collect();
+        let mut told = |names: &[&str]| -> Vec<(What, Option<Arc<str>>, String)> {
+            let changes = failing.observe(ProviderId::Consul, of(names));
+            changes.into_iter().map(|change| (change.event, change.source, change.cause)).collect()
+        };
+        assert_eq!(told(&["a"]), [(What::ProviderFailing, Some("a".into()), "refused".to_owned())]);
+        assert_eq!(told(&["a"]), []);
+        let all = "4 watches at once, `b` among them: refused".to_owned();
+        assert_eq!(told(&["a", "b", "c", "d", "e"]), [(What::ProviderFailing, None, all)]);
+        let answers = "it answers, or is not wanted any more".to_owned();
+        assert_eq!(told(&["b", "c", "d", "e"]), [(What::ProviderLive, Some("a".into()), answers)]);
+    }
+}
