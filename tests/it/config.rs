@@ -176,6 +176,31 @@ routes.d/more.toml:3:12: routes.users.upstream: warning: no file defines the ups
 }
 
 #[test]
+fn sources_in_etcd_are_checked() {
+    let text = r#"
+[listeners.web]
+address = "127.0.0.1:0"
+[discovery.etcd]
+[upstreams.a]
+etcd = { prefix = "/microservices/a", format = "kratos" }
+[upstreams.b]
+etcd = { prefix = "/", format = "krato" }
+[upstreams.c]
+etcd = { prefix = "a\nb", format = "thrift" }
+[upstreams.d]
+etcd = { prefx = "/d/", format = 3 }
+"#;
+    insta::assert_snapshot!(Files::new(&[("fleetgate.toml", text)]).check(&[]), @r#"
+fleetgate.toml:8:19: upstreams.b.etcd.prefix: the prefix must have a name, such as `/services/users/`
+fleetgate.toml:8:33: upstreams.b.etcd.format: unknown format `krato`; did you mean `kratos`?
+fleetgate.toml:10:19: upstreams.c.etcd.prefix: the prefix must have a name, such as `/services/users/`
+fleetgate.toml:10:36: upstreams.c.etcd.format: unknown format `thrift`; known are fleetgate, grpc, kratos, go-zero, plain
+fleetgate.toml:12:10: upstreams.d.etcd.prefx: unknown key; did you mean `prefix`?
+fleetgate.toml:12:34: upstreams.d.etcd.format: expected a text, found a number: put it in quotes
+"#);
+}
+
+#[test]
 fn all_mistakes_of_a_yaml_file_come_out_at_once() {
     let text = "
 listeners:

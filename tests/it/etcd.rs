@@ -7,7 +7,7 @@ use fleetgate::discovery::state::Origin;
 use fleetgate::discovery::status::WatchState;
 use fleetgate::spec::name::ProviderId;
 use fleetgate::spec::settings::{ClientTls, EtcdProvider as Settings, Secret};
-use fleetgate::spec::source::Source;
+use fleetgate::spec::source::{EtcdFormat, Source};
 
 use crate::support::etcd::Etcd;
 use crate::support::provider::Running;
@@ -34,7 +34,7 @@ fn with_user(url: &str, name: &str, password: &str) -> Settings {
 }
 
 fn of(upstream: &str) -> Source {
-    Source::Etcd { prefix: format!("/fleetgate/endpoints/{upstream}/").into() }
+    Source::Etcd { prefix: format!("/fleetgate/endpoints/{upstream}/").into(), format: EtcdFormat::Fleetgate }
 }
 
 fn key(upstream: &str, id: &str) -> String {

@@ -21,6 +21,7 @@ use crate::spec::source::Source;
 
 pub mod endpoint;
 mod failure;
+mod format;
 pub mod layout;
 mod list;
 mod members;
@@ -66,12 +67,11 @@ impl Provider for EtcdProvider {
         );
         let sources = keep_wanted(ProviderId::Etcd, &publisher, context, |source, stop| {
             let name = source.to_string();
-            let prefix: Arc<str> = match &source {
-                Source::Etcd { prefix } => Arc::clone(prefix),
-                Source::Consul { .. } | Source::Dns { .. } => "".into(),
+            let Source::Etcd { prefix, format } = source.clone() else {
+                unreachable!("keep_wanted starts our own sources")
             };
             let range = KeyRange::of_prefix(&prefix);
-            let view = View::endpoints(source, &prefix);
+            let view = View::endpoints(source, &prefix, format);
             let watch = RangeWatch::new(Arc::clone(&members), publisher.clone(), range, view);
             supervise(watch, name, Arc::clone(&status), backoff.clone(), stop)
         });
