@@ -163,7 +163,7 @@ pub(super) struct RawEtcd {
     pub user: Option<String>,
     /// The user's password; better in a file.
     pub password: Option<String>,
-    /// A file that holds the password.
+    /// A file that holds the password, read again when it changes.
     pub password_file: Option<String>,
     /// For `https`.
     pub tls: Option<RawClientTls>,

@@ -137,6 +137,7 @@ fn resolve_etcd(raw: RawEtcd, scope: &Scope<'_>, surroundings: &Surroundings<'_>
     let silent = raw.user.is_none() && raw.password.is_none() && raw.password_file.is_none();
     let (password, file) = one_of_two(raw.password, raw.password_file, &password_scope, &file_scope);
     let password_given = password.is_some() || file.is_some();
+    let password_file = file.as_ref().and_then(|file| surroundings.absolute(file, &file_scope));
     let password = match (password, file) {
         (Some(password), _) => secret(&password, &password_scope),
         (None, Some(file)) => surroundings.secret_file(&file, &file_scope),
@@ -166,7 +167,7 @@ fn resolve_etcd(raw: RawEtcd, scope: &Scope<'_>, surroundings: &Surroundings<'_>
     };
     let tls_names = ["ETCDCTL_CACERT", "ETCDCTL_CERT", "ETCDCTL_KEY", ""];
     let tls = resolve_tls(raw.tls.unwrap_or_default(), &scope.key("tls"), surroundings, tls_names);
-    Some(EtcdProvider { endpoints, prefix, user, tls })
+    Some(EtcdProvider { endpoints, prefix, user, password_file, tls })
 }
 
 /// `names` are the usual variables for the authorities, the certificate, its key, and the server's name.

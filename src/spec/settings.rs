@@ -156,6 +156,8 @@ pub struct EtcdProvider {
     pub prefix: String,
     /// Name and password.
     pub user: Option<(String, Secret)>,
+    /// The file that holds the password; re-read when it changes.
+    pub password_file: Option<PathBuf>,
     /// For `https`.
     pub tls: ClientTls,
 }

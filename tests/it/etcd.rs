@@ -16,6 +16,7 @@ use crate::support::wait;
 mod auth;
 mod faults;
 mod members;
+mod tls;
 
 const SOON: Duration = Duration::from_secs(40);
 const DOCUMENTS: &str = "documents:/fleetgate/";
@@ -25,6 +26,7 @@ fn settings<Url: Into<String>>(urls: impl IntoIterator<Item = Url>) -> Settings 
         endpoints: urls.into_iter().map(Into::into).collect(),
         prefix: "/fleetgate/".to_owned(),
         user: None,
+        password_file: None,
         tls: ClientTls::default(),
     }
 }

@@ -130,6 +130,7 @@ fn etcd(etcd: &EtcdProvider) -> Value {
         "prefix": etcd.prefix,
         "user": etcd.user.as_ref().map(|(name, _)| name),
         "password": shown(etcd.user.is_some()),
+        "password_file": etcd.password_file,
         "tls": tls(&etcd.tls),
     })
 }
@@ -184,6 +185,7 @@ mod tests {
             endpoints: vec!["http://hunter2@127.0.0.1:2379".to_owned()],
             prefix: "/fleetgate/".to_owned(),
             user: Some(("gateway".to_owned(), secret())),
+            password_file: None,
             tls: ClientTls::default(),
         });
         let value = serde_json::to_value(view(&settings, &Picture::default().snapshot())).expect("JSON");

@@ -19,6 +19,7 @@ use crate::spec::name::ProviderId;
 use crate::spec::settings::EtcdProvider as Settings;
 use crate::spec::source::Source;
 
+mod credential;
 pub mod endpoint;
 mod failure;
 mod format;
@@ -75,6 +76,9 @@ impl Provider for EtcdProvider {
             let watch = RangeWatch::new(Arc::clone(&members), publisher.clone(), range, view);
             supervise(watch, name, Arc::clone(&status), backoff.clone(), stop)
         });
-        tokio::join!(documents, sources);
+        tokio::select! {
+            ((), ()) = futures_util::future::join(documents, sources) => {}
+            () = members.follow(&backoff) => {}
+        }
     }
 }
