@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::endpoint::Address;
 use super::name::{Name, ProviderId};
 
 /// All static settings, read once at start.
@@ -145,6 +146,46 @@ pub struct ConsulProvider {
     pub max_stale: Duration,
     /// For `https`.
     pub tls: ClientTls,
+    /// How the gateway registers itself; off by default.
+    pub register: Option<ConsulRegistration>,
+}
+
+/// `[discovery.consul.register]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConsulRegistration {
+    /// The service's name; default `fleetgate`.
+    pub service: String,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// Which instance of it we are.
+    pub place: OwnPlace,
+}
+
+/// `[discovery.etcd.register]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct EtcdRegistration {
+    /// How long etcd remembers a gateway that died; at least 10 s, default 15 s.
+    pub ttl: Duration,
+    /// Who we are.
+    pub place: OwnPlace,
+}
+
+/// Who this gateway is to a registry, and where.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OwnPlace {
+    /// Unique among gateways; default `HOSTNAME-PORT`.
+    pub id: Option<String>,
+    /// Where others reach it.
+    pub address: OwnAddress,
+}
+
+/// Where others reach this gateway.
+#[derive(Clone, Debug, PartialEq)]
+pub enum OwnAddress {
+    /// Written down.
+    Given(Address),
+    /// Where this listener is bound.
+    Listener(Name),
 }
 
 /// `[discovery.etcd]`
@@ -160,6 +201,8 @@ pub struct EtcdProvider {
     pub password_file: Option<PathBuf>,
     /// For `https`.
     pub tls: ClientTls,
+    /// How the gateway registers itself; off by default.
+    pub register: Option<EtcdRegistration>,
 }
 
 /// TLS towards a registry. The system's roots when `ca` is unset.

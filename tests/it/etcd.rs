@@ -28,6 +28,7 @@ fn settings<Url: Into<String>>(urls: impl IntoIterator<Item = Url>) -> Settings 
         user: None,
         password_file: None,
         tls: ClientTls::default(),
+        register: None,
     }
 }
 

@@ -115,6 +115,21 @@ impl Query {
         Self { path: "/v1/acl/token/self".to_owned(), parameters: "" }
     }
 
+    /// Registers a service at the agent.
+    pub(super) fn register() -> Self {
+        Self { path: "/v1/agent/service/register".to_owned(), parameters: "" }
+    }
+
+    /// Takes a service of the agent away.
+    pub(super) fn deregister(id: &str) -> Self {
+        Self { path: format!("/v1/agent/service/deregister/{}", utf8_percent_encode(id, SEGMENT)), parameters: "" }
+    }
+
+    /// Reports a check of the agent.
+    pub(super) fn update_check(id: &str) -> Self {
+        Self { path: format!("/v1/agent/check/update/{}", utf8_percent_encode(id, SEGMENT)), parameters: "" }
+    }
+
     /// The leader's address, `""` when there is none.
     pub(super) fn leader() -> Self {
         Self { path: "/v1/status/leader".to_owned(), parameters: "" }
@@ -215,6 +230,14 @@ impl Client {
     pub(super) async fn authorize(&self, questions: String) -> Result<Reply, WatchError> {
         let query = Query { path: "/v1/internal/acl/authorize".to_owned(), parameters: "" };
         self.fetch(self.short.request(Method::POST, self.url(&query, "")).body(questions), SHORT_TIMEOUT).await
+    }
+
+    /// Writes at the agent.
+    ///
+    /// # Errors
+    /// No complete answer in time. Any status is an answer.
+    pub(super) async fn put(&self, query: &Query, body: String) -> Result<Reply, WatchError> {
+        self.fetch(self.short.request(Method::PUT, self.url(query, "")).body(body), SHORT_TIMEOUT).await
     }
 
     fn url(&self, query: &Query, parameters: &str) -> String {

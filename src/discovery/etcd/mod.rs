@@ -7,16 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde_json::json;
 
 use self::layout::KeyRange;
 use self::members::Members;
 use self::view::View;
 use self::watch::RangeWatch;
+use super::register::{Gateway, Registration};
 use super::supervise::{Backoff, supervise};
 use super::wanted::keep_wanted;
 use super::{Context, Provider, Publisher};
+use crate::spec::endpoint::Address;
 use crate::spec::name::ProviderId;
-use crate::spec::settings::EtcdProvider as Settings;
+use crate::spec::settings::{EtcdProvider as Settings, EtcdRegistration};
 use crate::spec::source::Source;
 
 mod credential;
@@ -24,11 +27,14 @@ pub mod endpoint;
 mod failure;
 mod format;
 pub mod layout;
+mod lease;
 mod list;
 mod members;
 pub mod mirror;
 mod view;
 mod watch;
+
+pub use lease::LeasedKey;
 
 /// Longest wait after failures.
 const CAP: Duration = Duration::from_secs(15);
@@ -44,6 +50,26 @@ impl EtcdProvider {
     /// A provider for these settings, which publishes there. It connects when it runs.
     pub fn new(settings: &Settings, publisher: Publisher) -> Self {
         Self { prefix: settings.prefix.clone(), members: Arc::new(Members::new(settings)), publisher }
+    }
+}
+
+impl EtcdProvider {
+    /// The gateway as a key below `PREFIX/gateways/`, as the provider's user. Whoever counts keys there counts
+    /// the gateways that serve.
+    ///
+    /// # Errors
+    /// Its own address is not known.
+    pub fn registration(
+        &self,
+        settings: &EtcdRegistration,
+        gateway: Gateway,
+    ) -> Result<impl Registration + use<>, String> {
+        let Gateway { id, host, port } = gateway;
+        let host = host.ok_or("the listener is bound to every address: give `address`")?;
+        let address = Address::new(&host, port)?.to_string();
+        let value = json!({ "name": id, "address": address, "version": env!("CARGO_PKG_VERSION") });
+        let key = format!("{}gateways/{id}", self.prefix);
+        Ok(LeasedKey::new(Arc::clone(&self.members), key, value.to_string(), settings.ttl))
     }
 }
 

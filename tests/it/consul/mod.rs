@@ -42,6 +42,7 @@ pub(super) fn settings(address: &str) -> Settings {
         wait: Duration::from_secs(60),
         max_stale: Duration::from_secs(5),
         tls: ClientTls::default(),
+        register: None,
     }
 }
 
