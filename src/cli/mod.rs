@@ -9,6 +9,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 mod admin;
 mod check;
 mod demo;
+#[cfg(feature = "etcd")]
+mod register;
 mod routes;
 mod run;
 pub mod sample;
@@ -54,6 +56,9 @@ enum Command {
         #[command(flatten)]
         access: admin::Access,
     },
+    /// Keeps an endpoint in etcd for a service that can't do it itself, while the service's check passes
+    #[cfg(feature = "etcd")]
+    Register(Box<register::Arguments>),
     /// Prints the JSON Schema of the configuration, for editors
     Schema,
     /// Prints completions for a shell
@@ -106,6 +111,8 @@ pub fn main() -> ExitCode {
             let path = format!("/api/v1/providers/{}/accept", admin::segment(&provider));
             admin::tell(&access, &path, stdout, stderr)
         }
+        #[cfg(feature = "etcd")]
+        Command::Register(arguments) => register::run(*arguments, variables(), stdout, stderr),
         Command::Schema => {
             say(stdout, &format!("{:#}", crate::config::schema()));
             FINE

@@ -14,6 +14,8 @@ use crate::support::load::Load;
 use crate::support::origin::Origin;
 use crate::support::wait;
 
+mod service;
+
 const SOON: Duration = Duration::from_secs(40);
 
 /// The keys below a prefix, each with its value and lease.
