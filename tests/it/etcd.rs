@@ -16,6 +16,7 @@ use crate::support::wait;
 mod auth;
 mod faults;
 mod members;
+mod store;
 mod tls;
 
 const SOON: Duration = Duration::from_secs(40);

@@ -167,3 +167,28 @@ async fn services_of_other_frameworks_take_traffic() {
     }
     assert_eq!(get(gateway.address(), "/kratos").await.status, 200);
 }
+
+/// Fault case 52: a key that is written again and again costs few snapshots, and its last value wins.
+#[tokio::test]
+async fn a_key_that_is_written_all_the_time_is_coalesced() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let a = Origin::start("a").await;
+    let key = "/fleetgate/endpoints/svc/a";
+    etcd.put(key, &a.address().to_string()).await;
+    let gateway = before(&etcd).await;
+    let generation = || async { gateway.api("upstreams").await["generation"].as_u64().unwrap() };
+    let load = Load::start(gateway.address(), 2, |_, _| Request::get("/"));
+    takes(&load, "a/v1").await;
+    let first = generation().await;
+    let weighted = |weight: u32| format!(r#"{{"address":"{}","weight":{weight}}}"#, a.address());
+    let writes = 2_000;
+    for weight in 1..=writes {
+        etcd.put(key, &weighted(weight)).await;
+    }
+    etcd.put(key, &weighted(7)).await;
+    let weight = || async { gateway.api("upstreams/svc").await["endpoints"][0]["weight"].clone() };
+    wait::until(super::SOON, "the last value", || async { weight().await == 7 }).await;
+    let snapshots = generation().await - first;
+    assert!(snapshots < u64::from(writes) / 10, "{snapshots} snapshots of {writes} writes");
+    load.stop().await.assert_all_ok();
+}
