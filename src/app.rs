@@ -1,7 +1,7 @@
 //! The only wiring: what exists, who gives what to whom, and the order of start and stop.
 //!
 //! Start: bind everything (a failed bind leaves nothing behind), then discovery, control, health, workers, admin.
-//! Stop: not ready, serve on for `shutdown_delay`, drain within `shutdown_grace`, then everything else.
+//! Stop: out of the registries, not ready, serve on for `shutdown_delay`, drain within `shutdown_grace`, then everything else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write as _};
@@ -22,6 +22,7 @@ use crate::control::{Control, Rules};
 use crate::discovery::consul::ConsulProvider;
 use crate::discovery::dns::DnsProvider;
 use crate::discovery::file::FileProvider;
+use crate::discovery::register::{self, Gateway, Registration, Standing};
 use crate::discovery::state::ProviderState;
 use crate::discovery::status::ProviderStatus;
 use crate::discovery::{Context, Provider, Publisher};
@@ -39,6 +40,9 @@ const CONTROL_THREADS: usize = 2;
 
 /// How long the control plane may take to end once the workers have.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How long leaving the registries may take before a stop goes on.
+const LEAVE: Duration = Duration::from_secs(4);
 
 /// Why the gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +106,8 @@ pub struct App {
     log: Writer,
     reread: watch::Sender<u64>,
     tasks: JoinSet<()>,
+    registered: JoinSet<()>,
+    leave: CancellationToken,
     shutdown: CancellationToken,
     delay: Duration,
     grace: Duration,
@@ -139,7 +145,7 @@ impl App {
         let mut tasks = JoinSet::new();
         let (reread, rereads) = watch::channel(0);
         let (wanted, wanteds) = watch::channel(Arc::new(BTreeSet::new()));
-        let discovery = Discovering::of(&settings.discovery)?;
+        let discovery = Discovering::of(&settings.discovery, &listeners)?;
         let statuses = discovery.statuses;
         for provider in discovery.providers {
             let context = Context { wanted: wanteds.clone(), shutdown: shutdown.clone(), reread: rereads.clone() };
@@ -172,6 +178,12 @@ impl App {
         let followed = snapshots.clone();
         tasks.spawn(async move { following.follow(followed, limit).await });
 
+        let (mut registered, leave) = (JoinSet::new(), CancellationToken::new());
+        for registration in discovery.registrations {
+            let standing = standing(&readiness);
+            registered.spawn(register::keep(registration, standing, leave.clone(), register::log));
+        }
+
         let stats = Arc::new(WorkersStats::default());
         let plane = DataPlane::start(workers, bound, &snapshots, &stats, &log)
             .map_err(|error| StartError::new("cannot start the workers", error))?;
@@ -191,7 +203,8 @@ impl App {
             started_at,
         };
         tasks.spawn(admin::serve(admin, state, shutdown.clone()));
-        Ok(Self { listeners, admin: admin_address, readiness, plane, log, reread, tasks, shutdown, delay, grace })
+        let admin = admin_address;
+        Ok(Self { listeners, admin, readiness, plane, log, reread, tasks, registered, leave, shutdown, delay, grace })
     }
 
     /// Listeners with the addresses they are bound to.
@@ -219,9 +232,14 @@ impl App {
         say(&lines.chain([format!("admin {}\n", self.admin)]).collect::<String>())
     }
 
-    /// Stops: not ready, still serving, drained, ended.
+    /// Stops: registered no more, not ready, still serving, drained, ended.
     pub async fn stop(mut self) {
         tracing::info!("stopping");
+        self.leave.cancel();
+        let left = async { while self.registered.join_next().await.is_some() {} };
+        if tokio::time::timeout(LEAVE, left).await.is_err() {
+            tracing::warn!("a registry does not answer: this gateway stays registered until its time to live is over");
+        }
         self.readiness.drain();
         tokio::time::sleep(self.delay).await;
         self.plane.drain(self.grace).await;
@@ -241,10 +259,11 @@ struct Discovering {
     states: BTreeMap<ProviderId, watch::Receiver<Arc<ProviderState>>>,
     statuses: Vec<Arc<ProviderStatus>>,
     accepts: BTreeMap<ProviderId, watch::Sender<u64>>,
+    registrations: Vec<Box<dyn Registration>>,
 }
 
 impl Discovering {
-    fn of(settings: &Discovery) -> Result<Self, StartError> {
+    fn of(settings: &Discovery, listeners: &[(Name, SocketAddr)]) -> Result<Self, StartError> {
         let mut all = Self::default();
         let publisher = all.publisher(ProviderId::File);
         all.providers.push(Box::new(FileProvider::new(&settings.file, publisher)));
@@ -252,10 +271,15 @@ impl Discovering {
             let (sources, documents) = (all.publisher(ProviderId::Consul), all.publisher(ProviderId::ConsulKv));
             let provider = ConsulProvider::new(consul, sources, documents)
                 .map_err(|error| StartError::new("discovery.consul", error))?;
+            if let Some(register) = &consul.register {
+                let gateway = Gateway::new(&register.place, listeners)
+                    .map_err(|error| StartError::new("discovery.consul.register", error))?;
+                all.registrations.push(Box::new(provider.registration(register, gateway)));
+            }
             all.providers.push(Box::new(provider));
         }
         if let Some(etcd) = &settings.etcd {
-            all.add_etcd(etcd)?;
+            all.add_etcd(etcd, listeners)?;
         }
         let publisher = all.publisher(ProviderId::Dns);
         all.providers.push(Box::new(DnsProvider::new(publisher)));
@@ -263,14 +287,21 @@ impl Discovering {
     }
 
     #[cfg(feature = "etcd")]
-    fn add_etcd(&mut self, settings: &EtcdSettings) -> Result<(), StartError> {
+    fn add_etcd(&mut self, settings: &EtcdSettings, listeners: &[(Name, SocketAddr)]) -> Result<(), StartError> {
         let publisher = self.publisher(ProviderId::Etcd);
-        self.providers.push(Box::new(crate::discovery::etcd::EtcdProvider::new(settings, publisher)));
+        let provider = crate::discovery::etcd::EtcdProvider::new(settings, publisher);
+        if let Some(register) = &settings.register {
+            let registration = Gateway::new(&register.place, listeners)
+                .and_then(|gateway| provider.registration(register, gateway))
+                .map_err(|error| StartError::new("discovery.etcd.register", error))?;
+            self.registrations.push(Box::new(registration));
+        }
+        self.providers.push(Box::new(provider));
         Ok(())
     }
 
     #[cfg(not(feature = "etcd"))]
-    fn add_etcd(&mut self, _: &EtcdSettings) -> Result<(), StartError> {
+    fn add_etcd(&mut self, _: &EtcdSettings, _: &[(Name, SocketAddr)]) -> Result<(), StartError> {
         Err(StartError::new("discovery.etcd", "this binary was built without the feature `etcd`"))
     }
 
@@ -281,6 +312,15 @@ impl Discovering {
         self.states.insert(id, states);
         publisher
     }
+}
+
+/// Whether this gateway should get traffic, for the registries it is in.
+fn standing(readiness: &Arc<Readiness>) -> Standing {
+    let readiness = Arc::clone(readiness);
+    Arc::new(move || {
+        let progress = readiness.progress();
+        if progress.ready { Ok(()) } else { Err(progress.reasons.join("; ")) }
+    })
 }
 
 fn metrics(

@@ -11,6 +11,8 @@ mod check;
 mod demo;
 mod events;
 mod explain;
+#[cfg(feature = "etcd")]
+mod register;
 mod routes;
 mod run;
 pub mod sample;
@@ -60,6 +62,9 @@ enum Command {
     Events(events::Arguments),
     /// Tells what a request would meet in a running gateway, and why; the request is not sent
     Explain(explain::Arguments),
+    /// Keeps an endpoint in etcd for a service that can't do it itself, while the service's check passes
+    #[cfg(feature = "etcd")]
+    Register(Box<register::Arguments>),
     /// Prints the JSON Schema of the configuration, for editors
     Schema,
     /// Prints completions for a shell
@@ -114,6 +119,8 @@ pub fn main() -> ExitCode {
         }
         Command::Events(arguments) => events::run(&arguments, stdout, stderr),
         Command::Explain(arguments) => explain::run(&arguments, stdout, stderr),
+        #[cfg(feature = "etcd")]
+        Command::Register(arguments) => register::run(*arguments, variables(), stdout, stderr),
         Command::Schema => {
             say(stdout, &format!("{:#}", crate::config::schema()));
             FINE

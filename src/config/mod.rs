@@ -15,12 +15,13 @@ use crate::spec::decode::sections::{STATIC_SECTIONS, unknown_sections};
 use crate::spec::decode::tree::{Node, Spot, Value};
 use crate::spec::name::ProviderId;
 use crate::spec::problem::{Problem, sort};
-use crate::spec::settings::Settings;
+use crate::spec::settings::{EtcdProvider, Settings};
 
 mod check;
 mod environment;
 mod layers;
 mod raw;
+mod register;
 mod registry;
 mod resolve;
 mod schema;
@@ -51,6 +52,33 @@ pub fn load(
     }
 }
 
+/// Reads `[discovery.etcd]` alone: of the file named, if any, and of the environment. What else is wrong does not
+/// matter.
+///
+/// # Errors
+/// Everything that is wrong with it, sorted by place.
+pub fn load_etcd(
+    path: Option<&Path>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<EtcdProvider, Vec<Problem>> {
+    const SECTION: &str = "discovery.etcd";
+    let mut variables: Vec<_> = environment.into_iter().collect();
+    if path.is_none() && !variables.iter().any(|(name, _)| name.starts_with("FLEETGATE_DISCOVERY__ETCD")) {
+        // On, with every default.
+        variables.push(("FLEETGATE_DISCOVERY__ETCD".to_owned(), "{}".to_owned()));
+    }
+    let Loaded { resolved, mut problems, main } = Loaded::of(path.map(PathBuf::from), variables);
+    problems.retain(|problem| problem.key.is_empty() || problem.key.starts_with(SECTION));
+    match resolved.and_then(|resolved| resolved.settings.discovery.etcd) {
+        Some(etcd) if problems.is_empty() => Ok(etcd),
+        None if problems.is_empty() => {
+            let place = main.map(|(origin, _)| origin).unwrap_or_default();
+            Err(vec![Problem::new(place, SECTION, "there is no such section, and no variable sets a key of it")])
+        }
+        _ => Err(problems),
+    }
+}
+
 /// What became of the static configuration.
 struct Loaded {
     /// `None` when the file could not be parsed.
@@ -71,8 +99,12 @@ struct Resolved {
 
 impl Loaded {
     fn new(path: Option<&Path>, variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        Self::of(path.map(PathBuf::from).or_else(default_path), variables)
+    }
+
+    /// Of this file, or of the environment alone.
+    fn of(path: Option<PathBuf>, variables: impl IntoIterator<Item = (String, String)>) -> Self {
         let environment = Environment::new(variables);
-        let path = path.map(PathBuf::from).or_else(default_path);
         let origin = path.as_ref().map(|path| path.display().to_string());
         let (root, mut problems) = match &path {
             None => (nothing(), Vec::new()),

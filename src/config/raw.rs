@@ -160,6 +160,8 @@ pub(super) struct RawConsul {
     pub max_watches: Option<i64>,
     /// For `https`.
     pub tls: Option<RawClientTls>,
+    /// Registers the gateway itself; off unless given.
+    pub register: Option<RawConsulRegistration>,
 }
 
 /// `[discovery.etcd]`: an etcd cluster.
@@ -175,10 +177,44 @@ pub(super) struct RawEtcd {
     pub user: Option<String>,
     /// The user's password; better in a file.
     pub password: Option<String>,
-    /// A file that holds the password.
+    /// A file that holds the password, read again when it changes.
     pub password_file: Option<String>,
     /// For `https`.
     pub tls: Option<RawClientTls>,
+    /// Registers the gateway itself at `PREFIX/gateways/ID`; off unless given.
+    pub register: Option<RawEtcdRegistration>,
+}
+
+/// `[discovery.consul.register]`: the gateway as a service in Consul, with a check that carries its readiness.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(rename = "ConsulRegistration", deny_unknown_fields)]
+pub(super) struct RawConsulRegistration {
+    /// The service's name; default `fleetgate`.
+    pub service: Option<String>,
+    /// Its tags.
+    pub tags: Option<Vec<String>>,
+    /// `host:port` where others reach this gateway; default where its listener is bound, on the agent's node.
+    pub address: Option<String>,
+    /// The listener that others reach; default the only one.
+    pub listener: Option<String>,
+    /// Unique among gateways; default `HOSTNAME-PORT`.
+    pub id: Option<String>,
+}
+
+/// `[discovery.etcd.register]`: the gateway as a key in etcd, under a lease, while it is ready.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(rename = "EtcdRegistration", deny_unknown_fields)]
+pub(super) struct RawEtcdRegistration {
+    /// `host:port` where others reach this gateway; default where its listener is bound, if that is one address.
+    pub address: Option<String>,
+    /// The listener that others reach; default the only one.
+    pub listener: Option<String>,
+    /// Unique among gateways; default `HOSTNAME-PORT`.
+    pub id: Option<String>,
+    /// How long etcd remembers a gateway that died, from 10s to 1h; default 15s.
+    pub ttl: Option<RawDuration>,
 }
 
 /// TLS towards a registry.

@@ -1,12 +1,15 @@
 //! Makes settings of the raw `[discovery]` section: files, Consul, etcd, and the usual variables of both.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::spec::decode::scope::Scope;
 use crate::spec::decode::upstream::consul_word;
-use crate::spec::name::ProviderId;
-use crate::spec::settings::{ClientTls, Consistency, ConsulProvider, Discovery, EtcdProvider, FileProvider, Secret};
+use crate::spec::name::{Name, ProviderId};
+use crate::spec::settings::{
+    ClientTls, Consistency, ConsulProvider, Discovery, EtcdProvider, FileProvider, Listener, Secret,
+};
 
 use super::raw::{RawClientTls, RawConsistency, RawConsul, RawDiscovery, RawEtcd, RawFile};
 use super::resolve::{Surroundings, one_of_two, secret};
@@ -15,7 +18,12 @@ use super::resolve::{Surroundings, one_of_two, secret};
 pub(super) const DOCUMENT_PROVIDERS: [ProviderId; 3] = [ProviderId::File, ProviderId::Etcd, ProviderId::ConsulKv];
 
 /// The whole section.
-pub(super) fn resolve_discovery(raw: RawDiscovery, scope: &Scope<'_>, surroundings: &Surroundings<'_>) -> Discovery {
+pub(super) fn resolve_discovery(
+    raw: RawDiscovery,
+    listeners: &BTreeMap<Name, Listener>,
+    scope: &Scope<'_>,
+    surroundings: &Surroundings<'_>,
+) -> Discovery {
     let consul_scope = scope.key("consul");
     let etcd_scope = scope.key("etcd");
     if raw.etcd.is_some() && !cfg!(feature = "etcd") {
@@ -24,8 +32,8 @@ pub(super) fn resolve_discovery(raw: RawDiscovery, scope: &Scope<'_>, surroundin
     Discovery {
         precedence: resolve_precedence(raw.precedence, &scope.key("precedence")),
         file: resolve_file(raw.file.unwrap_or_default(), &scope.key("file"), surroundings),
-        consul: raw.consul.and_then(|raw| resolve_consul(raw, &consul_scope, surroundings)),
-        etcd: raw.etcd.and_then(|raw| resolve_etcd(raw, &etcd_scope, surroundings)),
+        consul: raw.consul.and_then(|raw| resolve_consul(raw, listeners, &consul_scope, surroundings)),
+        etcd: raw.etcd.and_then(|raw| resolve_etcd(raw, listeners, &etcd_scope, surroundings)),
     }
 }
 
@@ -66,7 +74,12 @@ fn resolve_file(raw: RawFile, scope: &Scope<'_>, surroundings: &Surroundings<'_>
     }
 }
 
-fn resolve_consul(raw: RawConsul, scope: &Scope<'_>, surroundings: &Surroundings<'_>) -> Option<ConsulProvider> {
+fn resolve_consul(
+    raw: RawConsul,
+    listeners: &BTreeMap<Name, Listener>,
+    scope: &Scope<'_>,
+    surroundings: &Surroundings<'_>,
+) -> Option<ConsulProvider> {
     let usual = |name: &str| surroundings.environment.usual(name);
     let address_scope = scope.key("address");
     let address = match raw.address {
@@ -103,6 +116,8 @@ fn resolve_consul(raw: RawConsul, scope: &Scope<'_>, surroundings: &Surroundings
     };
     let tls_names = ["CONSUL_CACERT", "CONSUL_CLIENT_CERT", "CONSUL_CLIENT_KEY", "CONSUL_TLS_SERVER_NAME"];
     let tls = resolve_tls(raw.tls.unwrap_or_default(), &scope.key("tls"), surroundings, tls_names);
+    let register_scope = scope.key("register");
+    let register = raw.register.and_then(|raw| raw.resolve(listeners, &register_scope));
     Some(ConsulProvider {
         address: address?,
         token,
@@ -120,10 +135,16 @@ fn resolve_consul(raw: RawConsul, scope: &Scope<'_>, surroundings: &Surroundings
         max_watches: raw.max_watches.map(|most| scope.key("max_watches").number(Some(most), 100, 1..=10_000)),
         max_stale: raw.max_stale.map_or(Duration::from_secs(5), |raw| raw.0),
         tls,
+        register,
     })
 }
 
-fn resolve_etcd(raw: RawEtcd, scope: &Scope<'_>, surroundings: &Surroundings<'_>) -> Option<EtcdProvider> {
+fn resolve_etcd(
+    raw: RawEtcd,
+    listeners: &BTreeMap<Name, Listener>,
+    scope: &Scope<'_>,
+    surroundings: &Surroundings<'_>,
+) -> Option<EtcdProvider> {
     let usual = |name: &str| surroundings.environment.usual(name);
     let endpoints_scope = scope.key("endpoints");
     let endpoints: Vec<String> = match raw.endpoints {
@@ -150,6 +171,7 @@ fn resolve_etcd(raw: RawEtcd, scope: &Scope<'_>, surroundings: &Surroundings<'_>
     let silent = raw.user.is_none() && raw.password.is_none() && raw.password_file.is_none();
     let (password, file) = one_of_two(raw.password, raw.password_file, &password_scope, &file_scope);
     let password_given = password.is_some() || file.is_some();
+    let password_file = file.as_ref().and_then(|file| surroundings.absolute(file, &file_scope));
     let password = match (password, file) {
         (Some(password), _) => secret(&password, &password_scope),
         (None, Some(file)) => surroundings.secret_file(&file, &file_scope),
@@ -179,7 +201,9 @@ fn resolve_etcd(raw: RawEtcd, scope: &Scope<'_>, surroundings: &Surroundings<'_>
     };
     let tls_names = ["ETCDCTL_CACERT", "ETCDCTL_CERT", "ETCDCTL_KEY", ""];
     let tls = resolve_tls(raw.tls.unwrap_or_default(), &scope.key("tls"), surroundings, tls_names);
-    Some(EtcdProvider { endpoints, prefix, user, tls })
+    let register_scope = scope.key("register");
+    let register = raw.register.and_then(|raw| raw.resolve(listeners, &register_scope));
+    Some(EtcdProvider { endpoints, prefix, user, password_file, tls, register })
 }
 
 /// `names` are the usual variables for the authorities, the certificate, its key, and the server's name.

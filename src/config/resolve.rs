@@ -101,7 +101,8 @@ pub(super) fn resolve(raw: RawSettings, scope: &Scope<'_>, surroundings: &Surrou
     let admin = resolve_admin(raw.admin.unwrap_or_default(), &scope.key("admin"), surroundings);
     check_addresses(&listeners, &admin, scope);
     let runtime = resolve_runtime(raw.runtime.unwrap_or_default(), &scope.key("runtime"));
-    let discovery = resolve_discovery(raw.discovery.unwrap_or_default(), &scope.key("discovery"), surroundings);
+    let discovery =
+        resolve_discovery(raw.discovery.unwrap_or_default(), &listeners, &scope.key("discovery"), surroundings);
     let telemetry = resolve_telemetry(raw.telemetry.unwrap_or_default(), &scope.key("telemetry"), surroundings);
     Settings { runtime, listeners, admin, discovery, telemetry }
 }

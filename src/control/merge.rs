@@ -198,15 +198,16 @@ impl Merged {
         let known_of = |source: &Source| states.get(&source.provider()).and_then(|state| state.sources.get(source));
         let source = match &spec.source {
             UpstreamSource::Consul(service) if rules.consul => Some(Source::Consul(service.clone())),
-            UpstreamSource::Etcd if rules.etcd_prefix.is_some() => {
-                let prefix = rules.etcd_prefix.as_deref().unwrap_or_default();
-                Some(Source::Etcd { prefix: format!("{prefix}endpoints/{name}/").into() })
+            UpstreamSource::Etcd { prefix, format } if rules.etcd_prefix.is_some() => {
+                let ours = rules.etcd_prefix.as_deref().unwrap_or_default();
+                let prefix = prefix.clone().unwrap_or_else(|| format!("{ours}endpoints/{name}/").into());
+                Some(Source::Etcd { prefix, format: *format })
             }
             UpstreamSource::Consul(_) => {
                 self.report.remarks.push(off(name, "consul"));
                 None
             }
-            UpstreamSource::Etcd => {
+            UpstreamSource::Etcd { .. } => {
                 self.report.remarks.push(off(name, "etcd"));
                 None
             }

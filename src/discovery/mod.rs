@@ -22,6 +22,7 @@ pub mod etcd;
 pub mod file;
 pub mod judge;
 pub mod publish;
+pub mod register;
 pub mod state;
 pub mod status;
 pub mod supervise;

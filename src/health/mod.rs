@@ -3,7 +3,7 @@
 //! A check belongs to an identity and its settings: changed weights, labels and unrelated settings leave it
 //! alone. A worker sees a flip at once, by the upstream's epoch.
 
-mod probe;
+pub mod probe;
 mod prober;
 mod threshold;
 

@@ -20,7 +20,7 @@ const MOST_READ: usize = 64 * 1024;
 ///
 /// # Errors
 /// Why it did not pass, for people.
-pub(super) async fn run(check: &HealthCheck, address: SocketAddr) -> Result<(), String> {
+pub async fn run(check: &HealthCheck, address: SocketAddr) -> Result<(), String> {
     let probe = async {
         let stream = TcpStream::connect(address).await.map_err(|error| format!("connect: {error}"))?;
         match &check.probe {

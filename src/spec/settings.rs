@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::endpoint::Address;
 use super::name::{Name, ProviderId};
 
 /// All static settings, read once at start.
@@ -155,6 +156,46 @@ pub struct ConsulProvider {
     pub max_watches: Option<u16>,
     /// For `https`.
     pub tls: ClientTls,
+    /// How the gateway registers itself; off by default.
+    pub register: Option<ConsulRegistration>,
+}
+
+/// `[discovery.consul.register]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConsulRegistration {
+    /// The service's name; default `fleetgate`.
+    pub service: String,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// Which instance of it we are.
+    pub place: OwnPlace,
+}
+
+/// `[discovery.etcd.register]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct EtcdRegistration {
+    /// How long etcd remembers a gateway that died; at least 10 s, default 15 s.
+    pub ttl: Duration,
+    /// Who we are.
+    pub place: OwnPlace,
+}
+
+/// Who this gateway is to a registry, and where.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OwnPlace {
+    /// Unique among gateways; default `HOSTNAME-PORT`.
+    pub id: Option<String>,
+    /// Where others reach it.
+    pub address: OwnAddress,
+}
+
+/// Where others reach this gateway.
+#[derive(Clone, Debug, PartialEq)]
+pub enum OwnAddress {
+    /// Written down.
+    Given(Address),
+    /// Where this listener is bound.
+    Listener(Name),
 }
 
 impl ConsulProvider {
@@ -173,6 +214,7 @@ impl ConsulProvider {
             max_stale: Duration::from_secs(5),
             max_watches: None,
             tls: ClientTls::default(),
+            register: None,
         }
     }
 }
@@ -209,8 +251,12 @@ pub struct EtcdProvider {
     pub prefix: String,
     /// Name and password.
     pub user: Option<(String, Secret)>,
+    /// The file that holds the password; re-read when it changes.
+    pub password_file: Option<PathBuf>,
     /// For `https`.
     pub tls: ClientTls,
+    /// How the gateway registers itself; off by default.
+    pub register: Option<EtcdRegistration>,
 }
 
 /// TLS towards a registry. The system's roots when `ca` is unset.

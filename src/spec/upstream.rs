@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::endpoint::{EndpointSpec, Labels};
 use super::name::Name;
-use super::source::ConsulService;
+use super::source::{ConsulService, EtcdFormat};
 
 /// A named pool of endpoints and its settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,8 +22,14 @@ pub struct UpstreamSpec {
 pub enum UpstreamSource {
     /// Instances of a Consul service.
     Consul(ConsulService),
-    /// `PREFIX/endpoints/NAME/` in etcd, NAME being the upstream's.
-    Etcd,
+    /// Keys in etcd, an endpoint each.
+    Etcd {
+        /// What they begin with, with the slash at its end; `None`: `PREFIX/endpoints/NAME/`, NAME being the
+        /// upstream's.
+        prefix: Option<Arc<str>>,
+        /// How their values are written.
+        format: EtcdFormat,
+    },
     /// Written down; host names among them are resolved by discovery.
     Static(Arc<[EndpointSpec]>),
 }

@@ -178,6 +178,67 @@ routes.d/more.toml:3:12: routes.users.upstream: warning: no file defines the ups
 }
 
 #[test]
+fn registrations_are_checked() {
+    let listeners = "[listeners.web]\naddress = \"0.0.0.0:8080\"\n[listeners.inside]\naddress = \"127.0.0.1:8081\"\n";
+    let check = |rest: &str| Files::new(&[("fleetgate.toml", &format!("{listeners}{rest}"))]).check(&[]);
+    let good = "[discovery.consul.register]\nlistener = \"web\"\n[discovery.etcd.register]\nlistener = \"inside\"\n";
+    assert_eq!(check(good), "");
+    insta::assert_snapshot!(check(r#"
+[discovery.consul.register]
+service = "a/b"
+tags = ["", "edge"]
+id = "gw 1"
+[discovery.etcd.register]
+listener = "wep"
+ttl = "5s"
+"#), @r#"
+fleetgate.toml:6:19: discovery.consul.register: there are several listeners: name the one that others reach, as `listener`
+fleetgate.toml:7:11: discovery.consul.register.service: "a/b" is not a service's name: letters, digits, `.`, `_` and `-`
+fleetgate.toml:8:9: discovery.consul.register.tags[0]: "" is not a tag
+fleetgate.toml:9:6: discovery.consul.register.id: "gw 1" is not an id: letters, digits, `.`, `_` and `-`
+fleetgate.toml:11:12: discovery.etcd.register.listener: there is no listener `wep`; did you mean `web`?
+fleetgate.toml:12:7: discovery.etcd.register.ttl: must be from 10s to 1h
+"#);
+    insta::assert_snapshot!(check(r#"
+[discovery.consul.register]
+listener = "web"
+address = "10.0.0.1:80"
+[discovery.etcd.register]
+listener = "web"
+adress = "10.0.0.1:80"
+"#), @r"
+fleetgate.toml:6:19: discovery.consul.register: `address` and `listener` exclude each other
+fleetgate.toml:9:17: discovery.etcd.register: `web` listens on every address: give the `address` where others reach this gateway
+fleetgate.toml:11:1: discovery.etcd.register.adress: unknown key; did you mean `address`?
+");
+}
+
+#[test]
+fn sources_in_etcd_are_checked() {
+    let text = r#"
+[listeners.web]
+address = "127.0.0.1:0"
+[discovery.etcd]
+[upstreams.a]
+etcd = { prefix = "/microservices/a", format = "kratos" }
+[upstreams.b]
+etcd = { prefix = "/", format = "krato" }
+[upstreams.c]
+etcd = { prefix = "a\nb", format = "thrift" }
+[upstreams.d]
+etcd = { prefx = "/d/", format = 3 }
+"#;
+    insta::assert_snapshot!(Files::new(&[("fleetgate.toml", text)]).check(&[]), @r#"
+fleetgate.toml:8:19: upstreams.b.etcd.prefix: the prefix must have a name, such as `/services/users/`
+fleetgate.toml:8:33: upstreams.b.etcd.format: unknown format `krato`; did you mean `kratos`?
+fleetgate.toml:10:19: upstreams.c.etcd.prefix: the prefix must have a name, such as `/services/users/`
+fleetgate.toml:10:36: upstreams.c.etcd.format: unknown format `thrift`; known are fleetgate, grpc, kratos, go-zero, plain
+fleetgate.toml:12:10: upstreams.d.etcd.prefx: unknown key; did you mean `prefix`?
+fleetgate.toml:12:34: upstreams.d.etcd.format: expected a text, found a number: put it in quotes
+"#);
+}
+
+#[test]
 fn all_mistakes_of_a_yaml_file_come_out_at_once() {
     let text = "
 listeners:
@@ -501,7 +562,8 @@ fn the_reference_shows_the_defaults() {
     let shown = files.load(&[]);
     let bare = Files::new(&[(
         "fleetgate.toml",
-        "[listeners.web]\naddress = \"0.0.0.0:8080\"\n[discovery.consul]\n[discovery.etcd]\n",
+        "[listeners.web]\naddress = \"0.0.0.0:8080\"\n\
+         [discovery.consul.register]\n[discovery.etcd.register]\naddress = \"10.0.0.2:8080\"\n",
     )])
     .load(&[]);
     assert_eq!(shown.runtime, bare.runtime);

@@ -7,7 +7,7 @@ use fleetgate::discovery::state::Origin;
 use fleetgate::discovery::status::WatchState;
 use fleetgate::spec::name::ProviderId;
 use fleetgate::spec::settings::{ClientTls, EtcdProvider as Settings, Secret};
-use fleetgate::spec::source::Source;
+use fleetgate::spec::source::{EtcdFormat, Source};
 
 use crate::support::etcd::Etcd;
 use crate::support::provider::Running;
@@ -16,6 +16,8 @@ use crate::support::wait;
 mod auth;
 mod faults;
 mod members;
+mod store;
+mod tls;
 
 const SOON: Duration = Duration::from_secs(40);
 const DOCUMENTS: &str = "documents:/fleetgate/";
@@ -25,7 +27,9 @@ fn settings<Url: Into<String>>(urls: impl IntoIterator<Item = Url>) -> Settings 
         endpoints: urls.into_iter().map(Into::into).collect(),
         prefix: "/fleetgate/".to_owned(),
         user: None,
+        password_file: None,
         tls: ClientTls::default(),
+        register: None,
     }
 }
 
@@ -34,7 +38,7 @@ fn with_user(url: &str, name: &str, password: &str) -> Settings {
 }
 
 fn of(upstream: &str) -> Source {
-    Source::Etcd { prefix: format!("/fleetgate/endpoints/{upstream}/").into() }
+    Source::Etcd { prefix: format!("/fleetgate/endpoints/{upstream}/").into(), format: EtcdFormat::Fleetgate }
 }
 
 fn key(upstream: &str, id: &str) -> String {

@@ -20,6 +20,7 @@ mod live;
 mod metrics;
 mod operator;
 mod readme;
+mod register;
 mod routing_cost;
 mod sample;
 #[allow(dead_code, unreachable_pub, reason = "each subject uses a part of it")]

@@ -7,7 +7,9 @@ use serde_json::{Map, Value, json};
 use crate::snapshot::Snapshot;
 use crate::spec::encode::{self, duration_text};
 use crate::spec::name::ProviderId;
-use crate::spec::settings::{AccessLog, ClientTls, ConsulProvider, EtcdProvider, Listener, LogFormat, Settings};
+use crate::spec::settings::{
+    AccessLog, ClientTls, ConsulProvider, EtcdProvider, Listener, LogFormat, OwnAddress, OwnPlace, Settings,
+};
 
 /// All configuration.
 #[derive(Debug, Serialize)]
@@ -127,6 +129,10 @@ fn consul(consul: &ConsulProvider) -> Value {
         "max_stale": duration_text(consul.max_stale),
         "max_watches": consul.max_watches,
         "tls": tls(&consul.tls),
+        "register": consul.register.as_ref().map(|it| {
+            let (id, address, listener) = place(&it.place);
+            json!({ "service": it.service, "tags": it.tags, "id": id, "address": address, "listener": listener })
+        }),
     })
 }
 
@@ -136,8 +142,22 @@ fn etcd(etcd: &EtcdProvider) -> Value {
         "prefix": etcd.prefix,
         "user": etcd.user.as_ref().map(|(name, _)| name),
         "password": shown(etcd.user.is_some()),
+        "password_file": etcd.password_file,
         "tls": tls(&etcd.tls),
+        "register": etcd.register.as_ref().map(|it| {
+            let (id, address, listener) = place(&it.place);
+            json!({ "ttl": duration_text(it.ttl), "id": id, "address": address, "listener": listener })
+        }),
     })
+}
+
+/// The id, and the address or the listener.
+fn place(place: &OwnPlace) -> (Option<&str>, Option<String>, Option<&str>) {
+    let id = place.id.as_deref();
+    match &place.address {
+        OwnAddress::Given(address) => (id, Some(address.to_string()), None),
+        OwnAddress::Listener(name) => (id, None, Some(name.as_str())),
+    }
 }
 
 fn tls(tls: &ClientTls) -> Value {
@@ -183,7 +203,9 @@ mod tests {
             endpoints: vec!["http://hunter2@127.0.0.1:2379".to_owned()],
             prefix: "/fleetgate/".to_owned(),
             user: Some(("gateway".to_owned(), secret())),
+            password_file: None,
             tls: ClientTls::default(),
+            register: None,
         });
         let value = serde_json::to_value(view(&settings, &Picture::default().snapshot())).expect("JSON");
         let text = value.to_string();

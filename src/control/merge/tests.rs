@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::super::fixture::{World, consul, dns, told_report};
 use super::*;
+use crate::spec::source::EtcdFormat;
 
 const READ: &str = "";
 
@@ -134,7 +135,7 @@ fn sources_are_wanted_and_known_once_they_answered() {
     wanted etcd:/fleetgate/endpoints/b/
     ");
     world.source_of(&consul("A"), "10.0.0.1:80", Origin::Held, &["node/x: port 0"]);
-    world.source(&Source::Etcd { prefix: "/fleetgate/endpoints/b/".into() }, "");
+    world.source(&Source::Etcd { prefix: "/fleetgate/endpoints/b/".into(), format: EtcdFormat::Fleetgate }, "");
     insta::assert_snapshot!(told(&world.merge()), @r"
     upstream a of file from consul:A held: 10.0.0.1:80
     upstream b of file from etcd:/fleetgate/endpoints/b/:

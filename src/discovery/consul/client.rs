@@ -145,6 +145,15 @@ impl Client {
         self.short(|client| client.post(&url).body(questions.clone())).await
     }
 
+    /// Writes at the agent.
+    ///
+    /// # Errors
+    /// No complete answer in time. Any status is an answer.
+    pub(super) async fn put(&self, query: &Query, body: String) -> Result<Reply, WatchError> {
+        let url = self.url(query, "");
+        self.short(|client| client.put(&url).body(body.clone())).await
+    }
+
     fn url(&self, query: &Query, parameters: &str) -> String {
         query.url(self.transport.base(), parameters, &self.place)
     }

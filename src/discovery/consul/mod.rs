@@ -2,7 +2,8 @@
 //!
 //! A read goes: [`client`] asks a [`query`] by its [`transport`], as many at once as its [`budget`] allows; [`answer`] says what the answer is worth; [`health`] or [`kv`] read its body;
 //! [`known`] decides what becomes of it, and [`permission`] finds out whether what it lacks is gone or hidden;
-//! [`follow`] is the loop that does all that. [`token`], [`expiry`] and [`probe`] serve all watches. [`unreported`] keeps
+//! [`follow`] is the loop that does all that. [`token`], [`expiry`] and [`probe`] serve all watches; [`register`]
+//! registers the gateway itself. [`unreported`] keeps
 //! instances whose checks an agent has forgotten as it started again.
 //!
 //! What Consul really does, and what the rules here rest on (measured with 1.8.7, the newer headers from its
@@ -18,13 +19,15 @@ use tokio::sync::watch;
 use self::client::Client;
 use self::follow::{Bounds, Follow};
 use self::kv::Keys;
+use self::register::Registered;
 use self::service::Instances;
 use self::token::Token;
+use super::register::{Gateway, Registration};
 use super::supervise::{Backoff, supervise};
 use super::wanted::keep_wanted;
 use super::{Context, Provider, Publisher};
 use crate::spec::name::ProviderId;
-use crate::spec::settings::ConsulProvider as Settings;
+use crate::spec::settings::{ConsulProvider as Settings, ConsulRegistration};
 use crate::spec::source::Source;
 
 mod answer;
@@ -39,6 +42,7 @@ mod pace;
 mod permission;
 mod probe;
 mod query;
+mod register;
 mod service;
 mod token;
 mod transport;
@@ -77,6 +81,13 @@ impl ConsulProvider {
             documents,
             backoff,
         })
+    }
+}
+
+impl ConsulProvider {
+    /// The gateway as a service of the agent, with the provider's token.
+    pub fn registration(&self, settings: &ConsulRegistration, gateway: Gateway) -> impl Registration + use<> {
+        Registered::new(Arc::clone(&self.client), settings, gateway)
     }
 }
 

@@ -59,6 +59,21 @@ impl Query {
         Self::fixed("/v1/acl/token/self")
     }
 
+    /// Registers a service at the agent.
+    pub(super) fn register() -> Self {
+        Self::fixed("/v1/agent/service/register")
+    }
+
+    /// Takes a service of the agent away.
+    pub(super) fn deregister(id: &str) -> Self {
+        Self::fixed(&format!("/v1/agent/service/deregister/{}", utf8_percent_encode(id, SEGMENT)))
+    }
+
+    /// Reports a check of the agent.
+    pub(super) fn update_check(id: &str) -> Self {
+        Self::fixed(&format!("/v1/agent/check/update/{}", utf8_percent_encode(id, SEGMENT)))
+    }
+
     /// The leader's address, `""` when there is none.
     pub(super) fn leader() -> Self {
         Self::fixed("/v1/status/leader")

@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::Deserialize;
-
+use super::format::{Written, decode};
 use super::layout::endpoint_id;
-use crate::spec::endpoint::{EndpointSpec, Labels, RegistryStatus};
+use crate::spec::endpoint::{EndpointSpec, RegistryStatus};
 use crate::spec::name::ProviderId;
 use crate::spec::problem::Problem;
+use crate::spec::source::EtcdFormat;
 
 /// Turns the complete present set of keys and values below a prefix into endpoints, again and again.
 /// Between two sets it keeps each key's last good form, and decodes only what changed.
 #[derive(Debug)]
 pub struct EndpointSet {
     prefix: Arc<str>,
+    format: EtcdFormat,
     known: BTreeMap<Vec<u8>, Known>,
 }
 
@@ -29,8 +30,8 @@ struct Known {
 
 impl EndpointSet {
     /// No endpoints yet.
-    pub fn new(prefix: Arc<str>) -> Self {
-        Self { prefix, known: BTreeMap::new() }
+    pub fn new(prefix: Arc<str>, format: EtcdFormat) -> Self {
+        Self { prefix, format, known: BTreeMap::new() }
     }
 
     /// The endpoints of the complete present set of keys, values and mod revisions, by address, then id; and
@@ -69,89 +70,27 @@ impl EndpointSet {
             Ok(None) => return Known { value, good: None, problem: None },
             Err(error) => return Known { value, good: None, problem: Some(error.to_owned()) },
         };
-        match decode_endpoint(id, &value, modified) {
-            Ok(endpoint) => Known { value, good: Some(endpoint), problem: None },
+        match decode(self.format, &self.prefix, id, &value) {
+            Ok(None) => Known { value, good: None, problem: None },
+            Ok(Some(Written { address, weight, labels })) => {
+                let endpoint = EndpointSpec {
+                    address,
+                    weight,
+                    labels: Arc::new(labels),
+                    status: RegistryStatus::Unchecked,
+                    id: id.into(),
+                    modified: u64::try_from(modified).unwrap_or(0),
+                };
+                Known { value, good: Some(endpoint), problem: None }
+            }
             Err(problem) => Known { value, good: former, problem: Some(problem) },
         }
     }
 }
 
-/// `{"address": "10.0.0.5:8080", "weight": 1, "labels": {"version": "v1"}}`
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Raw {
-    address: String,
-    #[serde(default = "one")]
-    weight: i64,
-    #[serde(default)]
-    labels: Labels,
-}
-
-fn one() -> i64 {
-    1
-}
-
-/// Decodes an endpoint's value: a JSON object, or a bare `host:port`.
-///
-/// # Errors
-/// What is wrong with it: an unknown key, too, since it is a misspelt one more often than not.
-pub fn decode_endpoint(id: &str, value: &[u8], modified: i64) -> Result<EndpointSpec, String> {
-    let text = std::str::from_utf8(value).map_err(|_| "the value is not UTF-8")?.trim();
-    if text.is_empty() {
-        return Err("the value is empty: write `host:port` or `{\"address\": \"host:port\"}`".to_owned());
-    }
-    let raw = if text.starts_with('{') {
-        serde_json::from_str(text).map_err(|error| error.to_string())?
-    } else {
-        Raw { address: text.to_owned(), weight: one(), labels: Labels::new() }
-    };
-    Ok(EndpointSpec {
-        address: raw.address.parse()?,
-        weight: u16::try_from(raw.weight).map_err(|_| format!("weight: {} is not 0 to 65535", raw.weight))?,
-        labels: Arc::new(raw.labels),
-        status: RegistryStatus::Unchecked,
-        id: id.into(),
-        modified: u64::try_from(modified).unwrap_or(0),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn values_are_json_or_a_bare_address() {
-        let bare = decode_endpoint("a", b" 10.0.0.5:8080\n", 7).expect("an endpoint");
-        assert_eq!(
-            (bare.address.to_string(), bare.weight, &*bare.id, bare.modified),
-            ("10.0.0.5:8080".to_owned(), 1, "a", 7)
-        );
-        let text = br#"{"address":"[::1]:80","weight":0,"labels":{"version":"v1"}}"#;
-        let json = decode_endpoint("a", text, 1).expect("an endpoint");
-        assert_eq!((json.address.to_string(), json.weight), ("[::1]:80".to_owned(), 0));
-        assert_eq!(json.labels.get("version").map(String::as_str), Some("v1"));
-        assert_eq!(json.status, RegistryStatus::Unchecked);
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        for (value, named) in [
-            (&br#"{"address":"a:80","wieght":3}"#[..], "wieght"),
-            (br#"{"address":"a:80","weight":65536}"#, "65536"),
-            (br#"{"address":"a:80","weight":-1}"#, "-1"),
-            (br#"{"address":"a:80","weight":"3"}"#, "line 1"),
-            (br#"{"weight":3}"#, "address"),
-            (br#"{"address":"a"}"#, "host:port"),
-            (br#"{"address":"a:80""#, "EOF"),
-            (b"a:0", "port 0"),
-            (b"", "empty"),
-            (b"\xff", "UTF-8"),
-            (b"http://a:80", "http://a"),
-        ] {
-            let error = decode_endpoint("a", value, 1).expect_err("refused");
-            assert!(error.contains(named), "{error}");
-        }
-    }
 
     fn shown((endpoints, problems): (Vec<EndpointSpec>, Vec<Problem>)) -> (Vec<String>, Vec<String>) {
         let endpoint = |e: &EndpointSpec| format!("{} {} @{}", e.id, e.address, e.modified);
@@ -161,7 +100,7 @@ mod tests {
     /// One set of keys after another, and what comes of it.
     #[test]
     fn a_bad_value_keeps_the_old_one_and_a_deleted_key_goes() {
-        let mut set = EndpointSet::new("/e/u/".into());
+        let mut set = EndpointSet::new("/e/u/".into(), EtcdFormat::Fleetgate);
         let (a, b) = (&b"/e/u/a"[..], &b"/e/u/b"[..]);
         let (good, bad) = (&b"10.0.0.2:80"[..], &b"{"[..]);
         let first = shown(set.update([(a, good, 5), (b, &b"10.0.0.1:80"[..], 6), (&b"/e/u/"[..], &b"x"[..], 1)]));

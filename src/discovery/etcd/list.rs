@@ -10,7 +10,7 @@ use super::failure::Failure;
 use super::layout::KeyRange;
 use super::members::{Connection, Members, TIMEOUT};
 use super::mirror::{Listing, Value};
-use crate::discovery::supervise::{ErrorKind, WatchError};
+use crate::discovery::supervise::WatchError;
 
 /// Keys asked for at once; halved while the answer is too large.
 const PAGE: i64 = 1000;
@@ -42,41 +42,22 @@ pub(super) struct Counted {
 impl Members {
     /// Reads all keys of a range from a member, linearizable: as new as anything acknowledged before.
     pub(super) async fn list(&self, member: usize, range: &KeyRange) -> Result<Listed, WatchError> {
-        let mut connection = self.connect(member).await?;
-        let asked_at = SystemTime::now();
-        let mut answer = pages(&connection.client, range).await;
-        if let Err(Failure::Token(reason)) = &answer {
-            connection = self.refresh(&connection, reason).await?;
-            answer = pages(&connection.client, range).await;
-        }
-        match answer {
-            Ok(listing) => Ok(Listed { listing, asked_at, connection }),
-            Err(failure) => Err(self.give_up(&connection, failure).await),
-        }
+        let asked = |client: Client| async move {
+            let asked_at = SystemTime::now();
+            Ok((pages(&client, range).await?, asked_at))
+        };
+        let ((listing, asked_at), connection) = self.call(member, asked).await?;
+        Ok(Listed { listing, asked_at, connection })
     }
 
     /// Counts the keys of a range, linearizable, which also shows that the member has a leader.
     pub(super) async fn count(&self, member: usize, range: &KeyRange) -> Result<Counted, WatchError> {
-        let mut connection = self.connect(member).await?;
-        let asked_at = SystemTime::now();
-        let mut answer = count(&connection.client, range).await;
-        if let Err(Failure::Token(reason)) = &answer {
-            connection = self.refresh(&connection, reason).await?;
-            answer = count(&connection.client, range).await;
-        }
-        match answer {
-            Ok((count, revision)) => Ok(Counted { count, revision, asked_at }),
-            Err(failure) => Err(self.give_up(&connection, failure).await),
-        }
-    }
-
-    /// The error for the retry loop; other watches are turned away from a member that is lost.
-    pub(super) async fn give_up(&self, connection: &Connection, failure: Failure) -> WatchError {
-        let error = failure.into_error(&connection.url);
-        if error.kind == ErrorKind::Failed {
-            self.failed(connection).await;
-        }
-        error
+        let asked = |client: Client| async move {
+            let asked_at = SystemTime::now();
+            let (count, revision) = count(&client, range).await?;
+            Ok(Counted { count, revision, asked_at })
+        };
+        Ok(self.call(member, asked).await?.0)
     }
 }
 

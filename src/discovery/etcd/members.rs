@@ -7,14 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
+use etcd_client::{Client, ConnectOptions};
+use futures_util::future::join_all;
 use rand::seq::SliceRandom as _;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
+use super::credential::Credentials;
 use super::failure::Failure;
-use crate::discovery::supervise::{ErrorKind, WatchError};
-use crate::spec::settings::{ClientTls, EtcdProvider as Settings, Secret};
+use crate::discovery::supervise::{Backoff, ErrorKind, WatchError};
+use crate::spec::settings::EtcdProvider as Settings;
 
 /// For a TCP connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -25,13 +27,14 @@ const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs
 /// Between two authentications, which cost the member 55 ms of bcrypt each, and between two tries to connect
 /// to a member that just failed: many watches ask at once.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How often files of credentials are looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The members of an etcd cluster, as configured.
 pub(super) struct Members {
     members: Vec<Member>,
     preferred: AtomicUsize,
-    user: Option<(String, Secret)>,
-    tls: ClientTls,
+    credentials: Credentials,
 }
 
 struct Member {
@@ -69,8 +72,7 @@ impl Members {
         Self {
             members: urls.into_iter().map(|url| Member { url, state: Mutex::default() }).collect(),
             preferred: AtomicUsize::new(0),
-            user: settings.user.clone(),
-            tls: settings.tls.clone(),
+            credentials: Credentials::new(settings),
         }
     }
 
@@ -126,7 +128,7 @@ impl Members {
         let Some(member) = self.members.get(connection.member) else {
             return Err(WatchError::failed("no such etcd endpoint"));
         };
-        if self.user.is_none() {
+        if self.credentials.user().is_none() {
             return Err(refused(format!("{}: {reason}: set `discovery.etcd.user`", connection.url)));
         }
         let mut state = member.state.lock().await;
@@ -137,16 +139,77 @@ impl Members {
             }
             let client = connection.client.clone();
             self.authenticate(&mut state, &member.url, client).await?;
+        } else if state.client.is_none() {
+            state.spare()?;
+            let client = self.client(&member.url).await?;
+            self.authenticate(&mut state, &member.url, client).await?;
         }
-        let client = state.client.clone().unwrap_or_else(|| connection.client.clone());
+        let client = state.client.clone().ok_or_else(|| WatchError::failed("no client"))?;
         let generation = state.generation;
         Ok(Connection { member: connection.member, url: Arc::clone(&member.url), client, generation })
     }
 
+    /// Calls a member; again with a new token where it refuses the one it has.
+    pub(super) async fn call<T, F>(
+        &self,
+        member: usize,
+        operation: impl Fn(Client) -> F,
+    ) -> Result<(T, Connection), WatchError>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let mut connection = self.connect(member).await?;
+        let mut answer = operation(connection.client.clone()).await;
+        if let Err(Failure::Token(reason)) = &answer {
+            connection = self.refresh(&connection, reason).await?;
+            answer = operation(connection.client.clone()).await;
+        }
+        match answer {
+            Ok(answer) => Ok((answer, connection)),
+            Err(failure) => Err(self.give_up(&connection, failure).await),
+        }
+    }
+
+    /// The error for the retry loop; other watches are turned away from a member that is lost.
+    pub(super) async fn give_up(&self, connection: &Connection, failure: Failure) -> WatchError {
+        let error = failure.into_error(&connection.url);
+        if error.kind == ErrorKind::Failed {
+            self.failed(connection).await;
+        }
+        error
+    }
+
+    /// Follows the files of the credentials for ever. After a change clients are made anew, and `changed` tells
+    /// the watches that wait because they were refused; open streams go on with what they began with.
+    pub(super) async fn follow(&self, backoff: &Backoff) {
+        if !self.credentials.may_change() {
+            return std::future::pending().await;
+        }
+        let mut said = None;
+        loop {
+            tokio::time::sleep(LOOK).await;
+            match self.credentials.reread().await {
+                Ok(changed) => {
+                    said = None;
+                    if changed {
+                        tracing::info!("the credentials for etcd have changed");
+                        join_all(self.members.iter().map(Member::forget)).await;
+                        backoff.credentials_changed.notify_waiters();
+                        backoff.answers_again.notify_waiters();
+                    }
+                }
+                Err(error) if said.as_ref() != Some(&error) => {
+                    tracing::warn!("the credentials for etcd stay what they were: {error}");
+                    said = Some(error);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
     async fn authenticate(&self, state: &mut State, url: &str, mut client: Client) -> Result<(), WatchError> {
-        if let Some((name, password)) = &self.user {
-            let credentials = Some((name.clone(), password.expose().to_owned()));
-            let answer = match timeout(TIMEOUT, client.update_user(credentials)).await {
+        if let Some(user) = self.credentials.user() {
+            let answer = match timeout(TIMEOUT, client.update_user(Some(user))).await {
                 Ok(answer) => answer.map_err(Failure::from),
                 Err(_) => Err(Failure::Lost("no answer to the authentication in 10 s".to_owned())),
             };
@@ -170,17 +233,24 @@ impl Members {
     }
 
     async fn client(&self, url: &str) -> Result<Client, WatchError> {
-        let mut options = ConnectOptions::new()
+        let options = ConnectOptions::new()
             .with_connect_timeout(CONNECT_TIMEOUT)
             .with_timeout(TIMEOUT)
             .with_keep_alive(PING.0, PING.1)
             .with_keep_alive_while_idle(false)
             .with_require_leader(true);
-        if url.starts_with("https://") {
-            options = options.with_tls(tls_options(&self.tls).await?);
-        }
+        let options = self.credentials.options(url, options).await.map_err(WatchError::failed)?;
         // It only sets up: nothing is dialled before the first call.
         Client::connect([url], Some(options)).await.map_err(|error| Failure::from(error).into_error(url))
+    }
+}
+
+impl Member {
+    /// Makes its client anew, with what the files say now.
+    async fn forget(&self) {
+        let mut state = self.state.lock().await;
+        let generation = state.generation + 1;
+        *state = State { generation, ..State::default() };
     }
 }
 
@@ -192,22 +262,4 @@ impl State {
             _ => Ok(()),
         }
     }
-}
-
-async fn tls_options(tls: &ClientTls) -> Result<TlsOptions, WatchError> {
-    let read = async |path: &std::path::Path| {
-        tokio::fs::read(path).await.map_err(|error| WatchError::failed(format!("{}: {error}", path.display())))
-    };
-    let mut options = TlsOptions::new();
-    options = match &tls.ca {
-        Some(path) => options.ca_certificate(Certificate::from_pem(read(path).await?)),
-        None => options.with_native_roots(),
-    };
-    if let (Some(certificate), Some(key)) = (&tls.certificate, &tls.key) {
-        options = options.identity(Identity::from_pem(read(certificate).await?, read(key).await?));
-    }
-    if let Some(name) = &tls.server_name {
-        options = options.domain_name(name.as_str());
-    }
-    Ok(options)
 }

@@ -7,26 +7,34 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde_json::json;
 
 use self::layout::KeyRange;
 use self::members::Members;
 use self::view::View;
 use self::watch::RangeWatch;
+use super::register::{Gateway, Registration};
 use super::supervise::{Backoff, supervise};
 use super::wanted::keep_wanted;
 use super::{Context, Provider, Publisher};
+use crate::spec::endpoint::Address;
 use crate::spec::name::ProviderId;
-use crate::spec::settings::EtcdProvider as Settings;
+use crate::spec::settings::{EtcdProvider as Settings, EtcdRegistration};
 use crate::spec::source::Source;
 
+mod credential;
 pub mod endpoint;
 mod failure;
+mod format;
 pub mod layout;
+mod lease;
 mod list;
 mod members;
 pub mod mirror;
 mod view;
 mod watch;
+
+pub use lease::LeasedKey;
 
 /// Longest wait after failures.
 const CAP: Duration = Duration::from_secs(15);
@@ -42,6 +50,26 @@ impl EtcdProvider {
     /// A provider for these settings, which publishes there. It connects when it runs.
     pub fn new(settings: &Settings, publisher: Publisher) -> Self {
         Self { prefix: settings.prefix.clone(), members: Arc::new(Members::new(settings)), publisher }
+    }
+}
+
+impl EtcdProvider {
+    /// The gateway as a key below `PREFIX/gateways/`, as the provider's user. Whoever counts keys there counts
+    /// the gateways that serve.
+    ///
+    /// # Errors
+    /// Its own address is not known.
+    pub fn registration(
+        &self,
+        settings: &EtcdRegistration,
+        gateway: Gateway,
+    ) -> Result<impl Registration + use<>, String> {
+        let Gateway { id, host, port } = gateway;
+        let host = host.ok_or("the listener is bound to every address: give `address`")?;
+        let address = Address::new(&host, port)?.to_string();
+        let value = json!({ "name": id, "address": address, "version": env!("CARGO_PKG_VERSION") });
+        let key = format!("{}gateways/{id}", self.prefix);
+        Ok(LeasedKey::new(Arc::clone(&self.members), key, value.to_string(), settings.ttl))
     }
 }
 
@@ -66,15 +94,17 @@ impl Provider for EtcdProvider {
         );
         let sources = keep_wanted(ProviderId::Etcd, &publisher, context, |source, stop| {
             let name = source.to_string();
-            let prefix: Arc<str> = match &source {
-                Source::Etcd { prefix } => Arc::clone(prefix),
-                Source::Consul(_) | Source::Dns { .. } => "".into(),
+            let Source::Etcd { prefix, format } = source.clone() else {
+                unreachable!("keep_wanted starts our own sources")
             };
             let range = KeyRange::of_prefix(&prefix);
-            let view = View::endpoints(source, &prefix);
+            let view = View::endpoints(source, &prefix, format);
             let watch = RangeWatch::new(Arc::clone(&members), publisher.clone(), range, view);
             supervise(watch, name, Arc::clone(&status), backoff.clone(), stop)
         });
-        tokio::join!(documents, sources);
+        tokio::select! {
+            ((), ()) = futures_util::future::join(documents, sources) => {}
+            () = members.follow(&backoff) => {}
+        }
     }
 }

@@ -9,7 +9,7 @@ use crate::discovery::state::{Origin, SourceState};
 use crate::spec::decode::DocumentSet;
 use crate::spec::name::ProviderId;
 use crate::spec::problem::Problem;
-use crate::spec::source::Source;
+use crate::spec::source::{EtcdFormat, Source};
 
 /// Publishes a mirror, each time as a whole.
 pub(super) enum View {
@@ -26,8 +26,8 @@ impl View {
     }
 
     /// The endpoints of a source whose keys begin with `prefix`.
-    pub(super) fn endpoints(source: Source, prefix: &Arc<str>) -> Self {
-        Self::Endpoints(source, EndpointSet::new(Arc::clone(prefix)))
+    pub(super) fn endpoints(source: Source, prefix: &Arc<str>, format: EtcdFormat) -> Self {
+        Self::Endpoints(source, EndpointSet::new(Arc::clone(prefix), format))
     }
 
     /// Publishes what the mirror shows now.

@@ -378,7 +378,10 @@ UpstreamSpec {
         let text = "etcd = {}\nhealth_check = { tcp = true }";
         insta::assert_snapshot!(decoded::<UpstreamSpec>(text), @"
 UpstreamSpec {
-    source: Etcd,
+    source: Etcd {
+        prefix: None,
+        format: Fleetgate,
+    },
     settings: UpstreamSettings {
         balance: LeastRequests,
         subsets: {},

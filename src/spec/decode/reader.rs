@@ -373,13 +373,18 @@ impl<'de> de::MapAccess<'de> for Entries<'_> {
 
 /// What to say of a key nobody asked for.
 pub fn unknown_key(key: &str, known: &[&str]) -> String {
-    let likeness = |candidate: &str| strsim::normalized_damerau_levenshtein(key, candidate);
+    format!("unknown key; {}", nearest(key, known))
+}
+
+/// What may have been meant by a word that is none of those known.
+pub fn nearest(word: &str, known: &[&str]) -> String {
+    let likeness = |candidate: &str| strsim::normalized_damerau_levenshtein(word, candidate);
     let nearest = known.iter().map(|candidate| (likeness(candidate), *candidate)).max_by(|a, b| a.0.total_cmp(&b.0));
     match nearest {
-        Some((likeness, nearest)) if likeness >= 0.5 => format!("unknown key; did you mean `{nearest}`?"),
-        Some((_, nearest)) if known.len() > 12 => format!("unknown key; the nearest known one is `{nearest}`"),
-        Some(_) => format!("unknown key; known are {}", known.join(", ")),
-        None => "unknown key; nothing may stand here".to_owned(),
+        Some((likeness, nearest)) if likeness >= 0.5 => format!("did you mean `{nearest}`?"),
+        Some((_, nearest)) if known.len() > 12 => format!("the nearest known one is `{nearest}`"),
+        Some(_) => format!("known are {}", known.join(", ")),
+        None => "nothing may stand here".to_owned(),
     }
 }
 

@@ -12,10 +12,10 @@ use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
 use crate::spec::endpoint::{Address, EndpointSpec, Labels, RegistryStatus};
 use crate::spec::name::{Name, ProviderId};
-use crate::spec::source::ConsulService;
+use crate::spec::source::{ConsulService, EtcdFormat};
 use crate::spec::upstream::{Balance, HealthCheck, Probe, UpstreamSettings, UpstreamSource, UpstreamSpec};
 
-use super::reader::TEXT_OR_TABLE;
+use super::reader::{TEXT_OR_TABLE, nearest};
 use super::scalar::RawDuration;
 use super::scope::{Referent, Scope};
 
@@ -27,7 +27,7 @@ use super::scope::{Referent, Scope};
 pub struct RawUpstream {
     /// The instances of a service in Consul.
     consul: Option<RawConsulSource>,
-    /// The keys below `PREFIX/endpoints/NAME/` in etcd: write `{}`.
+    /// Keys in etcd: `{}` for those below `PREFIX/endpoints/NAME/`.
     etcd: Option<RawEtcdSource>,
     /// Written down here.
     endpoints: Option<Vec<RawEndpoint>>,
@@ -68,11 +68,17 @@ pub struct RawConsulSource {
     tagged_address: Option<String>,
 }
 
-/// The keys below `PREFIX/endpoints/NAME/` in etcd.
+/// Keys in etcd, an endpoint each.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(rename = "EtcdSource", deny_unknown_fields)]
-pub struct RawEtcdSource {}
+pub struct RawEtcdSource {
+    /// What the keys begin with, such as `/services/users/`; default `PREFIX/endpoints/NAME/`.
+    prefix: Option<String>,
+    /// What wrote them: `fleetgate` (default), `grpc`, `kratos`, `go-zero` or `plain` (a bare `host:port`).
+    #[schemars(extend("enum" = ["fleetgate", "grpc", "kratos", "go-zero", "plain"]))]
+    format: Option<String>,
+}
 
 /// An endpoint: `host:port`, or a table.
 #[derive(Clone, Debug, JsonSchema)]
@@ -163,7 +169,7 @@ impl RawUpstream {
         }
         // Each is resolved, so that a mistake in one comes out even where another one is too many.
         let consul = self.consul.map(|consul| consul.resolve(&scope.key("consul")));
-        let etcd = self.etcd.map(|RawEtcdSource {}| Some(UpstreamSource::Etcd));
+        let etcd = self.etcd.map(|etcd| etcd.resolve(&scope.key("etcd")));
         let endpoints = self.endpoints.map(|endpoints| Some(resolve_endpoints(endpoints, &scope.key("endpoints"))));
         let mut sources = [consul, etcd, endpoints].into_iter().flatten();
         let source = sources.next();
@@ -210,6 +216,38 @@ pub fn consul_word(text: String) -> Result<Arc<str>, String> {
     } else {
         Err(format!("{text:?} is not a name that Consul has: letters, digits, `-`, `_` and `.`"))
     }
+}
+
+impl RawEtcdSource {
+    fn resolve(self, scope: &Scope<'_>) -> Option<UpstreamSource> {
+        let format = match self.format {
+            None => Some(EtcdFormat::default()),
+            Some(text) => scope.key("format").check(parse_format(&text)),
+        };
+        let prefix = match self.prefix {
+            None => Some(None),
+            Some(text) => scope.key("prefix").check(parse_prefix(text)).map(Some),
+        };
+        Some(UpstreamSource::Etcd { prefix: prefix?, format: format? })
+    }
+}
+
+fn parse_format(text: &str) -> Result<EtcdFormat, String> {
+    EtcdFormat::ALL.into_iter().find(|format| format.as_str() == text).ok_or_else(|| {
+        let known = EtcdFormat::ALL.map(EtcdFormat::as_str);
+        format!("unknown format `{text}`; {}", nearest(text, &known))
+    })
+}
+
+/// With a slash at its end, so that the keys of `users` are not those of `users2`.
+fn parse_prefix(mut text: String) -> Result<Arc<str>, String> {
+    if text.trim_matches('/').is_empty() || text.chars().any(char::is_control) {
+        return Err("the prefix must have a name, such as `/services/users/`".to_owned());
+    }
+    if !text.ends_with('/') {
+        text.push('/');
+    }
+    Ok(text.into())
 }
 
 fn resolve_subsets(

@@ -110,3 +110,85 @@ async fn a_route_in_etcd_works_changes_and_is_not_broken_by_a_bad_edit() {
     etcd.delete("/fleetgate/routes/own").await;
     by("/new", "a/v1").await;
 }
+
+/// Fault case 53 with traffic: what services of other frameworks write about themselves, as they write it.
+#[tokio::test]
+async fn services_of_other_frameworks_take_traffic() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let gateway = Gateway::start(&format!(
+        r#"
+        listeners.web = {{ address = "127.0.0.1:0" }}
+        admin.address = "127.0.0.1:0"
+        discovery.etcd.endpoints = ["{}"]
+        upstreams.grpc.etcd = {{ prefix = "services/users", format = "grpc" }}
+        upstreams.kratos.etcd = {{ prefix = "/microservices/users", format = "kratos" }}
+        upstreams.go-zero.etcd = {{ prefix = "users.rpc", format = "go-zero" }}
+        upstreams.plain.etcd = {{ prefix = "/plain/users/", format = "plain" }}
+        routes.grpc = {{ match = {{ path = "/grpc" }}, upstream = "grpc" }}
+        routes.kratos = {{ match = {{ path = "/kratos" }}, upstream = "kratos" }}
+        routes.go-zero = {{ match = {{ path = "/go-zero" }}, upstream = "go-zero" }}
+        routes.plain = {{ match = {{ path = "/plain" }}, upstream = "plain" }}
+        "#,
+        etcd.url()
+    ))
+    .await;
+    let lease = etcd.lease(600).await;
+    let (a, b) = (Origin::start("a").await, Origin::start("b").await);
+    let (c, d) = (Origin::start("c").await, Origin::start("d").await);
+    let kratos = format!(
+        r#"{{"id":"vm-1","name":"users","version":"v3","metadata":{{"zone":"a"}},"endpoints":["grpc://127.0.0.1:1","http://{}?isSecure=false"]}}"#,
+        b.address()
+    );
+    let written = [
+        ("grpc", "services/users/1", format!(r#"{{"Op":0,"Addr":"{}","Metadata":null}}"#, a.address())),
+        ("kratos", "/microservices/users/vm-1", kratos),
+        ("go-zero", &format!("users.rpc/{lease}"), c.address().to_string()),
+        ("plain", "/plain/users/vm-1", d.address().to_string()),
+    ];
+    for (path, key, value) in &written {
+        etcd.put_leased(key, value, lease).await;
+        gateway.until_status(&format!("/{path}"), 200).await;
+    }
+    for (path, who) in [("/grpc", "a/v1"), ("/kratos", "b/v1"), ("/go-zero", "c/v1"), ("/plain", "d/v1")] {
+        assert_eq!(get(gateway.address(), path).await.served_by(), who, "{path}");
+    }
+    let shown = gateway.api("upstreams/kratos").await;
+    assert_eq!(shown["source"], "etcd+kratos:/microservices/users/");
+    assert_eq!(shown["endpoints"][0]["labels"], serde_json::json!({ "version": "v3", "zone": "a" }));
+    // The last good form stays; what another service registers below is not ours.
+    etcd.put("/microservices/users/vm-1", r#"{"name":"users","endpoints":["grpc://127.0.0.1:1"]}"#).await;
+    etcd.put("/microservices/users/admin/vm-1", r#"{"name":"users/admin","endpoints":["http://127.0.0.1:1"]}"#).await;
+    rejects(&gateway, "etcd", &["/microservices/users/vm-1", "not usable yet", "former value"]).await;
+    assert_eq!(get(gateway.address(), "/kratos").await.served_by(), "b/v1");
+    etcd.revoke(lease).await;
+    // Its key was written again, without the lease.
+    for path in ["/grpc", "/go-zero", "/plain"] {
+        gateway.until_status(path, 503).await;
+    }
+    assert_eq!(get(gateway.address(), "/kratos").await.status, 200);
+}
+
+/// Fault case 52: a key that is written again and again costs few snapshots, and its last value wins.
+#[tokio::test]
+async fn a_key_that_is_written_all_the_time_is_coalesced() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let a = Origin::start("a").await;
+    let key = "/fleetgate/endpoints/svc/a";
+    etcd.put(key, &a.address().to_string()).await;
+    let gateway = before(&etcd).await;
+    let generation = || async { gateway.api("upstreams").await["generation"].as_u64().unwrap() };
+    let load = Load::start(gateway.address(), 2, |_, _| Request::get("/"));
+    takes(&load, "a/v1").await;
+    let first = generation().await;
+    let weighted = |weight: u32| format!(r#"{{"address":"{}","weight":{weight}}}"#, a.address());
+    let writes = 2_000;
+    for weight in 1..=writes {
+        etcd.put(key, &weighted(weight)).await;
+    }
+    etcd.put(key, &weighted(7)).await;
+    let weight = || async { gateway.api("upstreams/svc").await["endpoints"][0]["weight"].clone() };
+    wait::until(super::SOON, "the last value", || async { weight().await == 7 }).await;
+    let snapshots = generation().await - first;
+    assert!(snapshots < u64::from(writes) / 10, "{snapshots} snapshots of {writes} writes");
+    load.stop().await.assert_all_ok();
+}

@@ -65,6 +65,28 @@ impl Etcd {
         Some(members)
     }
 
+    /// A healthy single member that also listens for TLS, with the certificate of `folder` (see [`certificates`]),
+    /// and wants one of a client; its `https://` URL. `None` (said aloud) where no etcd can be had.
+    pub async fn start_with_tls(folder: &std::path::Path) -> Option<(Self, String)> {
+        registry::binary("etcd")?;
+        let mut etcd = Self::prepare("m0", &[]);
+        certificates(folder, etcd.address)?;
+        let [port] = free_ports(etcd.address);
+        let secure = format!("https://{}:{port}", etcd.address);
+        let file = |name: &str| folder.join(name).display().to_string();
+        etcd.arguments = vec![
+            format!("--listen-client-urls={},{secure}", etcd.url()),
+            format!("--cert-file={}", file("server.pem")),
+            format!("--key-file={}", file("server.key")),
+            format!("--trusted-ca-file={}", file("ca.pem")),
+            "--client-cert-auth".to_owned(),
+        ];
+        etcd.initial = etcd.as_initial();
+        etcd.run();
+        etcd.healthy().await;
+        Some((etcd, secure))
+    }
+
     fn prepare(name: &str, arguments: &[&str]) -> Self {
         let address = fresh_address();
         Self {
@@ -248,6 +270,31 @@ impl Etcd {
         self.call("maintenance/defragment", json!({})).await;
     }
 
+    // Backups.
+
+    /// Saves the store as it is now.
+    pub fn save(&self, file: &std::path::Path) {
+        let mut command = Command::new(registry::binary("etcdctl").unwrap());
+        command.args(["--endpoints", &self.url(), "snapshot", "save"]).arg(file).env("ETCDCTL_API", "3");
+        let saved = command.output().unwrap();
+        assert!(saved.status.success(), "{saved:?}");
+    }
+
+    /// Kills a single member, and starts it again with what was saved; `more` are arguments of `etcdutl snapshot
+    /// restore`.
+    pub async fn restore(&mut self, file: &std::path::Path, more: &[&str]) {
+        self.kill();
+        let data = self.folder.path().join("data");
+        let _ = fs::remove_dir_all(&data);
+        let mut command = Command::new(registry::binary("etcdutl").unwrap());
+        command.args(["snapshot", "restore"]).arg(file).arg("--data-dir").arg(data);
+        command.args(["--name", &self.name, "--initial-cluster", &self.initial]);
+        command.args(["--initial-cluster-token", "fleetgate-test", "--initial-advertise-peer-urls", &self.peer_url()]);
+        let restored = command.args(more).output().unwrap();
+        assert!(restored.status.success(), "{restored:?}");
+        self.start_again().await;
+    }
+
     // Leases.
 
     /// A lease that nobody keeps alive.
@@ -303,6 +350,27 @@ impl Etcd {
     pub async fn revoke_reader(&self, name: &str) {
         self.call("auth/user/revoke", json!({ "name": name, "role": name })).await;
     }
+}
+
+/// Makes an authority (`ca.pem`) and certificates of a server at `address` and a client (`server.pem`,
+/// `server.key`, `client.pem`, `client.key`), by Consul's means.
+pub fn certificates(folder: &std::path::Path, address: IpAddr) -> Option<()> {
+    let binary = registry::binary("consul")?;
+    let ip = format!("-additional-ipaddress={address}");
+    for arguments in [&["ca", "create"][..], &["cert", "create", "-server", &ip], &["cert", "create", "-client"]] {
+        let made = Command::new(&binary).arg("tls").args(arguments).current_dir(folder).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+    }
+    for (from, to) in [
+        ("consul-agent-ca.pem", "ca.pem"),
+        ("dc1-server-consul-0.pem", "server.pem"),
+        ("dc1-server-consul-0-key.pem", "server.key"),
+        ("dc1-client-consul-0.pem", "client.pem"),
+        ("dc1-client-consul-0-key.pem", "client.key"),
+    ] {
+        fs::rename(folder.join(from), folder.join(to)).unwrap();
+    }
+    Some(())
 }
 
 /// A lease kept alive until dropped; afterwards it expires by itself.

@@ -14,6 +14,18 @@ pub mod proxy;
 pub mod registry;
 pub mod wait;
 
+/// Whether tests that take longer than about 20 s shall run; said aloud where they shall not.
+pub fn long_tests() -> bool {
+    use std::io::Write as _;
+    let wanted = std::env::var("FLEETGATE_LONG_TESTS").is_ok_and(|value| value == "1");
+    if !wanted {
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        // Past the test harness's capture: what is left out must be seen.
+        let _ = writeln!(std::io::stderr(), "LEFT OUT {test}: it takes long (scripts/test-faults runs it)");
+    }
+    wanted
+}
+
 /// A client for registries' and admin APIs; never for the traffic under test (see [`client`]).
 pub fn http() -> reqwest::Client {
     static PROVIDER: std::sync::OnceLock<()> = std::sync::OnceLock::new();
