@@ -1,10 +1,10 @@
 //! The Consul provider: instances of wanted services by blocking queries, documents from the KV store.
 //!
-//! A read goes: [`client`] asks a [`query`] by its [`transport`], as many at once as its [`budget`] allows; [`answer`] says what the answer is worth; [`health`] or [`kv`] read its body;
-//! [`known`] decides what becomes of it, and [`permission`] finds out whether what it lacks is gone or hidden;
-//! [`follow`] is the loop that does all that. [`token`], [`expiry`] and [`probe`] serve all watches; [`register`]
-//! registers the gateway itself. [`unreported`] keeps
-//! instances whose checks an agent has forgotten as it started again.
+//! A read goes: [`client`] asks a [`query`] by its [`transport`], as many at once as its [`budget`] allows; [`answer`]
+//! says what the answer is worth; [`health`] or [`kv`] read its body; [`known`] decides what becomes of it, and
+//! [`permission`] finds out whether what it lacks is gone or hidden; [`follow`] is the loop that does all that.
+//! [`token`], [`expiry`] and [`probe`] serve all watches; [`register`] registers the gateway itself. [`unreported`]
+//! keeps instances whose checks an agent has forgotten as it started again.
 //!
 //! What Consul really does, and what the rules here rest on (measured with 1.8.7, the newer headers from its
 //! source): it answers `200 []` to a token without permission, error answers carry an index of 1, a blocked
