@@ -155,6 +155,7 @@ async fn a_gateway_is_in_etcd_while_it_is_ready() {
 
     gateway.process().signal("TERM");
     wait::until(SOON, "it to have left", || async { keys(&etcd, "/fleetgate/gateways/").await.is_empty() }).await;
+    wait::until(SOON, "a word about it", || async { gateway.stderr().contains("left the registry") }).await;
     assert_eq!(get(address, "/").await.status, 404, "it serves on");
     assert!(gateway.process().end(SOON).await.success());
 }

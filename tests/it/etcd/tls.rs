@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::*;
 use crate::support::etcd::certificates;
+use crate::support::proxy::Proxy;
 
 fn with_tls(url: &str, folder: &Path) -> Settings {
     let file = |name: &str| Some(folder.join(name));
@@ -57,7 +58,8 @@ async fn replaced_certificates_are_used_without_a_restart() {
     certificates(other.path(), etcd.address).unwrap();
     install(other.path(), &["ca.pem", "client.pem", "client.key"]);
     etcd.put(&key("users", "a"), "10.0.0.1:80").await;
-    let running = run(&with_tls(&url, own.path()), &["users"]);
+    let proxy = Proxy::start(url.trim_start_matches("https://").parse().unwrap()).await;
+    let running = run(&with_tls(&format!("https://{}", proxy.address()), own.path()), &["users"]);
     let name = of("users").to_string();
     assert!(running.failing(&name).await.contains("UnknownIssuer"));
     // The member is believed, and does not believe us, whose certificate is another authority's.
@@ -75,8 +77,13 @@ async fn replaced_certificates_are_used_without_a_restart() {
     install(folder.path(), &["client.key"]);
     running.shows(&of("users"), &["a 10.0.0.1:80"]).await;
 
-    // What is open stays, whatever becomes of the files.
+    // Files that are of no use change nothing, for what is open and for what comes.
     fs::write(own.path().join("client.pem"), "nonsense").unwrap();
+    let live = || async { running.watch(&name).state() == WatchState::Live };
+    wait::always(Duration::from_secs(3), "live while the files are looked at", live).await;
+    let sessions = running.watch(&name).sessions();
+    proxy.cut();
+    wait::until(SOON, "the next session", || async { running.watch(&name).sessions() > sessions }).await;
     etcd.put(&key("users", "b"), "10.0.0.2:80").await;
     running.shows(&of("users"), &["a 10.0.0.1:80", "b 10.0.0.2:80"]).await;
     never_lost(&running, "users", "a 10.0.0.1:80");
