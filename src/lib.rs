@@ -26,6 +26,7 @@
 //!
 //! Data flows one way. The only arrow back, *which sources*, carries no data: control tells discovery which
 //! sources the upstreams name. Whoever owns a route edits it where it lies, and it comes in again by its watch.
+//! Where the gateway is to be found in a registry, discovery writes its own entry there, and nothing else.
 //!
 //! # The modules, in the order data moves
 //!
@@ -33,7 +34,7 @@
 //! |---|---|
 //! | [`spec`] | what someone asked for, as plain data that cannot be wrong, and the pure decoders that make it of text |
 //! | [`config`] | the static settings: defaults, a file, the environment; every problem with its place; `check`, `schema` |
-//! | [`discovery`] | providers (files, Consul, etcd, DNS); the one retry loop; the judgement whether a read may take away |
+//! | [`discovery`] | providers (files, Consul, etcd, DNS); the one retry loop; the judgement whether a read may take away; the gateway's own entry in a registry |
 //! | [`control`] | who wins a name (merge), the next snapshot of that and the last one (build), when it goes out (pace); what was applied and why (history), what a request would meet (explain) |
 //! | [`snapshot`] | the immutable picture that is served, and its pure functions: matching, the draw of a target, who is usable |
 //! | [`health`] | active checks, which write what they find into an endpoint's state |

@@ -7,19 +7,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// How often a registration is looked after, and tried again while the registry fails.
+use crate::discovery::register::{self, Change, Registration};
+use crate::discovery::supervise::WatchError;
+#[cfg(feature = "etcd")]
+use crate::spec::settings::{ClientTls, EtcdProvider};
+
+/// How often the registration at an agent is looked after.
 const LOOK_AFTER: Duration = Duration::from_secs(5);
 
 /// No request to a registry takes longer.
@@ -136,24 +140,22 @@ pub async fn run(arguments: Arguments, stop: impl Future<Output = ()>) -> Result
         .await
         .map_err(|error| format!("cannot listen on {}: {error}", arguments.address))?;
     let bound = listener.local_addr().map_err(|error| error.to_string())?;
-    let registration = Registration::new(&arguments, bound)?;
-    let instance =
-        registration.as_ref().map_or_else(|| bound.to_string(), |registration| registration.advertised.clone());
+    let registered = Registered::new(&arguments, bound)?;
+    let instance = registered.as_ref().map_or_else(|| bound.to_string(), |it| it.identity.advertised.clone());
     let info = Info { name: arguments.name, version: arguments.version, instance };
     tracing::info!(service = info.name, version = info.version, address = %bound, "serving");
 
     let serving = CancellationToken::new();
     let server = tokio::spawn(serve(listener, info, serving.clone()));
-    match registration {
-        Some(mut registration) => {
-            tokio::select! {
-                () = registration.keep() => {}
-                () = stop => {}
-            }
-            match registration.remove().await {
-                Ok(()) => tracing::info!(id = registration.id, "left the registry"),
-                Err(error) => tracing::warn!(error, "cannot leave the registry"),
-            }
+    match registered {
+        Some(Registered { registration, .. }) => {
+            let leaving = CancellationToken::new();
+            let kept = register::keep(registration, Arc::new(|| Ok(())), leaving.clone(), register::log);
+            let stopped = async {
+                stop.await;
+                leaving.cancel();
+            };
+            tokio::join!(kept, stopped);
             // Gateways that learned of it a moment later still send here.
             tokio::time::sleep(Duration::from_secs(arguments.drain)).await;
         }
@@ -166,43 +168,88 @@ pub async fn run(arguments: Arguments, stop: impl Future<Output = ()>) -> Result
     }
 }
 
-enum Registry {
-    Consul,
-    Etcd { prefix: String, lease_ttl: u32, lease: Option<String> },
-}
-
-struct Registration {
-    registry: Registry,
-    client: reqwest::Client,
-    /// Without a slash at its end.
-    url: String,
+/// How others know the service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Identity {
     id: String,
     name: String,
     version: String,
-    /// `HOST:PORT`, as others reach it.
-    advertised: String,
     host: String,
     port: u16,
+    /// `HOST:PORT`, as others reach it.
+    advertised: String,
 }
 
-impl Registration {
-    fn new(arguments: &Arguments, bound: SocketAddr) -> Result<Option<Self>, String> {
-        let (url, registry) = match (&arguments.consul, &arguments.etcd) {
-            (Some(url), _) => (url, Registry::Consul),
-            (None, Some(url)) => {
-                let prefix = arguments.etcd_prefix.clone();
-                (url, Registry::Etcd { prefix, lease_ttl: arguments.lease_ttl, lease: None })
-            }
-            (None, None) => return Ok(None),
-        };
+impl Identity {
+    fn new(arguments: &Arguments, bound: SocketAddr, registry: &str) -> Result<Self, String> {
         let host = match &arguments.advertise {
             Some(host) => host.clone(),
-            None if bound.ip().is_unspecified() => own_address(url)?,
+            None if bound.ip().is_unspecified() => own_address(registry)?,
             None => bound.ip().to_string(),
         };
         let port = bound.port();
         let advertised = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         let id = format!("{}-{}-{host}-{port}", arguments.name, arguments.version).replace([':', '/'], "-");
+        Ok(Self { id, name: arguments.name.clone(), version: arguments.version.clone(), host, port, advertised })
+    }
+}
+
+/// A service that has an entry in a registry.
+struct Registered {
+    identity: Identity,
+    registration: Box<dyn Registration>,
+}
+
+impl Registered {
+    /// Not registered yet; nothing without a registry.
+    fn new(arguments: &Arguments, bound: SocketAddr) -> Result<Option<Self>, String> {
+        let (identity, registration): (_, Box<dyn Registration>) = match (&arguments.consul, &arguments.etcd) {
+            (Some(url), _) => {
+                let identity = Identity::new(arguments, bound, url)?;
+                (identity.clone(), Box::new(AgentService::new(url, identity)?))
+            }
+            (None, Some(url)) => {
+                let identity = Identity::new(arguments, bound, url)?;
+                let registration = leased(arguments, url, &identity)?;
+                (identity, registration)
+            }
+            (None, None) => return Ok(None),
+        };
+        Ok(Some(Self { identity, registration }))
+    }
+}
+
+#[cfg(feature = "etcd")]
+fn leased(arguments: &Arguments, url: &str, identity: &Identity) -> Result<Box<dyn Registration>, String> {
+    let settings = EtcdProvider {
+        endpoints: vec![url.to_owned()],
+        prefix: arguments.etcd_prefix.clone(),
+        user: None,
+        password_file: None,
+        tls: ClientTls::default(),
+        register: None,
+    };
+    let key = format!("{}/endpoints/{}/{}", settings.prefix.trim_end_matches('/'), identity.name, identity.id);
+    let value = json!({ "address": identity.advertised, "labels": { "version": identity.version } }).to_string();
+    let ttl = Duration::from_secs(u64::from(arguments.lease_ttl));
+    Ok(Box::new(crate::discovery::etcd::LeasedKey::alone(&settings, key, value, ttl).0))
+}
+
+#[cfg(not(feature = "etcd"))]
+fn leased(_: &Arguments, _: &str, _: &Identity) -> Result<Box<dyn Registration>, String> {
+    Err("this binary was built without the feature `etcd`".to_owned())
+}
+
+/// The service at a Consul agent, which checks it.
+struct AgentService {
+    client: reqwest::Client,
+    /// Without a slash at its end.
+    url: String,
+    identity: Identity,
+}
+
+impl AgentService {
+    fn new(url: &str, identity: Identity) -> Result<Self, String> {
         let mut client = reqwest::Client::builder();
         if !url.starts_with("https://") {
             // A machine may have no certificates at all, which matters only to https.
@@ -210,115 +257,56 @@ impl Registration {
         }
         let client =
             client.timeout(REGISTRY_TIMEOUT).build().map_err(|error| format!("cannot make an HTTP client: {error}"))?;
-        Ok(Some(Self {
-            registry,
-            client,
-            url: url.trim_end_matches('/').to_owned(),
-            id,
-            name: arguments.name.clone(),
-            version: arguments.version.clone(),
-            advertised,
-            host,
-            port,
-        }))
+        Ok(Self { client, url: url.trim_end_matches('/').to_owned(), identity })
     }
 
-    /// Keeps the service registered, whatever becomes of the registry meanwhile.
-    async fn keep(&mut self) {
-        let mut registered = false;
-        loop {
-            let now = match self.assert().await {
-                Ok(()) => true,
-                Err(error) => {
-                    tracing::warn!(error, url = self.url, "cannot register; trying again");
-                    false
-                }
-            };
-            if now && !registered {
-                tracing::info!(id = self.id, address = self.advertised, "registered");
-            }
-            registered = now;
-            let pause = match &self.registry {
-                Registry::Etcd { lease_ttl, .. } => LOOK_AFTER.min(Duration::from_secs(u64::from(*lease_ttl)) / 3),
-                Registry::Consul => LOOK_AFTER,
-            };
-            tokio::time::sleep(if now { pause } else { Duration::from_secs(1) }).await;
-        }
+    async fn put(&self, path: &str, body: &Value) -> Result<(), WatchError> {
+        let request = self.client.put(format!("{}/v1/agent/service/{path}", self.url)).json(body);
+        request.send().await.and_then(reqwest::Response::error_for_status).map(drop).map_err(failed)
+    }
+}
+
+#[async_trait]
+impl Registration for AgentService {
+    fn place(&self) -> &str {
+        &self.identity.id
+    }
+
+    fn every(&self) -> Duration {
+        LOOK_AFTER
     }
 
     /// Registers it unless it is.
-    async fn assert(&mut self) -> Result<(), String> {
-        match &self.registry {
-            Registry::Consul => {
-                let known = self.client.get(format!("{}/v1/agent/service/{}", self.url, self.id)).send().await;
-                if known.map_err(said)?.status() != StatusCode::NOT_FOUND {
-                    return Ok(());
-                }
-                let service = json!({
-                    "ID": self.id,
-                    "Name": self.name,
-                    "Address": self.host,
-                    "Port": self.port,
-                    "Meta": { "version": self.version },
-                    "Check": {
-                        "HTTP": format!("http://{}/healthz", self.advertised),
-                        "Interval": "2s",
-                        "Timeout": "1s",
-                        "DeregisterCriticalServiceAfter": "10m",
-                    },
-                });
-                let url = format!("{}/v1/agent/service/register", self.url);
-                self.client.put(url).json(&service).send().await.and_then(|it| it.error_for_status()).map_err(said)?;
-                Ok(())
-            }
-            Registry::Etcd { lease_ttl, lease, .. } => {
-                if let Some(lease) = lease {
-                    let kept = self.etcd("lease/keepalive", &json!({ "ID": lease })).await?;
-                    // An expired lease answers with no TTL.
-                    if kept["result"]["TTL"].as_str().is_some_and(|ttl| ttl != "0") {
-                        return Ok(());
-                    }
-                }
-                let granted = self.etcd("lease/grant", &json!({ "TTL": lease_ttl.to_string() })).await?;
-                let granted = granted["ID"].as_str().ok_or("etcd granted no lease")?.to_owned();
-                let value = json!({ "address": self.advertised, "labels": { "version": self.version } }).to_string();
-                let put = json!({ "key": self.etcd_key(), "value": BASE64.encode(value), "lease": granted });
-                self.etcd("kv/put", &put).await?;
-                if let Registry::Etcd { lease, .. } = &mut self.registry {
-                    *lease = Some(granted);
-                }
-                Ok(())
-            }
+    async fn assert(&mut self, _: &Result<(), String>) -> Result<Option<Change>, WatchError> {
+        let Identity { id, name, version, host, port, advertised } = &self.identity;
+        let known = self.client.get(format!("{}/v1/agent/service/{id}", self.url)).send().await.map_err(failed)?;
+        if known.status() != StatusCode::NOT_FOUND {
+            return Ok(None);
         }
+        let service = json!({
+            "ID": id,
+            "Name": name,
+            "Address": host,
+            "Port": port,
+            "Meta": { "version": version },
+            "Check": {
+                "HTTP": format!("http://{advertised}/healthz"),
+                "Interval": "2s",
+                "Timeout": "1s",
+                "DeregisterCriticalServiceAfter": "10m",
+            },
+        });
+        self.put("register", &service).await?;
+        Ok(Some(Change::Registered))
     }
 
-    async fn remove(&self) -> Result<(), String> {
-        match &self.registry {
-            Registry::Consul => {
-                let url = format!("{}/v1/agent/service/deregister/{}", self.url, self.id);
-                self.client.put(url).send().await.and_then(reqwest::Response::error_for_status).map_err(said)?;
-            }
-            Registry::Etcd { lease: Some(lease), .. } => {
-                self.etcd("lease/revoke", &json!({ "ID": lease })).await?;
-            }
-            Registry::Etcd { lease: None, .. } => {}
-        }
-        Ok(())
+    async fn leave(&mut self) -> Result<(), WatchError> {
+        self.put(&format!("deregister/{}", self.identity.id), &Value::Null).await
     }
+}
 
-    fn etcd_key(&self) -> String {
-        let prefix = match &self.registry {
-            Registry::Etcd { prefix, .. } => prefix.trim_end_matches('/'),
-            Registry::Consul => "",
-        };
-        BASE64.encode(format!("{prefix}/endpoints/{}/{}", self.name, self.id))
-    }
-
-    /// A call of etcd's JSON gateway.
-    async fn etcd(&self, path: &str, body: &Value) -> Result<Value, String> {
-        let answer = self.client.post(format!("{}/v3/{path}", self.url)).json(body).send().await.map_err(said)?;
-        answer.error_for_status().map_err(said)?.json().await.map_err(said)
-    }
+fn failed(error: reqwest::Error) -> WatchError {
+    WatchError::failed(said(error))
 }
 
 /// The error and its causes.
@@ -365,10 +353,11 @@ mod tests {
     fn a_registration_says_where_others_reach_it() {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let told = |words: &[&str], bound: &str| {
-            let registration = Registration::new(&arguments(words).unwrap(), bound.parse().unwrap()).unwrap();
-            registration.map(|registration| (registration.advertised, registration.id))
+            let arguments = arguments(words).unwrap();
+            let url = arguments.consul.as_ref().or(arguments.etcd.as_ref()).unwrap();
+            Identity::new(&arguments, bound.parse().unwrap(), url).map(|it| (it.advertised, it.id)).ok()
         };
-        assert_eq!(told(&[], "0.0.0.0:80"), None);
+        assert!(Registered::new(&arguments(&[]).unwrap(), "0.0.0.0:80".parse().unwrap()).unwrap().is_none());
         let consul = ["--consul", "http://127.0.0.1:8500/"];
         let expected = |advertised: &str, id: &str| Some((advertised.to_owned(), id.to_owned()));
         assert_eq!(told(&consul, "0.0.0.0:80"), expected("127.0.0.1:80", "users-v1-127.0.0.1-80"));
@@ -378,8 +367,7 @@ mod tests {
         assert!(arguments(&["--consul", "http://a", "--etcd", "http://b"]).is_err());
         let nonsense = arguments(&["--consul", "nonsense"]).unwrap();
         assert!(
-            Registration::new(&nonsense, "0.0.0.0:80".parse().unwrap())
-                .is_err_and(|error| error.contains("--advertise"))
+            Registered::new(&nonsense, "0.0.0.0:80".parse().unwrap()).is_err_and(|error| error.contains("--advertise"))
         );
     }
 }

@@ -12,12 +12,15 @@ struct Three {
 
 impl Three {
     async fn start() -> Option<Self> {
-        let members = Etcd::start_three().await?;
+        Some(Self::of(Etcd::start_three().await?).await)
+    }
+
+    async fn of(members: Vec<Etcd>) -> Self {
         let mut proxies = Vec::new();
         for member in &members {
             proxies.push(Proxy::start(member.client_address()).await);
         }
-        Some(Self { members, proxies })
+        Self { members, proxies }
     }
 
     fn settings(&self) -> Settings {
@@ -67,6 +70,26 @@ async fn a_frozen_member_is_left_after_its_silence() {
     three.write_without(in_use).await;
     running.shows(&of("users"), &["a 10.0.0.1:80", "b 10.0.0.2:80"]).await;
     three.members[in_use].thaw();
+    never_lost(&running, "users", "a 10.0.0.1:80");
+    running.stop().await;
+}
+
+/// Fault case 39: the watched member is cut off from the others, which go on; its clients still reach it.
+#[tokio::test]
+async fn a_member_that_is_cut_off_from_the_others_is_left() {
+    let Some((members, between)) = Etcd::start_three_apart().await else { return };
+    let three = Three::of(members).await;
+    three.members[0].put(&key("users", "a"), "10.0.0.1:80").await;
+    let running = run(&three.settings(), &["users"]);
+    running.shows(&of("users"), &["a 10.0.0.1:80"]).await;
+    let in_use = three.in_use();
+    between.isolate(&three.members[in_use]).await;
+    three.write_without(in_use).await;
+    running.shows(&of("users"), &["a 10.0.0.1:80", "b 10.0.0.2:80"]).await;
+    assert!(running.watch(&of("users").to_string()).sessions() > 1, "the member itself cannot have told of it");
+    between.join();
+    three.members[(in_use + 1) % 3].delete(&key("users", "b")).await;
+    running.shows(&of("users"), &["a 10.0.0.1:80"]).await;
     never_lost(&running, "users", "a 10.0.0.1:80");
     running.stop().await;
 }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
+use super::between::Between;
 use super::place::{free_ports, fresh_address};
 use super::process::Process;
 use super::{http, registry, wait};
@@ -27,6 +28,8 @@ pub struct Etcd {
     ports: [u16; 2],
     folder: TempDir,
     arguments: Vec<String>,
+    /// Where the other members reach it, if not where it listens.
+    reached_at: Option<SocketAddr>,
     initial: String,
     process: Option<Process>,
     client: reqwest::Client,
@@ -53,7 +56,22 @@ impl Etcd {
     /// Three healthy members; `None` (said aloud) where no etcd can be had.
     pub async fn start_three() -> Option<Vec<Self>> {
         registry::binary("etcd")?;
+        let members = ["m0", "m1", "m2"].iter().map(|name| Self::prepare(name, &[])).collect();
+        Some(Self::start_together(members).await)
+    }
+
+    /// Three healthy members, and the network between them.
+    pub async fn start_three_apart() -> Option<(Vec<Self>, Between)> {
+        registry::binary("etcd")?;
         let mut members: Vec<_> = ["m0", "m1", "m2"].iter().map(|name| Self::prepare(name, &[])).collect();
+        let between = Between::new();
+        for member in &mut members {
+            member.reached_at = Some(between.before(member.peer_address()).await);
+        }
+        Some((Self::start_together(members).await, between))
+    }
+
+    async fn start_together(mut members: Vec<Self>) -> Vec<Self> {
         let initial = members.iter().map(Self::as_initial).collect::<Vec<_>>().join(",");
         for member in &mut members {
             member.initial.clone_from(&initial);
@@ -62,7 +80,7 @@ impl Etcd {
         for member in &mut members {
             member.healthy().await;
         }
-        Some(members)
+        members
     }
 
     /// A healthy single member that also listens for TLS, with the certificate of `folder` (see [`certificates`]),
@@ -95,6 +113,7 @@ impl Etcd {
             ports: free_ports(address),
             folder: tempfile::Builder::new().prefix("fleetgate-etcd-").tempdir().unwrap(),
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+            reached_at: None,
             initial: String::new(),
             process: None,
             client: http(),
@@ -103,7 +122,11 @@ impl Etcd {
     }
 
     fn as_initial(&self) -> String {
-        format!("{}={}", self.name, self.peer_url())
+        format!("{}={}", self.name, self.reached_url())
+    }
+
+    fn reached_url(&self) -> String {
+        self.reached_at.map_or_else(|| self.peer_url(), |address| format!("http://{address}"))
     }
 
     fn peer_url(&self) -> String {
@@ -113,6 +136,19 @@ impl Etcd {
     /// `http://ADDRESS:PORT` for clients.
     pub fn url(&self) -> String {
         format!("http://{}", self.client_address())
+    }
+
+    /// Where it listens for the other members.
+    pub fn peer_address(&self) -> SocketAddr {
+        SocketAddr::new(self.address, self.ports[1])
+    }
+
+    /// Its id in the cluster.
+    pub async fn id(&self) -> u64 {
+        let list = self.call("cluster/member/list", json!({})).await;
+        let members = list["members"].as_array().unwrap();
+        let own = members.iter().find(|member| member["name"] == self.name.as_str()).unwrap();
+        own["ID"].as_str().unwrap().parse().unwrap()
     }
 
     pub fn client_address(&self) -> SocketAddr {
@@ -129,7 +165,7 @@ impl Etcd {
             .arg("--data-dir")
             .arg(self.folder.path().join("data"))
             .args(["--listen-client-urls", &self.url(), "--advertise-client-urls", &self.url()])
-            .args(["--listen-peer-urls", &self.peer_url(), "--initial-advertise-peer-urls", &self.peer_url()])
+            .args(["--listen-peer-urls", &self.peer_url(), "--initial-advertise-peer-urls", &self.reached_url()])
             .args(["--initial-cluster", &self.initial, "--initial-cluster-token", "fleetgate-test"])
             // Tests restart it often; the disk's promise is not what they are about.
             .arg("--unsafe-no-fsync")

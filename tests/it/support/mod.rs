@@ -1,6 +1,7 @@
 //! What the tests drive: the real gateway, real registries, scripted services, clients and faults.
 //! Everything a test starts ends when its value is dropped, also when the test panics.
 
+pub mod between;
 pub mod client;
 pub mod consul;
 pub mod etcd;
