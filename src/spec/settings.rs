@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::decode::tag::Rules as TagRules;
 use super::name::{Name, ProviderId};
 
 /// All static settings, read once at start.
@@ -139,6 +140,8 @@ pub struct ConsulProvider {
     pub namespace: Option<String>,
     /// Prefix of documents in KV, with the slash at its end; default `fleetgate/`.
     pub kv_prefix: String,
+    /// Routes from registrations: what is read and allowed; `None` by default.
+    pub tags: Option<TagRules>,
     /// How long a blocking query may block; 1 s to 10 min, default 60 s.
     pub wait: Duration,
     /// Oldest answer of a follower that is believed; default 5 s.

@@ -67,6 +67,24 @@ pub(super) async fn of_instances(
     })
 }
 
+/// Whether services may be hidden: a catalog lists Consul itself at least.
+///
+/// # Errors
+/// It could not be found out.
+pub(super) async fn of_catalog(client: &Client, doubted: &Doubted<'_>) -> Result<Permission, WatchError> {
+    let question = json!([{"Resource": "service", "Access": "read", "Segment": "consul"}]);
+    let permission = match authorized(&client.authorize(question.to_string()).await?)? {
+        Some(permission) => permission,
+        None => without_asking(client, doubted).await?,
+    };
+    Ok(match permission {
+        Permission::Granted if doubted.held_for < PATIENCE => Permission::Doubtful(
+            "the catalog is empty, without even Consul itself: perhaps the token lacks `service:read`".to_owned(),
+        ),
+        permission => permission,
+    })
+}
+
 /// Whether keys may be hidden: unlike a list, a read of one key says so.
 ///
 /// # Errors

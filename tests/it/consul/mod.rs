@@ -39,6 +39,7 @@ pub(super) fn settings(address: &str) -> Settings {
         token_file: None,
         namespace: None,
         kv_prefix: "fleetgate/".to_owned(),
+        tags: None,
         wait: Duration::from_secs(60),
         max_stale: Duration::from_secs(5),
         tls: ClientTls::default(),
@@ -77,7 +78,7 @@ impl Running {
         let (sources, sources_reader) = Publisher::new(ProviderId::Consul);
         let (documents, documents_reader) = Publisher::new(ProviderId::ConsulKv);
         let (status, kv_status) = (Arc::clone(sources.status()), Arc::clone(documents.status()));
-        let provider = ConsulProvider::new(settings, sources, documents).unwrap();
+        let provider = ConsulProvider::new(settings, sources, documents, None).unwrap();
         let (wanted, wanted_reader) = watch::channel(Arc::default());
         let (reread, reread_reader) = watch::channel(0);
         let shutdown = CancellationToken::new();

@@ -20,7 +20,7 @@ use crate::spec::route::{Choice, Registered, RouteSpec, TargetSpec};
 use crate::spec::upstream::{UpstreamSettings, UpstreamSource, UpstreamSpec};
 
 /// What is read, and what of it is allowed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rules {
     /// `fleetgate.*`
     pub native: bool,
@@ -51,6 +51,8 @@ pub struct TagSet {
 #[derive(Debug)]
 struct Known {
     claims: Claims,
+    /// What they were read from.
+    endpoints: Arc<[EndpointSpec]>,
     /// Since when it has no instance.
     empty_since: Option<Instant>,
 }
@@ -90,6 +92,9 @@ struct Target {
     everywhere: bool,
 }
 
+/// A service's target in a route that it may share with other services.
+type Part<'a> = (&'a Arc<str>, &'a Known, &'a Target);
+
 /// Most routes of one service: a registration must not eat the gateway's memory.
 const MOST: usize = 100;
 
@@ -114,13 +119,21 @@ impl TagSet {
         self.services.retain(|service, _| services.contains_key(service));
         for (service, endpoints) in services {
             let before = self.services.remove(service);
-            let after = match (endpoints.as_deref(), before) {
+            let after = match (endpoints, before) {
                 (None, before) => before,
-                (Some([]), before) => before.and_then(|known| self.outlived(known, now)),
+                (Some(endpoints), before) if endpoints.is_empty() => before.and_then(|known| self.outlived(known, now)),
+                (Some(endpoints), Some(before))
+                    if Arc::ptr_eq(endpoints, &before.endpoints) && before.empty_since.is_none() =>
+                {
+                    Some(before)
+                }
                 (Some(endpoints), before) => {
                     let asks = endpoints.iter().flat_map(tags).any(|tag| self.rules.asks(tag));
                     let before = before.map(|known| known.claims).unwrap_or_default();
-                    asks.then(|| Known { claims: read(service, endpoints, before, &self.rules), empty_since: None })
+                    asks.then(|| {
+                        let claims = read(service, endpoints, before, &self.rules);
+                        Known { claims, endpoints: Arc::clone(endpoints), empty_since: None }
+                    })
                 }
             };
             if let Some(after) = after {
@@ -141,7 +154,7 @@ impl TagSet {
 
     fn documents(&mut self) -> Documents {
         let mut documents = Documents::default();
-        let mut of_fabio: BTreeMap<&Prefix, Vec<(&Arc<str>, &Known, &Target)>> = BTreeMap::new();
+        let mut of_fabio: BTreeMap<&Prefix, Vec<Part<'_>>> = BTreeMap::new();
         for (service, known) in &self.services {
             let name = upstream_name(service);
             let settings = UpstreamSettings { subsets: subsets(&known.claims), ..UpstreamSettings::default() };
@@ -207,7 +220,7 @@ impl TagSet {
     }
 
     /// The route of a prefix; `None` when no tag of it ever was right.
-    fn fabio_route(&self, prefix: &Prefix, parts: &[(&Arc<str>, &Known, &Target)]) -> Option<RouteSpec> {
+    fn fabio_route(&self, prefix: &Prefix, parts: &[Part<'_>]) -> Option<RouteSpec> {
         let right: Vec<_> = parts
             .iter()
             .filter_map(|(service, known, target)| Some((*service, *known, *target, target.asked.as_ref()?)))
