@@ -152,6 +152,9 @@ pub(super) struct RawConsul {
     pub tag_hosts: Option<Vec<String>>,
     /// The paths that tags may claim, each with all below it; default all.
     pub tag_paths: Option<Vec<String>>,
+    /// Whether problems of documents and registrations are written to the KV store, below `status/` of the prefix, for
+    /// the teams that can mend them; default false. The token needs `key:write` there.
+    pub write_status: Option<bool>,
     /// How long a route of tags outlives the last instance of its service, answering 503; default 24h.
     pub route_ttl: Option<RawDurationOrZero>,
     /// How long a blocking query may block, from 1s to 10m; default 60s.

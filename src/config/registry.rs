@@ -112,6 +112,7 @@ fn resolve_consul(raw: RawConsul, scope: &Scope<'_>, surroundings: &Surroundings
         token_file,
         namespace: raw.namespace.or_else(|| usual("CONSUL_NAMESPACE").map(str::to_owned)),
         kv_prefix: with_slash(kv_prefix, &kv_prefix_scope),
+        write_status: raw.write_status.unwrap_or(false),
         tags: (rules.native || rules.fabio).then_some(rules),
         wait,
         max_stale: raw.max_stale.map_or(Duration::from_secs(5), |raw| raw.0),

@@ -142,6 +142,8 @@ pub struct ConsulProvider {
     pub kv_prefix: String,
     /// Routes from registrations: what is read and allowed; `None` by default.
     pub tags: Option<TagRules>,
+    /// Whether problems of documents and registrations are written below `status/` in KV; default false.
+    pub write_status: bool,
     /// How long a blocking query may block; 1 s to 10 min, default 60 s.
     pub wait: Duration,
     /// Oldest answer of a follower that is believed; default 5 s.

@@ -195,6 +195,19 @@ impl Client {
         self.fetch(self.blocked.get(url), wait * 17 / 16 + GRACE).await
     }
 
+    /// Writes a key, or removes it, if it is still at this index (0: if it is not there).
+    ///
+    /// # Errors
+    /// No complete answer in time. Any status is an answer.
+    pub(super) async fn write(&self, key: &str, value: Option<String>, index: u64) -> Result<Reply, WatchError> {
+        let url = self.url(&Query::key(key), &format!("cas={index}&"));
+        let request = match value {
+            Some(value) => self.short.request(Method::PUT, url).body(value),
+            None => self.short.request(Method::DELETE, url),
+        };
+        self.fetch(request, SHORT_TIMEOUT).await
+    }
+
     /// Who leads the servers, as the agent knows; empty when nobody does.
     ///
     /// # Errors

@@ -3,7 +3,8 @@
 //!
 //! A read goes: [`client`] asks; [`answer`] says what the answer is worth; [`health`], [`kv`] or [`catalog`] read it;
 //! [`known`] decides what becomes of it, and [`permission`] finds out whether what it lacks is gone or hidden;
-//! [`follow`] is the loop that does all that. [`tags`] makes documents of what instances say. [`token`] and [`probe`] serve all watches. [`unreported`] keeps
+//! [`follow`] is the loop that does all that. [`tags`] makes documents of what instances say, [`feedback`] writes what is
+//! wrong where teams can read it. [`token`] and [`probe`] serve all watches. [`unreported`] keeps
 //! instances whose checks an agent has forgotten as it started again.
 //!
 //! What Consul really does, and what the rules here rest on (measured with 1.8.7, the newer headers from its
@@ -18,6 +19,7 @@ use tokio::sync::watch;
 
 use self::catalog::Catalog;
 use self::client::Client;
+use self::feedback::Feedback;
 use self::follow::{Bounds, Follow};
 use self::kv::Keys;
 use self::service::Instances;
@@ -34,6 +36,7 @@ use crate::spec::source::Source;
 mod answer;
 mod catalog;
 mod client;
+mod feedback;
 mod follow;
 mod health;
 mod known;
@@ -60,6 +63,7 @@ pub struct ConsulProvider {
     sources: Publisher,
     documents: Publisher,
     tags: Option<(Rules, Publisher)>,
+    write_status: bool,
     backoff: Backoff,
 }
 
@@ -85,6 +89,7 @@ impl ConsulProvider {
             sources,
             documents,
             tags: settings.tags.clone().zip(tags),
+            write_status: settings.write_status,
             backoff,
         })
     }
@@ -93,7 +98,7 @@ impl ConsulProvider {
 #[async_trait]
 impl Provider for ConsulProvider {
     async fn run(self: Box<Self>, context: Context) {
-        let Self { client, bounds, prefix, sources, documents, tags, backoff } = *self;
+        let Self { client, bounds, prefix, sources, documents, tags, write_status, backoff } = *self;
         if let Err(error) = client.token.reread().await {
             tracing::warn!("the Consul token is not used yet: {error}");
         }
@@ -109,6 +114,19 @@ impl Provider for ConsulProvider {
             backoff.clone(),
             context.shutdown.clone(),
         );
+        let feedback = write_status.then(|| Feedback {
+            client: Arc::clone(&client),
+            prefix: format!("{prefix}status/"),
+            documents: documents.states(),
+            sources: sources.states(),
+            tags: tags.as_ref().map(|(_, publisher)| publisher.states()),
+        });
+        let feedback = async {
+            match feedback {
+                Some(feedback) => feedback.follow().await,
+                None => std::future::pending().await,
+            }
+        };
         let weighed_by_tags = tags.as_ref().is_some_and(|(rules, _)| rules.native);
         let (wanted, shutdown) = (context.wanted.clone(), context.shutdown.clone());
         let (watched, all_watched) = watch::channel(Arc::clone(&wanted.borrow()));
@@ -150,6 +168,7 @@ impl Provider for ConsulProvider {
         tokio::select! {
             ((), (), ()) = futures_util::future::join3(keys, instances, tags) => {}
             () = client.token.follow() => {}
+            () = feedback => {}
             () = probe::probe(&client, &kick, &backoff.answers_again) => {}
         }
     }

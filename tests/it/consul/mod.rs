@@ -40,6 +40,7 @@ pub(super) fn settings(address: &str) -> Settings {
         namespace: None,
         kv_prefix: "fleetgate/".to_owned(),
         tags: None,
+        write_status: false,
         wait: Duration::from_secs(60),
         max_stale: Duration::from_secs(5),
         tls: ClientTls::default(),

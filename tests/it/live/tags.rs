@@ -349,3 +349,49 @@ async fn no_fault_of_the_catalog_costs_a_route() {
 
 const READ: &str = "service_prefix \"\" { policy = \"read\" } node_prefix \"\" { policy = \"read\" } \
                     key_prefix \"\" { policy = \"read\" }";
+
+/// What is wrong is told where the team can read it, and is taken away when it is mended.
+#[tokio::test]
+async fn problems_stand_in_kv_until_they_are_mended() {
+    let Some(consul) = Consul::start().await else { return };
+    let a = Origin::start("a").await;
+    consul.register(&service("web", &a, &["fleetgate.path=web"])).await;
+    consul.kv_put("fleetgate/routes/bad", "{ no JSON").await;
+    consul.kv_put("fleetgate/status/routes/stale", "{}").await;
+    let gateway = gateway(&consul, "write_status = true", "").await;
+    // A second one beside it writes the same.
+    let second = self::gateway(&consul, "write_status = true", "").await;
+    until_told(
+        &consul,
+        &[("routes/bad", "consul-kv:fleetgate/routes/bad:1"), ("services/web", "a path begins with `/`")],
+    )
+    .await;
+    assert_eq!(provider(&gateway, "consul-kv").await["rejected"].as_array().unwrap().len(), 1, "it is no document");
+    consul.register(&service("web", &a, &["fleetgate.path=/web", "fleetgate.middlewares=auth"])).await;
+    until_told(&consul, &[("routes/bad", "consul-kv"), ("services/web", "no middleware `auth`")]).await;
+    consul.kv_delete("fleetgate/routes/bad").await;
+    consul.register(&service("web", &a, &["fleetgate.path=/web"])).await;
+    until_told(&consul, &[]).await;
+    for gateway in [&gateway, &second] {
+        by(gateway, "x", "/web", "a/v1").await;
+    }
+}
+
+/// Waits until exactly these keys stand below `fleetgate/status/`, each with this in it.
+async fn until_told(consul: &Consul, wanted: &[(&str, &str)]) {
+    wait::until_ok(super::SOON, &format!("{wanted:?} to be told"), || async {
+        let keys = consul.kv_keys("fleetgate/status/").await.unwrap_or_default();
+        let names: Vec<_> = wanted.iter().map(|(key, _)| format!("fleetgate/status/{key}")).collect();
+        if keys != names {
+            return Err(format!("{keys:?}"));
+        }
+        for (name, (_, part)) in names.iter().zip(wanted) {
+            let value = consul.kv_raw(name).await;
+            if !value.contains(part) {
+                return Err(value);
+            }
+        }
+        Ok(())
+    })
+    .await;
+}
