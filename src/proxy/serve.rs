@@ -22,7 +22,7 @@ use super::steps;
 use super::tunnel;
 use super::worker::Worker;
 use crate::exchange::body::Bounds;
-use crate::exchange::header::{X_FLEETGATE_FLAG, X_REQUEST_ID};
+use crate::exchange::header::{X_FLEETGATE_FLAG, X_FORWARDED_PREFIX, X_REQUEST_ID};
 use crate::exchange::{Body, Flow, ProxyError};
 use crate::snapshot::target::{draw, sticky_key};
 use crate::snapshot::{RequestView, RouteState, gate};
@@ -100,7 +100,7 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
         (route, target, destination, set_cookie)
     };
     let mut path = passed.path;
-    let mut fixed_host = None;
+    let (mut fixed_host, mut stripped) = (None, None);
     if let Some(steps) = route.route.targets[target].spec.steps.as_deref() {
         if !steps::admits(&steps.access, frame.client) {
             return Err(ProxyError::Denied);
@@ -111,6 +111,7 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
             return steps::redirected(frame, redirect, steps, came, query).map(Answer::Response);
         }
         path = steps::rewritten(steps, came)?.or(path);
+        stripped = steps.strip_prefix.as_ref();
         match &steps.host {
             HostPolicy::Kept => {}
             HostPolicy::Endpoint => destination.host_of_endpoint = true,
@@ -126,6 +127,9 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
     let mut outbound = prepare(frame, request, noted, way)?;
     if let Some(host) = fixed_host {
         outbound.request.headers_mut().insert(header::HOST, host.clone());
+    }
+    if let Some(prefix) = stripped {
+        outbound.request.headers_mut().insert(X_FORWARDED_PREFIX, prefix.as_header().clone());
     }
     let (Head { mut response, upgrade, .. }, endpoint) = forward(frame, &destination, outbound).await?;
 

@@ -39,7 +39,7 @@ pub(super) fn rewritten(steps: &Steps, path: &str) -> Result<Option<String>, Pro
 }
 
 fn stripped<'p>(steps: &Steps, path: &'p str) -> &'p str {
-    steps.strip_prefix.as_deref().and_then(|prefix| path.strip_prefix(prefix)).unwrap_or(path)
+    steps.strip_prefix.as_ref().and_then(|prefix| path.strip_prefix(prefix.as_str())).unwrap_or(path)
 }
 
 /// Where a redirect leads.
@@ -94,6 +94,7 @@ mod tests {
     use http::StatusCode;
 
     use super::*;
+    use crate::spec::route::StripPrefix;
 
     #[test]
     fn paths_are_rewritten_and_stay_in_normal_form() {
@@ -111,7 +112,8 @@ mod tests {
             ("/a", "", "*", "*"),
         ] {
             let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-            let steps = Steps { strip_prefix: some(strip), prepend: some(prepend), ..Steps::default() };
+            let strip_prefix = some(strip).map(|path| StripPrefix::new(&path).expect("a path"));
+            let steps = Steps { strip_prefix, prepend: some(prepend), ..Steps::default() };
             let found = rewritten(&steps, path).expect("a path");
             assert_eq!(found.as_deref().unwrap_or(path), wanted, "{strip} {prepend} {path}");
         }
@@ -126,7 +128,7 @@ mod tests {
             path: path.to_owned(),
             query: query.map(str::to_owned),
         };
-        let steps = Steps { strip_prefix: Some("/old".to_owned()), ..Steps::default() };
+        let steps = Steps { strip_prefix: StripPrefix::new("/old").ok(), ..Steps::default() };
         for (redirect, wanted) in [
             (redirect("https://a.com", "/", None), "https://a.com/"),
             (redirect("https://a.com", "$path", None), "https://a.com/x?q=1"),

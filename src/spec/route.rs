@@ -61,12 +61,38 @@ pub struct Steps {
     pub access: Access,
     /// Answers instead of forwarding.
     pub redirect: Option<Redirect>,
-    /// What a path that begins with it loses, as text; what is left begins with a slash.
-    pub strip_prefix: Option<String>,
+    /// What a path that begins with it loses.
+    pub strip_prefix: Option<StripPrefix>,
     /// What is put before the path.
     pub prepend: Option<String>,
     /// The `Host` that the endpoint gets.
     pub host: HostPolicy,
+}
+
+/// What a path that begins with it loses, as text; what is left begins with a slash. Endpoints are told of it in
+/// `X-Forwarded-Prefix`, as fabio tells them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StripPrefix(HeaderValue);
+
+impl StripPrefix {
+    /// Wraps a path.
+    ///
+    /// # Errors
+    /// A text that no header can carry.
+    pub fn new(path: &str) -> Result<Self, String> {
+        HeaderValue::from_str(path).map(Self).map_err(|_| format!("`{path}` is not a path"))
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        // Made of text that `from_str` took.
+        self.0.to_str().unwrap_or_default()
+    }
+
+    /// As the header's value.
+    pub fn as_header(&self) -> &HeaderValue {
+        &self.0
+    }
 }
 
 /// Whose requests are taken, by the client's address.

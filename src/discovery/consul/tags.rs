@@ -16,8 +16,8 @@ use crate::spec::source::Source;
 /// How long the first documents wait for services that ask and have not been read: one that cannot be read must not
 /// keep the others from being served.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// What changes within this time is read as one change.
-const QUIET: Duration = Duration::from_millis(20);
+/// Between two readings: what changes in a burst is read as one change.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Where the parts meet.
 pub(super) struct Tags {
@@ -41,6 +41,7 @@ impl Tags {
         let mut states = self.sources.states();
         let mut patience: Option<Instant> = None;
         loop {
+            let began = Instant::now();
             let asking = self.asking.borrow_and_update().clone();
             let listed = asking.iter().flat_map(|names| names.iter());
             let services: BTreeSet<Arc<str>> = listed.chain(set.services()).cloned().collect();
@@ -71,7 +72,7 @@ impl Tags {
                 // Control is gone, which happens at shutdown only.
                 else => return std::future::pending().await,
             }
-            tokio::time::sleep(QUIET).await;
+            sleep_until(began + PAUSE).await;
         }
     }
 

@@ -267,6 +267,8 @@ async fn fabios_tags_route_as_fabio_routes() {
             _ => assert_eq!(answer.header("x-fleetgate-flag"), Some(sent_host), "{host}{path}"),
         }
     }
+    send(&gateway, "x.com", "/foo/bar").await;
+    assert_eq!(a.last_seen().unwrap().header("x-forwarded-prefix"), ["/foo"]);
     rejects(&gateway, "consul-tags", &["urlprefix-:3306", "asks for a TCP port"]).await;
 }
 

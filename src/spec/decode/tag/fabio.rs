@@ -12,10 +12,10 @@ use ipnet::IpNet;
 use super::claim::Bounds;
 use crate::spec::decode::condition::{parse_host, parse_path};
 use crate::spec::matching::{Conditions, HostMatch, MatchSpec, PathMatch};
-use crate::spec::route::{Access, HostPolicy, Redirect, Steps};
+use crate::spec::route::{Access, HostPolicy, Redirect, Steps, StripPrefix};
 
 /// What such a tag begins with.
-pub const PREFIX: &str = "urlprefix-";
+pub(super) const PREFIX: &str = "urlprefix-";
 
 /// The host and path of a tag: services with the same one form one route.
 pub(super) type Prefix = (Option<HostMatch>, String);
@@ -90,7 +90,10 @@ fn asked(options: &str) -> Result<Asked, String> {
         let wrong = |error: String| format!("`{option}`: {error}");
         match key {
             "strip" if value.is_empty() => steps.strip_prefix = None,
-            "strip" => steps.strip_prefix = Some(parse_path(value).map_err(wrong)?),
+            "strip" => {
+                let path = parse_path(value).and_then(|path| StripPrefix::new(&path));
+                steps.strip_prefix = Some(path.map_err(wrong)?);
+            }
             "prepend" if value.is_empty() => steps.prepend = None,
             "prepend" => {
                 let path = if value.starts_with('/') { value.to_owned() } else { format!("/{value}") };
@@ -223,7 +226,7 @@ mod tests {
             text += &format!(" {status} {origin}|{path}|{query:?}");
         }
         if let Some(strip) = &steps.strip_prefix {
-            text += &format!(" strip {strip}");
+            text += &format!(" strip {}", strip.as_str());
         }
         if let Some(prepend) = &steps.prepend {
             text += &format!(" prepend {prepend}");

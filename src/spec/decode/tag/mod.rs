@@ -1,17 +1,16 @@
 //! Decodes what services ask for in their registrations: the tags and `Meta` of their instances become routes.
 //!
 //! [`native`] reads `fleetgate.*`, [`fabio`] reads `urlprefix-`; [`set`] keeps, between two readings, each route's
-//! last good form, and lets routes outlive their last instance. Instances come as endpoints: a tag `T` is the label
-//! `tag.T`, a key of `Meta` is a label of its own name.
+//! last good form, and lets routes outlive their last instance; [`share`] is the arithmetic of fabio's weights.
+//! Instances come as endpoints: a tag `T` is the label `tag.T`, a key of `Meta` is a label of its own name.
 
 mod claim;
 mod fabio;
 mod native;
 mod set;
+mod share;
 
 pub use claim::Bounds;
-pub use fabio::PREFIX as FABIO_PREFIX;
-pub use native::asks as asks_natively;
 pub use native::weight as native_weight;
 pub use set::{Rules, TagSet};
 

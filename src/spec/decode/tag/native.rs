@@ -9,7 +9,7 @@ use crate::spec::decode::condition::{parse_host, parse_path, parse_prefix};
 use crate::spec::decode::reader::unknown_key;
 use crate::spec::endpoint::{EndpointSpec, Labels};
 use crate::spec::matching::{Conditions, MatchSpec, PathMatch};
-use crate::spec::route::Steps;
+use crate::spec::route::{Steps, StripPrefix};
 
 /// A route that a service asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ const KEYS: [&str; 5] = ["host", "path", "strip_prefix", "middlewares", "weight"
 const KEYS_OF_ROUTES: [&str; 4] = ["host", "path", "strip_prefix", "middlewares"];
 
 /// Whether a tag asks for anything of ours.
-pub fn asks(tag: &str) -> bool {
+pub(super) fn asks(tag: &str) -> bool {
     let tag = tag.trim();
     tag == BARE || tag.starts_with(TAG)
 }
@@ -142,7 +142,9 @@ impl Draft {
             return Some(Err(self.problems));
         }
         let strip_prefix =
-            strip_prefix.map(|path| path.trim_end_matches('/').to_owned()).filter(|path| !path.is_empty());
+            strip_prefix.as_deref().map(|path| path.trim_end_matches('/')).filter(|path| !path.is_empty());
+        // A path in normal form fits into a header.
+        let strip_prefix = strip_prefix.and_then(|path| StripPrefix::new(path).ok());
         let steps = strip_prefix.map(|path| Steps { strip_prefix: Some(path), ..Steps::default() });
         Some(Ok(Native { matching, steps: steps.map(Arc::new), broken }))
     }
@@ -174,7 +176,8 @@ pub(super) mod tests {
         let line = |(name, asked): (String, Result<Native, Vec<String>>)| match asked {
             Ok(Native { matching, steps, broken }) => {
                 let hosts: Vec<_> = matching.hosts.iter().map(ToString::to_string).collect();
-                let strip = steps.and_then(|steps| steps.strip_prefix.clone()).unwrap_or_default();
+                let strip = steps.and_then(|steps| steps.strip_prefix.clone());
+                let strip = strip.as_ref().map_or("", StripPrefix::as_str);
                 format!("{name}: {} {:?} {strip} {}", hosts.join(","), matching.path, broken.join("; "))
             }
             Err(problems) => format!("{name}! {}", problems.join("; ")),

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::claim::Bounds;
 use super::fabio::{self, Prefix, Tag};
 use super::native::{self, Native};
+use super::share::weights;
 use super::{is_usable, tags};
 use crate::spec::decode::documents::keep_equal;
 use crate::spec::document::{Documents, Item};
@@ -260,39 +261,6 @@ fn native_route(upstream: &Name, form: &Native, registered: Registered) -> Route
 fn route(matching: crate::spec::matching::MatchSpec, targets: Vec<TargetSpec>, registered: Registered) -> RouteSpec {
     let (priority, listeners, sticky, timeout, retry_attempts) = (0, Vec::new(), None, None, 1);
     RouteSpec { matching, priority, listeners, targets, sticky, timeout, retry_attempts, registered }
-}
-
-/// The shares of a route's parts, each with the share that one instance asks for and its numbers of instances (usable
-/// and registered). As fabio has it: a share belongs to an instance; what is left is for those that ask for none, in
-/// equal parts; more than the whole is scaled down, and without anybody who asks for none, up.
-fn weights(parts: &[(Option<f64>, usize, usize)]) -> Vec<u32> {
-    const WHOLE: f64 = 1_000_000.0;
-    if let [_] = parts {
-        return vec![1];
-    }
-    let any_usable = parts.iter().any(|(_, usable, _)| *usable > 0);
-    let counts = parts.iter().map(|(share, usable, registered)| {
-        let count = if any_usable { *usable } else { *registered };
-        (*share, u32::try_from(count).unwrap_or(u32::MAX))
-    });
-    let counts: Vec<(Option<f64>, u32)> = counts.collect();
-    if counts.iter().all(|(share, count)| share.is_none() || *count == 0) {
-        return counts.iter().map(|(share, count)| if share.is_none() { (*count).min(1_000_000) } else { 0 }).collect();
-    }
-    let fixed: f64 = counts.iter().map(|(share, count)| share.unwrap_or_default() * f64::from(*count)).sum();
-    let open: u32 = counts.iter().filter(|(share, _)| share.is_none()).map(|(_, count)| *count).sum();
-    let scale = if fixed > 1.0 || open == 0 { 1.0 / fixed } else { 1.0 };
-    let left = (1.0 - fixed).max(0.0);
-    let of = |(share, count): &(Option<f64>, u32)| {
-        let part = match share {
-            Some(share) => share * f64::from(*count) * scale,
-            None if open == 0 => 0.0,
-            None => left * f64::from(*count) / f64::from(open),
-        };
-        // Whoever has a share gets some of it.
-        if part > 0.0 { ((part * WHOLE).round() as u32).max(1) } else { 0 }
-    };
-    counts.iter().map(of).collect()
 }
 
 fn subsets(claims: &Claims) -> BTreeMap<Name, Labels> {

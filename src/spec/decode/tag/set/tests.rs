@@ -48,7 +48,8 @@ impl World {
 
 fn target(target: &TargetSpec) -> String {
     let Choice::Weight(weight) = target.choice else { panic!("by weight") };
-    let strip = target.steps.as_ref().and_then(|steps| steps.strip_prefix.clone()).unwrap_or_default();
+    let strip = target.steps.as_ref().and_then(|steps| steps.strip_prefix.clone());
+    let strip = strip.as_ref().map_or("", |strip| strip.as_str());
     format!("{} {weight} {strip}", target.label()).trim_end().to_owned()
 }
 
@@ -194,22 +195,4 @@ fn claims_beyond_the_bounds_are_refused() {
          `discovery.consul.tag_hosts` does not allow that: name a host\nrejected consul:s: a: claims the host `bank.org`, \
          which `discovery.consul.tag_hosts` does not allow"
     );
-}
-
-#[test]
-fn shares_are_fabios() {
-    let (open, of) = (None, Some);
-    for (parts, wanted) in [
-        (&[(open, 3, 3)][..], &[1][..]),
-        (&[(open, 3, 3), (open, 1, 1)], &[3, 1]),
-        (&[(of(0.2), 1, 1), (open, 1, 1)], &[200_000, 800_000]),
-        (&[(of(0.2), 2, 2), (open, 3, 3)], &[400_000, 600_000]),
-        (&[(of(0.2), 1, 1), (of(0.2), 1, 1)], &[500_000, 500_000]),
-        (&[(of(2.0), 1, 1), (of(2.0), 1, 1), (open, 1, 1)], &[500_000, 500_000, 0]),
-        (&[(of(0.2), 0, 4), (open, 1, 1)], &[0, 1]),
-        (&[(of(0.5), 0, 1), (open, 0, 1)], &[500_000, 500_000]),
-        (&[(of(1e-9), 1, 1), (open, 1, 1)], &[1, 1_000_000]),
-    ] {
-        assert_eq!(weights(parts), wanted, "{parts:?}");
-    }
 }
