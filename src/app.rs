@@ -269,7 +269,8 @@ impl Discovering {
         all.providers.push(Box::new(FileProvider::new(&settings.file, publisher)));
         if let Some(consul) = &settings.consul {
             let (sources, documents) = (all.publisher(ProviderId::Consul), all.publisher(ProviderId::ConsulKv));
-            let provider = ConsulProvider::new(consul, sources, documents)
+            let tags = consul.tags.as_ref().map(|_| all.publisher(ProviderId::ConsulTags));
+            let provider = ConsulProvider::new(consul, sources, documents, tags)
                 .map_err(|error| StartError::new("discovery.consul", error))?;
             if let Some(register) = &consul.register {
                 let gateway = Gateway::new(&register.place, listeners)

@@ -84,7 +84,7 @@
 //! | endpoint | one address of an upstream, with a weight and labels |
 //! | subset | the endpoints of an upstream whose labels match a selector |
 //! | label | a key and value on an endpoint, from Consul's `Meta` and tags or from a document |
-//! | provider | a source of documents or endpoints: `file`, `etcd`, `consul-kv`, `consul`, `dns` |
+//! | provider | a source of documents or endpoints: `file`, `etcd`, `consul-kv`, `consul-tags`, `consul`, `dns` |
 //! | source | where an upstream's endpoints come from: a Consul service, a range of keys in etcd, names to resolve |
 //! | document | the text of one route or upstream, wherever it lies |
 //! | snapshot | the immutable, complete picture that the workers serve from, numbered by generation |

@@ -30,9 +30,10 @@ pub(super) fn matching(value: &Value) -> String {
     let path = match value.get("path") {
         None | Some(Value::Null) => "/".to_owned(),
         Some(Value::String(path)) => path.clone(),
-        Some(condition) => match condition.get("exact") {
-            Some(exact) => format!("={}", text(Some(exact))),
-            None => format!("~{}", text(condition.get("regex"))),
+        Some(condition) => match (condition.get("exact"), condition.get("starts_with")) {
+            (Some(exact), _) => format!("={}", text(Some(exact))),
+            (None, Some(start)) => format!("{}*", text(Some(start))),
+            (None, None) => format!("~{}", text(condition.get("regex"))),
         },
     };
     words.push(format!("{hosts}{path}"));

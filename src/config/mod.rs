@@ -158,6 +158,9 @@ fn resolve_merged(
     if discovery.is_some_and(|discovery| discovery.get("consul").is_some()) {
         on.extend([ProviderId::Consul, ProviderId::ConsulKv]);
     }
+    if settings.discovery.consul.as_ref().is_some_and(|consul| consul.tags.is_some()) {
+        on.push(ProviderId::ConsulTags);
+    }
     Some(Resolved { settings, on })
 }
 

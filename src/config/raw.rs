@@ -108,7 +108,8 @@ pub(super) struct RawAdmin {
 #[serde(default)]
 #[schemars(rename = "Discovery", deny_unknown_fields)]
 pub(super) struct RawDiscovery {
-    /// Whose document wins when several providers define one name; default `["file", "etcd", "consul-kv"]`.
+    /// Whose document wins when several providers define one name; default `["file", "etcd", "consul-kv",
+    /// "consul-tags"]`.
     pub precedence: Option<Vec<String>>,
     /// Documents in further files.
     pub file: Option<RawFile>,
@@ -147,6 +148,20 @@ pub(super) struct RawConsul {
     pub partition: Option<String>,
     /// Prefix of documents in KV; default `fleetgate/`.
     pub kv_prefix: Option<String>,
+    /// Whether services may ask for routes by `fleetgate.*` tags and `Meta`; default false.
+    pub tags: Option<bool>,
+    /// Whether fabio's `urlprefix-` tags are routes, too; default false.
+    pub fabio_tags: Option<bool>,
+    /// The hosts that tags may claim: `api.example.com`, `*.example.com`, or `*` for all. Unset, they may claim any, and
+    /// go behind documents' routes of the same host.
+    pub tag_hosts: Option<Vec<String>>,
+    /// The paths that tags may claim, each with all below it; default all.
+    pub tag_paths: Option<Vec<String>>,
+    /// Whether problems of documents and registrations are written to the KV store, below `status/` of the prefix, for
+    /// the teams that can mend them; default false. The token needs `key:write` there.
+    pub write_status: Option<bool>,
+    /// How long a route of tags outlives the last instance of its service, answering 503; default 24h.
+    pub route_ttl: Option<RawDurationOrZero>,
     /// How long a blocking query may block, from 1s to 10m; default 60s.
     pub wait: Option<RawDuration>,
     /// Who answers blocking queries: any server (`stale`, the default), the leader (`default`), or the leader after a

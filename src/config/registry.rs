@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::spec::decode::scope::Scope;
+use crate::spec::decode::tag::{Bounds, Rules as TagRules};
 use crate::spec::decode::upstream::consul_word;
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::settings::{
@@ -15,7 +16,8 @@ use super::raw::{RawClientTls, RawConsistency, RawConsul, RawDiscovery, RawEtcd,
 use super::resolve::{Surroundings, one_of_two, secret};
 
 /// The providers of documents, in the default order of precedence.
-pub(super) const DOCUMENT_PROVIDERS: [ProviderId; 3] = [ProviderId::File, ProviderId::Etcd, ProviderId::ConsulKv];
+pub(super) const DOCUMENT_PROVIDERS: [ProviderId; 4] =
+    [ProviderId::File, ProviderId::Etcd, ProviderId::ConsulKv, ProviderId::ConsulTags];
 
 /// The whole section.
 pub(super) fn resolve_discovery(
@@ -105,6 +107,12 @@ fn resolve_consul(
     if kv_prefix.starts_with('/') {
         kv_prefix_scope.problem("keys in Consul's KV store do not begin with `/`: remove it");
     }
+    let rules = TagRules {
+        native: raw.tags.unwrap_or(false),
+        fabio: raw.fabio_tags.unwrap_or(false),
+        bounds: resolve_bounds(raw.tag_hosts, raw.tag_paths, scope),
+        ttl: raw.route_ttl.map_or(Duration::from_secs(24 * 3600), |raw| raw.0),
+    };
     let wait_scope = scope.key("wait");
     let wait = raw.wait.map_or(Duration::from_secs(60), |raw| raw.0);
     if !(Duration::from_secs(1)..=Duration::from_secs(600)).contains(&wait) {
@@ -126,6 +134,8 @@ fn resolve_consul(
         namespace: word(raw.namespace, "namespace", Some("CONSUL_NAMESPACE")),
         partition: word(raw.partition, "partition", Some("CONSUL_PARTITION")),
         kv_prefix: with_slash(kv_prefix, &kv_prefix_scope),
+        write_status: raw.write_status.unwrap_or(false),
+        tags: (rules.native || rules.fabio).then_some(rules),
         wait,
         consistency: match raw.consistency {
             None | Some(RawConsistency::Stale) => Consistency::Stale,
@@ -137,6 +147,24 @@ fn resolve_consul(
         tls,
         register,
     })
+}
+
+/// What registrations may claim.
+fn resolve_bounds(hosts: Option<Vec<String>>, paths: Option<Vec<String>>, scope: &Scope<'_>) -> Bounds {
+    let mut bounds = Bounds::default();
+    let (hosts_scope, paths_scope) = (scope.key("tag_hosts"), scope.key("tag_paths"));
+    for (list, scope) in [(&hosts, &hosts_scope), (&paths, &paths_scope)] {
+        if list.as_ref().is_some_and(Vec::is_empty) {
+            scope.problem("allows nothing: name something, or remove it, which allows everything");
+        }
+    }
+    for (index, text) in hosts.unwrap_or_default().iter().enumerate() {
+        hosts_scope.index(index).check(bounds.add_host(text));
+    }
+    for (index, text) in paths.unwrap_or_default().iter().enumerate() {
+        paths_scope.index(index).check(bounds.add_path(text));
+    }
+    bounds
 }
 
 fn resolve_etcd(

@@ -237,7 +237,7 @@ impl Builder {
 
     fn route(&self, route: &MergedRoute, merged: &Merged) -> Route {
         let label: Arc<str> = route.name.as_str().into();
-        let mut broken = Vec::new();
+        let mut broken = route.spec.registered.broken.clone();
         let mut occurrences: HashMap<Arc<str>, u64> = HashMap::new();
         let targets = route.spec.targets.iter().map(|spec| {
             let target_label = spec.label();

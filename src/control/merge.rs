@@ -97,7 +97,8 @@ pub(super) fn merge(states: &BTreeMap<ProviderId, Arc<ProviderState>>, rules: &R
         merged.report.rejected.extend(problems.map(|problem| (provider, problem)));
     }
     for (provider, state) in states {
-        let has_documents = matches!(provider, ProviderId::File | ProviderId::Etcd | ProviderId::ConsulKv);
+        let has_documents =
+            matches!(provider, ProviderId::File | ProviderId::Etcd | ProviderId::ConsulKv | ProviderId::ConsulTags);
         if has_documents && state.documents.is_none() {
             merged.report.unread.push(*provider);
         }

@@ -48,6 +48,11 @@ impl Publisher {
         Arc::clone(&self.slot.borrow())
     }
 
+    /// Follows what is published.
+    pub fn states(&self) -> watch::Receiver<Arc<ProviderState>> {
+        self.slot.subscribe()
+    }
+
     /// Publishes all documents after a complete read.
     pub fn documents(&self, documents: Documents) {
         self.change(|state| {

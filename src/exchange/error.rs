@@ -11,6 +11,8 @@ pub enum ProxyError {
     NoRoute,
     /// The route has no usable endpoint.
     NoEndpoint,
+    /// The route does not take this client.
+    Denied,
     /// The route refers to something absent or broken.
     Unresolved,
     /// The endpoint could not be reached; `retried`: nor could others.
@@ -40,6 +42,7 @@ impl ProxyError {
         match self {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoEndpoint | Self::Unresolved => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Denied => StatusCode::FORBIDDEN,
             Self::Unreachable { .. } | Self::Reset | Self::BadResponse => StatusCode::BAD_GATEWAY,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::ClientGone => CLIENT_CLOSED_REQUEST,
@@ -54,6 +57,7 @@ impl ProxyError {
         match self {
             Self::NoRoute => Flag::NoRoute,
             Self::NoEndpoint => Flag::NoHealthyUpstream,
+            Self::Denied => Flag::Unauthorized,
             Self::Unresolved => Flag::NoConfiguration,
             Self::Unreachable { retried: false } => Flag::UpstreamConnectFailure,
             Self::Unreachable { retried: true } => Flag::UpstreamRetryLimitExceeded,
@@ -72,6 +76,7 @@ impl ProxyError {
         match self {
             Self::NoRoute => "no_route",
             Self::NoEndpoint => "no_endpoint",
+            Self::Denied => "denied",
             Self::Unresolved => "unresolved_route",
             Self::Unreachable { .. } => "endpoint_unreachable",
             Self::Reset => "endpoint_reset",
@@ -90,6 +95,7 @@ impl ProxyError {
             Self::ClientGone | Self::SlowBody | Self::BodyTooLarge | Self::BadRequest => true,
             Self::NoRoute
             | Self::NoEndpoint
+            | Self::Denied
             | Self::Unresolved
             | Self::Unreachable { .. }
             | Self::Reset
@@ -103,6 +109,7 @@ impl ProxyError {
         match self {
             Self::NoEndpoint | Self::Unresolved => Some("1"),
             Self::NoRoute
+            | Self::Denied
             | Self::Unreachable { .. }
             | Self::Reset
             | Self::BadResponse

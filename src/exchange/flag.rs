@@ -19,6 +19,8 @@ pub enum Flag {
     UpstreamProtocolError,
     /// No response in time.
     UpstreamTimeout,
+    /// The client is not allowed.
+    Unauthorized,
     /// The client went away.
     DownstreamConnectionTermination,
     /// The client was too slow with its body.
@@ -43,6 +45,7 @@ impl Flag {
             Self::UpstreamRetryLimitExceeded => "URX",
             Self::UpstreamProtocolError => "UPE",
             Self::UpstreamTimeout => "UT",
+            Self::Unauthorized => "UAEX",
             Self::DownstreamConnectionTermination => "DC",
             Self::RequestTimeout => "RT",
             Self::BodyLimit => "BL",

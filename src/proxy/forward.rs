@@ -23,6 +23,8 @@ pub(super) struct Destination {
     pub(super) tries: u32,
     /// The end of the whole exchange.
     pub(super) deadline: Option<Instant>,
+    /// The `Host` is the endpoint's address.
+    pub(super) host_of_endpoint: bool,
 }
 
 /// Why a try gave no response.
@@ -52,10 +54,10 @@ pub(super) async fn forward(
         let index = pool.pick(&tried, busy, || worker.random()).ok_or(ProxyError::NoEndpoint)?;
         let endpoint = Rc::clone(&upstream.endpoints[index as usize]);
         frame.attempt(&endpoint);
-        if frame.host.is_none()
+        if (frame.host.is_none() || destination.host_of_endpoint)
             && let Ok(host) = HeaderValue::from_str(endpoint.state.label())
         {
-            // From an HTTP/1.0 client without one; RFC 9112, 3.2, has it in every request of HTTP/1.1.
+            // Perhaps from an HTTP/1.0 client without one; RFC 9112, 3.2, has it in every request of HTTP/1.1.
             outbound.request.headers_mut().insert(header::HOST, host);
         }
         let failure = match attempt(frame, destination, &endpoint, &mut outbound).await {

@@ -18,6 +18,7 @@ mod local;
 mod outbound;
 mod plane;
 mod serve;
+mod steps;
 mod tunnel;
 mod wire;
 mod worker;

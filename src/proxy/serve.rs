@@ -18,14 +18,15 @@ use super::http1::Head;
 use super::kept::Connection;
 use super::local::{LocalRoute, LocalSnapshot};
 use super::outbound::{Added, Outbound};
+use super::steps;
 use super::tunnel;
 use super::worker::Worker;
 use crate::exchange::body::Bounds;
-use crate::exchange::header::{X_FLEETGATE_FLAG, X_REQUEST_ID};
+use crate::exchange::header::{X_FLEETGATE_FLAG, X_FORWARDED_PREFIX, X_REQUEST_ID};
 use crate::exchange::{Body, Flow, ProxyError};
 use crate::snapshot::target::{draw, sticky_key};
 use crate::snapshot::{RequestView, gate};
-use crate::spec::route::Sticky;
+use crate::spec::route::{HostPolicy, Sticky};
 
 /// Serves one request.
 pub(super) async fn serve(
@@ -76,7 +77,7 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
     })?;
     frame.client = connection.peer.client(request.headers(), &listener.trusted_proxies);
 
-    let (destination, set_cookie) = {
+    let (route, target, mut destination, set_cookie) = {
         let local = worker.local();
         let view = passed.view(&request, &connection.listener.name);
         let position = local.table().take(&view)?;
@@ -92,16 +93,42 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
             subset: resolved.subset,
             tries: 1 + route.route.spec.retry_attempts,
             deadline: route.route.timeout().map(|timeout| frame.started + timeout),
+            host_of_endpoint: false,
         };
-        (destination, set_cookie)
+        (route, target, destination, set_cookie)
     };
+    let mut path = passed.path;
+    let (mut fixed_host, mut stripped) = (None, None);
+    if let Some(steps) = route.route.targets[target].spec.steps.as_deref() {
+        if !steps::admits(&steps.access, frame.client) {
+            return Err(ProxyError::Denied);
+        }
+        let came = path.as_deref().unwrap_or(request.uri().path());
+        if let Some(redirect) = &steps.redirect {
+            let query = request.uri().query();
+            return steps::redirected(frame, redirect, steps, came, query).map(Answer::Response);
+        }
+        path = steps::rewritten(steps, came)?.or(path);
+        stripped = steps.strip_prefix.as_ref();
+        match &steps.host {
+            HostPolicy::Kept => {}
+            HostPolicy::Endpoint => destination.host_of_endpoint = true,
+            HostPolicy::Fixed(host) => fixed_host = Some(host),
+        }
+    }
 
     // RFC 9110, 7.8: HTTP/1.0 knows no upgrade.
     let upgrade = headers::upgrade_of(request.headers(), noted)
         .filter(|name| frame.version != Version::HTTP_10 && listener.upgrades.contains(name));
-    let way = Way { host: passed.host_header, path: passed.path, upgrade, deadline: destination.deadline, added };
+    let way = Way { host: passed.host_header, path, upgrade, deadline: destination.deadline, added };
     let client = way.upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
-    let outbound = prepare(frame, request, noted, way)?;
+    let mut outbound = prepare(frame, request, noted, way)?;
+    if let Some(host) = fixed_host {
+        outbound.request.headers_mut().insert(header::HOST, host.clone());
+    }
+    if let Some(prefix) = stripped {
+        outbound.request.headers_mut().insert(X_FORWARDED_PREFIX, prefix.as_header().clone());
+    }
     let (Head { mut response, upgrade, .. }, endpoint) = forward(frame, &destination, outbound).await?;
 
     let version = response.version();

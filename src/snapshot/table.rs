@@ -44,6 +44,10 @@ struct HostTable {
     exact: HashMap<String, Bucket>,
     expressions: Vec<Entry>,
     prefixes: HashMap<String, Bucket>,
+    /// By the text that paths begin with.
+    starts: HashMap<String, Bucket>,
+    /// The lengths of those texts, each once.
+    start_lengths: Vec<usize>,
     /// Bit N: there is a prefix of N segments (63 stands for more).
     depths: u64,
 }
@@ -77,6 +81,8 @@ impl Default for HostTable {
             exact: HashMap::default(),
             expressions: Vec::new(),
             prefixes: HashMap::default(),
+            starts: HashMap::default(),
+            start_lengths: Vec::new(),
             depths: 0,
         }
     }
@@ -107,7 +113,7 @@ impl RouteTable {
             hosts.insert(entry, &routes[route as usize].matching().path);
         }
         for hosts in table.exact.values_mut().chain(table.wildcard.values_mut()).chain([&mut table.any]) {
-            for bucket in hosts.exact.values_mut().chain(hosts.prefixes.values_mut()) {
+            for bucket in hosts.exact.values_mut().chain(hosts.prefixes.values_mut()).chain(hosts.starts.values_mut()) {
                 bucket.index(&routes);
             }
         }
@@ -178,7 +184,7 @@ trait Visitor {
 }
 
 /// The order of the contract, as a sortable key: smaller goes first.
-type Order = (Reverse<i32>, (u8, Reverse<usize>), (u8, Reverse<usize>), bool, Reverse<usize>, Reverse<usize>);
+type Order = (Reverse<i32>, (u8, Reverse<usize>), bool, (u8, Reverse<usize>), bool, Reverse<usize>, Reverse<usize>);
 
 fn order(route: &Route, host: Option<&HostMatch>) -> Order {
     let matching = route.matching();
@@ -190,11 +196,12 @@ fn order(route: &Route, host: Option<&HostMatch>) -> Order {
     let path = match &matching.path {
         PathMatch::Exact(_) => (0, Reverse(0)),
         PathMatch::Regex(pattern) => (1, Reverse(pattern.source().len())),
-        PathMatch::Prefix(prefix) => (2, Reverse(prefix.len())),
+        PathMatch::Prefix(prefix) | PathMatch::Start(prefix) => (2, Reverse(prefix.len())),
     };
     (
         Reverse(route.spec.priority),
         host,
+        route.spec.registered.yields,
         path,
         matching.methods.is_empty(),
         Reverse(matching.conditions.headers.len()),
@@ -212,6 +219,12 @@ impl HostTable {
                 self.depths |= 1 << prefix.matches('/').count().min(63);
                 self.prefixes.entry(prefix.clone()).or_default().scan.push(entry);
             }
+            PathMatch::Start(text) => {
+                if !self.start_lengths.contains(&text.len()) {
+                    self.start_lengths.push(text.len());
+                }
+                self.starts.entry(text.clone()).or_default().scan.push(entry);
+            }
         }
     }
 
@@ -226,6 +239,11 @@ impl HostTable {
             visitor.bucket(bucket);
         }
         visitor.expressions(&self.expressions);
+        for &length in &self.start_lengths {
+            if let Some(bucket) = path.get(..length).and_then(|text| self.starts.get(text)) {
+                visitor.bucket(bucket);
+            }
+        }
         if self.depths != 0 {
             // `/a/b/` is asked as `/a/b`: prefixes are kept without a trailing slash.
             let mut prefix = path.strip_suffix('/').unwrap_or(path);

@@ -39,6 +39,7 @@ pub fn matching(spec: &MatchSpec) -> Value {
     let path = match &spec.path {
         PathMatch::Prefix(prefix) if prefix.is_empty() => "/".into(),
         PathMatch::Prefix(prefix) => prefix.as_str().into(),
+        PathMatch::Start(text) => json!({ "starts_with": text }),
         PathMatch::Exact(path) => json!({ "exact": path }),
         PathMatch::Regex(pattern) => json!({ "regex": pattern.source() }),
     };

@@ -121,6 +121,8 @@ impl fmt::Display for HostMatch {
 pub enum PathMatch {
     /// By whole segments; kept without a trailing slash, so that `/` is the empty text.
     Prefix(String),
+    /// By text, as fabio has it: `/users` takes `/users2` too, and `/users/` does not take `/users`.
+    Start(String),
     /// Exactly this path.
     Exact(String),
     /// The whole path matches.

@@ -20,6 +20,21 @@ impl Name {
     /// Longest name, in bytes.
     pub const MAX_LENGTH: usize = 63;
 
+    /// A name made of any text, the same for the same text: what no name has becomes `-`, and a hash of the text
+    /// keeps it from being another's.
+    pub fn derived(text: &str) -> Self {
+        let fit = |c: char| match c.to_ascii_lowercase() {
+            c @ ('a'..='z' | '0'..='9' | '.' | '_' | '-') => c,
+            _ => '-',
+        };
+        let readable: String = text.chars().map(fit).take(Self::MAX_LENGTH - 9).collect();
+        let readable = readable.trim_matches(['.', '_', '-']);
+        let readable = if readable.is_empty() { "unnamed" } else { readable };
+        // FNV-1a: equal on every gateway and in every version.
+        let hash = text.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        Self(format!("{readable}-{hash:08x}").into())
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -87,6 +102,8 @@ pub enum ProviderId {
     Etcd,
     /// Documents in Consul's KV store.
     ConsulKv,
+    /// Routes that services ask for in their Consul registrations.
+    ConsulTags,
     /// Endpoints from Consul's health API.
     Consul,
     /// Addresses of host names.
@@ -95,7 +112,7 @@ pub enum ProviderId {
 
 impl ProviderId {
     /// Every provider, in the order lists show them.
-    pub const ALL: [Self; 5] = [Self::File, Self::Etcd, Self::ConsulKv, Self::Consul, Self::Dns];
+    pub const ALL: [Self; 6] = [Self::File, Self::Etcd, Self::ConsulKv, Self::ConsulTags, Self::Consul, Self::Dns];
 
     /// The name users see and write.
     pub fn as_str(self) -> &'static str {
@@ -103,6 +120,7 @@ impl ProviderId {
             Self::File => "file",
             Self::Etcd => "etcd",
             Self::ConsulKv => "consul-kv",
+            Self::ConsulTags => "consul-tags",
             Self::Consul => "consul",
             Self::Dns => "dns",
         }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue, StatusCode};
+use ipnet::IpNet;
 
 use super::matching::{Conditions, MatchSpec};
 use super::name::{ItemRef, Name};
@@ -25,6 +26,19 @@ pub struct RouteSpec {
     pub timeout: Option<Duration>,
     /// Additional tries where no endpoint was reached; 0 to 10, default 1.
     pub retry_attempts: u32,
+    /// What comes with a route that a registration asked for; empty for one of a document.
+    pub registered: Registered,
+}
+
+/// What comes with a route that a registration asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Registered {
+    /// Among routes of the same host it goes behind those of documents, whatever their paths.
+    pub yields: bool,
+    /// What it asks for and cannot have: every request gets 503 `NC`.
+    pub broken: Vec<String>,
+    /// What people should know of it though it is served.
+    pub remarks: Vec<String>,
 }
 
 /// One possible destination of a route.
@@ -36,6 +50,86 @@ pub struct TargetSpec {
     pub subset: Option<Name>,
     /// When it is taken.
     pub choice: Choice,
+    /// What is done with a request that takes this target, beyond forwarding it.
+    pub steps: Option<Arc<Steps>>,
+}
+
+/// What is done with a request beyond forwarding it, in this order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Steps {
+    /// Who may come; anybody by default.
+    pub access: Access,
+    /// Answers instead of forwarding.
+    pub redirect: Option<Redirect>,
+    /// What a path that begins with it loses.
+    pub strip_prefix: Option<StripPrefix>,
+    /// What is put before the path.
+    pub prepend: Option<String>,
+    /// The `Host` that the endpoint gets.
+    pub host: HostPolicy,
+}
+
+/// What a path that begins with it loses, as text; what is left begins with a slash. Endpoints are told of it in
+/// `X-Forwarded-Prefix`, as fabio tells them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StripPrefix(HeaderValue);
+
+impl StripPrefix {
+    /// Wraps a path.
+    ///
+    /// # Errors
+    /// A text that no header can carry.
+    pub fn new(path: &str) -> Result<Self, String> {
+        HeaderValue::from_str(path).map(Self).map_err(|_| format!("`{path}` is not a path"))
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        // Made of text that `from_str` took.
+        self.0.to_str().unwrap_or_default()
+    }
+
+    /// As the header's value.
+    pub fn as_header(&self) -> &HeaderValue {
+        &self.0
+    }
+}
+
+/// Whose requests are taken, by the client's address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody's.
+    #[default]
+    Anybody,
+    /// Those from these networks.
+    Only(Vec<IpNet>),
+    /// Those from elsewhere.
+    Except(Vec<IpNet>),
+}
+
+/// Which `Host` an endpoint gets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum HostPolicy {
+    /// The one that came.
+    #[default]
+    Kept,
+    /// The endpoint's own address.
+    Endpoint,
+    /// This one.
+    Fixed(HeaderValue),
+}
+
+/// An answer that sends the client elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    /// 300 to 399.
+    pub status: StatusCode,
+    /// `scheme://host`, with `$host` for the request's `Host`; empty for a path on the same host.
+    pub origin: String,
+    /// The path, with `$path` for the request's; begins with a slash otherwise.
+    pub path: String,
+    /// The query; without one, and with `$path`, the request's.
+    pub query: Option<String>,
 }
 
 impl TargetSpec {

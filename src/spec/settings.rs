@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::decode::tag::Rules as TagRules;
 use super::endpoint::Address;
 use super::name::{Name, ProviderId};
 
@@ -145,6 +146,10 @@ pub struct ConsulProvider {
     pub partition: Option<Arc<str>>,
     /// Prefix of documents in KV, with the slash at its end; default `fleetgate/`.
     pub kv_prefix: String,
+    /// Routes from registrations: what is read and allowed; `None` by default.
+    pub tags: Option<TagRules>,
+    /// Whether problems of documents and registrations are written below `status/` in KV; default false.
+    pub write_status: bool,
     /// How long a blocking query may block; 1 s to 10 min, default 60 s.
     pub wait: Duration,
     /// Who answers blocking queries; default any server.
@@ -209,6 +214,8 @@ impl ConsulProvider {
             namespace: None,
             partition: None,
             kv_prefix: "fleetgate/".to_owned(),
+            tags: None,
+            write_status: false,
             wait: Duration::from_secs(60),
             consistency: Consistency::Stale,
             max_stale: Duration::from_secs(5),

@@ -81,7 +81,7 @@ address = "127.0.0.1:9000"
 address = "0.0.0.0:9901"
 
 [discovery]
-precedence = ["file", "consul-tags", "file"]
+precedence = ["file", "consul", "file"]
 state_dir = "/var/lib/fleetgate"
 
 [discovery.file]
@@ -143,8 +143,8 @@ fleetgate.toml:18:17: listeners.b.max_body_size: a size needs a unit: write "5B"
 fleetgate.toml:19:18: listeners.b.header_timeout: `0s`: must be more than 0
 fleetgate.toml:25:11: listeners.d.address: `127.0.0.1:9000` is the address of `listeners.c`, too
 fleetgate.toml:28:11: admin.address: without a token the admin API binds only to loopback: give `token_file`, or bind to 127.0.0.1
-fleetgate.toml:31:23: discovery.precedence[1]: `consul-tags` is no provider of documents; known are file, etcd, consul-kv
-fleetgate.toml:31:38: discovery.precedence[2]: `file` is there already
+fleetgate.toml:31:23: discovery.precedence[1]: `consul` is no provider of documents; known are file, etcd, consul-kv, consul-tags
+fleetgate.toml:31:33: discovery.precedence[2]: `file` is there already
 fleetgate.toml:32:1: discovery.state_dir: unknown key; known are precedence, file, consul, etcd
 fleetgate.toml:35:29: discovery.file.paths[1]: `routes.d/[` is not a pattern: invalid range pattern
 fleetgate.toml:35:43: discovery.file.paths[2]: `routes.d/*`: must end in .toml, .yaml, .yml or .json, which tells the format
@@ -478,9 +478,24 @@ fn paths_are_relative_to_the_file_that_names_them() {
 }
 
 #[test]
+fn bounds_of_tags_are_hosts_and_paths() {
+    let text = format!(
+        "{LISTENER}[discovery.consul]\ntags = true\ntag_hosts = [\"*\", \"a.*.com\"]\ntag_paths = []\nroute_ttl = \"5\"\n"
+    );
+    let found = Files::new(&[("fleetgate.toml", &text)]).check(&[]);
+    for part in [
+        "discovery.consul.tag_hosts[1]: `a.*.com`",
+        "discovery.consul.tag_paths: allows nothing",
+        "discovery.consul.route_ttl: `5` is not a duration",
+    ] {
+        assert!(found.contains(part), "{part} in {found}");
+    }
+}
+
+#[test]
 fn the_precedence_is_filled_up() {
     let files = Files::new(&[("fleetgate.toml", &format!("{LISTENER}[discovery]\nprecedence = [\"consul-kv\"]\n"))]);
-    let wanted = [ProviderId::ConsulKv, ProviderId::File, ProviderId::Etcd];
+    let wanted = [ProviderId::ConsulKv, ProviderId::File, ProviderId::Etcd, ProviderId::ConsulTags];
     assert_eq!(files.load(&[]).discovery.precedence, wanted);
 }
 

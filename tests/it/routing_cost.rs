@@ -149,7 +149,16 @@ const SHAPES: [Shape; 9] = [
 fn plain(path: PathMatch, asked: &str) -> Made {
     let matching = MatchSpec { hosts: Vec::new(), path, methods: Vec::new(), conditions: Conditions::default() };
     let (priority, listeners, targets, sticky, timeout) = (0, Vec::new(), Vec::new(), None, None);
-    let spec = RouteSpec { matching, priority, listeners, targets, sticky, timeout, retry_attempts: 1 };
+    let spec = RouteSpec {
+        matching,
+        priority,
+        listeners,
+        targets,
+        sticky,
+        timeout,
+        retry_attempts: 1,
+        registered: Default::default(),
+    };
     let mut headers = HeaderMap::new();
     headers.insert(http::header::ACCEPT, HeaderValue::from_static("*/*"));
     let host = "api.example.com".to_owned();

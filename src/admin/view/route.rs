@@ -23,7 +23,7 @@ pub struct RouteView {
     pub targets: Vec<TargetView>,
     /// Whether it can be served.
     pub state: State,
-    /// Why it is not `ok`.
+    /// Why it is not `ok`, and what else people should know of it.
     pub reasons: Vec<String>,
 }
 
@@ -57,7 +57,8 @@ pub fn list(snapshot: &Snapshot) -> List<RouteView> {
 }
 
 fn view(route: &Route, usable: &mut Usable<'_>) -> RouteView {
-    let (state, reasons, counts) = usable.judge(route);
+    let (state, mut reasons, counts) = usable.judge(route);
+    reasons.extend(route.spec.registered.remarks.iter().cloned());
     let targets = route.targets.iter().zip(counts);
     RouteView {
         name: route.name.clone(),

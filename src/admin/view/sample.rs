@@ -156,7 +156,7 @@ fn broken_route() -> Route {
 }
 
 fn target(upstream: &str, subset: Option<&str>, choice: Choice) -> TargetSpec {
-    TargetSpec { upstream: upstream.parse().expect("a reference"), subset: subset.map(name), choice }
+    TargetSpec { upstream: upstream.parse().expect("a reference"), subset: subset.map(name), choice, steps: None }
 }
 
 fn route(text: &str, provider: ProviderId, matching: MatchSpec, targets: Vec<TargetSpec>, state: RouteState) -> Route {
@@ -180,6 +180,7 @@ fn route(text: &str, provider: ProviderId, matching: MatchSpec, targets: Vec<Tar
             sticky: None,
             timeout: None,
             retry_attempts: 1,
+            registered: Default::default(),
         }),
         state,
     }

@@ -17,6 +17,7 @@ pub(super) fn unmet(unmet: Unmet<'_>, request: &RequestView<'_>) -> String {
         Unmet::Host(hosts) if request.host.is_empty() => format!("there is no host, and it wants {}", list(hosts)),
         Unmet::Host(hosts) => format!("host `{}` is not {}", request.host, list(hosts)),
         Unmet::Path(PathMatch::Prefix(prefix)) => format!("path `{}` is not under `{prefix}`", request.path),
+        Unmet::Path(PathMatch::Start(text)) => format!("path `{}` does not begin with `{text}`", request.path),
         Unmet::Path(PathMatch::Exact(path)) => format!("path `{}` is not exactly `{path}`", request.path),
         Unmet::Path(PathMatch::Regex(pattern)) => {
             format!("path `{}` does not match the whole of `{}`", request.path, pattern.source())

@@ -18,7 +18,6 @@ use super::transport::{Lane, Transport, describe};
 use crate::discovery::status::ProviderStatus;
 use crate::discovery::supervise::WatchError;
 use crate::spec::settings::{Consistency, ConsulProvider as Settings};
-use crate::spec::source::ConsulService;
 
 /// Asks one Consul agent.
 pub(super) struct Client {
@@ -121,6 +120,19 @@ impl Client {
         self.read(query, self.consistency).await
     }
 
+    /// Writes a key, or removes it, if it is still at this index (0: if it is not there).
+    ///
+    /// # Errors
+    /// No complete answer in time. Any status is an answer.
+    pub(super) async fn write(&self, key: &str, value: Option<String>, index: u64) -> Result<Reply, WatchError> {
+        let url = self.url(&Query::key(key), &format!("cas={index}&"));
+        let request = |client: &reqwest::Client| match &value {
+            Some(value) => client.put(&url).body(value.clone()),
+            None => client.delete(&url),
+        };
+        self.short(request).await
+    }
+
     /// Who leads the servers, as the agent knows; empty when nobody does.
     ///
     /// # Errors
@@ -135,13 +147,12 @@ impl Client {
         serde_json::from_slice(&reply.body).map_err(|error| WatchError::failed(format!("leader: {error}")))
     }
 
-    /// Asks whether the token may do what `questions` (a JSON array) lists, where this service is. What Consul's own
-    /// interface uses to hide buttons; servers before 1.7 lack it.
+    /// Asks whether the token may do what `questions` (a JSON array) lists, by a query of [`Query::authorize`].
     ///
     /// # Errors
     /// No complete answer in time.
-    pub(super) async fn authorize(&self, service: &ConsulService, questions: String) -> Result<Reply, WatchError> {
-        let url = self.url(&Query::authorize(service), "");
+    pub(super) async fn authorize(&self, query: &Query, questions: String) -> Result<Reply, WatchError> {
+        let url = self.url(query, "");
         self.short(|client| client.post(&url).body(questions.clone())).await
     }
 

@@ -9,6 +9,7 @@ use serde::de::{Deserializer, Visitor};
 
 use super::known::Contents;
 use super::unreported::{self, Unreported};
+use crate::spec::decode::tag::native_weight;
 use crate::spec::endpoint::{Address, EndpointSpec, Labels, RegistryStatus};
 use crate::spec::problem::Problem;
 use crate::spec::source::ConsulService;
@@ -47,6 +48,21 @@ pub(super) fn instances(service: &ConsulService, body: &[u8]) -> Result<Contents
     }
     contents.problems.sort_unstable();
     Ok(contents)
+}
+
+/// Gives instances the weights that their tags ask for.
+pub(super) fn weigh_by_tags(service: &ConsulService, contents: &mut Contents<Instance>) {
+    for (id, instance) in &mut contents.entries {
+        match native_weight(&instance.endpoint.labels) {
+            Ok(None) => {}
+            Ok(Some(weight)) => {
+                instance.weights = Weights::always(weight);
+                instance.endpoint.weight = weight;
+            }
+            Err(text) => contents.problems.push(Problem::new(format!("consul:{service}"), id.to_string(), text)),
+        }
+    }
+    contents.problems.sort_unstable();
 }
 
 /// Only a damaged catalog lists one instance twice; its newer registration counts.
@@ -193,6 +209,11 @@ pub(super) struct Weights {
 }
 
 impl Weights {
+    /// One weight, whatever the status.
+    fn always(weight: u16) -> Self {
+        Self { passing: Some(weight.into()), warning: Some(weight.into()) }
+    }
+
     /// The weight that goes with a status. Consul's default is 1, and what makes no sense is as good as absent.
     pub(super) fn of(self, status: RegistryStatus) -> u16 {
         let weight = if status == RegistryStatus::Warning { self.warning } else { self.passing };

@@ -1,10 +1,12 @@
-//! The Consul provider: instances of wanted services by blocking queries, documents from the KV store.
+//! The Consul provider: instances of wanted services by blocking queries, documents from the KV store, and routes that
+//! services ask for in their registrations.
 //!
 //! A read goes: [`client`] asks a [`query`] by its [`transport`], as many at once as its [`budget`] allows; [`answer`]
-//! says what the answer is worth; [`health`] or [`kv`] read its body; [`known`] decides what becomes of it, and
-//! [`permission`] finds out whether what it lacks is gone or hidden; [`follow`] is the loop that does all that.
-//! [`token`], [`expiry`] and [`probe`] serve all watches; [`register`] registers the gateway itself. [`unreported`]
-//! keeps instances whose checks an agent has forgotten as it started again.
+//! says what the answer is worth; [`health`], [`kv`] or [`catalog`] read its body; [`known`] decides what becomes of it,
+//! and [`permission`] finds out whether what it lacks is gone or hidden; [`follow`] is the loop that does all that.
+//! [`tags`] makes documents of what instances say, [`feedback`] writes what is wrong where teams can read it. [`token`],
+//! [`expiry`] and [`probe`] serve all watches; [`register`] registers the gateway itself. [`unreported`] keeps instances
+//! whose checks an agent has forgotten as it started again.
 //!
 //! What Consul really does, and what the rules here rest on (measured with 1.8.7, the newer headers from its
 //! source): it answers `200 []` to a token without permission, error answers carry an index of 1, a blocked
@@ -16,24 +18,30 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+use self::catalog::Catalog;
 use self::client::Client;
+use self::feedback::Feedback;
 use self::follow::{Bounds, Follow};
 use self::kv::Keys;
 use self::register::Registered;
 use self::service::Instances;
+use self::tags::Tags;
 use self::token::Token;
 use super::register::{Gateway, Registration};
 use super::supervise::{Backoff, supervise};
 use super::wanted::keep_wanted;
 use super::{Context, Provider, Publisher};
+use crate::spec::decode::tag::Rules;
 use crate::spec::name::ProviderId;
 use crate::spec::settings::{ConsulProvider as Settings, ConsulRegistration};
 use crate::spec::source::Source;
 
 mod answer;
 mod budget;
+mod catalog;
 mod client;
 mod expiry;
+mod feedback;
 mod follow;
 mod health;
 mod known;
@@ -44,6 +52,7 @@ mod probe;
 mod query;
 mod register;
 mod service;
+mod tags;
 mod token;
 mod transport;
 mod unreported;
@@ -53,23 +62,31 @@ pub use client::ClientError;
 /// Longest wait of a watch after failures.
 const CAP: Duration = Duration::from_secs(30);
 
-/// The Consul provider. It is two for its users: endpoints (`consul`) and documents (`consul-kv`).
+/// The Consul provider. It is three for its users: endpoints (`consul`), documents (`consul-kv`), and routes from
+/// registrations (`consul-tags`) if they are wanted.
 pub struct ConsulProvider {
     client: Arc<Client>,
     bounds: Bounds,
     prefix: String,
     sources: Publisher,
     documents: Publisher,
+    tags: Option<(Rules, Publisher)>,
+    write_status: bool,
     backoff: Backoff,
 }
 
 impl ConsulProvider {
-    /// A provider that publishes endpoints through `sources` and documents through `documents`. It contacts
-    /// nobody before it runs.
+    /// A provider that publishes endpoints through `sources`, documents through `documents`, and where the settings
+    /// want them routes from registrations through `tags`. It contacts nobody before it runs.
     ///
     /// # Errors
     /// An address that is none, and TLS files that cannot be read.
-    pub fn new(settings: &Settings, sources: Publisher, documents: Publisher) -> Result<Self, ClientError> {
+    pub fn new(
+        settings: &Settings,
+        sources: Publisher,
+        documents: Publisher,
+        tags: Option<Publisher>,
+    ) -> Result<Self, ClientError> {
         let backoff = Backoff::new(CAP);
         let changed = Arc::clone(&backoff.credentials_changed);
         let token = Token::new(settings.token.as_ref(), settings.token_file.clone(), changed);
@@ -79,6 +96,8 @@ impl ConsulProvider {
             prefix: settings.kv_prefix.clone(),
             sources,
             documents,
+            tags: settings.tags.clone().zip(tags),
+            write_status: settings.write_status,
             backoff,
         })
     }
@@ -94,7 +113,7 @@ impl ConsulProvider {
 #[async_trait]
 impl Provider for ConsulProvider {
     async fn run(self: Box<Self>, context: Context) {
-        let Self { client, bounds, prefix, sources, documents, backoff } = *self;
+        let Self { client, bounds, prefix, sources, documents, tags, write_status, backoff } = *self;
         if let Err(error) = client.token.reread().await {
             tracing::warn!("the Consul token is not used yet: {error}");
         }
@@ -110,10 +129,49 @@ impl Provider for ConsulProvider {
             backoff.clone(),
             context.shutdown.clone(),
         );
+        let feedback = write_status.then(|| Feedback {
+            client: Arc::clone(&client),
+            prefix: format!("{prefix}status/"),
+            documents: documents.states(),
+            sources: sources.states(),
+            tags: tags.as_ref().map(|(_, publisher)| publisher.states()),
+        });
+        let feedback = async {
+            match feedback {
+                Some(feedback) => feedback.follow().await,
+                None => std::future::pending().await,
+            }
+        };
+        let weighed_by_tags = tags.as_ref().is_some_and(|(rules, _)| rules.native);
+        let (wanted, shutdown) = (context.wanted.clone(), context.shutdown.clone());
+        let (watched, all_watched) = watch::channel(Arc::clone(&wanted.borrow()));
+        let context = match &tags {
+            Some(_) => Context { wanted: all_watched, ..context },
+            None => context,
+        };
+        let tags = async {
+            let Some((rules, publisher)) = tags else { return };
+            let (asking, all_asking) = watch::channel(None);
+            let catalog = Catalog { rules: rules.clone(), asking, publisher: publisher.clone() };
+            let (client, bounds, kicks) = follows(&kicks);
+            let catalog = supervise(
+                Follow::new(catalog, client, bounds, kicks),
+                "catalog".to_owned(),
+                Arc::clone(publisher.status()),
+                backoff.clone(),
+                shutdown,
+            );
+            let sources = sources.clone();
+            let tags = Tags { rules, asking: all_asking, wanted, watched, sources, documents: publisher };
+            tokio::select! {
+                () = catalog => {}
+                () = tags.follow() => {}
+            }
+        };
         let instances = keep_wanted(ProviderId::Consul, &sources, context, |source, stop| {
             let Source::Consul(service) = source.clone() else { unreachable!("keep_wanted starts our own sources") };
             let (client, bounds, kicks) = follows(&kicks);
-            let question = Instances { service, publisher: sources.clone() };
+            let question = Instances { service, publisher: sources.clone(), weighed_by_tags };
             supervise(
                 Follow::new(question, client, bounds, kicks),
                 source.to_string(),
@@ -123,8 +181,9 @@ impl Provider for ConsulProvider {
             )
         });
         tokio::select! {
-            ((), ()) = futures_util::future::join(keys, instances) => {}
+            ((), (), ()) = futures_util::future::join3(keys, instances, tags) => {}
             () = client.token.follow() => {}
+            () = feedback => {}
             () = expiry::follow(&client, sources.status(), &backoff.credentials_changed) => {}
             () = client.transport.follow(|| backoff.answers_again.notify_waiters()) => {}
             () = probe::probe(&client, &kick, &backoff.answers_again) => {}

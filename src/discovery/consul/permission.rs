@@ -47,7 +47,8 @@ pub(super) async fn of_instances(
     let mut questions = vec![json!({"Resource": "service", "Access": "read", "Segment": &*service.name})];
     let nodes = nodes.into_iter().take(MOST_NODES);
     questions.extend(nodes.map(|node| json!({"Resource": "node", "Access": "read", "Segment": node})));
-    let reply = client.authorize(service, serde_json::Value::from(questions).to_string()).await?;
+    let reply =
+        client.authorize(&Query::authorize().beside(service), serde_json::Value::from(questions).to_string()).await?;
     let permission = match authorized(&reply)? {
         Some(permission) => permission,
         None => without_asking(client, doubted).await?,
@@ -55,7 +56,7 @@ pub(super) async fn of_instances(
     if !doubted.nothing || matches!(permission, Permission::Doubtful(_)) {
         return Ok(permission);
     }
-    let catalog = client.read(&Query::services_beside(service), Consistency::Consistent).await?;
+    let catalog = client.read(&Query::services().beside(service), Consistency::Consistent).await?;
     Ok(match (in_catalog(&catalog, &service.name)?, &permission) {
         (Listed::Yes, _) => Permission::Doubtful(format!(
             "the catalog lists `{}` all the same: \
@@ -68,6 +69,24 @@ pub(super) async fn of_instances(
                 .to_owned(),
         ),
         (Listed::No, _) => permission,
+    })
+}
+
+/// Whether services may be hidden: a catalog lists Consul itself at least.
+///
+/// # Errors
+/// It could not be found out.
+pub(super) async fn of_catalog(client: &Client, doubted: &Doubted<'_>) -> Result<Permission, WatchError> {
+    let question = json!([{"Resource": "service", "Access": "read", "Segment": "consul"}]);
+    let permission = match authorized(&client.authorize(&Query::authorize(), question.to_string()).await?)? {
+        Some(permission) => permission,
+        None => without_asking(client, doubted).await?,
+    };
+    Ok(match permission {
+        Permission::Granted if doubted.held_for < PATIENCE => Permission::Doubtful(
+            "the catalog is empty, without even Consul itself: perhaps the token lacks `service:read`".to_owned(),
+        ),
+        permission => permission,
     })
 }
 

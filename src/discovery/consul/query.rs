@@ -34,14 +34,19 @@ impl Query {
         Self { path, parameters: "", place: Place::of(service) }
     }
 
-    /// The names of all services where this one is.
-    pub(super) fn services_beside(service: &ConsulService) -> Self {
-        Self { place: Place::of(service), ..Self::fixed("/v1/catalog/services") }
+    /// The names of all services.
+    pub(super) fn services() -> Self {
+        Self::fixed("/v1/catalog/services")
     }
 
-    /// What the token may do where this service is.
-    pub(super) fn authorize(service: &ConsulService) -> Self {
-        Self { place: Place::of(service), ..Self::fixed("/v1/internal/acl/authorize") }
+    /// What the token may do. What Consul's own interface uses to hide buttons; servers before 1.7 lack it.
+    pub(super) fn authorize() -> Self {
+        Self::fixed("/v1/internal/acl/authorize")
+    }
+
+    /// The same where this service is.
+    pub(super) fn beside(self, service: &ConsulService) -> Self {
+        Self { place: Place::of(service), ..self }
     }
 
     /// All keys below a prefix, with their values.

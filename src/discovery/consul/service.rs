@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::client::Client;
 use super::follow::{Doubted, Question};
-use super::health::{Instance, instances};
+use super::health::{Instance, instances, weigh_by_tags};
 use super::known::{Contents, Entries};
 use super::permission::{Permission, of_instances};
 use super::query::Query;
@@ -24,6 +24,8 @@ use crate::spec::source::{ConsulService, Source};
 pub(super) struct Instances {
     pub(super) service: ConsulService,
     pub(super) publisher: Publisher,
+    /// Whether tags may say how much an instance weighs.
+    pub(super) weighed_by_tags: bool,
 }
 
 #[async_trait]
@@ -38,7 +40,11 @@ impl Question for Instances {
     }
 
     fn read(&self, body: &[u8]) -> Result<Contents<Instance>, String> {
-        instances(&self.service, body)
+        let mut contents = instances(&self.service, body)?;
+        if self.weighed_by_tags {
+            weigh_by_tags(&self.service, &mut contents);
+        }
+        Ok(contents)
     }
 
     fn amend(&self, known: &Entries<Instance>, fresh: &mut Entries<Instance>, after_outage: bool) {

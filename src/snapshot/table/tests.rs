@@ -19,6 +19,9 @@ fn host(text: &str) -> HostMatch {
 }
 
 fn path(text: &str) -> PathMatch {
+    if let Some(start) = text.strip_prefix('^') {
+        return PathMatch::Start(start.to_owned());
+    }
     match (text.strip_prefix('='), text.strip_prefix('~')) {
         (Some(exact), _) => PathMatch::Exact(exact.to_owned()),
         (None, Some(regex)) => PathMatch::Regex(Pattern::whole(regex).expect("a pattern")),
@@ -40,6 +43,7 @@ fn spec(hosts: &[&str], at: &str) -> RouteSpec {
         sticky: None,
         timeout: None,
         retry_attempts: 1,
+        registered: Default::default(),
     }
 }
 
@@ -57,6 +61,48 @@ fn route(name: &str, spec: RouteSpec) -> Arc<Route> {
         targets: Vec::new(),
         state: RouteState::Resolved,
     })
+}
+
+#[test]
+fn a_path_by_text_takes_what_begins_with_it() {
+    let table = RouteTable::new(vec![
+        route("users", spec(&[], "^/users")),
+        route("folder", spec(&[], "^/users/")),
+        route("segments", spec(&[], "/u")),
+    ]);
+    for (path, wanted) in [
+        ("/users", Some("users")),
+        ("/users2/x", Some("users")),
+        ("/users/", Some("folder")),
+        ("/users/x", Some("folder")),
+        ("/u/x", Some("segments")),
+        ("/use", None),
+    ] {
+        assert_eq!(Asked::new("a", path).of(&table).as_deref(), wanted, "{path}");
+    }
+}
+
+#[test]
+fn a_route_that_yields_goes_behind_others_of_its_host_and_before_those_of_wider_ones() {
+    let yielding = |hosts: &[&str], at: &str| {
+        let mut spec = spec(hosts, at);
+        spec.registered.yields = true;
+        spec
+    };
+    let table = RouteTable::new(vec![
+        route("claim", yielding(&["a.com"], "/users/admin")),
+        route("document", spec(&["a.com"], "/users")),
+        route("other", yielding(&["b.com"], "/")),
+        route("wide", spec(&["*.com"], "/users/admin")),
+        route("everything", spec(&[], "/users/admin/all")),
+    ]);
+    for (host, path, wanted) in [
+        ("a.com", "/users/admin", "document"),
+        ("b.com", "/users/admin", "other"),
+        ("c.com", "/users/admin/all", "wide"),
+    ] {
+        assert_eq!(Asked::new(host, path).of(&table).as_deref(), Some(wanted), "{host}{path}");
+    }
 }
 
 struct Asked {
@@ -194,17 +240,19 @@ fn listeners_restrict_routes() {
 /// Hosts, paths and headers small enough to meet often.
 fn any_spec() -> impl Strategy<Value = RouteSpec> {
     let hosts = prop::collection::vec(prop::sample::select(vec!["a.b.c", "b.c", "*.b.c", "*.c", "x.b.c"]), 0..3);
-    let paths = prop::sample::select(vec!["/", "/a", "/a/b", "=/a", "=/a/", "~/a.*", "~/a/b|/c", "/c"]);
+    let paths =
+        prop::sample::select(vec!["/", "/a", "/a/b", "=/a", "=/a/", "~/a.*", "~/a/b|/c", "/c", "^/a", "^/a/", "^/c"]);
     let headers = prop::collection::vec(prop::sample::select(vec![("x-a", "1"), ("x-a", "2"), ("x-b", "1")]), 0..3);
     let query = prop::collection::vec(prop::sample::select(vec![("a", "1"), ("a", "2"), ("b", "1")]), 0..3);
     let method = prop::sample::select(vec![None, Some(Method::GET), Some(Method::POST)]);
-    (hosts, paths, headers, query, method, -1..2i32).prop_map(|(hosts, at, headers, query, method, priority)| {
+    let order = (-1..2i32, any::<bool>());
+    (hosts, paths, headers, query, method, order).prop_map(|(hosts, at, headers, query, method, order)| {
         let mut spec = headers.into_iter().fold(spec(&hosts, at), |spec, (name, value)| with_header(spec, name, value));
         let query = query.into_iter().map(|(name, value)| (name.to_owned(), ValueMatch::Exact(value.to_owned())));
         spec.matching.conditions.query.extend(query);
         spec.matching.hosts.dedup();
         spec.matching.methods.extend(method);
-        spec.priority = priority;
+        (spec.priority, spec.registered.yields) = order;
         spec
     })
 }
@@ -219,6 +267,7 @@ fn plainly<'t>(table: &'t RouteTable, asked: &Asked) -> Option<&'t Arc<Route>> {
                 asked.path == *prefix
                     || asked.path.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.starts_with('/'))
             }
+            PathMatch::Start(text) => asked.path.starts_with(text.as_str()),
             PathMatch::Regex(_) => true,
         };
         if !path_matches || !asked.view(|view| unmet(route, view).is_none()) {

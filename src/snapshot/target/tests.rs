@@ -21,6 +21,7 @@ fn route(choices: Vec<Choice>) -> Route {
             upstream: format!("u{index}").parse().expect("a name"),
             subset: None,
             choice,
+            steps: None,
         })
         .collect();
     let resolved = targets.iter().enumerate().map(|(index, spec)| {
@@ -45,6 +46,7 @@ fn route(choices: Vec<Choice>) -> Route {
             sticky: None,
             timeout: None,
             retry_attempts: 1,
+            registered: Default::default(),
         }),
         state: RouteState::Resolved,
     }

@@ -129,7 +129,7 @@ pub(super) fn resolve_each<R, T>(
     raw.into_iter().enumerate().filter_map(|(index, element)| resolve(element, &scope.index(index))).collect()
 }
 
-fn parse_host(text: &str) -> Result<HostMatch, String> {
+pub(super) fn parse_host(text: &str) -> Result<HostMatch, String> {
     let lower = text.to_ascii_lowercase();
     let (wildcard, name) = match lower.strip_prefix("*.") {
         Some(suffix) => (true, suffix),
@@ -198,7 +198,7 @@ fn resolve_path(raw: Option<RawPath>, scope: &Scope<'_>) -> PathMatch {
     }
 }
 
-fn parse_prefix(text: &str) -> Result<String, String> {
+pub(super) fn parse_prefix(text: &str) -> Result<String, String> {
     if let Some(prefix) = text.strip_suffix("/*").or_else(|| text.strip_suffix("/**")) {
         let prefix = if prefix.is_empty() { "/" } else { prefix };
         return Err(format!("`{text}`: a path is a prefix already: write `{prefix}` (or `{{ regex = ... }}`)"));
@@ -207,7 +207,7 @@ fn parse_prefix(text: &str) -> Result<String, String> {
     Ok(path.strip_suffix('/').unwrap_or(&path).to_owned())
 }
 
-fn parse_path(text: &str) -> Result<String, String> {
+pub(super) fn parse_path(text: &str) -> Result<String, String> {
     if text.contains('?') {
         return Err(format!("`{text}`: a path has no query; conditions on it go to `query`"));
     }

@@ -182,6 +182,7 @@ RouteSpec {
                     ],
                 },
             ),
+            steps: None,
         },
         TargetSpec {
             upstream: ItemRef {
@@ -192,6 +193,7 @@ RouteSpec {
             choice: Weight(
                 0,
             ),
+            steps: None,
         },
     ],
     sticky: Some(
@@ -203,6 +205,11 @@ RouteSpec {
         90s,
     ),
     retry_attempts: 0,
+    registered: Registered {
+        yields: false,
+        broken: [],
+        remarks: [],
+    },
 }
 "#);
     }
@@ -235,11 +242,17 @@ RouteSpec {
             choice: Weight(
                 1,
             ),
+            steps: None,
         },
     ],
     sticky: None,
     timeout: None,
     retry_attempts: 1,
+    registered: Registered {
+        yields: false,
+        broken: [],
+        remarks: [],
+    },
 }
 "#);
     }

@@ -17,7 +17,7 @@ pub enum Key {
         /// From the extension; without one the text tells.
         format: Option<Format>,
     },
-    /// Nothing: the prefix itself, and "folders", which end in `/`.
+    /// Nothing: the prefix itself, "folders", which end in `/`, and what gateways write below `status/`.
     Ignored,
     /// Something we cannot use, and why.
     Rejected(String),
@@ -25,7 +25,7 @@ pub enum Key {
 
 /// Decodes a key relative to the prefix of documents.
 pub fn decode_key(key: &str) -> Key {
-    if key.is_empty() || key.ends_with('/') {
+    if key.is_empty() || key.ends_with('/') || key.starts_with("status/") {
         return Key::Ignored;
     }
     let kinds = || Kind::ALL.map(|kind| format!("`{}/NAME`", kind.as_str())).join(" or ");
@@ -62,6 +62,7 @@ mod tests {
             ("", Key::Ignored),
             ("routes/", Key::Ignored),
             ("routes/team/", Key::Ignored),
+            ("status/routes/users", Key::Ignored),
         ] {
             assert_eq!(decode_key(key), wanted, "{key}");
         }

@@ -18,6 +18,7 @@ pub mod route;
 pub mod scalar;
 pub mod scope;
 pub mod sections;
+pub mod tag;
 pub mod tree;
 pub mod upstream;
 

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::spec::name::{ItemRef, Name};
-use crate::spec::route::{Choice, RouteSpec, Sticky, TargetSpec};
+use crate::spec::route::{Choice, Registered, RouteSpec, Sticky, TargetSpec};
 
 use super::condition::{RawMatch, RawWhen, parse_header_name, resolve_each};
 use super::scalar::RawDuration;
@@ -119,6 +119,7 @@ impl RawRoute {
                 DEFAULT_RETRY_ATTEMPTS,
                 0..=10,
             ),
+            registered: Registered::default(),
         })
     }
 }
@@ -157,7 +158,7 @@ impl RawTarget {
             (Some(when), None) => Choice::When(when.resolve(&scope.key("when"))),
             (None, weight) => Choice::Weight(scope.key("weight").number(weight, 1, 0..=1_000_000)),
         };
-        Some(TargetSpec { upstream: upstream?, subset, choice })
+        Some(TargetSpec { upstream: upstream?, subset, choice, steps: None })
     }
 }
 

@@ -69,7 +69,7 @@ impl Running {
         let (sources, sources_reader) = Publisher::new(ProviderId::Consul);
         let (documents, documents_reader) = Publisher::new(ProviderId::ConsulKv);
         let (status, kv_status) = (Arc::clone(sources.status()), Arc::clone(documents.status()));
-        let provider = ConsulProvider::new(settings, sources, documents).unwrap();
+        let provider = ConsulProvider::new(settings, sources, documents, None).unwrap();
         let (wanted, wanted_reader) = watch::channel(Arc::default());
         let (reread, reread_reader) = watch::channel(0);
         let shutdown = CancellationToken::new();

@@ -255,6 +255,18 @@ impl Consul {
         assert_eq!(self.send(request).await.trim(), "true", "{key}");
     }
 
+    /// The keys below a prefix, in order; `None` without any.
+    pub async fn kv_keys(&self, prefix: &str) -> Option<Vec<String>> {
+        let answer = self.client.get(format!("{}/v1/kv/{prefix}?keys", self.url())).send().await.unwrap();
+        if answer.status().is_success() { Some(answer.json().await.unwrap()) } else { None }
+    }
+
+    /// The value of a key; empty without one.
+    pub async fn kv_raw(&self, key: &str) -> String {
+        let answer = self.client.get(format!("{}/v1/kv/{key}?raw", self.url())).send().await.unwrap();
+        if answer.status().is_success() { answer.text().await.unwrap() } else { String::new() }
+    }
+
     pub async fn kv_delete(&self, key: &str) {
         self.send(self.client.delete(format!("{}/v1/kv/{key}", self.url()))).await;
     }

@@ -1,0 +1,94 @@
+//! Defines how routes are made of registrations: the catalog says which services ask for some, those are watched as
+//! any other, and what their instances say becomes documents.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::catalog::Names;
+use crate::discovery::Publisher;
+use crate::spec::decode::tag::{Rules, TagSet};
+use crate::spec::source::{ConsulService, Source};
+
+/// How long the first documents wait for services that ask and have not been read: one that cannot be read must not
+/// keep the others from being served.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two readings: what changes in a burst is read as one change.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Where the parts meet.
+pub(super) struct Tags {
+    pub(super) rules: Rules,
+    /// What the catalog says.
+    pub(super) asking: watch::Receiver<Names>,
+    /// What upstreams name.
+    pub(super) wanted: watch::Receiver<Arc<BTreeSet<Source>>>,
+    /// What is to be watched: that, and the services that ask.
+    pub(super) watched: watch::Sender<Arc<BTreeSet<Source>>>,
+    /// Whose instances are read.
+    pub(super) sources: Publisher,
+    /// Where the documents go.
+    pub(super) documents: Publisher,
+}
+
+impl Tags {
+    /// Follows all of it for ever.
+    pub(super) async fn follow(mut self) {
+        let mut set = TagSet::new(self.rules.clone());
+        let mut states = self.sources.states();
+        let mut patience: Option<Instant> = None;
+        loop {
+            let began = Instant::now();
+            let asking = self.asking.borrow_and_update().clone();
+            let listed = asking.iter().flat_map(|names| names.iter());
+            let services: BTreeSet<Arc<str>> = listed.chain(set.services()).cloned().collect();
+            self.watch(&services);
+            let mut again = None;
+            if asking.is_some() {
+                let known = states.borrow_and_update().clone();
+                let instances = |service: &Arc<str>| {
+                    let state = known.sources.get(&named(service));
+                    state.map(|state| Arc::clone(&state.endpoints))
+                };
+                let read: BTreeMap<_, _> = services.iter().map(|name| (Arc::clone(name), instances(name))).collect();
+                let now = Instant::now();
+                let until = *patience.get_or_insert(now + PATIENCE);
+                if now >= until || read.values().all(Option::is_some) {
+                    patience = Some(now);
+                    self.documents.documents(set.update(&read, now.into_std()));
+                    again = set.ends_at().map(Instant::from_std);
+                } else {
+                    again = Some(until);
+                }
+            }
+            tokio::select! {
+                Ok(()) = self.asking.changed() => {}
+                Ok(()) = self.wanted.changed() => {}
+                Ok(()) = states.changed() => {}
+                () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {}
+                // Control is gone, which happens at shutdown only.
+                else => return std::future::pending().await,
+            }
+            sleep_until(began + PAUSE).await;
+        }
+    }
+
+    fn watch(&mut self, services: &BTreeSet<Arc<str>>) {
+        let mut watched = BTreeSet::clone(&self.wanted.borrow_and_update());
+        watched.extend(services.iter().map(named));
+        self.watched.send_if_modified(|known| {
+            let changed = **known != watched;
+            if changed {
+                *known = Arc::new(watched);
+            }
+            changed
+        });
+    }
+}
+
+fn named(service: &Arc<str>) -> Source {
+    Source::Consul(ConsulService::named(Arc::clone(service)))
+}

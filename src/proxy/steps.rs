@@ -1,0 +1,155 @@
+//! Defines what a target does with a request beyond forwarding it: who may come, redirects, the path and the `Host`.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, header};
+
+use super::frame::Frame;
+use super::kept::Connection;
+use crate::exchange::header::X_REQUEST_ID;
+use crate::exchange::{Body, Flow, ProxyError};
+use crate::spec::path::normalize;
+use crate::spec::route::{Access, Redirect, Steps};
+
+/// Whether a client may come.
+pub(super) fn admits(access: &Access, client: IpAddr) -> bool {
+    match access {
+        Access::Anybody => true,
+        Access::Only(networks) => networks.iter().any(|network| network.contains(&client)),
+        Access::Except(networks) => !networks.iter().any(|network| network.contains(&client)),
+    }
+}
+
+/// The path to forward, where it is another than the one that came.
+///
+/// # Errors
+/// What is left has no normal form, or what was stripped had kept a dot segment from being one.
+pub(super) fn rewritten(steps: &Steps, path: &str) -> Result<Option<String>, ProxyError> {
+    if steps.strip_prefix.is_none() && steps.prepend.is_none() || !path.starts_with('/') {
+        return Ok(None);
+    }
+    let stripped = stripped(steps, path);
+    let prepend = steps.prepend.as_deref().unwrap_or_default();
+    let slash = if stripped.starts_with('/') { "" } else { "/" };
+    // `/a..b` without `/a..` is fine, `/a/..b` without `/a/..` too; `/a../b` without `/a` would climb.
+    let normal = normalize(&format!("{prepend}{slash}{stripped}"), true).map(std::borrow::Cow::into_owned);
+    normal.map(Some).map_err(|_| ProxyError::BadRequest)
+}
+
+fn stripped<'p>(steps: &Steps, path: &'p str) -> &'p str {
+    steps.strip_prefix.as_ref().and_then(|prefix| path.strip_prefix(prefix.as_str())).unwrap_or(path)
+}
+
+/// Where a redirect leads.
+fn location(redirect: &Redirect, steps: &Steps, host: &str, path: &str, query: Option<&str>) -> String {
+    let with_path = redirect.path.contains("$path");
+    let whole = redirect.path.replacen("$path", path, 1);
+    let whole = if with_path { stripped(steps, &whole) } else { &whole };
+    let query = redirect.query.as_deref().or(query.filter(|_| with_path));
+    let mut location = redirect.origin.replace("$host", host);
+    // A path that begins with two slashes would name a host.
+    location.push('/');
+    location.push_str(whole.trim_start_matches('/'));
+    if let Some(query) = query {
+        location.push('?');
+        location.push_str(query);
+    }
+    location
+}
+
+/// The answer of a redirect.
+///
+/// # Errors
+/// A request that makes no location of it.
+pub(super) fn redirected(
+    frame: &mut Frame,
+    redirect: &Redirect,
+    steps: &Steps,
+    path: &str,
+    query: Option<&str>,
+) -> Result<Response<Body<Connection>>, ProxyError> {
+    let host = frame.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let location = HeaderValue::try_from(location(redirect, steps, host, path, query));
+    let location = location.map_err(|_| ProxyError::BadRequest)?;
+    let text = format!("{}\n", redirect.status);
+    let flow = Flow::default();
+    flow.moved(text.len());
+    flow.complete();
+    frame.response_flow = Some(Rc::new(flow));
+    let mut response = Response::new(Body::Full(Bytes::from(text)));
+    *response.status_mut() = redirect.status;
+    let headers = response.headers_mut();
+    headers.insert(header::LOCATION, location);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    if let Some(id) = &frame.request_id {
+        headers.insert(X_REQUEST_ID, id.clone());
+    }
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+    use crate::spec::route::StripPrefix;
+
+    #[test]
+    fn paths_are_rewritten_and_stay_in_normal_form() {
+        for (strip, prepend, path, wanted) in [
+            ("/foo", "", "/foo/bar", "/bar"),
+            ("/foo", "", "/foo", "/"),
+            ("/foo", "", "/foobar", "/bar"),
+            ("/foo", "", "/other", "/other"),
+            ("/foo/", "", "/foo/bar", "/bar"),
+            ("", "/foo", "/bar", "/foo/bar"),
+            ("/a", "/b", "/a/c/", "/b/c/"),
+            ("", "/b/", "/c", "/b/c"),
+            ("/a", "", "/a../x", "/x"),
+            ("/a", "/b", "/a/x../y", "/b/x../y"),
+            ("/a", "", "*", "*"),
+        ] {
+            let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+            let strip_prefix = some(strip).map(|path| StripPrefix::new(&path).expect("a path"));
+            let steps = Steps { strip_prefix, prepend: some(prepend), ..Steps::default() };
+            let found = rewritten(&steps, path).expect("a path");
+            assert_eq!(found.as_deref().unwrap_or(path), wanted, "{strip} {prepend} {path}");
+        }
+        assert_eq!(rewritten(&Steps::default(), "/a"), Ok(None));
+    }
+
+    #[test]
+    fn redirects_lead_where_fabios_do() {
+        let redirect = |origin: &str, path: &str, query: Option<&str>| Redirect {
+            status: StatusCode::FOUND,
+            origin: origin.to_owned(),
+            path: path.to_owned(),
+            query: query.map(str::to_owned),
+        };
+        let steps = Steps { strip_prefix: StripPrefix::new("/old").ok(), ..Steps::default() };
+        for (redirect, wanted) in [
+            (redirect("https://a.com", "/", None), "https://a.com/"),
+            (redirect("https://a.com", "$path", None), "https://a.com/x?q=1"),
+            (redirect("https://a.com", "/new$path", None), "https://a.com/new/old/x?q=1"),
+            (redirect("https://a.com", "$path", Some("r")), "https://a.com/x?r"),
+            (redirect("https://$host", "$path", None), "https://b.org:80/x?q=1"),
+            (redirect("", "/other", None), "/other"),
+        ] {
+            assert_eq!(location(&redirect, &steps, "b.org:80", "/old/x", Some("q=1")), wanted, "{redirect:?}");
+        }
+        let everything = redirect("", "$path", None);
+        assert_eq!(location(&everything, &steps, "", "/old//evil.com", None), "/evil.com", "never another host");
+    }
+
+    #[test]
+    fn clients_are_admitted_by_network() {
+        let networks = || vec!["10.0.0.0/8".parse().expect("a network")];
+        let client = |text: &str| text.parse::<IpAddr>().expect("an address");
+        assert!(admits(&Access::Only(networks()), client("10.1.2.3")));
+        assert!(!admits(&Access::Only(networks()), client("11.1.2.3")));
+        assert!(!admits(&Access::Except(networks()), client("10.1.2.3")));
+        assert!(admits(&Access::Except(networks()), client("::1")) && admits(&Access::Anybody, client("::1")));
+    }
+}

@@ -1,0 +1,314 @@
+//! Defines how fabio's `urlprefix-` tags are read: as fabio 1.6 reads them. Pure.
+//!
+//! `urlprefix-HOST/PATH OPTION...`: the host in lower case, the path as text (a request's path begins with it),
+//! options by `KEY=VALUE`. Options that fabio does not know mean nothing, as there.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::{HeaderValue, StatusCode, Uri};
+use ipnet::IpNet;
+
+use super::claim::Bounds;
+use crate::spec::decode::condition::{parse_host, parse_path};
+use crate::spec::matching::{Conditions, HostMatch, MatchSpec, PathMatch};
+use crate::spec::route::{Access, HostPolicy, Redirect, Steps, StripPrefix};
+
+/// What such a tag begins with.
+pub(super) const PREFIX: &str = "urlprefix-";
+
+/// The host and path of a tag: services with the same one form one route.
+pub(super) type Prefix = (Option<HostMatch>, String);
+
+/// What the options of a tag ask for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Asked {
+    pub(super) steps: Option<Arc<Steps>>,
+    /// The share of the route's requests that each instance gets; `None`: of what is left.
+    pub(super) share: Option<f64>,
+    /// Why it is not served.
+    pub(super) broken: Option<String>,
+}
+
+/// A tag: where it is, and what it asks for, or what is wrong with that.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Tag {
+    pub(super) prefix: Prefix,
+    pub(super) asked: Result<Asked, String>,
+}
+
+/// Reads a tag; `None` when it is another's.
+///
+/// # Errors
+/// What is wrong with its host or path: then there is no route it could belong to.
+pub(super) fn read(tag: &str, bounds: &Bounds) -> Option<Result<Tag, String>> {
+    let said = tag.trim().strip_prefix(PREFIX)?.trim();
+    let (place, options) = said.split_once(' ').unwrap_or((said, ""));
+    Some(prefix(place, bounds).map(|prefix| Tag { prefix, asked: asked(options) }))
+}
+
+/// What a route of this prefix matches.
+pub(super) fn matching((host, path): &Prefix) -> MatchSpec {
+    let path = if path == "/" { PathMatch::Prefix(String::new()) } else { PathMatch::Start(path.clone()) };
+    MatchSpec { hosts: host.iter().cloned().collect(), path, methods: Vec::new(), conditions: Conditions::default() }
+}
+
+fn prefix(place: &str, bounds: &Bounds) -> Result<Prefix, String> {
+    let Some(at) = place.find('/') else {
+        return Err(if place.starts_with(':') {
+            "asks for a TCP port, and this is a gateway for HTTP".to_owned()
+        } else {
+            format!("`{place}`: a path is missing: `{PREFIX}{place}/`")
+        });
+    };
+    let (host, path) = place.split_at(at);
+    if place.contains('$') {
+        return Err(format!("`{place}`: variables are not expanded: write what `$DC` stands for"));
+    }
+    // fabio: a port is the listener's, 80 for one without TLS.
+    let bare = host.strip_suffix(":80").unwrap_or(host);
+    let host = match bare {
+        "" => None,
+        _ if bare.contains(':') && !bare.starts_with('[') => {
+            return Err(format!(
+                "`{host}`: the port of a host is ignored here, so that this route cannot be told: remove it"
+            ));
+        }
+        _ => Some(parse_host(bare)?),
+    };
+    let prefix = (host, parse_path(path)?);
+    bounds.check(&matching(&prefix))?;
+    Ok(prefix)
+}
+
+fn asked(options: &str) -> Result<Asked, String> {
+    let mut asked = Asked::default();
+    let mut steps = Steps::default();
+    // Of an option that comes twice the last one counts.
+    for option in options.split_whitespace() {
+        let Some((key, value)) = option.split_once('=') else { continue };
+        let wrong = |error: String| format!("`{option}`: {error}");
+        match key {
+            "strip" if value.is_empty() => steps.strip_prefix = None,
+            "strip" => {
+                let path = parse_path(value).and_then(|path| StripPrefix::new(&path));
+                steps.strip_prefix = Some(path.map_err(wrong)?);
+            }
+            "prepend" if value.is_empty() => steps.prepend = None,
+            "prepend" => {
+                let path = if value.starts_with('/') { value.to_owned() } else { format!("/{value}") };
+                steps.prepend = Some(parse_path(&path).map_err(wrong)?);
+            }
+            "host" => steps.host = host(value).map_err(wrong)?,
+            "weight" => asked.share = share(value).map_err(wrong)?,
+            "redirect" => steps.redirect = Some(redirect(value).map_err(wrong)?),
+            "allow" | "deny" if value.is_empty() => {}
+            "allow" | "deny" if steps.access != Access::Anybody => {
+                return Err(wrong("only one of `allow` and `deny`, and once".to_owned()));
+            }
+            "allow" => steps.access = Access::Only(networks(value).map_err(wrong)?),
+            "deny" => steps.access = Access::Except(networks(value).map_err(wrong)?),
+            "auth" => {
+                asked.broken = Some(format!("`{option}`: authentication is not available; it is never served without"))
+            }
+            "proto" if value != "http" => {
+                asked.broken = Some(format!("`{option}`: endpoints are spoken to in HTTP without TLS only"));
+            }
+            _ => {}
+        }
+    }
+    asked.steps = (steps != Steps::default()).then(|| Arc::new(steps));
+    Ok(asked)
+}
+
+/// `dst` is the endpoint's address, anything else is sent as it is.
+fn host(value: &str) -> Result<HostPolicy, String> {
+    if matches!(value, "" | "dst") {
+        return Ok(if value.is_empty() { HostPolicy::Kept } else { HostPolicy::Endpoint });
+    }
+    let authority: http::uri::Authority = value.parse().map_err(|_| "not a host".to_owned())?;
+    if authority.as_str().contains('@') {
+        return Err("a host has no user".to_owned());
+    }
+    HeaderValue::from_str(value).map(HostPolicy::Fixed).map_err(|_| "not a host".to_owned())
+}
+
+/// 0 and less leave the share open, as in fabio.
+fn share(value: &str) -> Result<Option<f64>, String> {
+    let share: f64 = value.parse().map_err(|_| "a weight is a share such as `0.25`".to_owned())?;
+    if !share.is_finite() {
+        return Err("a weight is a share such as `0.25`".to_owned());
+    }
+    Ok((share > 0.0).then_some(share))
+}
+
+/// `CODE,URL`
+fn redirect(value: &str) -> Result<Redirect, String> {
+    let form = "write `redirect=CODE,URL` with a code from 300 to 399";
+    let (code, url) = value.split_once(',').filter(|(_, url)| !url.contains(',')).ok_or(form)?;
+    let status = code.parse().ok().filter(|code| (300..400).contains(code));
+    let status = status.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(form)?;
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme @ ("http" | "https"), rest)) => (Some(scheme), rest),
+        Some(_) => return Err("a redirect leads to `http://` or `https://`".to_owned()),
+        None if url.starts_with('/') && !url.starts_with("//") => (None, url),
+        None => return Err(form.to_owned()),
+    };
+    let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query.to_owned())));
+    // `https://host$path` has no slash of its own; `/$path` is one slash.
+    let (host, path) = match (rest.find('/'), rest.find("$path")) {
+        (Some(slash), Some(variable)) => rest.split_at(slash.min(variable)),
+        (Some(at), None) | (None, Some(at)) => rest.split_at(at),
+        (None, None) => (rest, ""),
+    };
+    let path = path.replacen("/$path", "$path", 1);
+    let path = if path.is_empty() { "/".to_owned() } else { path };
+    let origin = scheme.map_or_else(String::new, |scheme| format!("{scheme}://{host}"));
+    // What it makes must be a URI, whatever stands for the variables.
+    let query_text = query.as_deref().map(|query| format!("?{query}")).unwrap_or_default();
+    let made = format!("{origin}{path}{query_text}").replace("$host", "h").replacen("$path", "/p", 1);
+    made.parse::<Uri>().map_err(|_| format!("`{url}` is not a URL"))?;
+    if scheme.is_some() && host.is_empty() || made.contains('#') {
+        return Err(format!("`{url}` is not a URL"));
+    }
+    Ok(Redirect { status, origin, path, query })
+}
+
+/// `ip:NETWORK,ip:ADDRESS`
+fn networks(value: &str) -> Result<Vec<IpNet>, String> {
+    let network = |item: &str| {
+        let wrong = || format!("`{item}` is not `ip:ADDRESS` or `ip:NETWORK/BITS`");
+        let (kind, address) = item.split_once(':').ok_or_else(wrong)?;
+        if !kind.trim().eq_ignore_ascii_case("ip") {
+            return Err(wrong());
+        }
+        let address = address.trim();
+        let network: Option<IpNet> = match address.parse() {
+            Ok(network) => Some(network),
+            Err(_) => address.parse::<IpAddr>().map(IpNet::from).ok(),
+        };
+        network.ok_or_else(wrong)
+    };
+    value.split(',').map(network).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(tag: &str) -> String {
+        match read(tag, &Bounds::default()) {
+            None => "not one".to_owned(),
+            Some(Err(error)) => format!("no place: {error}"),
+            Some(Ok(Tag { prefix: (host, path), asked })) => {
+                let host = host.map_or_else(String::new, |host| host.to_string());
+                match asked {
+                    Err(error) => format!("{host}{path} wrong: {error}"),
+                    Ok(Asked { steps, share, broken }) => {
+                        let steps = steps.map_or_else(String::new, |steps| shown(&steps));
+                        let share = share.map_or_else(String::new, |share| format!(" {share}"));
+                        let broken = broken.map_or_else(String::new, |broken| format!(" broken: {broken}"));
+                        format!("{host}{path}{steps}{share}{broken}")
+                    }
+                }
+            }
+        }
+    }
+
+    fn shown(steps: &Steps) -> String {
+        let mut text = String::new();
+        match &steps.access {
+            Access::Anybody => {}
+            Access::Only(networks) => text += &format!(" only {networks:?}"),
+            Access::Except(networks) => text += &format!(" except {networks:?}"),
+        }
+        if let Some(Redirect { status, origin, path, query }) = &steps.redirect {
+            text += &format!(" {status} {origin}|{path}|{query:?}");
+        }
+        if let Some(strip) = &steps.strip_prefix {
+            text += &format!(" strip {}", strip.as_str());
+        }
+        if let Some(prepend) = &steps.prepend {
+            text += &format!(" prepend {prepend}");
+        }
+        match &steps.host {
+            HostPolicy::Kept => {}
+            HostPolicy::Endpoint => text += " host of endpoint",
+            HostPolicy::Fixed(host) => text += &format!(" host {host:?}"),
+        }
+        text
+    }
+
+    /// The forms of fabio's documentation, and mistakes.
+    #[test]
+    fn tags_are_read_as_fabio_reads_them() {
+        for (tag, wanted) in [
+            ("urlprefix-/css", "/css"),
+            ("urlprefix-i.com/static", "i.com/static"),
+            (" urlprefix- MySite.com/ ", "mysite.com/"),
+            ("urlprefix-*.site.com/", "*.site.com/"),
+            ("urlprefix-site.com:80/", "site.com/"),
+            ("urlprefix-/Foo/", "/Foo/"),
+            ("urlprefix-/foo/bar strip=/foo", "/foo/bar strip /foo"),
+            ("urlprefix-/bar prepend=/foo", "/bar prepend /foo"),
+            ("urlprefix-/bar prepend=foo", "/bar prepend /foo"),
+            ("urlprefix-/foo host=dst", "/foo host of endpoint"),
+            ("urlprefix-/foo host=foo.com", "/foo host \"foo.com\""),
+            ("urlprefix-/foo weight=0.2", "/foo 0.2"),
+            ("urlprefix-/foo weight=0", "/foo"),
+            ("urlprefix-/foo weight=-1", "/foo"),
+            ("urlprefix-/foo  weight=0.2   strip=/foo", "/foo strip /foo 0.2"),
+            (
+                "urlprefix-/path redirect=301,https://www.google.com/",
+                "/path 301 Moved Permanently https://www.google.com|/|None",
+            ),
+            (
+                "urlprefix-/path redirect=303,https://www.foo.com$path",
+                "/path 303 See Other https://www.foo.com|$path|None",
+            ),
+            ("urlprefix-/p redirect=302,https://$host/a/$path?b", "/p 302 Found https://$host|/a$path|Some(\"b\")"),
+            ("urlprefix-/p redirect=302,/other", "/p 302 Found |/other|None"),
+            ("urlprefix-/ allow=ip:10.0.0.0/8,ip:fe80::1234", "/ only [10.0.0.0/8, fe80::1234/128]"),
+            ("urlprefix-/ deny=ip:1.2.3.4", "/ except [1.2.3.4/32]"),
+            ("urlprefix-/ proto=http unknown=x flag", "/"),
+            ("urlprefix-/a register=name", "/a"),
+            ("traefik.enable=true", "not one"),
+            (
+                "urlprefix-/foo/bar proto=https tlsskipverify=true",
+                "/foo/bar broken: `proto=https`: endpoints are spoken to in HTTP without TLS only",
+            ),
+            ("urlprefix-/s proto=grpc", "/s broken: `proto=grpc`: endpoints are spoken to in HTTP without TLS only"),
+            (
+                "urlprefix-/s auth=basic",
+                "/s broken: `auth=basic`: authentication is not available; it is never served without",
+            ),
+            ("urlprefix-:3306 proto=tcp", "no place: asks for a TCP port, and this is a gateway for HTTP"),
+            ("urlprefix-foo", "no place: `foo`: a path is missing: `urlprefix-foo/`"),
+            (
+                "urlprefix-$DC.foo.com/",
+                "no place: `$DC.foo.com/`: variables are not expanded: write what `$DC` stands for",
+            ),
+            (
+                "urlprefix-foo.com:8080/",
+                "no place: `foo.com:8080`: the port of a host is ignored here, so that this route cannot be told: remove it",
+            ),
+            ("urlprefix-/a weight=x", "/a wrong: `weight=x`: a weight is a share such as `0.25`"),
+            ("urlprefix-/a weight=NaN", "/a wrong: `weight=NaN`: a weight is a share such as `0.25`"),
+            ("urlprefix-/a strip=a", "/a wrong: `strip=a`: `a`: a path begins with `/`"),
+            (
+                "urlprefix-/a allow=10.0.0.1",
+                "/a wrong: `allow=10.0.0.1`: `10.0.0.1` is not `ip:ADDRESS` or `ip:NETWORK/BITS`",
+            ),
+            (
+                "urlprefix-/a redirect=200,http://a/",
+                "/a wrong: `redirect=200,http://a/`: write `redirect=CODE,URL` with a code from 300 to 399",
+            ),
+            (
+                "urlprefix-/a redirect=301,ftp://a/",
+                "/a wrong: `redirect=301,ftp://a/`: a redirect leads to `http://` or `https://`",
+            ),
+        ] {
+            assert_eq!(told(tag), wanted, "{tag}");
+        }
+    }
+}

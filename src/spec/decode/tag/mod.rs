@@ -1,0 +1,28 @@
+//! Decodes what services ask for in their registrations: the tags and `Meta` of their instances become routes.
+//!
+//! [`native`] reads `fleetgate.*`, [`fabio`] reads `urlprefix-`; [`set`] keeps, between two readings, each route's
+//! last good form, and lets routes outlive their last instance; [`share`] is the arithmetic of fabio's weights.
+//! Instances come as endpoints: a tag `T` is the label `tag.T`, a key of `Meta` is a label of its own name.
+
+mod claim;
+mod fabio;
+mod native;
+mod set;
+mod share;
+
+pub use claim::Bounds;
+pub use native::weight as native_weight;
+pub use set::{Rules, TagSet};
+
+use crate::spec::endpoint::EndpointSpec;
+use crate::spec::endpoint::RegistryStatus::{Passing, Unchecked, Warning};
+
+/// The tags of an instance.
+fn tags(endpoint: &EndpointSpec) -> impl Iterator<Item = &str> {
+    endpoint.labels.keys().filter_map(|label| label.strip_prefix("tag."))
+}
+
+/// Whether an instance may take traffic.
+fn is_usable(endpoint: &EndpointSpec) -> bool {
+    matches!(endpoint.status, Unchecked | Passing | Warning)
+}

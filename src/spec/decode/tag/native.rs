@@ -1,0 +1,241 @@
+//! Defines how `fleetgate.*` tags and `Meta` of one instance are read. Pure.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::claim::Bounds;
+use super::tags;
+use crate::spec::decode::condition::{parse_host, parse_path, parse_prefix};
+use crate::spec::decode::reader::unknown_key;
+use crate::spec::endpoint::{EndpointSpec, Labels};
+use crate::spec::matching::{Conditions, MatchSpec, PathMatch};
+use crate::spec::route::{Steps, StripPrefix};
+
+/// A route that a service asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Native {
+    pub(super) matching: MatchSpec,
+    pub(super) steps: Option<Arc<Steps>>,
+    /// Why it is not served.
+    pub(super) broken: Vec<String>,
+}
+
+/// What an instance asks for: its routes by name (`""` is the one without), each right or with what is wrong.
+pub(super) type Asked = BTreeMap<String, Result<Native, Vec<String>>>;
+
+const BARE: &str = "fleetgate";
+const TAG: &str = "fleetgate.";
+const META: &str = "fleetgate-";
+const KEYS: [&str; 5] = ["host", "path", "strip_prefix", "middlewares", "weight"];
+const KEYS_OF_ROUTES: [&str; 4] = ["host", "path", "strip_prefix", "middlewares"];
+
+/// Whether a tag asks for anything of ours.
+pub(super) fn asks(tag: &str) -> bool {
+    let tag = tag.trim();
+    tag == BARE || tag.starts_with(TAG)
+}
+
+/// The weight that an instance asks for, instead of what its registry says.
+///
+/// # Errors
+/// A weight that is none.
+pub fn weight(labels: &Labels) -> Result<Option<u16>, String> {
+    let tag = labels.keys().find_map(|label| label.strip_prefix("tag.")?.trim().strip_prefix("fleetgate.weight="));
+    let opted = || labels.keys().filter_map(|label| label.strip_prefix("tag.")).any(asks);
+    let meta = || labels.get("fleetgate-weight").map(String::as_str).filter(|_| opted());
+    let Some(text) = tag.or_else(meta) else { return Ok(None) };
+    let wrong =
+        |_| format!("`fleetgate.weight={text}`: a weight is a number from 0 to 65535; the registered one counts");
+    text.trim().parse().map(Some).map_err(wrong)
+}
+
+/// What an instance asks for.
+pub(super) fn read(endpoint: &EndpointSpec, bounds: &Bounds) -> Asked {
+    let mut drafts: BTreeMap<String, Draft> = BTreeMap::new();
+    if !tags(endpoint).any(asks) {
+        return Asked::new();
+    }
+    for tag in tags(endpoint) {
+        let Some(said) = tag.trim().strip_prefix(TAG) else { continue };
+        match said.split_once('=') {
+            Some((key, value)) => add(&mut drafts, key.trim(), value.trim(), &format!("`{TAG}{said}`")),
+            None => drafts
+                .entry(String::new())
+                .or_default()
+                .wrong(format!("`{TAG}{said}`: a value is missing: `KEY=VALUE`")),
+        }
+    }
+    for (label, value) in endpoint.labels.iter() {
+        if let Some(key) = label.strip_prefix(META) {
+            add(&mut drafts, &key.replace('-', "."), value.trim(), &format!("`{label}` of Meta"));
+        }
+    }
+    let asked = drafts.into_iter().filter_map(|(name, draft)| Some((name, draft.resolve(bounds)?)));
+    asked.collect()
+}
+
+/// What is said of one route.
+#[derive(Debug, Default)]
+struct Draft {
+    values: BTreeMap<&'static str, String>,
+    problems: Vec<String>,
+}
+
+fn add(drafts: &mut BTreeMap<String, Draft>, key: &str, value: &str, said: &str) {
+    let (name, key, known) = match key.strip_prefix("routes.").map(|rest| rest.rsplit_once('.')) {
+        Some(Some((name, key))) => (name, key, &KEYS_OF_ROUTES[..]),
+        Some(None) => ("", key, &KEYS[..]),
+        None => ("", key, &KEYS[..]),
+    };
+    let draft = drafts.entry(name.to_owned()).or_default();
+    let Some(key) = known.iter().find(|known| **known == key) else {
+        return draft.wrong(format!("{said}: {}", unknown_key(key, known)));
+    };
+    if *key == "weight" {
+        return;
+    }
+    match draft.values.get(key) {
+        Some(other) if other != value => {
+            let text = format!("{said}: `{key}` is said twice, as `{other}` and as `{value}`");
+            draft.wrong(text);
+        }
+        _ => drop(draft.values.insert(key, value.to_owned())),
+    }
+}
+
+impl Draft {
+    fn wrong(&mut self, text: String) {
+        self.problems.push(text);
+    }
+
+    fn check<T>(&mut self, key: &str, result: Result<T, String>) -> Option<T> {
+        result.map_err(|error| self.wrong(format!("`{key}`: {error}"))).ok()
+    }
+
+    /// The route; nothing when nothing of a route is said.
+    fn resolve(mut self, bounds: &Bounds) -> Option<Result<Native, Vec<String>>> {
+        let values = std::mem::take(&mut self.values);
+        if values.is_empty() && self.problems.is_empty() {
+            return None;
+        }
+        let mut hosts = Vec::new();
+        for text in values.get("host").into_iter().flat_map(|text| text.split(',')) {
+            hosts.extend(self.check("host", parse_host(text.trim())));
+        }
+        let path = values.get("path").and_then(|text| self.check("path", parse_prefix(text)));
+        let strip_prefix = values.get("strip_prefix").and_then(|text| self.check("strip_prefix", parse_path(text)));
+        if !values.contains_key("host") && !values.contains_key("path") && self.problems.is_empty() {
+            self.wrong("says what to do, and not with which requests: give `host` or `path`".to_owned());
+        }
+        let middlewares = values.get("middlewares").into_iter().flat_map(|text| text.split(',')).map(str::trim);
+        let broken = middlewares
+            .filter(|name| !name.is_empty())
+            .map(|name| format!("there is no middleware `{name}`"))
+            .collect();
+        let path = PathMatch::Prefix(path.unwrap_or_default());
+        let matching = MatchSpec { hosts, path, methods: Vec::new(), conditions: Conditions::default() };
+        if self.problems.is_empty() {
+            let claim = bounds.check(&matching);
+            claim.unwrap_or_else(|text| self.wrong(text));
+        }
+        if !self.problems.is_empty() {
+            return Some(Err(self.problems));
+        }
+        let strip_prefix =
+            strip_prefix.as_deref().map(|path| path.trim_end_matches('/')).filter(|path| !path.is_empty());
+        // A path in normal form fits into a header.
+        let strip_prefix = strip_prefix.and_then(|path| StripPrefix::new(path).ok());
+        let steps = strip_prefix.map(|path| Steps { strip_prefix: Some(path), ..Steps::default() });
+        Some(Ok(Native { matching, steps: steps.map(Arc::new), broken }))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::spec::endpoint::RegistryStatus;
+
+    /// An instance: its labels as `tag:TEXT` or `KEY=VALUE` of Meta.
+    pub(in crate::spec::decode::tag) fn instance(id: &str, modified: u64, said: &[&str]) -> EndpointSpec {
+        let label = |text: &&str| match text.strip_prefix("tag:") {
+            Some(tag) => (format!("tag.{tag}"), "true".to_owned()),
+            None => text.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())).expect("KEY=VALUE"),
+        };
+        EndpointSpec {
+            address: format!("10.0.0.1:{}", 1000 + modified).parse().expect("an address"),
+            weight: 1,
+            labels: Arc::new(said.iter().map(label).collect()),
+            status: RegistryStatus::Passing,
+            id: id.into(),
+            modified,
+        }
+    }
+
+    fn told(said: &[&str]) -> String {
+        let asked = read(&instance("a", 1, said), &Bounds::default());
+        let line = |(name, asked): (String, Result<Native, Vec<String>>)| match asked {
+            Ok(Native { matching, steps, broken }) => {
+                let hosts: Vec<_> = matching.hosts.iter().map(ToString::to_string).collect();
+                let strip = steps.and_then(|steps| steps.strip_prefix.clone());
+                let strip = strip.as_ref().map_or("", StripPrefix::as_str);
+                format!("{name}: {} {:?} {strip} {}", hosts.join(","), matching.path, broken.join("; "))
+            }
+            Err(problems) => format!("{name}! {}", problems.join("; ")),
+        };
+        asked.into_iter().map(line).map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn tags_and_meta_are_routes() {
+        for (said, wanted) in [
+            (&["tag:canary", "version=v1"][..], ""),
+            (&["tag:fleetgate"], ""),
+            (&["fleetgate-host=a.com"], ""),
+            (&["tag:fleetgate.weight=20"], ""),
+            (&["tag:fleetgate.host=A.com"], ": a.com Prefix(\"\")"),
+            (&["tag:fleetgate", "fleetgate-host=a.com", "fleetgate-path=/x/"], ": a.com Prefix(\"/x\")"),
+            (&["tag:fleetgate.path=/users", "tag: fleetgate.strip_prefix=/users/ "], ":  Prefix(\"/users\") /users"),
+            (
+                &[
+                    "tag:fleetgate.routes.api.host=a.com,*.b.com",
+                    "fleetgate-routes-api-path=/v1",
+                    "tag:fleetgate.path=/w",
+                ],
+                ":  Prefix(\"/w\")\napi: a.com,*.b.com Prefix(\"/v1\")",
+            ),
+            (
+                &["tag:fleetgate.path=/a", "tag:fleetgate.middlewares=auth, limit"],
+                ":  Prefix(\"/a\")  there is no middleware `auth`; there is no middleware `limit`",
+            ),
+            (
+                &["tag:fleetgate.path=users", "tag:fleetgate.routes.b.path=/b"],
+                "! `path`: `users`: a path begins with `/`\nb:  Prefix(\"/b\")",
+            ),
+            (
+                &["tag:fleetgate.pth=/a", "tag:fleetgate.path=/a"],
+                "! `fleetgate.pth=/a`: unknown key; did you mean `path`?",
+            ),
+            (
+                &["tag:fleetgate.strip_prefix=/a"],
+                "! says what to do, and not with which requests: give `host` or `path`",
+            ),
+            (
+                &["tag:fleetgate.path=/a", "fleetgate-path=/b"],
+                "! `fleetgate-path` of Meta: `path` is said twice, as `/a` and as `/b`",
+            ),
+            (&["tag:fleetgate.path"], "! `fleetgate.path`: a value is missing: `KEY=VALUE`"),
+        ] {
+            assert_eq!(told(said), wanted, "{said:?}");
+        }
+    }
+
+    #[test]
+    fn weights_are_numbers() {
+        let weight = |said: &[&str]| super::weight(&instance("a", 1, said).labels);
+        assert_eq!(weight(&["tag:fleetgate.weight=20"]), Ok(Some(20)));
+        assert_eq!(weight(&["tag:fleetgate", "fleetgate-weight=0"]), Ok(Some(0)));
+        assert_eq!(weight(&["fleetgate-weight=0"]), Ok(None));
+        assert_eq!(weight(&["tag:x"]), Ok(None));
+        assert!(weight(&["tag:fleetgate.weight=-1"]).is_err() && weight(&["tag:fleetgate.weight=0.5"]).is_err());
+    }
+}

@@ -1,0 +1,198 @@
+use super::super::native::tests::instance;
+use super::*;
+use crate::spec::endpoint::RegistryStatus;
+
+const TTL: Duration = Duration::from_secs(60);
+
+struct World {
+    set: TagSet,
+    services: BTreeMap<Arc<str>, Option<Arc<[EndpointSpec]>>>,
+    now: Instant,
+}
+
+impl World {
+    fn new(bounds: Bounds) -> Self {
+        let rules = Rules { native: true, fabio: true, bounds, ttl: TTL };
+        Self { set: TagSet::new(rules), services: BTreeMap::new(), now: Instant::now() }
+    }
+
+    fn update(&mut self, service: &str, endpoints: &[EndpointSpec]) -> String {
+        self.services.insert(service.into(), Some(endpoints.into()));
+        self.told()
+    }
+
+    fn told(&mut self) -> String {
+        let documents = self.set.update(&self.services, self.now);
+        let mut lines = Vec::new();
+        for (name, item) in &documents.routes {
+            let spec = item.good.as_ref().expect("a route without a form is left out");
+            let targets: Vec<String> = spec.targets.iter().map(target).collect();
+            let hosts: Vec<String> = spec.matching.hosts.iter().map(ToString::to_string).collect();
+            lines.push(format!("{name}: {}{:?} to {}", hosts.join(","), spec.matching.path, targets.join(", ")));
+            let Registered { yields: _, broken, remarks } = &spec.registered;
+            lines.extend(broken.iter().map(|text| format!("  broken {text}")));
+            lines.extend(remarks.iter().map(|text| format!("  remark {text}")));
+            lines.extend(item.problems.iter().map(|problem| format!("  problem {problem}")));
+        }
+        for (name, item) in &documents.upstreams {
+            let spec = item.good.as_ref().expect("an upstream");
+            let subsets: Vec<String> =
+                spec.settings.subsets.values().map(|labels| format!("{:?}", labels.keys())).collect();
+            lines.push(format!("upstream {name} {}", subsets.join(" ")).trim_end().to_owned());
+            lines.extend(item.problems.iter().map(|problem| format!("  problem {problem}")));
+        }
+        lines.extend(documents.rejected.iter().map(|problem| format!("rejected {problem}")));
+        lines.join("\n")
+    }
+}
+
+fn target(target: &TargetSpec) -> String {
+    let Choice::Weight(weight) = target.choice else { panic!("by weight") };
+    let strip = target.steps.as_ref().and_then(|steps| steps.strip_prefix.clone());
+    let strip = strip.as_ref().map_or("", |strip| strip.as_str());
+    format!("{} {weight} {strip}", target.label()).trim_end().to_owned()
+}
+
+fn with(mut endpoint: EndpointSpec, status: RegistryStatus) -> EndpointSpec {
+    endpoint.status = status;
+    endpoint
+}
+
+#[test]
+fn a_service_makes_routes_and_an_upstream() {
+    let mut world = World::new(Bounds::default());
+    let told = world
+        .update("Users", &[instance("a", 1, &["tag:fleetgate.path=/users", "tag:fleetgate.routes.api.host=a.com"])]);
+    assert_eq!(told, "users: Prefix(\"/users\") to users 1\nusers.api: a.comPrefix(\"\") to users 1\nupstream users");
+    assert_eq!(world.update("other", &[instance("b", 1, &["tag:x"])]), told, "who asks for nothing gets nothing");
+}
+
+#[test]
+fn the_newest_usable_instance_wins_and_the_conflict_is_shown() {
+    let mut world = World::new(Bounds::default());
+    let old = instance("old", 1, &["tag:fleetgate.path=/a"]);
+    let new = instance("new", 2, &["tag:fleetgate.path=/b"]);
+    let sick = with(new.clone(), RegistryStatus::Critical);
+    assert!(world.update("s", &[old.clone(), sick]).starts_with("s: Prefix(\"/a\")"), "not before it may take traffic");
+    assert_eq!(
+        world.update("s", &[old, new.clone()]),
+        "s: Prefix(\"/b\") to s 1\n  \
+         remark conflict: instances ask for different things; `new` is the newest and wins over `old`\nupstream s"
+    );
+    assert_eq!(world.update("s", &[new]), "s: Prefix(\"/b\") to s 1\nupstream s");
+}
+
+#[test]
+fn a_bad_tag_keeps_the_last_good_form_of_its_route_alone() {
+    let mut world = World::new(Bounds::default());
+    world.update("s", &[instance("a", 1, &["tag:fleetgate.path=/a", "tag:fleetgate.routes.b.path=/b"])]);
+    assert_eq!(
+        world.update("s", &[instance("a", 2, &["tag:fleetgate.path=a", "tag:fleetgate.routes.b.path=/c"])]),
+        "s: Prefix(\"/a\") to s 1\n  problem consul:s: a: `path`: `a`: a path begins with `/`\n\
+         s.b: Prefix(\"/c\") to s 1\nupstream s"
+    );
+    assert_eq!(
+        World::new(Bounds::default()).update("s", &[instance("a", 2, &["tag:fleetgate.path=a"])]),
+        "upstream s\nrejected consul:s: a: `path`: `a`: a path begins with `/`"
+    );
+}
+
+#[test]
+fn routes_outlive_their_last_instance_for_a_while() {
+    let mut world = World::new(Bounds::default());
+    world.update("s", &[instance("a", 1, &["tag:fleetgate.path=/a", "tag:urlprefix-/f"])]);
+    let outlived = "s: Prefix(\"/a\") to s 1\n  remark its last instance is gone; the route stays for 60s after it\n\
+                    urlprefix--f-ef0cf1ef: Start(\"/f\") to s 1\n  \
+                    remark its last instance is gone; the route stays for 60s after it\nupstream s";
+    let outlived = outlived.replace("urlprefix--f-ef0cf1ef", Name::derived("urlprefix-/f").as_str());
+    assert_eq!(world.update("s", &[]), outlived);
+    world.now += TTL - Duration::from_secs(1);
+    assert_eq!(world.told(), outlived);
+    assert_eq!(world.set.ends_at(), Some(world.now + Duration::from_secs(1)));
+    world.now += Duration::from_secs(1);
+    assert_eq!(world.told(), "");
+    assert_eq!(world.set.services().count(), 0);
+}
+
+#[test]
+fn what_was_not_read_stays_as_it_was_and_nothing_changes_without_cause() {
+    let mut world = World::new(Bounds::default());
+    let told = world.update("s", &[instance("a", 1, &["tag:fleetgate.path=/a"])]);
+    let before = world.set.update(&world.services, world.now);
+    world.services.insert("s".into(), None);
+    assert_eq!(world.told(), told);
+    let after = world.set.update(&world.services, world.now);
+    let good = |documents: &Documents| documents.routes["s"].good.clone().expect("a route");
+    assert!(Arc::ptr_eq(&good(&before), &good(&after)));
+}
+
+#[test]
+fn routes_of_one_fabio_prefix_share_it_by_fabios_weights() {
+    let mut world = World::new(Bounds::default());
+    let name = Name::derived("urlprefix-/a");
+    world.update("x", &[instance("1", 1, &["tag:urlprefix-/a"]), instance("2", 2, &["tag:urlprefix-/a"])]);
+    let told = world.update("y", &[instance("1", 3, &["tag:urlprefix-/a"])]);
+    assert_eq!(told, format!("{name}: Start(\"/a\") to x 2, y 1\nupstream x\nupstream y"), "by instance");
+    let told = world.update("y", &[instance("1", 3, &["tag:urlprefix-/a weight=0.1"])]);
+    assert!(told.starts_with(&format!("{name}: Start(\"/a\") to x 900000, y 100000\n")), "{told}");
+    // Two versions of one service, each with its own options.
+    world.services.remove("y");
+    let strip = "urlprefix-/a strip=/a";
+    let told =
+        world.update("x", &[instance("1", 1, &["tag:urlprefix-/a"]), instance("2", 2, &[&format!("tag:{strip}")])]);
+    let (plain, stripped) = (Name::derived("urlprefix-/a"), Name::derived(strip));
+    assert_eq!(
+        told,
+        format!(
+            "{name}: Start(\"/a\") to x@consul-tags/{plain} 1, x@consul-tags/{stripped} 1 /a\n  \
+             remark instances of `x` ask for different options: each has its own\n\
+             upstream x [\"tag.urlprefix-/a\"] [\"tag.{strip}\"]"
+        )
+    );
+}
+
+#[test]
+fn fabio_parts_that_cannot_be_served_get_nothing() {
+    let mut world = World::new(Bounds::default());
+    let name = Name::derived("urlprefix-/a");
+    let why = "`x`: `auth=b`: authentication is not available; it is never served without";
+    let told = world.update("x", &[instance("1", 1, &["tag:urlprefix-/a auth=b"])]);
+    assert_eq!(told, format!("{name}: Start(\"/a\") to x 1\n  broken {why}\nupstream x"));
+    let told = world.update("y", &[instance("1", 1, &["tag:urlprefix-/a"])]);
+    assert_eq!(told, format!("{name}: Start(\"/a\") to y 1\n  remark {why}\nupstream x\nupstream y"));
+}
+
+#[test]
+fn a_bad_option_keeps_the_last_good_ones() {
+    let mut world = World::new(Bounds::default());
+    let name = Name::derived("urlprefix-/a");
+    world.update("x", &[instance("1", 1, &["tag:urlprefix-/a strip=/a"])]);
+    assert_eq!(
+        world.update("x", &[instance("1", 2, &["tag:urlprefix-/a strip=a"])]),
+        format!(
+            "{name}: Start(\"/a\") to x 1 /a\n  \
+             problem consul:x: 1: `urlprefix-/a strip=a`: `strip=a`: `a`: a path begins with `/`\nupstream x"
+        )
+    );
+}
+
+#[test]
+fn claims_beyond_the_bounds_are_refused() {
+    let mut bounds = Bounds::default();
+    bounds.add_host("*.example.com").expect("a host");
+    let mut world = World::new(bounds);
+    let told = world.update(
+        "s",
+        &[instance(
+            "a",
+            1,
+            &["tag:fleetgate.host=bank.org", "tag:fleetgate.routes.ok.host=a.example.com", "tag:urlprefix-/x"],
+        )],
+    );
+    assert_eq!(
+        told,
+        "s.ok: a.example.comPrefix(\"\") to s 1\nupstream s\n  problem consul:s: a: `urlprefix-/x`: claims every host, and \
+         `discovery.consul.tag_hosts` does not allow that: name a host\nrejected consul:s: a: claims the host `bank.org`, \
+         which `discovery.consul.tag_hosts` does not allow"
+    );
+}
