@@ -131,7 +131,10 @@ fn taken(route: &Value) -> String {
             choice,
             percent(probability),
             text(target.get("usable")),
-            text(target.get("reason")),
+            std::iter::once(text(target.get("reason")))
+                .chain(list(target, "steps").iter().map(|step| text(Some(step))))
+                .collect::<Vec<_>>()
+                .join("; "),
         ]);
     }
     let more = route.get("more_targets").and_then(Value::as_u64).unwrap_or_default();
@@ -182,7 +185,8 @@ fn outcome(answer: &Value) -> String {
     };
     let field = |key: &str| text(own.get(key));
     let (status, flag, error, reason) = (field("status"), field("flag"), field("error"), field("reason"));
-    printable(&format!("the client gets {status} {error}, flag {flag}: {reason}"))
+    let word = if flag.is_empty() { status } else { format!("{status} {error}, flag {flag}") };
+    printable(&format!("the client gets {word}: {reason}"))
 }
 
 /// `100 %`, `33.33 %`, `5 %`; what is possible is never shown as 0, and what is not sure never as 100.

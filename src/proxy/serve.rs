@@ -99,10 +99,9 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
     };
     let mut path = passed.path;
     let (mut fixed_host, mut stripped) = (None, None);
-    if let Some(steps) = route.route.targets[target].spec.steps.as_deref() {
-        if !steps::admits(&steps.access, frame.client) {
-            return Err(ProxyError::Denied);
-        }
+    let target = &route.route.targets[target];
+    if let Some(steps) = target.spec.steps.as_deref() {
+        target.admits(frame.client)?;
         let came = path.as_deref().unwrap_or(request.uri().path());
         if let Some(redirect) = &steps.redirect {
             let query = request.uri().query();

@@ -1,6 +1,5 @@
-//! Defines what a target does with a request beyond forwarding it: who may come, redirects, the path and the `Host`.
+//! Defines what a target does with a request beyond forwarding it: redirects, and what becomes of the path.
 
-use std::net::IpAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -11,16 +10,7 @@ use super::kept::Connection;
 use crate::exchange::header::X_REQUEST_ID;
 use crate::exchange::{Body, Flow, ProxyError};
 use crate::spec::path::normalize;
-use crate::spec::route::{Access, Redirect, Steps};
-
-/// Whether a client may come.
-pub(super) fn admits(access: &Access, client: IpAddr) -> bool {
-    match access {
-        Access::Anybody => true,
-        Access::Only(networks) => networks.iter().any(|network| network.contains(&client)),
-        Access::Except(networks) => !networks.iter().any(|network| network.contains(&client)),
-    }
-}
+use crate::spec::route::{Redirect, Steps};
 
 /// The path to forward, where it is another than the one that came.
 ///
@@ -141,15 +131,5 @@ mod tests {
         }
         let everything = redirect("", "$path", None);
         assert_eq!(location(&everything, &steps, "", "/old//evil.com", None), "/evil.com", "never another host");
-    }
-
-    #[test]
-    fn clients_are_admitted_by_network() {
-        let networks = || vec!["10.0.0.0/8".parse().expect("a network")];
-        let client = |text: &str| text.parse::<IpAddr>().expect("an address");
-        assert!(admits(&Access::Only(networks()), client("10.1.2.3")));
-        assert!(!admits(&Access::Only(networks()), client("11.1.2.3")));
-        assert!(!admits(&Access::Except(networks()), client("10.1.2.3")));
-        assert!(admits(&Access::Except(networks()), client("::1")) && admits(&Access::Anybody, client("::1")));
     }
 }

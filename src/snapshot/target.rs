@@ -27,6 +27,17 @@ impl Draw {
     }
 }
 
+impl Target {
+    /// Lets a client come.
+    ///
+    /// # Errors
+    /// What a client gets that may not.
+    pub fn admits(&self, client: IpAddr) -> Result<(), ProxyError> {
+        let admitted = self.spec.steps.as_ref().is_none_or(|steps| steps.access.admits(client));
+        if admitted { Ok(()) } else { Err(ProxyError::Denied) }
+    }
+}
+
 /// Draws a target. `usable` says whether a target has a usable endpoint; `random` is uniform over `u64`
 /// and only asked where a share decides without a key.
 pub fn draw(

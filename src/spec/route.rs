@@ -1,5 +1,6 @@
 //! Defines a route as someone asked for it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -107,6 +108,18 @@ pub enum Access {
     Except(Vec<IpNet>),
 }
 
+impl Access {
+    /// Whether a client may come.
+    pub fn admits(&self, client: IpAddr) -> bool {
+        let listed = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&client));
+        match self {
+            Self::Anybody => true,
+            Self::Only(networks) => listed(networks),
+            Self::Except(networks) => !listed(networks),
+        }
+    }
+}
+
 /// Which `Host` an endpoint gets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum HostPolicy {
@@ -160,4 +173,19 @@ pub enum Sticky {
     Cookie(String),
     /// The client's address (the first untrusted one).
     ClientIp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_admitted_by_network() {
+        let networks = || vec!["10.0.0.0/8".parse().expect("a network")];
+        let client = |text: &str| text.parse::<IpAddr>().expect("an address");
+        assert!(Access::Only(networks()).admits(client("10.1.2.3")));
+        assert!(!Access::Only(networks()).admits(client("11.1.2.3")));
+        assert!(!Access::Except(networks()).admits(client("10.1.2.3")));
+        assert!(Access::Except(networks()).admits(client("::1")) && Access::Anybody.admits(client("::1")));
+    }
 }

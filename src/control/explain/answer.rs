@@ -54,13 +54,13 @@ pub struct Seen {
 }
 
 /// What a client gets of the gateway itself.
-#[derive(Debug, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Answer {
     /// The status.
     pub status: u16,
-    /// The flag, as in the access log.
+    /// The flag, as in the access log; empty for a redirect.
     pub flag: &'static str,
-    /// The word in the answer's body.
+    /// The word in the answer's body; empty for a redirect.
     pub error: &'static str,
     /// Why, for people.
     pub reason: String,
@@ -143,6 +143,9 @@ pub struct ExplainedTarget {
     pub usable: usize,
     /// Why.
     pub reason: String,
+    /// What is done with a request beyond forwarding it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<String>,
 }
 
 /// An upstream that the route may lead to.

@@ -155,6 +155,7 @@ impl Explanation {
                 probability: odds.taken[position],
                 usable: usable[position],
                 reason: target_reason(target, position, &odds, usable[position], view),
+                steps: target.spec.steps.as_ref().map(|steps| word::steps(steps)).unwrap_or_default(),
             });
         }
         if let Err(error) = odds.taken() {
@@ -165,6 +166,8 @@ impl Explanation {
                 DecidedBy::Key | DecidedBy::Weight => "no target with a weight has a usable endpoint".to_owned(),
             };
             self.answer = Some(Answer::new(error.status(), error.flag().as_str(), error.code(), reason));
+        } else {
+            self.answer = answered_by_steps(route, &odds, question.client);
         }
         self.route = Some(explained);
         self.add_upstreams(route, snapshot);
@@ -220,6 +223,21 @@ fn target_reason(target: &Target, position: usize, odds: &Odds, usable: usize, v
         .to_owned(),
         (DecidedBy::Weight, Choice::Weight(_)) => "its share of the weights".to_owned(),
     }
+}
+
+/// What a client gets of the targets it may meet without an endpoint's word: if they all say the same.
+fn answered_by_steps(route: &Route, odds: &Odds, client: Option<IpAddr>) -> Option<Answer> {
+    let met = route.targets.iter().zip(&odds.taken).filter(|(_, taken)| **taken > 0.0);
+    let mut answers = met.map(|(target, _)| {
+        if let Some(Err(error)) = client.map(|client| target.admits(client)) {
+            let reason = "the client's address may not come".to_owned();
+            return Some(Answer::new(error.status(), error.flag().as_str(), error.code(), reason));
+        }
+        let redirect = target.spec.steps.as_ref()?.redirect.as_ref()?;
+        Some(Answer::new(redirect.status, "", "", word::redirect(redirect)))
+    });
+    let first = answers.next()??;
+    answers.all(|other| other.as_ref() == Some(&first)).then_some(first)
 }
 
 fn explained_upstream(upstream: &Upstream, targets: &[&Target], snapshot: &Snapshot) -> ExplainedUpstream {

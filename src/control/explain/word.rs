@@ -6,7 +6,7 @@ use crate::snapshot::request::{RequestView, cookie_values, query_values};
 use crate::snapshot::target::{DecidedBy, Odds};
 use crate::snapshot::{Route, Unmet};
 use crate::spec::matching::{PathMatch, ValueMatch};
-use crate::spec::route::Sticky;
+use crate::spec::route::{Access, HostPolicy, Redirect, Steps, Sticky};
 
 /// Texts of a list that a sentence shows.
 const MOST: usize = 5;
@@ -32,6 +32,28 @@ pub(super) fn unmet(unmet: Unmet<'_>, request: &RequestView<'_>) -> String {
             value(&format!("cookie `{name}`"), wanted, cookie_values(request.headers, name).next().is_some())
         }
     }
+}
+
+/// What a target does with a request beyond forwarding it, in this order.
+pub(super) fn steps(steps: &Steps) -> Vec<String> {
+    let access = match &steps.access {
+        Access::Anybody => None,
+        Access::Only(networks) => Some(format!("takes clients from {} alone", list(networks))),
+        Access::Except(networks) => Some(format!("takes no clients from {}", list(networks))),
+    };
+    let host = match &steps.host {
+        HostPolicy::Kept => None,
+        HostPolicy::Endpoint => Some("sends the endpoint's address as Host".to_owned()),
+        HostPolicy::Fixed(host) => Some(format!("sends Host `{}`", String::from_utf8_lossy(host.as_bytes()))),
+    };
+    let strip = steps.strip_prefix.as_ref().map(|prefix| format!("strips `{}`", prefix.as_str()));
+    let prepend = steps.prepend.as_ref().map(|prefix| format!("prepends `{prefix}`"));
+    [access, steps.redirect.as_ref().map(redirect), strip, prepend, host].into_iter().flatten().collect()
+}
+
+/// Where a redirect leads.
+pub(super) fn redirect(redirect: &Redirect) -> String {
+    format!("redirects to `{}{}`", redirect.origin, redirect.path)
 }
 
 /// What decides between a route's targets.

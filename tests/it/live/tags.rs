@@ -1,5 +1,6 @@
 //! Routes that services ask for in their registrations at a real Consul, with traffic.
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use super::{fails, live, provider, rejects, stops, takes};
@@ -255,6 +256,10 @@ async fn fabios_tags_route_as_fabio_routes() {
         ("x.com", "/my.service/Method", 503, "", "NC"),
         ("x.com", "/secret", 503, "", "NC"),
     ] {
+        let url = utf8_percent_encode(&format!("http://{host}{path}"), NON_ALPHANUMERIC).to_string();
+        let explained = gateway.api(&format!("explain?client=127.0.0.1&url={url}")).await;
+        let own_answer = explained["answer"]["status"].as_u64();
+        assert_eq!(own_answer.unwrap_or(200), u64::from(status), "{host}{path}: {explained}");
         let answer = send(&gateway, host, path).await;
         assert_eq!(answer.status, status, "{host}{path}: {answer:?}");
         match status {
