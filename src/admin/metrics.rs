@@ -30,6 +30,7 @@ impl Source for Picture {
             definitions::DISCOVERY_UPDATES,
             definitions::DISCOVERY_LAST_SUCCESS,
             definitions::DISCOVERY_REJECTED,
+            definitions::DISCOVERY_HELD,
             definitions::SNAPSHOT_GENERATION,
             definitions::SNAPSHOT_AGE,
         ]
@@ -58,6 +59,8 @@ impl Source for Picture {
             }
             let rejected = snapshot.report.rejected.iter().filter(|(by, _)| *by == provider.id()).count();
             samples.value(definitions::DISCOVERY_REJECTED, &[name], rejected as f64);
+            let held = snapshot.report.held.iter().filter(|(by, _)| *by == provider.id()).count();
+            samples.value(definitions::DISCOVERY_HELD, &[name], held as f64);
         }
         samples.value(definitions::SNAPSHOT_GENERATION, &[], snapshot.generation as f64);
         samples.value(definitions::SNAPSHOT_AGE, &[], self.age());

@@ -108,6 +108,12 @@ pub(super) struct RawAdmin {
 #[serde(default)]
 #[schemars(rename = "Discovery", deny_unknown_fields)]
 pub(super) struct RawDiscovery {
+    /// Folder for what registries said, served at start while they are away, and for drains; `off` for none. Default
+    /// /var/lib/fleetgate where that is a folder, else ./.fleetgate. One gateway a folder.
+    pub state_dir: Option<String>,
+    /// How long what a wiped registry lost is held once the registry fills again; default 10m. 0s: until an operator
+    /// accepts it.
+    pub wipe_hold: Option<RawDuration>,
     /// Whose document wins when several providers define one name; default `["file", "etcd", "consul-kv"]`.
     pub precedence: Option<Vec<String>>,
     /// Documents in further files.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::spec::decode::scope::Scope;
 use crate::spec::name::ProviderId;
-use crate::spec::settings::{ClientTls, ConsulProvider, Discovery, EtcdProvider, FileProvider, Secret};
+use crate::spec::settings::{ClientTls, ConsulProvider, Discovery, EtcdProvider, FileProvider, Secret, StateDir};
 
 use super::raw::{RawClientTls, RawConsul, RawDiscovery, RawEtcd, RawFile};
 use super::resolve::{Surroundings, one_of_two, secret};
@@ -20,7 +20,16 @@ pub(super) fn resolve_discovery(raw: RawDiscovery, scope: &Scope<'_>, surroundin
     if raw.etcd.is_some() && !cfg!(feature = "etcd") {
         etcd_scope.problem("this binary was built without etcd (feature `etcd`)");
     }
+    let state_dir_scope = scope.key("state_dir");
+    let state_dir = match raw.state_dir {
+        None => Some(StateDir::Default),
+        Some(text) if text == StateDir::OFF => Some(StateDir::Off),
+        Some(text) => surroundings.absolute(&text, &state_dir_scope).map(StateDir::At),
+    };
+    let wipe_hold = raw.wipe_hold.map_or(Duration::from_secs(600), |raw| raw.0);
     Discovery {
+        state_dir: state_dir.unwrap_or(StateDir::Default),
+        wipe_hold: Some(wipe_hold).filter(|hold| !hold.is_zero()),
         precedence: resolve_precedence(raw.precedence, &scope.key("precedence")),
         file: resolve_file(raw.file.unwrap_or_default(), &scope.key("file"), surroundings),
         consul: raw.consul.and_then(|raw| resolve_consul(raw, &consul_scope, surroundings)),

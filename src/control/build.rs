@@ -35,6 +35,7 @@ struct Input {
     endpoints: Arc<[EndpointSpec]>,
     resolved: BTreeMap<Arc<str>, Arc<[EndpointSpec]>>,
     held: bool,
+    kept: Option<Arc<BTreeSet<Address>>>,
     known: bool,
     drained: Arc<BTreeSet<SocketAddr>>,
     remarks: Vec<Problem>,
@@ -141,7 +142,7 @@ impl Builder {
                 weight: spec.weight,
                 labels: Arc::clone(&spec.labels),
                 status: spec.status,
-                held: merged.held,
+                held: merged.held && merged.kept.as_ref().is_none_or(|kept| kept.contains(&spec.address)),
                 drained: merged.drained.contains(&address),
                 state: states.get(&address).map_or_else(|| Arc::new(EndpointState::new(address)), |s| Arc::clone(s)),
             })
@@ -291,6 +292,7 @@ impl Input {
             endpoints: Arc::clone(&merged.endpoints),
             resolved: merged.resolved.clone(),
             held: merged.held,
+            kept: merged.kept.clone(),
             known: merged.known,
             drained: Arc::clone(&merged.drained),
             remarks,
@@ -306,6 +308,7 @@ impl Input {
                 .iter()
                 .all(|(host, known)| merged.resolved.get(host).is_some_and(|other| Arc::ptr_eq(known, other)))
             && self.held == merged.held
+            && self.kept == merged.kept
             && self.known == merged.known
             && self.drained == merged.drained
     }

@@ -35,6 +35,9 @@ impl Running {
             orders,
             overlay: watch::channel(Arc::default()).0,
             accepts: accepts.clone(),
+            wipe_hold: Some(Duration::from_secs(600)),
+            saved: BTreeMap::new(),
+            book: watch::channel(Arc::default()).0,
         };
         // Ends with the test's runtime.
         tokio::spawn(control.run(CancellationToken::new()));

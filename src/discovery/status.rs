@@ -33,19 +33,19 @@ pub struct WatchStatus {
 }
 
 impl WatchStatus {
-    fn new() -> Self {
+    fn beginning(remembered: Option<&(SystemTime, u64)>) -> Self {
+        let (at, index) = remembered.map_or((0, 0), |(at, index)| (millis(*at), *index));
         Self {
             state: Mutex::new(WatchState::Starting),
-            verified_at_ms: AtomicU64::new(0),
-            index: AtomicU64::new(0),
+            verified_at_ms: AtomicU64::new(at),
+            index: AtomicU64::new(index),
             sessions: AtomicU64::new(0),
         }
     }
 
     /// An authoritative answer confirmed what is known as of `at` (the start of the request that was answered).
     pub fn confirmed(&self, at: SystemTime) {
-        let at = at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis();
-        self.verified_at_ms.fetch_max(u64::try_from(at).unwrap_or(u64::MAX), Relaxed);
+        self.verified_at_ms.fetch_max(millis(at), Relaxed);
         self.set_state(WatchState::Live);
     }
 
@@ -54,7 +54,7 @@ impl WatchStatus {
         self.index.store(index, Relaxed);
     }
 
-    /// The last index or revision; 0 before the first answer.
+    /// The last index or revision; before the first answer that of an earlier process, or 0.
     pub fn index(&self) -> u64 {
         self.index.load(Relaxed)
     }
@@ -86,6 +86,10 @@ impl WatchStatus {
     }
 }
 
+fn millis(at: SystemTime) -> u64 {
+    u64::try_from(at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis()).unwrap_or(u64::MAX)
+}
+
 /// What happened to updates, for `fleetgate_discovery_updates_total`.
 #[derive(Debug, Default)]
 pub struct Updates {
@@ -104,6 +108,8 @@ pub struct Updates {
 pub struct ProviderStatus {
     id: ProviderId,
     watches: Mutex<BTreeMap<String, Arc<WatchStatus>>>,
+    /// What an earlier process knew of watches by name: when they were confirmed, and their index.
+    remembered: BTreeMap<String, (SystemTime, u64)>,
     /// Update counters.
     pub updates: Updates,
 }
@@ -111,7 +117,13 @@ pub struct ProviderStatus {
 impl ProviderStatus {
     /// The status of a provider without watches.
     pub fn new(id: ProviderId) -> Arc<Self> {
-        Arc::new(Self { id, watches: Mutex::new(BTreeMap::new()), updates: Updates::default() })
+        Self::remembering(id, BTreeMap::new())
+    }
+
+    /// As [`Self::new`], with what an earlier process knew of watches: each begins with the time it was confirmed
+    /// then, and with its index.
+    pub fn remembering(id: ProviderId, remembered: BTreeMap<String, (SystemTime, u64)>) -> Arc<Self> {
+        Arc::new(Self { id, watches: Mutex::new(BTreeMap::new()), remembered, updates: Updates::default() })
     }
 
     /// Whose status it is.
@@ -123,12 +135,23 @@ impl ProviderStatus {
     /// the source's text (`consul:users`), that of documents by what it reads (`kv:fleetgate/`).
     pub fn watch(&self, name: &str) -> Arc<WatchStatus> {
         let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(watches.entry(name.to_owned()).or_insert_with(|| Arc::new(WatchStatus::new())))
+        let new = || Arc::new(WatchStatus::beginning(self.remembered.get(name)));
+        Arc::clone(watches.entry(name.to_owned()).or_insert_with(new))
     }
 
     /// Forgets a watch that ended.
     pub fn forget(&self, name: &str) {
         self.watches.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
+    /// When each watch was confirmed last, and its index; of those that are not watched yet, as an earlier process
+    /// knew it.
+    pub fn verified(&self) -> BTreeMap<String, (SystemTime, u64)> {
+        let watches = self.watches().into_iter();
+        let watches = watches.filter_map(|(name, watch)| Some((name, (watch.verified_at()?, watch.index()))));
+        let mut verified = self.remembered.clone();
+        verified.extend(watches);
+        verified
     }
 
     /// All watches by name.

@@ -69,13 +69,14 @@ impl Endpoint {
         if self.weight == 0 {
             return Standing::Draining;
         }
-        if !checked {
+        // Who is held is probed whether the upstream has a check or not.
+        if !checked && !self.held {
             return Standing::Healthy;
         }
         match self.state.health() {
             Health::Healthy => Standing::Healthy,
             Health::Unhealthy => Standing::Unhealthy,
-            Health::Unknown if self.status == RegistryStatus::Unchecked => Standing::Untested,
+            Health::Unknown if self.status == RegistryStatus::Unchecked && !self.held => Standing::Untested,
             Health::Unknown => Standing::Healthy,
         }
     }
@@ -107,11 +108,12 @@ impl Endpoint {
             reasons.push("weight 0".to_owned());
         }
         if self.held {
-            reasons.push("lost by its registry, not confirmed".to_owned());
+            reasons.push("lost by its registry, not confirmed: used while it answers".to_owned());
         }
-        if checked {
+        if checked || self.held {
             match self.state.health() {
                 Health::Healthy => {}
+                Health::Unknown if !checked => {}
                 Health::Unknown => reasons.push("no active check has answered yet".to_owned()),
                 Health::Unhealthy => reasons.push(match self.state.last_failure() {
                     Some(failure) => format!("active checks fail: {failure}"),

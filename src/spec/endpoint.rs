@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Key and value pairs on an endpoint.
 pub type Labels = BTreeMap<String, String>;
@@ -76,7 +76,7 @@ impl fmt::Display for Address {
 }
 
 /// What the registry says of an endpoint. A registry without checks says `Unchecked`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RegistryStatus {
     /// Nobody checks it but us: static, DNS and etcd endpoints.

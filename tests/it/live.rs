@@ -6,6 +6,8 @@
 mod consul;
 mod etcd;
 mod faults;
+mod saved;
+mod wipes;
 
 use std::time::Duration;
 

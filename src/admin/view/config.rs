@@ -7,7 +7,9 @@ use serde_json::{Map, Value, json};
 use super::{document, duration_text};
 use crate::snapshot::Snapshot;
 use crate::spec::name::ProviderId;
-use crate::spec::settings::{AccessLog, ClientTls, ConsulProvider, EtcdProvider, Listener, LogFormat, Settings};
+use crate::spec::settings::{
+    AccessLog, ClientTls, ConsulProvider, EtcdProvider, Listener, LogFormat, Settings, StateDir,
+};
 
 /// All configuration.
 #[derive(Debug, Serialize)]
@@ -75,6 +77,12 @@ fn settings(settings: &Settings) -> Value {
             "metrics_public": settings.admin.metrics_public,
         },
         "discovery": {
+            "state_dir": match &discovery.state_dir {
+                StateDir::Off => json!(StateDir::OFF),
+                StateDir::Default => Value::Null,
+                StateDir::At(path) => json!(path),
+            },
+            "wipe_hold": duration_text(discovery.wipe_hold.unwrap_or_default()),
             "precedence": discovery.precedence,
             "file": { "main": discovery.file.main, "paths": discovery.file.patterns },
             "consul": discovery.consul.as_ref().map(consul),

@@ -142,6 +142,22 @@ pub const DISCOVERY_REJECTED: &Definition = &Definition::new(
     "Documents and registrations that can't be used as they are.",
 );
 
+/// What registries lost, and is served.
+pub const DISCOVERY_HELD: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_discovery_held_items",
+    &["provider"],
+    "Sources and documents of a provider that are served though its registry does not list them now.",
+);
+
+/// Saved files that are no use.
+pub const SAVED_STATE_ERRORS: &Definition = &Definition::new(
+    Kind::Counter,
+    "fleetgate_saved_state_errors_total",
+    &["reason"],
+    "Saved files that were not read or written, by reason: unreadable, corrupt, foreign, unwritable.",
+);
+
 /// The snapshot's number.
 pub const SNAPSHOT_GENERATION: &Definition = &Definition::new(
     Kind::Gauge,
