@@ -155,6 +155,7 @@ impl App {
             overlay: watch::channel(Arc::new(loaded.overlay)).0,
             accepts: discovery.accepts,
             wipe_hold: settings.discovery.wipe_hold,
+            damping: settings.discovery.damping,
             saved: loaded.states,
             book,
         };

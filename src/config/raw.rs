@@ -114,6 +114,8 @@ pub(super) struct RawDiscovery {
     /// How long what a wiped registry lost is held once the registry fills again; default 10m. 0s: until an operator
     /// accepts it.
     pub wipe_hold: Option<RawDuration>,
+    /// Whether endpoints that a registry takes out and puts in again and again wait before they are used; default true.
+    pub damping: Option<bool>,
     /// Whose document wins when several providers define one name; default `["file", "etcd", "consul-kv"]`.
     pub precedence: Option<Vec<String>>,
     /// Documents in further files.

@@ -30,6 +30,7 @@ pub(super) fn resolve_discovery(raw: RawDiscovery, scope: &Scope<'_>, surroundin
     Discovery {
         state_dir: state_dir.unwrap_or(StateDir::Default),
         wipe_hold: Some(wipe_hold).filter(|hold| !hold.is_zero()),
+        damping: raw.damping.unwrap_or(true),
         precedence: resolve_precedence(raw.precedence, &scope.key("precedence")),
         file: resolve_file(raw.file.unwrap_or_default(), &scope.key("file"), surroundings),
         consul: raw.consul.and_then(|raw| resolve_consul(raw, &consul_scope, surroundings)),

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::content::{Content, Part};
+use super::damping::Damping;
 use super::saved::SavedState;
 use crate::discovery::state::{Origin, ProviderState, SourceState};
 use crate::spec::name::ProviderId;
@@ -39,6 +40,8 @@ pub(super) struct Guard {
     /// Of an earlier process, as far as registries have not answered since.
     saved: BTreeMap<ProviderId, SavedState>,
     saved_at: Instant,
+    /// `None`: switched off.
+    damping: Option<Damping>,
     looked_at: Instant,
 }
 
@@ -104,9 +107,15 @@ impl Pool {
 }
 
 impl Guard {
-    pub(super) fn new(wipe_hold: Option<Duration>, saved: BTreeMap<ProviderId, SavedState>, now: Instant) -> Self {
+    pub(super) fn new(
+        wipe_hold: Option<Duration>,
+        damping: bool,
+        saved: BTreeMap<ProviderId, SavedState>,
+        now: Instant,
+    ) -> Self {
+        let damping = damping.then(Damping::default);
         let (states, served, pools, wipes) = Default::default();
-        Self { wipe_hold, states, served, pools, wipes, saved, saved_at: now + SAVED_AFTER, looked_at: now }
+        Self { wipe_hold, states, served, pools, wipes, saved, saved_at: now + SAVED_AFTER, damping, looked_at: now }
     }
 
     /// What is to be merged, as of the last [`Self::look`].
@@ -118,7 +127,8 @@ impl Guard {
     pub(super) fn due(&self) -> Option<Instant> {
         let gathers = self.pools.values().filter_map(|pool| pool.gathers);
         let saved = Some(self.saved_at).filter(|at| !self.saved.is_empty() && *at > self.looked_at);
-        gathers.chain(self.wipes.values().filter_map(|wipe| wipe.ends)).chain(saved).min()
+        let damped = self.damping.as_ref().and_then(|damping| damping.due(self.looked_at));
+        gathers.chain(damped).chain(self.wipes.values().filter_map(|wipe| wipe.ends)).chain(saved).min()
     }
 
     /// Takes what a provider publishes.
@@ -138,6 +148,9 @@ impl Guard {
                 Part::Source(source) => state.sources.get(source).is_some_and(|known| known.origin == Origin::Held),
             };
             self.change((id, part), content, held, now);
+        }
+        if let (Some(damping), Some(before), Some(_)) = (&mut self.damping, self.states.get(&id), registry) {
+            damping.note(before, &state, now);
         }
         self.states.insert(id, state);
         let Some(registry) = registry else { return };
@@ -168,6 +181,9 @@ impl Guard {
                 tracing::warn!("{} does not list what is held, and has had its time: it goes", registry.name());
             }
             self.believe(registry);
+        }
+        if let Some(damping) = &mut self.damping {
+            damping.look(now);
         }
         self.tell();
         self.looked_at = now;
@@ -353,6 +369,14 @@ impl Guard {
                     let (endpoints, origin) = (Arc::clone(endpoints), Origin::Saved(*at));
                     let known = || SourceState { endpoints, problems: [].into(), origin };
                     guarded.sources.entry(source.clone()).or_insert_with(known);
+                }
+            }
+        }
+        if let Some(damping) = &self.damping {
+            for (source, known) in &guarded.sources {
+                if let Some(penalties) = damping.of(source, &known.endpoints) {
+                    changed = true;
+                    guarded.kept.penalties.insert(source.clone(), penalties);
                 }
             }
         }

@@ -9,7 +9,7 @@ use crate::discovery::state::{Origin, ProviderState};
 use crate::snapshot::Report;
 use crate::snapshot::report::Shadowed;
 use crate::spec::document::{Documents, Item, Kind};
-use crate::spec::endpoint::{Address, EndpointSpec};
+use crate::spec::endpoint::{Address, EndpointSpec, Penalty};
 use crate::spec::name::{ItemRef, Name, ProviderId};
 use crate::spec::problem::Problem;
 use crate::spec::route::RouteSpec;
@@ -70,6 +70,8 @@ pub(super) struct MergedUpstream {
     pub(super) held: bool,
     /// Which of them are held; `None`: all, when any is.
     pub(super) kept: Option<Arc<BTreeSet<Address>>>,
+    /// Which of them flapped of late.
+    pub(super) penalties: Option<Arc<BTreeMap<Address, Penalty>>>,
     pub(super) known: bool,
     /// Addresses that operators took out of use, present or not.
     pub(super) drained: Arc<BTreeSet<SocketAddr>>,
@@ -264,6 +266,9 @@ impl Merged {
         let kept = source.as_ref().and_then(|source| {
             states.get(&source.provider()).and_then(|state| state.kept.addresses.get(source)).map(Arc::clone)
         });
+        let penalties = source.as_ref().and_then(|source| {
+            states.get(&source.provider()).and_then(|state| state.kept.penalties.get(source)).map(Arc::clone)
+        });
         let (endpoints, held, known) = match (&spec.source, &source) {
             (UpstreamSource::Static(endpoints), _) => (Arc::clone(endpoints), false, true),
             (_, Some(source)) => match known_of(source) {
@@ -292,7 +297,8 @@ impl Merged {
         });
         let known = known && named.into_iter().all(|host| resolved.contains_key(host));
         let drained = Arc::default();
-        let upstream = MergedUpstream { name, provider, spec, source, endpoints, resolved, held, kept, known, drained };
+        let upstream =
+            MergedUpstream { name, provider, spec, source, endpoints, resolved, held, kept, penalties, known, drained };
         self.upstreams.insert(label, upstream);
     }
 }

@@ -3,7 +3,7 @@
 //! [`merge`] decides who defines what (pure), [`build`] makes the next snapshot of it and of the one before
 //! (pure: what did not change is the same object), [`pace`] decides when it goes out, [`grace`] what stays until
 //! its replacement was read, [`guard`] what is not believed though a watch confirmed it, [`saved`] what an earlier
-//! process knew, [`command`] is what operators say, [`overlay`] what of that is kept, and
+//! process knew, [`damping`] who comes and goes too often, [`command`] is what operators say, [`overlay`] what of that is kept, and
 //! [`Control::run`] is the loop.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +23,7 @@ use crate::spec::source::Source;
 mod build;
 pub mod command;
 mod content;
+mod damping;
 #[cfg(test)]
 mod fixture;
 mod grace;
@@ -57,6 +58,8 @@ pub struct Control {
     pub accepts: BTreeMap<ProviderId, watch::Sender<u64>>,
     /// How long what a wiped registry lost is held once it fills again; `None`: until an operator accepts it.
     pub wipe_hold: Option<std::time::Duration>,
+    /// Whether endpoints that flap wait.
+    pub damping: bool,
     /// What an earlier process knew.
     pub saved: BTreeMap<ProviderId, SavedState>,
     /// What is to be saved.
@@ -67,7 +70,7 @@ impl Control {
     /// Publishes snapshots until shutdown.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let now = Instant::now();
-        let mut guard = guard::Guard::new(self.wipe_hold, std::mem::take(&mut self.saved), now);
+        let mut guard = guard::Guard::new(self.wipe_hold, self.damping, std::mem::take(&mut self.saved), now);
         for (id, state) in &mut self.providers {
             guard.take(*id, Arc::clone(&state.borrow_and_update()), now);
         }

@@ -36,6 +36,7 @@ impl Running {
             overlay: watch::channel(Arc::default()).0,
             accepts: accepts.clone(),
             wipe_hold: Some(Duration::from_secs(600)),
+            damping: true,
             saved: BTreeMap::new(),
             book: watch::channel(Arc::default()).0,
         };

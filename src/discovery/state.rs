@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::spec::document::{Documents, Kind};
-use crate::spec::endpoint::{Address, EndpointSpec};
+use crate::spec::endpoint::{Address, EndpointSpec, Penalty};
 use crate::spec::name::Name;
 use crate::spec::problem::Problem;
 use crate::spec::source::Source;
@@ -43,6 +43,8 @@ pub struct Kept {
     pub why: Option<Arc<str>>,
     /// Addresses that a source lost.
     pub addresses: BTreeMap<Source, Arc<BTreeSet<Address>>>,
+    /// Endpoints that flapped of late.
+    pub penalties: BTreeMap<Source, Arc<BTreeMap<Address, Penalty>>>,
     /// Documents that it lost.
     pub documents: BTreeSet<(Kind, Name)>,
     /// The documents are those of the saved state, read last at that time.

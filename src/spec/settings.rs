@@ -103,6 +103,8 @@ pub struct Discovery {
     /// How long what a wiped registry lost is held once the registry fills again; default 10 min. `None`: until an
     /// operator accepts it.
     pub wipe_hold: Option<Duration>,
+    /// Whether endpoints that a registry takes out and puts in again and again wait before they are used; default true.
+    pub damping: bool,
     /// Which provider wins when two define one name, first one first.
     pub precedence: Vec<ProviderId>,
     /// `[discovery.file]` and the dynamic sections of the main file.

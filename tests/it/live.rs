@@ -6,6 +6,7 @@
 mod consul;
 mod etcd;
 mod faults;
+mod flapping;
 mod saved;
 mod wipes;
 

@@ -83,6 +83,7 @@ fn settings(settings: &Settings) -> Value {
                 StateDir::At(path) => json!(path),
             },
             "wipe_hold": duration_text(discovery.wipe_hold.unwrap_or_default()),
+            "damping": discovery.damping,
             "precedence": discovery.precedence,
             "file": { "main": discovery.file.main, "paths": discovery.file.patterns },
             "consul": discovery.consul.as_ref().map(consul),

@@ -83,6 +83,7 @@ pub(in crate::admin) fn settings() -> Settings {
         discovery: Discovery {
             state_dir: StateDir::Off,
             wipe_hold: Some(Duration::from_secs(600)),
+            damping: true,
             precedence: vec![ProviderId::File],
             file: FileProvider::default(),
             consul: None,
@@ -109,6 +110,7 @@ fn endpoint(last: u8, version: &str) -> Endpoint {
         status: RegistryStatus::Unchecked,
         held: false,
         drained: false,
+        penalty: None,
         state: Arc::new(EndpointState::new(address)),
     }
 }

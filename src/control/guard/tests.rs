@@ -23,7 +23,7 @@ impl Told {
 
     fn with(saved: BTreeMap<ProviderId, SavedState>) -> Self {
         let now = Instant::now();
-        Self { world: World::new(), guard: Guard::new(Some(HOLD), saved, now), now, regressions: 0 }
+        Self { world: World::new(), guard: Guard::new(Some(HOLD), true, saved, now), now, regressions: 0 }
     }
 
     /// Services with as many endpoints each.

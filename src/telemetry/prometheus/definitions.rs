@@ -87,7 +87,7 @@ pub const UPSTREAM_ENDPOINTS: &Definition = &Definition::new(
     Kind::Gauge,
     "fleetgate_upstream_endpoints",
     &["upstream", "state"],
-    "Endpoints by state: healthy, unhealthy, draining, maintenance, held.",
+    "Endpoints by state: healthy, unhealthy, draining, maintenance, held, ejected.",
 );
 
 /// Connections to endpoints.

@@ -1,0 +1,56 @@
+//! Endpoints that come and go all the time, with traffic flowing.
+
+use super::{SOON, stops, takes};
+use crate::support::client::Request;
+use crate::support::consul::{Consul, Service};
+use crate::support::gateway::Gateway;
+use crate::support::load::Load;
+use crate::support::origin::Origin;
+use crate::support::wait;
+
+/// Fault case 26: few publications, the last state is right, and who flaps is shown and does not get traffic; alone it
+/// does.
+#[tokio::test]
+async fn an_instance_that_flaps_waits_and_is_shown_and_costs_few_publications() {
+    let Some(consul) = Consul::start().await else { return };
+    let (a, b) = (Origin::start("a").await, Origin::start("b").await);
+    for origin in [&a, &b] {
+        consul.register(&Service::new("web", &origin.name, origin.address()).checked("passing")).await;
+    }
+    let gateway = Gateway::start(&format!(
+        r#"
+        listeners.web = {{ address = "127.0.0.1:0" }}
+        admin.address = "127.0.0.1:0"
+        discovery.state_dir = "off"
+        discovery.consul.address = "{}"
+        upstreams.web = {{ consul = {{ service = "web" }}, balance = "round_robin" }}
+        routes.all = {{ match = {{ path = "/" }}, upstream = "web" }}
+        "#,
+        consul.url()
+    ))
+    .await;
+    let load = Load::start(gateway.address(), 2, |_, _| Request::get("/"));
+    takes(&load, "b/v1").await;
+    let generation = async || gateway.api("status").await["generation"].as_u64().unwrap();
+    let before = (generation().await, std::time::Instant::now());
+    for _ in 0..100 {
+        consul.set_check("b", "critical").await;
+        consul.set_check("b", "passing").await;
+    }
+    let seconds = before.1.elapsed().as_secs();
+    wait::until_ok(SOON, "b to wait", || async {
+        let endpoints = gateway.endpoints("web").await;
+        if endpoints.contains(&(b.address().to_string(), "ejected".to_owned())) { Ok(()) } else { Err(endpoints) }
+    })
+    .await;
+    let published = generation().await - before.0;
+    assert!(published <= 10 + 3 * seconds, "{published} publications in {seconds} s");
+    let upstream = gateway.api("upstreams/web").await.to_string();
+    assert!(upstream.contains("flaps: its registry took it out again and again, penalty"), "{upstream}");
+    stops(&load, "b/v1").await;
+
+    // The last one that is usable is used.
+    consul.set_check("a", "critical").await;
+    takes(&load, "b/v1").await;
+    load.stop().await.assert_all_ok();
+}
