@@ -282,8 +282,10 @@ impl<Q: Question> Follow<Q> {
         }
         let held_before = self.known.hold();
         let first = self.known.entries().is_none();
-        // An earlier process has seen more of this registry than there is.
-        let wiped = first && reading.answer.index < status.index() && reading.answer.worth == Worth::Sound;
+        // An earlier process has seen more of this registry than there is. Below a prefix that is not empty the index
+        // goes back by itself, too, once Consul has forgotten the last deletion.
+        let telling = !Q::PROVE_ALL || reading.contents.entries.is_empty();
+        let wiped = first && telling && reading.answer.index < status.index() && reading.answer.worth == Worth::Sound;
         let effect = self.known.take(reading, how);
         let regressed = |hold: Option<Hold>| hold.is_some_and(|hold| hold.danger == Danger::Regressed);
         if (wiped && held_before.is_none()) || (regressed(self.known.hold()) && !regressed(held_before)) {

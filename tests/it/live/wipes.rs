@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::json;
+
 use super::{SOON, live, provider, takes};
 use crate::operator::run;
 use crate::support::client::Request;
@@ -197,4 +199,43 @@ async fn a_lease_of_a_whole_fleet_that_ends_takes_nothing_away() {
     assert!(fine, "{said}");
     gateway.until_status("/s00", 503).await;
     holds(&gateway, "etcd", &[]).await;
+}
+
+/// Fault case 14: a snapshot of an earlier time is restored. What is in it is live at once; what is not is held, and
+/// goes in time.
+#[tokio::test]
+async fn a_restored_consul_takes_away_in_time_what_it_does_not_know() {
+    let Some(consul) = Consul::start().await else { return };
+    let (a, b) = (Origin::start("a").await, Origin::start("b").await);
+    // Past the agent, which would register what it knows again.
+    let register = async |origin: &Origin| {
+        let address = origin.address();
+        let service = json!({ "ID": origin.name, "Service": "web", "Address": address.ip(), "Port": address.port() });
+        consul.catalog_register(json!({ "Node": "n1", "Address": "127.0.0.1", "Service": service })).await;
+    };
+    register(&a).await;
+    let snapshot = consul.snapshot().await;
+    register(&b).await;
+    let discovery = |wipe_hold: &str| {
+        format!(
+            "discovery.wipe_hold = \"{wipe_hold}\"\ndiscovery.consul = {{ address = \"{}\", wait = \"1s\" }}\n\
+             upstreams.web.consul.service = \"web\"",
+            consul.url()
+        )
+    };
+    let (patient, hasty) = (before(&discovery("10m")).await, before(&discovery("1s")).await);
+    for gateway in [&patient, &hasty] {
+        shows(gateway, "web", &[(&a, "healthy"), (&b, "healthy")]).await;
+    }
+    let load = Load::start(patient.address(), 2, |_, _| Request::get("/file"));
+    consul.restore(&snapshot).await;
+    shows(&patient, "web", &[(&a, "healthy"), (&b, "held")]).await;
+    shows(&hasty, "web", &[(&a, "healthy")]).await;
+    assert!(hasty.stderr().contains("Consul looks wiped or restored"), "{}", hasty.stderr().text());
+    takes(&load, "b/v1").await;
+    let (fine, said) = run(&patient, &["accept", "consul"]);
+    assert!(fine, "{said}");
+    shows(&patient, "web", &[(&a, "healthy")]).await;
+    load.more(50).await;
+    load.stop().await.assert_all_ok();
 }
