@@ -172,10 +172,10 @@ async fn whatever_happens_to_the_files_the_gateway_starts() {
         }
     }
     run(&gateway, &["drain", "users", &address]);
+    saves(&gateway, "overlay.json", &[&address]).await;
     gateway.kill();
     let file = gateway.folder().join("state/overlay.json");
     let text = fs::read_to_string(&file).unwrap();
-    assert!(text.contains(&address), "what was answered is on disk: {text}");
     fs::write(&file, &text[..text.len() / 2]).unwrap();
     let gateway = gateway.restart().await;
     assert_eq!(errors(&gateway, "corrupt").await, Some(1.0));
@@ -185,4 +185,61 @@ async fn whatever_happens_to_the_files_the_gateway_starts() {
     let in_the_way = Setup::new(&config("file/below")).file("file", "").start().await;
     assert_eq!(errors(&in_the_way, "unwritable").await, Some(1.0));
     in_the_way.until_status("/", 200).await;
+}
+
+/// Registries that were wiped while the gateway was down: its saved state knows how far they had counted.
+#[tokio::test]
+async fn a_wipe_while_the_gateway_is_down_takes_nothing_away() {
+    let (Some(mut consul), Some(mut etcd)) = (Consul::start().await, Etcd::start().await) else { return };
+    let (a, d) = (Origin::start("a").await, Origin::start("d").await);
+    consul.register(&Service::new("web", "a", a.address())).await;
+    consul.kv_put("fleetgate/routes/of-kv", r#"{"match":{"path":"/kv"},"upstream":"web"}"#).await;
+    etcd.put("/fleetgate/endpoints/own/d", &d.address().to_string()).await;
+    etcd.put("/fleetgate/upstreams/own", r#"{"etcd":{}}"#).await;
+    etcd.put("/fleetgate/routes/of-etcd", r#"{"match":{"path":"/etcd"},"upstream":"own"}"#).await;
+    let mut gateway = Gateway::start(&format!(
+        r#"
+        listeners.web = {{ address = "127.0.0.1:0" }}
+        admin.address = "127.0.0.1:0"
+        discovery.state_dir = "state"
+        discovery.consul.address = "{}"
+        discovery.etcd.endpoints = ["{}"]
+        upstreams.web.consul.service = "web"
+        "#,
+        consul.url(),
+        etcd.url(),
+    ))
+    .await;
+    let paths = ["/kv", "/etcd"];
+    for path in paths {
+        gateway.until_status(path, 200).await;
+    }
+    // A stop writes what there is.
+    gateway.terminate().await;
+    consul.kill();
+    etcd.kill();
+    consul.start_empty().await;
+    etcd.start_empty().await;
+    let gateway = gateway.restart().await;
+    for path in paths {
+        gateway.until_status(path, 200).await;
+    }
+    let load = Load::start(gateway.address(), 2, move |worker, _| Request::get(paths[worker]));
+    for name in ["consul", "consul-kv", "etcd"] {
+        live(&gateway, name).await;
+        wait::until_ok(SOON, "the hold", || async {
+            let held = provider(&gateway, name).await["held"].to_string();
+            if held.contains("counter went back") { Ok(()) } else { Err(held) }
+        })
+        .await;
+    }
+    load.more(200).await;
+    load.stop().await.assert_all_ok();
+    for name in ["consul", "etcd"] {
+        let (fine, said) = run(&gateway, &["accept", name]);
+        assert!(fine, "{said}");
+    }
+    for path in paths {
+        gateway.until_status(path, 404).await;
+    }
 }
