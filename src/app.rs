@@ -145,7 +145,7 @@ impl App {
         let (snapshot, snapshots) = watch::channel(Arc::new(Snapshot::empty()));
         let rules = Rules::of(&settings.discovery);
         let (commands, orders) = Commands::channel();
-        let (book, books) = watch::channel(loaded.book());
+        let (shown, showing) = watch::channel(None);
         let control = Control {
             providers: discovery.states,
             rules,
@@ -157,12 +157,12 @@ impl App {
             wipe_hold: settings.discovery.wipe_hold,
             damping: settings.discovery.damping,
             saved: loaded.states,
-            book,
+            shown,
         };
         tasks.spawn(control.run(shutdown.clone()));
         let saved_errors = store.errors();
         let of_watches = statuses.clone();
-        tasks.spawn(store.keep(books, move |id| verified(&of_watches, id), shutdown.clone()));
+        tasks.spawn(store.keep(loaded.book, showing, move |id| verified(&of_watches, id), shutdown.clone()));
         tasks.spawn(Prober::new().run(snapshots.clone(), shutdown.clone()));
 
         let readiness = Readiness::new();

@@ -59,6 +59,11 @@ impl Damping {
         damped.map(|penalty| now + penalty.reused_in(now.into_std())).min()
     }
 
+    /// Whether nobody flapped of late.
+    pub(super) fn is_empty(&self) -> bool {
+        self.penalties.is_empty()
+    }
+
     /// The penalties of a source's endpoints, as they are to be served.
     pub(super) fn of(&self, source: &Source, endpoints: &[EndpointSpec]) -> Option<Penalties> {
         let of_source = self.penalties.get(source)?;

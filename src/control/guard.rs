@@ -335,6 +335,13 @@ impl Guard {
         wanted: &BTreeSet<Source>,
         now: Instant,
     ) -> Arc<ProviderState> {
+        let quiet = Registry::of(id).is_none_or(|registry| !self.wipes.contains_key(&registry))
+            && self.damping.as_ref().is_none_or(Damping::is_empty)
+            && !self.saved.contains_key(&id)
+            && self.pools.iter().all(|((of, _), pool)| *of != id || pool.gathers.is_none());
+        if quiet {
+            return Arc::clone(state);
+        }
         let mut guarded = ProviderState::clone(state);
         let mut changed = false;
         if let Some(wipe) = Registry::of(id).and_then(|registry| self.wipes.get(&registry)) {

@@ -33,7 +33,7 @@ pub mod overlay;
 mod pace;
 pub mod saved;
 
-use saved::{Book, SavedState};
+use saved::{SavedState, Shown};
 
 use command::{Command, Order, Outcome, Refusal};
 pub use merge::Rules;
@@ -63,7 +63,7 @@ pub struct Control {
     /// What an earlier process knew.
     pub saved: BTreeMap<ProviderId, SavedState>,
     /// What is to be saved.
-    pub book: watch::Sender<Arc<Book>>,
+    pub shown: watch::Sender<Option<Arc<Shown>>>,
 }
 
 impl Control {
@@ -131,17 +131,12 @@ impl Control {
             merged = self.merge(guard);
             self.want(&merged.wanted);
         }
-        let settled = merged.report.unread.is_empty();
-        self.book.send_if_modified(|book| {
-            let mut next = Book::clone(book);
-            next.note(guard.served(), &merged.wanted, settled);
-            next.set_overlay(&self.overlay.borrow());
-            let changed = next != **book;
-            if changed {
-                *book = Arc::new(next);
-            }
-            changed
-        });
+        self.shown.send_replace(Some(Arc::new(Shown {
+            states: guard.served().clone(),
+            wanted: Arc::clone(&self.wanted.borrow()),
+            settled: merged.report.unread.is_empty(),
+            overlay: Arc::clone(&self.overlay.borrow()),
+        })));
         let before = Arc::clone(&self.snapshot.borrow());
         let Some(next) = builder.build(&merged, &before, Instant::now()) else { return };
         if !Arc::ptr_eq(&next.routes, &before.routes) {

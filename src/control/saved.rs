@@ -98,7 +98,18 @@ pub struct Loaded {
     pub verified: BTreeMap<ProviderId, Verified>,
     /// What operators drained.
     pub overlay: Overlay,
-    book: Book,
+    /// What is to be saved until something changes: what was.
+    pub book: Book,
+}
+
+/// What is served now, for [`Store::keep`] to save of it what is live.
+#[derive(Debug, Default)]
+pub struct Shown {
+    pub(super) states: BTreeMap<ProviderId, Arc<ProviderState>>,
+    pub(super) wanted: Arc<BTreeSet<Source>>,
+    /// All documents were read, so that what is not wanted is not used.
+    pub(super) settled: bool,
+    pub(super) overlay: Arc<Overlay>,
 }
 
 /// What is to be saved.
@@ -202,28 +213,30 @@ impl Store {
     /// Writes what changes until shutdown, and once more then. `verified` tells when watches were confirmed.
     pub async fn keep(
         self,
-        mut book: watch::Receiver<Arc<Book>>,
+        mut book: Book,
+        mut shown: watch::Receiver<Option<Arc<Shown>>>,
         verified: impl Fn(ProviderId) -> Verified + Send + 'static,
         shutdown: CancellationToken,
     ) {
         let Some(folder) = self.folder.clone() else { return };
-        let mut written = Arc::new(Book::default());
-        let mut stops = false;
-        let mut failing = false;
+        let (mut written, mut seen) = (Book::default(), None);
+        let (mut stops, mut failing) = (false, false);
         while !stops {
             let refresh = Instant::now() + REFRESH;
             let all = tokio::select! {
                 () = shutdown.cancelled() => { stops = true; true }
-                changed = book.wait_for(|book| !Arc::ptr_eq(book, &written)) => { stops = changed.is_err(); false }
+                changed = shown.wait_for(|now| !same(now.as_ref(), seen.as_ref())) => { stops = changed.is_err(); false }
                 () = sleep_until(refresh) => true,
             };
-            let now = Arc::clone(&book.borrow_and_update());
-            let files = self.files(&now, all, &written, &verified);
+            seen.clone_from(&shown.borrow_and_update());
+            let Some(now) = &seen else { continue };
+            book.note(now);
+            let files = self.files(&book, all, &written, &verified);
             let into = folder.clone();
             let wrote =
                 tokio::task::spawn_blocking(move || files.iter().try_for_each(|(name, text)| write(&into, name, text)));
             match wrote.await.unwrap_or_else(|error| Err(io::Error::other(error))) {
-                Ok(()) => (written, failing) = (now, false),
+                Ok(()) => (written, failing) = (book.clone(), false),
                 Err(error) => {
                     self.errors.unwritable.fetch_add(1, Relaxed);
                     if !std::mem::replace(&mut failing, true) {
@@ -232,11 +245,11 @@ impl Store {
                 }
             }
             // An operator's word is written at once, all else at its pace.
-            let overlay = Arc::clone(&written.overlay);
+            let drained = |now: &Option<Arc<Shown>>| now.as_ref().is_some_and(|now| now.overlay != written.overlay);
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 () = sleep(PAUSE) => {}
-                _ = book.wait_for(|book| !Arc::ptr_eq(&book.overlay, &overlay)), if !failing => {}
+                _ = shown.wait_for(drained), if !failing => {}
             }
         }
     }
@@ -264,22 +277,16 @@ impl Store {
     }
 }
 
-impl Loaded {
-    /// What is to be saved until something changes: what was.
-    pub fn book(&self) -> Arc<Book> {
-        Arc::new(self.book.clone())
-    }
+fn same(one: Option<&Arc<Shown>>, other: Option<&Arc<Shown>>) -> bool {
+    one.map(Arc::as_ptr) == other.map(Arc::as_ptr)
 }
 
 impl Book {
-    /// Notes what registries show now. `settled`: all documents were read, so that what is not wanted is not used.
-    pub(super) fn note(
-        &mut self,
-        states: &BTreeMap<ProviderId, Arc<ProviderState>>,
-        wanted: &BTreeSet<Source>,
-        settled: bool,
-    ) {
-        for (id, state) in states.iter().filter(|(id, _)| **id != ProviderId::File) {
+    /// Notes what registries show now.
+    fn note(&mut self, now: &Shown) {
+        self.overlay = Arc::clone(&now.overlay);
+        let wanted: BTreeSet<String> = now.wanted.iter().map(ToString::to_string).collect();
+        for (id, state) in now.states.iter().filter(|(id, _)| **id != ProviderId::File) {
             let live = state
                 .sources
                 .iter()
@@ -295,8 +302,7 @@ impl Book {
             }
             let page = self.providers.entry(*id).or_default();
             page.sources.extend(live);
-            if settled {
-                let wanted: BTreeSet<String> = wanted.iter().map(ToString::to_string).collect();
+            if now.settled {
                 page.sources.retain(|source, _| wanted.contains(source));
             }
             if let Some(texts) = texts {
@@ -306,10 +312,6 @@ impl Book {
                 }
             }
         }
-    }
-
-    pub(super) fn set_overlay(&mut self, overlay: &Arc<Overlay>) {
-        self.overlay = Arc::clone(overlay);
     }
 }
 

@@ -38,7 +38,7 @@ impl Running {
             wipe_hold: Some(Duration::from_secs(600)),
             damping: true,
             saved: BTreeMap::new(),
-            book: watch::channel(Arc::default()).0,
+            shown: watch::channel(None).0,
         };
         // Ends with the test's runtime.
         tokio::spawn(control.run(CancellationToken::new()));

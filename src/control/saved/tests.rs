@@ -23,6 +23,12 @@ fn counts(store: &Store) -> [u64; 4] {
     [&errors.unreadable, &errors.corrupt, &errors.foreign, &errors.unwritable].map(|count| count.load(Relaxed))
 }
 
+fn note(book: &mut Book, world: &World, wanted: &[&str]) {
+    let wanted = Arc::new(wanted.iter().map(|service| consul(service)).collect());
+    let overlay = Arc::clone(&book.overlay);
+    book.note(&Shown { states: world.states.clone(), wanted, settled: true, overlay });
+}
+
 /// A book as control keeps it: a service, and a document whose present text is bad.
 fn book() -> (Book, SystemTime) {
     let mut world = World::new();
@@ -34,11 +40,11 @@ fn book() -> (Book, SystemTime) {
         state.documents = Some(Arc::new(set.update([("fleetgate/routes/a", text.as_bytes())])));
         state.texts = Arc::new([("fleetgate/routes/a".to_owned(), Arc::from(text.as_bytes()))].into());
         world.states.insert(ProviderId::ConsulKv, Arc::new(state.clone()));
-        book.note(&world.states, &[consul("web")].into(), true);
+        note(&mut book, &world, &["web"]);
     }
     let mut overlay = Overlay::default();
     overlay.drain("users", "10.0.0.1:80".parse().expect("an address"));
-    book.set_overlay(&Arc::new(overlay));
+    book.overlay = Arc::new(overlay);
     (book, UNIX_EPOCH + Duration::from_millis(1_795_437_296_007))
 }
 
@@ -144,12 +150,12 @@ fn what_is_held_or_was_loaded_replaces_nothing() {
     let mut world = World::new();
     for origin in [Origin::Held, Origin::Saved(UNIX_EPOCH)] {
         world.source_of(&consul("web"), "10.0.0.9:80", origin, &[]);
-        book.note(&world.states, &[consul("web")].into(), true);
+        note(&mut book, &world, &["web"]);
         assert_eq!(book, before);
     }
     world.source(&consul("web"), "10.0.0.9:80");
-    book.note(&world.states, &[consul("web")].into(), true);
+    note(&mut book, &world, &["web"]);
     assert_ne!(book, before);
-    book.note(&world.states, &BTreeSet::new(), true);
+    note(&mut book, &world, &[]);
     assert!(book.providers[&ProviderId::Consul].sources.is_empty(), "nobody wants it any more");
 }
