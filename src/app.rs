@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Readiness};
 use crate::control::command::Commands;
 use crate::control::history::{self, History};
-use crate::control::overlay::Overlay;
+use crate::control::saved::{Identity, Store, Verified};
 use crate::control::{Control, Rules};
 use crate::discovery::consul::ConsulProvider;
 use crate::discovery::dns::DnsProvider;
@@ -145,7 +145,8 @@ impl App {
         let mut tasks = JoinSet::new();
         let (reread, rereads) = watch::channel(0);
         let (wanted, wanteds) = watch::channel(Arc::new(BTreeSet::new()));
-        let discovery = Discovering::of(&settings.discovery, &listeners)?;
+        let (store, loaded) = Store::open(&settings.discovery.state_dir, identities(&settings.discovery));
+        let discovery = Discovering::of(&settings.discovery, &listeners, &loaded.verified)?;
         let statuses = discovery.statuses;
         for provider in discovery.providers {
             let context = Context { wanted: wanteds.clone(), shutdown: shutdown.clone(), reread: rereads.clone() };
@@ -155,13 +156,26 @@ impl App {
         let (snapshot, snapshots) = watch::channel(Arc::new(Snapshot::empty()));
         let rules = Rules::of(&settings.discovery);
         let (commands, orders) = Commands::channel();
-        let (overlay, _) = watch::channel(Arc::new(Overlay::default()));
-        let accepts = discovery.accepts;
+        let (shown, showing) = watch::channel(None);
         let history = History::new(index_of(&statuses), shutdown.clone());
-        let noted = Arc::clone(&history);
-        let control =
-            Control { providers: discovery.states, rules, wanted, snapshot, orders, overlay, accepts, history: noted };
+        let control = Control {
+            providers: discovery.states,
+            rules,
+            wanted,
+            snapshot,
+            orders,
+            overlay: watch::channel(Arc::new(loaded.overlay)).0,
+            accepts: discovery.accepts,
+            history: Arc::clone(&history),
+            wipe_hold: settings.discovery.wipe_hold,
+            damping: settings.discovery.damping,
+            saved: loaded.states,
+            shown,
+        };
         tasks.spawn(control.run(shutdown.clone()));
+        let saved_errors = store.errors();
+        let of_watches = statuses.clone();
+        tasks.spawn(store.keep(loaded.book, showing, move |id| verified(&of_watches, id), shutdown.clone()));
         let prober = Prober::new();
         let (noted, flips, followed) = (Arc::clone(&history), prober.flips(), snapshots.clone());
         tasks.spawn(async move { noted.follow_health(flips, followed).await });
@@ -189,6 +203,7 @@ impl App {
             .map_err(|error| StartError::new("cannot start the workers", error))?;
 
         let metrics = metrics(&snapshots, &statuses, stats, &log, started_at)
+            .and_then(|metrics| metrics.register(saved_errors).map(|()| metrics))
             .map_err(|error| StartError::new("metrics", error))?;
         let (delay, grace) = (settings.runtime.shutdown_delay, settings.runtime.shutdown_grace);
         let state = admin::State {
@@ -255,6 +270,8 @@ impl App {
 /// The providers that are on.
 #[derive(Default)]
 struct Discovering {
+    /// When an earlier process confirmed what.
+    verified: BTreeMap<ProviderId, Verified>,
     providers: Vec<Box<dyn Provider>>,
     states: BTreeMap<ProviderId, watch::Receiver<Arc<ProviderState>>>,
     statuses: Vec<Arc<ProviderStatus>>,
@@ -263,8 +280,12 @@ struct Discovering {
 }
 
 impl Discovering {
-    fn of(settings: &Discovery, listeners: &[(Name, SocketAddr)]) -> Result<Self, StartError> {
-        let mut all = Self::default();
+    fn of(
+        settings: &Discovery,
+        listeners: &[(Name, SocketAddr)],
+        verified: &BTreeMap<ProviderId, Verified>,
+    ) -> Result<Self, StartError> {
+        let mut all = Self { verified: verified.clone(), ..Self::default() };
         let publisher = all.publisher(ProviderId::File);
         all.providers.push(Box::new(FileProvider::new(&settings.file, publisher)));
         if let Some(consul) = &settings.consul {
@@ -307,7 +328,8 @@ impl Discovering {
     }
 
     fn publisher(&mut self, id: ProviderId) -> Publisher {
-        let (publisher, states) = Publisher::new(id);
+        let verified = self.verified.remove(&id).unwrap_or_default();
+        let (publisher, states) = Publisher::with(ProviderStatus::remembering(id, verified));
         self.statuses.push(Arc::clone(publisher.status()));
         self.accepts.insert(id, publisher.accepts());
         self.states.insert(id, states);
@@ -322,6 +344,33 @@ fn standing(readiness: &Arc<Readiness>) -> Standing {
         let progress = readiness.progress();
         if progress.ready { Ok(()) } else { Err(progress.reasons.join("; ")) }
     })
+}
+
+/// What tells whether a saved file is of the registry that is configured.
+fn identities(settings: &Discovery) -> Vec<Identity> {
+    let mut identities = vec![Identity { id: ProviderId::Dns, registry: "dns".to_owned(), documents: None }];
+    if let Some(consul) = &settings.consul {
+        let place = [&consul.datacenter, &consul.namespace, &consul.partition];
+        let place = place.map(|part| part.as_deref().unwrap_or_default()).join(" ");
+        let registry = format!("{} {place}", consul.address);
+        let (prefix, of_keys) = (consul.kv_prefix.clone(), format!("{registry} {}", consul.kv_prefix));
+        identities.push(Identity { id: ProviderId::Consul, registry, documents: None });
+        let documents = Some((format!("kv:{prefix}"), prefix));
+        identities.push(Identity { id: ProviderId::ConsulKv, registry: of_keys, documents });
+    }
+    if let Some(etcd) = &settings.etcd {
+        let mut endpoints = etcd.endpoints.clone();
+        endpoints.sort_unstable();
+        let registry = format!("{} {}", endpoints.join(" "), etcd.prefix);
+        let documents = Some((format!("documents:{}", etcd.prefix), etcd.prefix.clone()));
+        identities.push(Identity { id: ProviderId::Etcd, registry, documents });
+    }
+    identities
+}
+
+/// When each watch of a provider was confirmed.
+fn verified(statuses: &[Arc<ProviderStatus>], id: ProviderId) -> Verified {
+    statuses.iter().find(|status| status.id() == id).map(|status| status.verified()).unwrap_or_default()
 }
 
 fn metrics(

@@ -14,7 +14,7 @@
 //!     v endpoints         | wanted         ^               ^               |
 //! +----------------------------+           |               | health of     | counters,
 //! | control                    |           |               | an endpoint   v log lines
-//! | merge > build > pace       |           |          +---------+     +-----------+
+//! | guard > merge > build >pace|           |          +---------+     +-----------+
 //! +----------------------------+           |          | health  |     | telemetry |
 //!     |                                    |          +---------+     +-----------+
 //!     | Arc<Snapshot>,                     |               ^                | read
@@ -35,7 +35,7 @@
 //! | [`spec`] | what someone asked for, as plain data that cannot be wrong, and the pure decoders that make it of text |
 //! | [`config`] | the static settings: defaults, a file, the environment; every problem with its place; `check`, `schema` |
 //! | [`discovery`] | providers (files, Consul, etcd, DNS); the one retry loop; the judgement whether a read may take away; the gateway's own entry in a registry |
-//! | [`control`] | who wins a name (merge), the next snapshot of that and the last one (build), when it goes out (pace); what was applied and why (history), what a request would meet (explain) |
+//! | [`control`] | what of a registry is not believed (guard), who wins a name (merge), the next snapshot of that and the last one (build), when it goes out (pace); what was applied and why (history), what a request would meet (explain) |
 //! | [`snapshot`] | the immutable picture that is served, and its pure functions: matching, the draw of a target, who is usable |
 //! | [`health`] | active checks, which write what they find into an endpoint's state |
 //! | [`exchange`] | what travels with a request: bodies, errors and their flags, the headers that matter |
@@ -66,8 +66,9 @@
 //!    second read confirms it. A read that failed changes nothing at all.
 //! 3. Decoders make specs of it. An item with a mistake keeps its last good form, and the mistake is reported.
 //! 4. The provider publishes its whole state; a state equal to the last one is dropped.
-//! 5. Control merges all states, tells discovery which sources are wanted now, and builds the next snapshot: what
-//!    did not change is the same object, and an endpoint that was there before keeps its state.
+//! 5. Control holds what a wiped registry lost, merges all states, tells discovery which sources are wanted now, and
+//!    builds the next snapshot: what did not change is the same object, and an endpoint that was there before keeps its
+//!    state. What registries said is saved for the next start.
 //! 6. The first change goes out at once, a burst as one, a removal without waiting.
 //! 7. Workers take the new snapshot over, with the next request at the latest, and keep the connections of all that
 //!    stayed. Exchanges under way end on what they began with.

@@ -141,6 +141,8 @@ class ConsulFleet:
         }, where, {"https": https})
         consul_ready(self.url)
         self.config = f"""
+[discovery]
+state_dir = "off"
 [discovery.consul]
 address = "https://{where[0]}:{https}"
 tls = {{ ca = "{ca}", server_name = "server.dc1.consul" }}
@@ -166,7 +168,7 @@ class EtcdFleet:
     def __init__(self, registries, folder, processes):
         etcd = etcd_one(registries, folder, processes)
         self.url = etcd.url
-        self.config = f'[discovery.etcd]\nendpoints = ["{etcd.url}"]\n'
+        self.config = f'[discovery]\nstate_dir = "off"\n[discovery.etcd]\nendpoints = ["{etcd.url}"]\n'
 
     @staticmethod
     def source(_):

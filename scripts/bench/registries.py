@@ -91,6 +91,8 @@ class Consul:
     def __init__(self, url):
         self.url = url
         self.config = f"""
+[discovery]
+state_dir = "off"
 [discovery.consul]
 address = "{url}"
 [upstreams.users]
@@ -146,6 +148,8 @@ class Etcd:
     def __init__(self, urls):
         self.url = urls[0]
         self.config = f"""
+[discovery]
+state_dir = "off"
 [discovery.etcd]
 endpoints = {json.dumps(urls)}
 [upstreams.users]

@@ -35,6 +35,7 @@ impl Source for Picture {
             definitions::DISCOVERY_WAKEUPS,
             definitions::DISCOVERY_BYTES,
             definitions::DISCOVERY_TOKEN_EXPIRES,
+            definitions::DISCOVERY_HELD,
             definitions::SNAPSHOT_GENERATION,
             definitions::SNAPSHOT_AGE,
         ]
@@ -77,6 +78,8 @@ impl Source for Picture {
             if let Some(at) = provider.token_expires_at() {
                 samples.value(definitions::DISCOVERY_TOKEN_EXPIRES, &[name], unix(at));
             }
+            let held = snapshot.report.held.iter().filter(|(by, _)| *by == provider.id()).count();
+            samples.value(definitions::DISCOVERY_HELD, &[name], held as f64);
         }
         samples.value(definitions::SNAPSHOT_GENERATION, &[], snapshot.generation as f64);
         samples.value(definitions::SNAPSHOT_AGE, &[], self.age());

@@ -139,6 +139,9 @@ address = "127.0.0.1:{web}"
 [admin]
 address = "127.0.0.1:{admin}"
 
+[discovery]
+state_dir = "off"
+
 [discovery.file]
 paths = ["routes.toml"]
 

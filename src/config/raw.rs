@@ -108,6 +108,14 @@ pub(super) struct RawAdmin {
 #[serde(default)]
 #[schemars(rename = "Discovery", deny_unknown_fields)]
 pub(super) struct RawDiscovery {
+    /// Folder for what registries said, served at start while they are away, and for drains; `off` for none. Default
+    /// /var/lib/fleetgate where that is a folder, else ./.fleetgate. One gateway a folder.
+    pub state_dir: Option<String>,
+    /// How long what a wiped registry lost is held once the registry fills again; default 10m. 0s: until an operator
+    /// accepts it.
+    pub wipe_hold: Option<RawDuration>,
+    /// Whether endpoints that a registry takes out and puts in again and again wait before they are used; default true.
+    pub damping: Option<bool>,
     /// Whose document wins when several providers define one name; default `["file", "etcd", "consul-kv",
     /// "consul-tags"]`.
     pub precedence: Option<Vec<String>>,

@@ -9,7 +9,7 @@ use crate::spec::decode::tag::{Bounds, Rules as TagRules};
 use crate::spec::decode::upstream::consul_word;
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::settings::{
-    ClientTls, Consistency, ConsulProvider, Discovery, EtcdProvider, FileProvider, Listener, Secret,
+    ClientTls, Consistency, ConsulProvider, Discovery, EtcdProvider, FileProvider, Listener, Secret, StateDir,
 };
 
 use super::raw::{RawClientTls, RawConsistency, RawConsul, RawDiscovery, RawEtcd, RawFile};
@@ -31,7 +31,17 @@ pub(super) fn resolve_discovery(
     if raw.etcd.is_some() && !cfg!(feature = "etcd") {
         etcd_scope.problem("this binary was built without etcd (feature `etcd`)");
     }
+    let state_dir_scope = scope.key("state_dir");
+    let state_dir = match raw.state_dir {
+        None => Some(StateDir::Default),
+        Some(text) if text == StateDir::OFF => Some(StateDir::Off),
+        Some(text) => surroundings.absolute(&text, &state_dir_scope).map(StateDir::At),
+    };
+    let wipe_hold = raw.wipe_hold.map_or(Duration::from_secs(600), |raw| raw.0);
     Discovery {
+        state_dir: state_dir.unwrap_or(StateDir::Default),
+        wipe_hold: Some(wipe_hold).filter(|hold| !hold.is_zero()),
+        damping: raw.damping.unwrap_or(true),
         precedence: resolve_precedence(raw.precedence, &scope.key("precedence")),
         file: resolve_file(raw.file.unwrap_or_default(), &scope.key("file"), surroundings),
         consul: raw.consul.and_then(|raw| resolve_consul(raw, listeners, &consul_scope, surroundings)),

@@ -13,7 +13,7 @@ use super::merge::{Merged, MergedRoute, MergedUpstream, absent};
 use crate::snapshot::target::seed;
 use crate::snapshot::{Endpoint, EndpointState, Route, RouteState, RouteTable, Snapshot, Target, Upstream};
 use crate::spec::document::Kind;
-use crate::spec::endpoint::{Address, EndpointSpec};
+use crate::spec::endpoint::{Address, EndpointSpec, Penalty};
 use crate::spec::name::{ItemRef, Name, ProviderId};
 use crate::spec::problem::Problem;
 use crate::spec::route::{Choice, TargetSpec};
@@ -35,6 +35,8 @@ struct Input {
     endpoints: Arc<[EndpointSpec]>,
     resolved: BTreeMap<Arc<str>, Arc<[EndpointSpec]>>,
     held: bool,
+    kept: Option<Arc<BTreeSet<Address>>>,
+    penalties: Option<Arc<BTreeMap<Address, Penalty>>>,
     known: bool,
     drained: Arc<BTreeSet<SocketAddr>>,
     remarks: Vec<Problem>,
@@ -141,8 +143,9 @@ impl Builder {
                 weight: spec.weight,
                 labels: Arc::clone(&spec.labels),
                 status: spec.status,
-                held: merged.held,
+                held: merged.held && merged.kept.as_ref().is_none_or(|kept| kept.contains(&spec.address)),
                 drained: merged.drained.contains(&address),
+                penalty: merged.penalties.as_ref().and_then(|all| all.get(&spec.address).cloned()),
                 state: states.get(&address).map_or_else(|| Arc::new(EndpointState::new(address)), |s| Arc::clone(s)),
             })
             .collect();
@@ -291,6 +294,8 @@ impl Input {
             endpoints: Arc::clone(&merged.endpoints),
             resolved: merged.resolved.clone(),
             held: merged.held,
+            kept: merged.kept.clone(),
+            penalties: merged.penalties.clone(),
             known: merged.known,
             drained: Arc::clone(&merged.drained),
             remarks,
@@ -306,6 +311,8 @@ impl Input {
                 .iter()
                 .all(|(host, known)| merged.resolved.get(host).is_some_and(|other| Arc::ptr_eq(known, other)))
             && self.held == merged.held
+            && self.kept == merged.kept
+            && self.penalties == merged.penalties
             && self.known == merged.known
             && self.drained == merged.drained
     }

@@ -9,7 +9,7 @@ use crate::discovery::state::{Origin, ProviderState};
 use crate::snapshot::Report;
 use crate::snapshot::report::Shadowed;
 use crate::spec::document::{Documents, Item, Kind};
-use crate::spec::endpoint::{Address, EndpointSpec};
+use crate::spec::endpoint::{Address, EndpointSpec, Penalty};
 use crate::spec::name::{ItemRef, Name, ProviderId};
 use crate::spec::problem::Problem;
 use crate::spec::route::RouteSpec;
@@ -68,6 +68,10 @@ pub(super) struct MergedUpstream {
     /// The addresses of host names among the endpoints; a name not read yet is absent.
     pub(super) resolved: BTreeMap<Arc<str>, Arc<[EndpointSpec]>>,
     pub(super) held: bool,
+    /// Which of them are held; `None`: all, when any is.
+    pub(super) kept: Option<Arc<BTreeSet<Address>>>,
+    /// Which of them flapped of late.
+    pub(super) penalties: Option<Arc<BTreeMap<Address, Penalty>>>,
     pub(super) known: bool,
     /// Addresses that operators took out of use, present or not.
     pub(super) drained: Arc<BTreeSet<SocketAddr>>,
@@ -105,8 +109,55 @@ pub(super) fn merge(states: &BTreeMap<ProviderId, Arc<ProviderState>>, rules: &R
         let problems = state.sources.values().flat_map(|source| source.problems.iter().cloned());
         merged.report.rejected.extend(problems.map(|problem| (*provider, problem)));
     }
+    for (provider, state) in states {
+        let held = held(*provider, state, &merged.wanted);
+        merged.report.held.extend(held.into_iter().map(|problem| (*provider, problem)));
+    }
     merged.lay_over(overlay);
     merged
+}
+
+/// What a provider serves that its registry does not list, a line a source and a document.
+fn held(provider: ProviderId, state: &ProviderState, wanted: &BTreeSet<Source>) -> Vec<Problem> {
+    let mut held = Vec::new();
+    let why = state.kept.why.as_deref().unwrap_or_default();
+    let end = format!("; `fleetgate accept {provider}` lets go of it");
+    for (source, known) in state.sources.iter().filter(|(source, _)| wanted.contains(source)) {
+        let text = match (known.origin, state.kept.addresses.get(source)) {
+            (Origin::Live, _) => continue,
+            (Origin::Held, Some(lost)) => {
+                let (lost, of) = (lost.len(), known.endpoints.len());
+                format!("{lost} of {of} endpoints are held: the registry lost them, and is not believed ({why}){end}")
+            }
+            (Origin::Held, None) => format!("a removal is held until the registry confirms it{end}"),
+            (Origin::Saved(at), _) => saved(at),
+        };
+        held.push(Problem::new(source.to_string(), "", text));
+    }
+    let Some(documents) = &state.documents else { return held };
+    if let Some(at) = state.kept.saved_documents {
+        held.push(Problem::new(provider.to_string(), "", saved(at)));
+    }
+    if state.documents_held {
+        let text = format!("a removal of documents is held until the registry confirms it{end}");
+        held.push(Problem::new(provider.to_string(), "", text));
+    }
+    for (kind, name) in &state.kept.documents {
+        let place = match kind {
+            Kind::Route => documents.routes.get(name).map(|item| &item.place),
+            Kind::Upstream => documents.upstreams.get(name).map(|item| &item.place),
+        };
+        let text = format!("{}.{name} is held: the registry lost it, and is not believed ({why}){end}", kind.as_str());
+        held.push(Problem::new(place.map_or("", |place| place), "", text));
+    }
+    held
+}
+
+fn saved(at: std::time::SystemTime) -> String {
+    let time = jiff::Timestamp::try_from(at).unwrap_or_default();
+    format!(
+        "saved by an earlier process and confirmed last at {time:.0}: the registry has not answered since the start"
+    )
 }
 
 fn in_order<'s>(
@@ -214,6 +265,12 @@ impl Merged {
             }
             UpstreamSource::Static(_) => None,
         };
+        let kept = source.as_ref().and_then(|source| {
+            states.get(&source.provider()).and_then(|state| state.kept.addresses.get(source)).map(Arc::clone)
+        });
+        let penalties = source.as_ref().and_then(|source| {
+            states.get(&source.provider()).and_then(|state| state.kept.penalties.get(source)).map(Arc::clone)
+        });
         let (endpoints, held, known) = match (&spec.source, &source) {
             (UpstreamSource::Static(endpoints), _) => (Arc::clone(endpoints), false, true),
             (_, Some(source)) => match known_of(source) {
@@ -242,7 +299,8 @@ impl Merged {
         });
         let known = known && named.into_iter().all(|host| resolved.contains_key(host));
         let drained = Arc::default();
-        let upstream = MergedUpstream { name, provider, spec, source, endpoints, resolved, held, known, drained };
+        let upstream =
+            MergedUpstream { name, provider, spec, source, endpoints, resolved, held, kept, penalties, known, drained };
         self.upstreams.insert(label, upstream);
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! [`merge`] decides who defines what (pure), [`build`] makes the next snapshot of it and of the one before
 //! (pure: what did not change is the same object), [`pace`] decides when it goes out, [`grace`] what stays until
-//! its replacement was read, [`command`] is what operators say, [`overlay`] what of that is kept, [`history`] what was
-//! applied and why, [`explain`] tells what a request would meet, and [`Control::run`] is the loop.
+//! its replacement was read, [`guard`] what is not believed though a watch confirmed it, [`saved`] what an earlier
+//! process knew, [`damping`] who comes and goes too often, [`command`] is what operators say, [`overlay`] what of that
+//! is kept, [`history`] what was applied and why, [`explain`] tells what a request would meet, and [`Control::run`] is
+//! the loop.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,14 +23,20 @@ use crate::spec::source::Source;
 
 mod build;
 pub mod command;
+mod content;
+mod damping;
 pub mod explain;
 #[cfg(test)]
 mod fixture;
 mod grace;
+mod guard;
 pub mod history;
 mod merge;
 pub mod overlay;
 mod pace;
+pub mod saved;
+
+use saved::{SavedState, Shown};
 
 use command::{Command, Order, Outcome, Refusal};
 use history::History;
@@ -54,65 +62,88 @@ pub struct Control {
     pub accepts: BTreeMap<ProviderId, watch::Sender<u64>>,
     /// Where every change is noted.
     pub history: Arc<History>,
+    /// How long what a wiped registry lost is held once it fills again; `None`: until an operator accepts it.
+    pub wipe_hold: Option<std::time::Duration>,
+    /// Whether endpoints that flap wait.
+    pub damping: bool,
+    /// What an earlier process knew.
+    pub saved: BTreeMap<ProviderId, SavedState>,
+    /// What is to be saved.
+    pub shown: watch::Sender<Option<Arc<Shown>>>,
 }
 
 impl Control {
     /// Publishes snapshots until shutdown.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let mut states: BTreeMap<ProviderId, Arc<ProviderState>> =
-            self.providers.iter_mut().map(|(id, state)| (*id, Arc::clone(&state.borrow_and_update()))).collect();
-        let mut pace = pace::Pace::new(Instant::now());
-        let mut builder = build::Builder::new(Instant::now());
+        let now = Instant::now();
+        let mut guard = guard::Guard::new(self.wipe_hold, self.damping, std::mem::take(&mut self.saved), now);
+        for (id, state) in &mut self.providers {
+            guard.take(*id, Arc::clone(&state.borrow_and_update()), now);
+        }
+        guard.look(&BTreeSet::new(), now);
+        let mut pace = pace::Pace::new(now);
+        let mut builder = build::Builder::new(now);
         let mut retired: Vec<Arc<RouteTable>> = Vec::new();
-        self.publish(&states, &mut builder, &mut retired);
+        self.publish(&mut guard, &mut builder, &mut retired);
         let mut due = builder.due();
         loop {
-            let publish_at = due;
+            let (publish_at, look_at) = (due, guard.due());
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 id = changed(&mut self.providers) => {
                     let Some(state) = self.providers.get_mut(&id) else { continue };
-                    let state = Arc::clone(&state.borrow_and_update());
-                    let urgent = states.get(&id).is_some_and(|before| pace::takes_away(before, &state));
-                    states.insert(id, state);
-                    let at = pace.publish_at(Instant::now(), urgent);
+                    guard.take(id, Arc::clone(&state.borrow_and_update()), Instant::now());
+                    let at = pace.publish_at(Instant::now(), self.look(&mut guard));
                     due = Some(due.map_or(at, |due| due.min(at)));
                 }
                 Some(order) = self.orders.recv() => {
-                    let outcome = self.obey(&order.command, &states);
+                    let outcome = self.obey(&order.command, &mut guard);
                     if matches!(outcome, Ok(Outcome::Done(_))) {
+                        self.look(&mut guard);
                         pace.published(Instant::now());
-                        self.publish(&states, &mut builder, &mut retired);
+                        self.publish(&mut guard, &mut builder, &mut retired);
                         due = builder.due();
                     }
                     // Who gave it may have gone away; it holds all the same.
                     let _ = order.answer.send(outcome);
                 }
+                () = sleep_until(look_at), if look_at.is_some() => {
+                    self.look(&mut guard);
+                    due = Some(Instant::now());
+                }
                 () = sleep_until(publish_at), if publish_at.is_some() => {}
             }
             if due.is_some_and(|due| due <= Instant::now()) {
                 pace.published(Instant::now());
-                self.publish(&states, &mut builder, &mut retired);
+                self.publish(&mut guard, &mut builder, &mut retired);
                 due = builder.due();
             }
         }
     }
 
-    fn publish(
-        &self,
-        states: &BTreeMap<ProviderId, Arc<ProviderState>>,
-        builder: &mut build::Builder,
-        retired: &mut Vec<Arc<RouteTable>>,
-    ) {
-        let merged = merge::merge(states, &self.rules, &self.overlay.borrow().clone());
-        self.wanted.send_if_modified(|wanted| {
-            let changed = **wanted != merged.wanted;
-            if changed {
-                *wanted = Arc::new(merged.wanted.clone());
-            }
-            changed
-        });
-        self.history.documents(states);
+    /// Lets the guard look at what it knows; whether an endpoint goes out of use by that.
+    fn look(&self, guard: &mut guard::Guard) -> bool {
+        let before = guard.served().clone();
+        guard.look(&self.wanted.borrow(), Instant::now());
+        let after = guard.served();
+        before.iter().any(|(id, before)| after.get(id).is_some_and(|after| pace::takes_away(before, after)))
+    }
+
+    fn publish(&self, guard: &mut guard::Guard, builder: &mut build::Builder, retired: &mut Vec<Arc<RouteTable>>) {
+        let mut merged = self.merge(guard);
+        if self.want(&merged.wanted) {
+            // What is wanted now may have been saved.
+            self.look(guard);
+            merged = self.merge(guard);
+            self.want(&merged.wanted);
+        }
+        self.shown.send_replace(Some(Arc::new(Shown {
+            states: guard.served().clone(),
+            wanted: Arc::clone(&self.wanted.borrow()),
+            settled: merged.report.unread.is_empty(),
+            overlay: Arc::clone(&self.overlay.borrow()),
+        })));
+        self.history.documents(guard.served());
         let before = Arc::clone(&self.snapshot.borrow());
         let Some(next) = builder.build(&merged, &before, Instant::now()) else { return };
         if !Arc::ptr_eq(&next.routes, &before.routes) {
@@ -129,15 +160,30 @@ impl Control {
 }
 
 impl Control {
+    fn merge(&self, guard: &guard::Guard) -> merge::Merged {
+        merge::merge(guard.served(), &self.rules, &self.overlay.borrow().clone())
+    }
+
+    /// Tells discovery what is wanted; whether that is news.
+    fn want(&self, sources: &BTreeSet<Source>) -> bool {
+        self.wanted.send_if_modified(|wanted| {
+            let changed = **wanted != *sources;
+            if changed {
+                *wanted = Arc::new(sources.clone());
+            }
+            changed
+        })
+    }
+
     /// Does what an operator says; a changed overlay waits to be published.
-    fn obey(&self, command: &Command, states: &BTreeMap<ProviderId, Arc<ProviderState>>) -> Result<Outcome, Refusal> {
+    fn obey(&self, command: &Command, guard: &mut guard::Guard) -> Result<Outcome, Refusal> {
         let (overlay, snapshot) = (Arc::clone(&self.overlay.borrow()), Arc::clone(&self.snapshot.borrow()));
         let (changed, done) = match command {
             Command::Drain(place) => (command::drained(&overlay, &snapshot, place)?, format!("{place} is drained")),
             Command::Undrain(place) => {
                 (command::undrained(&overlay, &snapshot, place)?, format!("{place} is not drained"))
             }
-            Command::Accept(provider) => return self.accept(*provider, states),
+            Command::Accept(provider) => return self.accept(*provider, guard),
         };
         let Some(next) = changed else { return Ok(Outcome::Unchanged(format!("{done} already"))) };
         self.overlay.send_replace(Arc::new(next));
@@ -146,24 +192,21 @@ impl Control {
         Ok(Outcome::Done(done))
     }
 
-    fn accept(
-        &self,
-        provider: ProviderId,
-        states: &BTreeMap<ProviderId, Arc<ProviderState>>,
-    ) -> Result<Outcome, Refusal> {
-        let (Some(accepts), Some(state)) = (self.accepts.get(&provider), states.get(&provider)) else {
+    fn accept(&self, provider: ProviderId, guard: &mut guard::Guard) -> Result<Outcome, Refusal> {
+        let (Some(accepts), Some(state)) = (self.accepts.get(&provider), guard.served().get(&provider)) else {
             return Err(Refusal::Unknown(format!("provider `{provider}` is not on")));
         };
         let held = state.held();
-        if held == 0 {
+        let guarded = guard.accept(provider);
+        if held == 0 && guarded == 0 {
             return Ok(Outcome::Unchanged(format!("{provider} holds nothing")));
         }
-        if accepts.receiver_count() == 0 {
+        if guarded == 0 && accepts.receiver_count() == 0 {
             let text = format!("what {provider} holds ends when its registry confirms or restores it, and not by hand");
             return Err(Refusal::Impossible(text));
         }
         accepts.send_modify(|count| *count += 1);
-        let text = format!("what {provider} shows is accepted: {held} holds end");
+        let text = format!("what {provider} shows is accepted: {} holds end", held.max(guarded));
         tracing::info!("{text}, says an operator");
         self.history.command(&Command::Accept(provider), &text);
         Ok(Outcome::Done(text))

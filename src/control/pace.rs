@@ -1,12 +1,13 @@
 //! Defines when a change is published: a first one at once, a burst coalesced, a removal without waiting.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::discovery::state::{ProviderState, SourceState};
-use crate::spec::endpoint::{EndpointSpec, RegistryStatus};
+use crate::spec::endpoint::{Address, EndpointSpec, Penalty, RegistryStatus};
 
 /// Between two publications at first.
 const FIRST_WINDOW: Duration = Duration::from_millis(25);
@@ -55,17 +56,25 @@ pub(super) fn takes_away(before: &ProviderState, after: &ProviderState) -> bool 
     before.sources.iter().any(|(source, known)| match after.sources.get(source) {
         // No upstream wants it any more.
         None => false,
-        Some(now) => !Arc::ptr_eq(&known.endpoints, &now.endpoints) && loses(known, now),
+        // Nobody sends requests to who waits for its penalty to decay.
+        Some(now) => {
+            let damped = before.kept.penalties.get(source).map(|penalties| &**penalties);
+            !Arc::ptr_eq(&known.endpoints, &now.endpoints) && loses(known, now, damped)
+        }
     })
 }
 
-fn loses(before: &SourceState, after: &SourceState) -> bool {
+fn loses(before: &SourceState, after: &SourceState, penalties: Option<&BTreeMap<Address, Penalty>>) -> bool {
+    let damped = |endpoint: &EndpointSpec| {
+        penalties.and_then(|all| all.get(&endpoint.address)).is_some_and(|penalty| penalty.damped)
+    };
     let in_use = |endpoint: &&EndpointSpec| {
         endpoint.weight > 0 && !matches!(endpoint.status, RegistryStatus::Critical | RegistryStatus::Maintenance)
     };
     let after: std::collections::HashSet<_> =
         after.endpoints.iter().filter(in_use).map(|endpoint| (&endpoint.address, &endpoint.id)).collect();
-    before.endpoints.iter().filter(in_use).any(|endpoint| !after.contains(&(&endpoint.address, &endpoint.id)))
+    let used = before.endpoints.iter().filter(in_use).filter(|endpoint| !damped(endpoint));
+    used.into_iter().any(|endpoint| !after.contains(&(&endpoint.address, &endpoint.id)))
 }
 
 #[cfg(test)]

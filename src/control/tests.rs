@@ -36,6 +36,10 @@ impl Running {
             overlay: watch::channel(Arc::default()).0,
             accepts: accepts.clone(),
             history: History::new(Box::new(|_, _| None), CancellationToken::new()),
+            wipe_hold: Some(Duration::from_secs(600)),
+            damping: true,
+            saved: BTreeMap::new(),
+            shown: watch::channel(None).0,
         };
         // Ends with the test's runtime.
         tokio::spawn(control.run(CancellationToken::new()));

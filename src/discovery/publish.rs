@@ -1,11 +1,12 @@
 //! Defines the slot a provider publishes its state into.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::sync::watch;
 
-use super::state::{ProviderState, SourceState};
+use super::state::{Origin, ProviderState, SourceState};
 use super::status::ProviderStatus;
 use crate::spec::document::Documents;
 use crate::spec::name::ProviderId;
@@ -22,9 +23,14 @@ pub struct Publisher {
 impl Publisher {
     /// A publisher, and the end where control reads.
     pub fn new(id: ProviderId) -> (Self, watch::Receiver<Arc<ProviderState>>) {
+        Self::with(ProviderStatus::new(id))
+    }
+
+    /// A publisher with this status, and the end where control reads.
+    pub fn with(status: Arc<ProviderStatus>) -> (Self, watch::Receiver<Arc<ProviderState>>) {
         let (slot, reader) = watch::channel(Arc::new(ProviderState::default()));
         let (accepts, _) = watch::channel(0);
-        (Self { slot, status: ProviderStatus::new(id), accepts }, reader)
+        (Self { slot, status, accepts }, reader)
     }
 
     /// The provider's status.
@@ -55,11 +61,31 @@ impl Publisher {
 
     /// Publishes all documents after a complete read.
     pub fn documents(&self, documents: Documents) {
+        self.documents_of(documents, BTreeMap::new(), Origin::Live);
+    }
+
+    /// As [`Self::documents`], with the texts they were made of, to be saved.
+    pub fn documents_of(&self, documents: Documents, texts: BTreeMap<String, Arc<[u8]>>, origin: Origin) {
         self.change(|state| {
-            if state.documents.as_deref() == Some(&documents) {
+            let held = origin == Origin::Held;
+            let same = state.documents.as_deref() == Some(&documents) && *state.texts == texts;
+            if same && state.documents_held == held {
                 return false;
             }
-            state.documents = Some(Arc::new(documents));
+            state.documents_held = held;
+            if state.documents.as_deref() != Some(&documents) {
+                state.documents = Some(Arc::new(documents));
+            }
+            state.texts = Arc::new(texts);
+            true
+        });
+    }
+
+    /// A watch saw the registry's counter go back: it was restored or wiped. Publish what was read only after this.
+    pub fn regressed(&self) {
+        self.status.updates.held.fetch_add(1, Relaxed);
+        self.change(|state| {
+            state.regressions += 1;
             true
         });
     }
@@ -98,7 +124,6 @@ impl Publisher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::discovery::state::Origin;
     use crate::spec::source::ConsulService;
 
     #[test]

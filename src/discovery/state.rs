@@ -1,10 +1,12 @@
 //! Defines what a provider publishes: its whole state, to be compared and replaced.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use crate::spec::document::Documents;
-use crate::spec::endpoint::EndpointSpec;
+use crate::spec::document::{Documents, Kind};
+use crate::spec::endpoint::{Address, EndpointSpec, Penalty};
+use crate::spec::name::Name;
 use crate::spec::problem::Problem;
 use crate::spec::source::Source;
 
@@ -16,13 +18,37 @@ pub struct ProviderState {
     pub documents: Option<Arc<Documents>>,
     /// Its sources that were read at least once.
     pub sources: BTreeMap<Source, SourceState>,
+    /// The texts its documents were made of, by key, where they lie in a registry.
+    pub texts: Arc<BTreeMap<String, Arc<[u8]>>>,
+    /// Whether its documents hold back what the registry lost, as a source of [`Origin::Held`] does.
+    pub documents_held: bool,
+    /// How often one of its watches saw the registry's counter go back.
+    pub regressions: u64,
+    /// What of the above is not the registry's word. Watches leave it empty; control fills it.
+    pub kept: Kept,
 }
 
 impl ProviderState {
-    /// How many of its sources hold back what their registry lost.
+    /// How many of its sources and documents hold back what their registry lost.
     pub fn held(&self) -> usize {
-        self.sources.values().filter(|source| source.origin == Origin::Held).count()
+        let sources = self.sources.values().filter(|source| source.origin == Origin::Held).count();
+        sources + self.kept.documents.len() + usize::from(self.documents_held)
     }
+}
+
+/// What is served although the registry does not list it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Kept {
+    /// Why the registry is not believed; for people.
+    pub why: Option<Arc<str>>,
+    /// Addresses that a source lost.
+    pub addresses: BTreeMap<Source, Arc<BTreeSet<Address>>>,
+    /// Endpoints that flapped of late.
+    pub penalties: BTreeMap<Source, Arc<BTreeMap<Address, Penalty>>>,
+    /// Documents that it lost.
+    pub documents: BTreeSet<(Kind, Name)>,
+    /// The documents are those of the saved state, read last at that time.
+    pub saved_documents: Option<SystemTime>,
 }
 
 /// What is known of one source.
@@ -43,6 +69,8 @@ pub enum Origin {
     Live,
     /// The registry lost something in a suspicious way; what it lost is still here.
     Held,
+    /// Saved by an earlier process and confirmed last at that time; the registry has not answered since the start.
+    Saved(SystemTime),
 }
 
 impl Origin {
@@ -51,6 +79,7 @@ impl Origin {
         match self {
             Self::Live => "live",
             Self::Held => "held",
+            Self::Saved(_) => "saved",
         }
     }
 }

@@ -38,11 +38,12 @@ pub struct WatchStatus {
 }
 
 impl WatchStatus {
-    fn new(turns: watch::Sender<u64>) -> Self {
+    fn beginning(remembered: Option<&(SystemTime, u64)>, turns: watch::Sender<u64>) -> Self {
+        let (at, index) = remembered.map_or((0, 0), |(at, index)| (millis(*at), *index));
         Self {
             state: Mutex::new(WatchState::Starting),
-            verified_at_ms: AtomicU64::new(0),
-            index: AtomicU64::new(0),
+            verified_at_ms: AtomicU64::new(at),
+            index: AtomicU64::new(index),
             sessions: AtomicU64::new(0),
             polled: AtomicBool::new(false),
             turns,
@@ -51,7 +52,7 @@ impl WatchStatus {
 
     /// An authoritative answer confirmed what is known as of `at` (the start of the request that was answered).
     pub fn confirmed(&self, at: SystemTime) {
-        self.verified_at_ms.fetch_max(milliseconds_of(at), Relaxed);
+        self.verified_at_ms.fetch_max(millis(at), Relaxed);
         self.set_state(WatchState::Live);
     }
 
@@ -60,7 +61,7 @@ impl WatchStatus {
         self.index.store(index, Relaxed);
     }
 
-    /// The last index or revision; 0 before the first answer.
+    /// The last index or revision; before the first answer that of an earlier process, or 0.
     pub fn index(&self) -> u64 {
         self.index.load(Relaxed)
     }
@@ -103,6 +104,14 @@ impl WatchStatus {
     }
 }
 
+fn millis(at: SystemTime) -> u64 {
+    u64::try_from(at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis()).unwrap_or(u64::MAX)
+}
+
+fn time_of(milliseconds: u64) -> Option<SystemTime> {
+    (milliseconds > 0).then(|| UNIX_EPOCH + Duration::from_millis(milliseconds))
+}
+
 /// What happened to updates, for `fleetgate_discovery_updates_total`.
 #[derive(Debug, Default)]
 pub struct Updates {
@@ -141,6 +150,8 @@ pub struct ProviderStatus {
     id: ProviderId,
     watches: Mutex<BTreeMap<String, Arc<WatchStatus>>>,
     turns: watch::Sender<u64>,
+    /// What an earlier process knew of watches by name: when they were confirmed, and their index.
+    remembered: BTreeMap<String, (SystemTime, u64)>,
     /// Update counters.
     pub updates: Updates,
     /// What it costs its registry.
@@ -151,10 +162,17 @@ pub struct ProviderStatus {
 impl ProviderStatus {
     /// The status of a provider without watches.
     pub fn new(id: ProviderId) -> Arc<Self> {
+        Self::remembering(id, BTreeMap::new())
+    }
+
+    /// As [`Self::new`], with what an earlier process knew of watches: each begins with the time it was confirmed
+    /// then, and with its index.
+    pub fn remembering(id: ProviderId, remembered: BTreeMap<String, (SystemTime, u64)>) -> Arc<Self> {
         Arc::new(Self {
             id,
             watches: Mutex::new(BTreeMap::new()),
             turns: watch::Sender::new(0),
+            remembered,
             updates: Updates::default(),
             cost: Cost::default(),
             token_expires_at_ms: AtomicU64::new(0),
@@ -173,14 +191,15 @@ impl ProviderStatus {
 
     /// Notes when the token in use ends.
     pub fn set_token_expires_at(&self, at: Option<SystemTime>) {
-        self.token_expires_at_ms.store(at.map_or(0, milliseconds_of), Relaxed);
+        self.token_expires_at_ms.store(at.map_or(0, millis), Relaxed);
     }
 
     /// The status of the watch with this name, made when there is none. The watch of a source is named by
     /// the source's text (`consul:users`), that of documents by what it reads (`kv:fleetgate/`).
     pub fn watch(&self, name: &str) -> Arc<WatchStatus> {
         let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(watches.entry(name.to_owned()).or_insert_with(|| Arc::new(WatchStatus::new(self.turns.clone()))))
+        let new = || Arc::new(WatchStatus::beginning(self.remembered.get(name), self.turns.clone()));
+        Arc::clone(watches.entry(name.to_owned()).or_insert_with(new))
     }
 
     /// Forgets a watch that ended.
@@ -213,18 +232,18 @@ impl ProviderStatus {
         (index > 0).then_some(index)
     }
 
+    /// When each watch was confirmed last, and its index; of those that are not watched yet, as an earlier process
+    /// knew it.
+    pub fn verified(&self) -> BTreeMap<String, (SystemTime, u64)> {
+        let watches = self.watches().into_iter();
+        let watches = watches.filter_map(|(name, watch)| Some((name, (watch.verified_at()?, watch.index()))));
+        let mut verified = self.remembered.clone();
+        verified.extend(watches);
+        verified
+    }
+
     /// All watches by name.
     pub fn watches(&self) -> BTreeMap<String, Arc<WatchStatus>> {
         self.watches.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
-}
-
-/// Since 1970; 0 stands for no time.
-fn milliseconds_of(at: SystemTime) -> u64 {
-    let since = at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis();
-    u64::try_from(since).unwrap_or(u64::MAX)
-}
-
-fn time_of(milliseconds: u64) -> Option<SystemTime> {
-    (milliseconds > 0).then(|| UNIX_EPOCH + Duration::from_millis(milliseconds))
 }

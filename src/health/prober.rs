@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::probe;
 use super::threshold::Threshold;
 use crate::snapshot::{EndpointState, Health, Snapshot, Upstream, UpstreamState};
-use crate::spec::upstream::HealthCheck;
+use crate::spec::upstream::{HealthCheck, Probe};
 
 /// Checks that run at once, for the process.
 const MOST_AT_ONCE: usize = 256;
@@ -24,6 +24,15 @@ const SPREAD_FROM: usize = 100;
 
 /// Longest wait of a first check for its turn.
 const LONGEST_SPREAD: Duration = Duration::from_secs(5);
+
+/// Who is held without a check of its upstream is used while it accepts connections.
+const OF_HELD: HealthCheck = HealthCheck {
+    probe: Probe::Tcp,
+    interval: Duration::from_secs(2),
+    timeout: Duration::from_secs(1),
+    healthy_threshold: 1,
+    unhealthy_threshold: 1,
+};
 
 /// Runs the checks that each snapshot asks for.
 #[derive(Debug)]
@@ -89,7 +98,8 @@ impl Prober {
             for endpoint in upstream.endpoints.iter() {
                 let key = Arc::as_ptr(&endpoint.state) as usize;
                 let running = before.remove(&key);
-                match (&upstream.settings.health_check, running) {
+                let check = upstream.settings.health_check.as_ref().or(endpoint.held.then_some(&OF_HELD));
+                match (check, running) {
                     (Some(check), Some(running)) if running.subject.check == *check => {
                         self.checks.insert(key, running);
                     }

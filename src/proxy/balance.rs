@@ -186,6 +186,7 @@ mod tests {
                 status: RegistryStatus::Unchecked,
                 held: false,
                 drained: false,
+                penalty: None,
                 state: Arc::new(EndpointState::new(address)),
             }
         };

@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::spec::endpoint::{Labels, RegistryStatus};
+use crate::spec::endpoint::{Labels, Penalty, RegistryStatus};
 
 /// One address of an upstream.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub struct Endpoint {
     pub held: bool,
     /// Taken out of use by an operator.
     pub drained: bool,
+    /// What it has against it that its registry took it out again and again.
+    pub penalty: Option<Penalty>,
     /// What survives every change of the above.
     pub state: Arc<EndpointState>,
 }
@@ -36,6 +39,7 @@ impl PartialEq for Endpoint {
             && self.status == other.status
             && self.held == other.held
             && self.drained == other.drained
+            && self.penalty == other.penalty
             && Arc::ptr_eq(&self.state, &other.state)
     }
 }
@@ -53,6 +57,8 @@ pub enum Standing {
     Draining,
     /// In maintenance.
     Maintenance,
+    /// Flapped too often: the last choice, until its penalty has decayed.
+    Damped,
 }
 
 impl Endpoint {
@@ -69,13 +75,19 @@ impl Endpoint {
         if self.weight == 0 {
             return Standing::Draining;
         }
-        if !checked {
+        if self.penalty.as_ref().is_some_and(|penalty| penalty.damped)
+            && !(checked && self.state.health() == Health::Unhealthy)
+        {
+            return Standing::Damped;
+        }
+        // Who is held is probed whether the upstream has a check or not.
+        if !checked && !self.held {
             return Standing::Healthy;
         }
         match self.state.health() {
             Health::Healthy => Standing::Healthy,
             Health::Unhealthy => Standing::Unhealthy,
-            Health::Unknown if self.status == RegistryStatus::Unchecked => Standing::Untested,
+            Health::Unknown if self.status == RegistryStatus::Unchecked && !self.held => Standing::Untested,
             Health::Unknown => Standing::Healthy,
         }
     }
@@ -88,6 +100,7 @@ impl Endpoint {
             Standing::Untested | Standing::Unhealthy => StateName::Unhealthy,
             Standing::Draining => StateName::Draining,
             Standing::Maintenance => StateName::Maintenance,
+            Standing::Damped => StateName::Ejected,
         }
     }
 
@@ -107,11 +120,22 @@ impl Endpoint {
             reasons.push("weight 0".to_owned());
         }
         if self.held {
-            reasons.push("lost by its registry, not confirmed".to_owned());
+            reasons.push("lost by its registry, not confirmed: used while it answers".to_owned());
         }
-        if checked {
+        if let Some(penalty) = &self.penalty {
+            let now = Instant::now();
+            let (points, above) = (penalty.now(now), Penalty::SUPPRESS);
+            reasons.push(if penalty.damped {
+                let wait = penalty.reused_in(now).as_secs() + 1;
+                format!("flaps: its registry took it out again and again, penalty {points:.0}; used again in {wait} s")
+            } else {
+                format!("flapped of late, penalty {points:.0}; not used above {above:.0}")
+            });
+        }
+        if checked || self.held {
             match self.state.health() {
                 Health::Healthy => {}
+                Health::Unknown if !checked => {}
                 Health::Unknown => reasons.push("no active check has answered yet".to_owned()),
                 Health::Unhealthy => reasons.push(match self.state.last_failure() {
                     Some(failure) => format!("active checks fail: {failure}"),
@@ -137,11 +161,14 @@ pub enum StateName {
     Maintenance,
     /// Takes traffic, though its registry lost it.
     Held,
+    /// Taken out of use by us: it flaps.
+    Ejected,
 }
 
 impl StateName {
     /// Every state, in the order lists show them.
-    pub const ALL: [Self; 5] = [Self::Healthy, Self::Unhealthy, Self::Draining, Self::Maintenance, Self::Held];
+    pub const ALL: [Self; 6] =
+        [Self::Healthy, Self::Unhealthy, Self::Draining, Self::Maintenance, Self::Held, Self::Ejected];
 
     /// The name users see.
     pub fn as_str(self) -> &'static str {
@@ -151,6 +178,7 @@ impl StateName {
             Self::Draining => "draining",
             Self::Maintenance => "maintenance",
             Self::Held => "held",
+            Self::Ejected => "ejected",
         }
     }
 }

@@ -10,6 +10,8 @@ use crate::spec::problem::Problem;
 pub struct Report {
     /// Bad documents and entries, by provider. An item with a last good form is still served in it.
     pub rejected: Vec<(ProviderId, Problem)>,
+    /// What is served though its registry does not list it, and why, by provider.
+    pub held: Vec<(ProviderId, Problem)>,
     /// Items that another provider's item of the same name hides.
     pub shadowed: Vec<Shadowed>,
     /// Two registrations of one address, and whatever else is only worth a remark.

@@ -63,7 +63,7 @@ impl Upstream {
     }
 
     /// Indexes of the endpoints that take traffic, of those that have all the selector's labels.
-    /// Untested endpoints are the second choice: they serve where no other does.
+    /// Untested endpoints are the second choice, and those that flap the last: they serve where no other does.
     pub fn usable(&self, selector: Option<&Labels>) -> Vec<u32> {
         let with = |wanted: Standing| -> Vec<u32> {
             (0u32..)
@@ -73,8 +73,8 @@ impl Upstream {
                 .map(|(index, _)| index)
                 .collect()
         };
-        let healthy = with(Standing::Healthy);
-        if healthy.is_empty() { with(Standing::Untested) } else { healthy }
+        let choices = [Standing::Healthy, Standing::Untested, Standing::Damped];
+        choices.into_iter().map(with).find(|usable| !usable.is_empty()).unwrap_or_default()
     }
 }
 

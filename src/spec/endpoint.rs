@@ -5,8 +5,9 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Key and value pairs on an endpoint.
 pub type Labels = BTreeMap<String, String>;
@@ -76,7 +77,7 @@ impl fmt::Display for Address {
 }
 
 /// What the registry says of an endpoint. A registry without checks says `Unchecked`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RegistryStatus {
     /// Nobody checks it but us: static, DNS and etcd endpoints.
@@ -107,6 +108,58 @@ pub struct EndpointSpec {
     /// Orders two registrations of one address: the newer (greater) wins. Consul's ModifyIndex of the
     /// service, etcd's mod_revision, 0 where there is none.
     pub modified: u64,
+}
+
+/// What an endpoint has against it that its registry took out of use again and again. It halves every 30 s.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Penalty {
+    value: f64,
+    as_of: Instant,
+    /// Whether the endpoint waits for the penalty to decay.
+    pub damped: bool,
+}
+
+impl Penalty {
+    /// For each time.
+    const FLAP: f64 = 1_000.0;
+    /// Above this the endpoint waits: the third time within a minute, about.
+    pub const SUPPRESS: f64 = 2_000.0;
+    /// At this it is used again.
+    pub const REUSE: f64 = 750.0;
+    /// Below this it is forgotten.
+    const NOTHING: f64 = 100.0;
+    const HALF_LIFE: Duration = Duration::from_secs(30);
+    /// Four half-lives above [`Self::REUSE`]: nobody waits longer than 2 min after the last time.
+    const CEILING: f64 = 16.0 * Self::REUSE;
+
+    /// Nothing yet.
+    pub fn none(now: Instant) -> Self {
+        Self { value: 0.0, as_of: now, damped: false }
+    }
+
+    /// What it is now.
+    pub fn now(&self, now: Instant) -> f64 {
+        let lives = now.saturating_duration_since(self.as_of).as_secs_f64() / Self::HALF_LIFE.as_secs_f64();
+        self.value * 0.5_f64.powf(lives)
+    }
+
+    /// The registry took the endpoint out once more.
+    #[must_use]
+    pub fn after_flap(&self, now: Instant) -> Self {
+        let value = (self.now(now) + Self::FLAP).min(Self::CEILING);
+        Self { value, as_of: now, damped: self.damped || value > Self::SUPPRESS }
+    }
+
+    /// How long until the endpoint may be used again.
+    pub fn reused_in(&self, now: Instant) -> Duration {
+        let lives = (self.now(now) / Self::REUSE).log2();
+        if lives > 0.0 { Self::HALF_LIFE.mul_f64(lives) } else { Duration::ZERO }
+    }
+
+    /// Whether it is worth to be remembered.
+    pub fn counts(&self, now: Instant) -> bool {
+        self.now(now) >= Self::NOTHING
+    }
 }
 
 #[cfg(test)]

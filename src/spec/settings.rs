@@ -101,6 +101,13 @@ pub struct Admin {
 /// `[discovery]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Discovery {
+    /// Where what registries said is saved.
+    pub state_dir: StateDir,
+    /// How long what a wiped registry lost is held once the registry fills again; default 10 min. `None`: until an
+    /// operator accepts it.
+    pub wipe_hold: Option<Duration>,
+    /// Whether endpoints that a registry takes out and puts in again and again wait before they are used; default true.
+    pub damping: bool,
     /// Which provider wins when two define one name, first one first.
     pub precedence: Vec<ProviderId>,
     /// `[discovery.file]` and the dynamic sections of the main file.
@@ -109,6 +116,22 @@ pub struct Discovery {
     pub consul: Option<ConsulProvider>,
     /// `[discovery.etcd]`
     pub etcd: Option<EtcdProvider>,
+}
+
+/// Where what registries said, and what operators drained, is saved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StateDir {
+    /// Nowhere.
+    Off,
+    /// `/var/lib/fleetgate` where that is a folder, else `.fleetgate` in the working directory.
+    Default,
+    /// A folder; made when it is not there.
+    At(PathBuf),
+}
+
+impl StateDir {
+    /// As the settings name it, an absolute path aside.
+    pub const OFF: &str = "off";
 }
 
 /// Where file documents lie.

@@ -82,7 +82,7 @@ address = "0.0.0.0:9901"
 
 [discovery]
 precedence = ["file", "consul", "file"]
-state_dir = "/var/lib/fleetgate"
+state_dir = ""
 
 [discovery.file]
 paths = ["routes.d/*.toml", "routes.d/[", "routes.d/*"]
@@ -145,7 +145,7 @@ fleetgate.toml:25:11: listeners.d.address: `127.0.0.1:9000` is the address of `l
 fleetgate.toml:28:11: admin.address: without a token the admin API binds only to loopback: give `token_file`, or bind to 127.0.0.1
 fleetgate.toml:31:23: discovery.precedence[1]: `consul` is no provider of documents; known are file, etcd, consul-kv, consul-tags
 fleetgate.toml:31:33: discovery.precedence[2]: `file` is there already
-fleetgate.toml:32:1: discovery.state_dir: unknown key; known are precedence, file, consul, etcd
+fleetgate.toml:32:13: discovery.state_dir: the path is empty
 fleetgate.toml:35:29: discovery.file.paths[1]: `routes.d/[` is not a pattern: invalid range pattern
 fleetgate.toml:35:43: discovery.file.paths[2]: `routes.d/*`: must end in .toml, .yaml, .yml or .json, which tells the format
 fleetgate.toml:38:11: discovery.consul.address: `127.0.0.1:8500` is not an address: write `http://host:8500` or `https://host:8500`

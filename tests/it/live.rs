@@ -6,7 +6,10 @@
 mod consul;
 mod etcd;
 mod faults;
+mod flapping;
+mod saved;
 mod tags;
+mod wipes;
 
 use std::time::Duration;
 

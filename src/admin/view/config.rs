@@ -8,7 +8,7 @@ use crate::snapshot::Snapshot;
 use crate::spec::encode::{self, duration_text};
 use crate::spec::name::ProviderId;
 use crate::spec::settings::{
-    AccessLog, ClientTls, ConsulProvider, EtcdProvider, Listener, LogFormat, OwnAddress, OwnPlace, Settings,
+    AccessLog, ClientTls, ConsulProvider, EtcdProvider, Listener, LogFormat, OwnAddress, OwnPlace, Settings, StateDir,
 };
 
 /// All configuration.
@@ -77,6 +77,13 @@ fn settings(settings: &Settings) -> Value {
             "metrics_public": settings.admin.metrics_public,
         },
         "discovery": {
+            "state_dir": match &discovery.state_dir {
+                StateDir::Off => json!(StateDir::OFF),
+                StateDir::Default => Value::Null,
+                StateDir::At(path) => json!(path),
+            },
+            "wipe_hold": duration_text(discovery.wipe_hold.unwrap_or_default()),
+            "damping": discovery.damping,
             "precedence": discovery.precedence,
             "file": { "main": discovery.file.main, "paths": discovery.file.patterns },
             "consul": discovery.consul.as_ref().map(consul),

@@ -32,6 +32,8 @@ pub struct ProviderView {
     pub watches: Vec<WatchView>,
     /// Documents and registrations that can't be used as they are; an item's last good form is still served.
     pub rejected: Vec<Problem>,
+    /// What is served though the registry does not list it, and why.
+    pub held: Vec<Problem>,
     /// Items of its that another provider's item of the same name hides.
     pub shadowed: Vec<Shadowed>,
 }
@@ -129,6 +131,7 @@ fn view(provider: &ProviderStatus, report: &Report) -> ProviderView {
         token_expires_at: provider.token_expires_at().map(time_text),
         watches,
         rejected: report.rejected.iter().filter(|(by, _)| *by == id).map(|(_, problem)| problem.clone()).collect(),
+        held: report.held.iter().filter(|(by, _)| *by == id).map(|(_, problem)| problem.clone()).collect(),
         shadowed: report.shadowed.iter().filter(|item| item.provider == id).cloned().collect(),
     }
 }
@@ -193,6 +196,7 @@ mod tests {
                     "verified_at": "1970-01-01T00:00:02.000Z", "index": 42, "sessions": 0, "polled": false
                 }],
                 "rejected": [{ "place": "consul:users", "key": "", "text": "port 0" }],
+                "held": [],
                 "shadowed": []
             })
         );

@@ -11,7 +11,7 @@ use crate::spec::matching::{Conditions, HostMatch, MatchSpec, PathMatch, Pattern
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::route::{Choice, RouteSpec, Sticky, TargetSpec};
 use crate::spec::settings::{
-    AccessLog, Admin, Discovery, FileProvider, Listener, LogFormat, Runtime, Settings, Telemetry,
+    AccessLog, Admin, Discovery, FileProvider, Listener, LogFormat, Runtime, Settings, StateDir, Telemetry,
 };
 use crate::spec::source::{ConsulService, Source};
 use crate::spec::upstream::{HealthCheck, Probe, UpstreamSettings};
@@ -81,6 +81,9 @@ pub(in crate::admin) fn settings() -> Settings {
         listeners: [(name("web"), Listener::new(([127, 0, 0, 1], 8080).into()))].into(),
         admin: Admin { address: ([127, 0, 0, 1], 9901).into(), token: None, metrics_public: false },
         discovery: Discovery {
+            state_dir: StateDir::Off,
+            wipe_hold: Some(Duration::from_secs(600)),
+            damping: true,
             precedence: vec![ProviderId::File],
             file: FileProvider::default(),
             consul: None,
@@ -112,6 +115,7 @@ fn endpoint(last: u8, version: &str) -> Endpoint {
         status: RegistryStatus::Unchecked,
         held: false,
         drained: false,
+        penalty: None,
         state: Arc::new(EndpointState::new(address)),
     }
 }

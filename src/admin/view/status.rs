@@ -65,7 +65,7 @@ pub struct ProviderSummary {
     pub verified_at: Option<String>,
     /// Items that can't be used as they are.
     pub rejected: usize,
-    /// What is wrong with its watches and items, twenty at most; `/api/v1/providers` has all.
+    /// What of its is held, and what is wrong with its watches and items, twenty at most; `/api/v1/providers` has all.
     pub problems: Vec<Problem>,
 }
 
@@ -95,7 +95,7 @@ pub fn view(state: &State) -> StatusView {
             state: provider.state,
             verified_at: provider.verified_at,
             rejected,
-            problems: failing.chain(provider.rejected).take(MOST_PROBLEMS).collect(),
+            problems: provider.held.into_iter().chain(failing).chain(provider.rejected).take(MOST_PROBLEMS).collect(),
         }
     };
     StatusView {

@@ -256,7 +256,7 @@ fn explained_upstream(upstream: &Upstream, targets: &[&Target], snapshot: &Snaps
                 Standing::Untested => {
                     reasons.push("others passed theirs, or no target's subset has its labels".to_owned())
                 }
-                Standing::Unhealthy | Standing::Draining | Standing::Maintenance => {}
+                Standing::Unhealthy | Standing::Damped | Standing::Draining | Standing::Maintenance => {}
             }
         }
         ExplainedEndpoint {

@@ -16,7 +16,6 @@ use super::permission::{Permission, of_catalog};
 use super::query::Query;
 use crate::discovery::Publisher;
 use crate::discovery::state::Origin;
-use crate::discovery::status::ProviderStatus;
 use crate::discovery::supervise::WatchError;
 use crate::spec::decode::tag::Rules;
 use crate::spec::problem::Problem;
@@ -71,8 +70,8 @@ impl Question for Catalog {
         });
     }
 
-    fn status(&self) -> &Arc<ProviderStatus> {
-        self.publisher.status()
+    fn publisher(&self) -> &Publisher {
+        &self.publisher
     }
 }
 

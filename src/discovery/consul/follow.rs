@@ -25,7 +25,8 @@ use super::known::{Contents, Effect, Entries, Hold, How, Known, Reading};
 use super::pace::{Bucket, scaled};
 use super::permission::Permission;
 use super::query::Query;
-use crate::discovery::judge;
+use crate::discovery::Publisher;
+use crate::discovery::judge::{self, Danger};
 use crate::discovery::state::Origin;
 use crate::discovery::status::{ProviderStatus, WatchState, WatchStatus};
 use crate::discovery::supervise::{ErrorKind, Watch, WatchError, around};
@@ -77,8 +78,13 @@ pub(super) trait Question: Send + Sync + 'static {
     /// Publishes all that is known.
     fn publish(&self, entries: &Entries<Self::Entry>, problems: &[Problem], origin: Origin);
 
+    /// Where it publishes, and whose status it is.
+    fn publisher(&self) -> &Publisher;
+
     /// Whose status it is.
-    fn status(&self) -> &Arc<ProviderStatus>;
+    fn status(&self) -> &Arc<ProviderStatus> {
+        self.publisher().status()
+    }
 }
 
 /// An answer that lacks something, for [`Question::permission`].
@@ -107,6 +113,10 @@ pub(super) struct Follow<Q: Question> {
     session_began: Instant,
     /// `None` while it is not blocked but read now and then.
     permit: Option<Permit>,
+    /// Counts what operators accepted.
+    accepts: watch::Receiver<u64>,
+    /// An operator believes the next proof, whatever else speaks against it.
+    accepted: bool,
 }
 
 /// What the settings say about reading.
@@ -150,6 +160,7 @@ struct Proof<E> {
 
 impl<Q: Question> Follow<Q> {
     pub(super) fn new(question: Q, client: Arc<Client>, bounds: Bounds, kicks: watch::Receiver<u64>) -> Self {
+        let accepts = question.publisher().accepted();
         Self {
             question: Arc::new(question),
             client,
@@ -162,6 +173,8 @@ impl<Q: Question> Follow<Q> {
             prove_at: None,
             session_began: Instant::now(),
             permit: None,
+            accepts,
+            accepted: false,
         }
     }
 
@@ -218,6 +231,10 @@ impl<Q: Question> Follow<Q> {
                         blocked = self.block(status);
                     }
                 }
+                Ok(()) = self.accepts.changed() => if self.known.hold().is_some() {
+                    self.accepted = true;
+                    self.prove_at = Some(Instant::now());
+                },
                 kicked = self.kicks.changed(), if reissue_at.is_none() => {
                     if kicked.is_ok() {
                         let spread = SPREAD.mul_f64(rand::rng().random_range(0.0..1.0));
@@ -292,7 +309,16 @@ impl<Q: Question> Follow<Q> {
             self.bucket.spent(reading.transfer);
         }
         let held_before = self.known.hold();
+        let first = self.known.entries().is_none();
+        // An earlier process has seen more of this registry than there is. Below a prefix that is not empty the index
+        // goes back by itself, too, once Consul has forgotten the last deletion.
+        let telling = !Q::PROVE_ALL || reading.contents.entries.is_empty();
+        let wiped = first && telling && reading.answer.index < status.index() && reading.answer.worth == Worth::Sound;
         let effect = self.known.take(reading, how);
+        let regressed = |hold: Option<Hold>| hold.is_some_and(|hold| hold.danger == Danger::Regressed);
+        if (wiped && held_before.is_none()) || (regressed(self.known.hold()) && !regressed(held_before)) {
+            self.question.publisher().regressed();
+        }
         self.settled(effect, held_before, status);
         if let (None, Some(_)) = (held_before, self.known.hold()) {
             self.held_since = Some(Instant::now());
@@ -310,7 +336,7 @@ impl<Q: Question> Follow<Q> {
             status.confirmed(at);
         }
         if self.known.hold().is_none() {
-            (self.held_since, self.prove_at) = (None, None);
+            (self.held_since, self.prove_at, self.accepted) = (None, None, false);
             if held_before.is_some_and(|hold| hold.doubts > 0) {
                 tracing::info!(provider = %self.question.status().id(), watch = %self.question.query(), "no longer held");
             }
@@ -352,14 +378,16 @@ impl<Q: Question> Follow<Q> {
                 self.prove_at = Some(self.bucket.take());
                 return Ok(());
             }
-            Ok(Proof { mut reading, doubt: None }) => {
+            Ok(Proof { mut reading, doubt })
+                if doubt.is_none() || (self.accepted && !matches!(reading.answer.worth, Worth::Stale(_))) =>
+            {
                 self.amend(&mut reading);
                 let held_before = self.known.hold();
                 let effect = self.known.take_proven(reading);
                 self.settled(effect, held_before, status);
                 return Ok(());
             }
-            Ok(Proof { doubt: Some(doubt), .. }) => doubt,
+            Ok(Proof { doubt, .. }) => doubt.unwrap_or_default(),
             Err(error) if error.kind == ErrorKind::Unauthorised => {
                 self.hold_on(&error.text, status);
                 return Err(error);

@@ -113,10 +113,11 @@ impl<E: Clone + PartialEq> Known<E> {
         self.hold
     }
 
-    /// A removal is called held once a second read did not confirm it, not while that read is under way.
+    /// A removal is called held once a second read did not confirm it, not while that read is under way; but at
+    /// once where the index went back, so that what is kept does not pass for what the registry lists.
     pub(super) fn origin(&self) -> Origin {
         match self.hold {
-            Some(hold) if hold.doubts > 0 => Origin::Held,
+            Some(hold) if hold.doubts > 0 || hold.danger == Danger::Regressed => Origin::Held,
             _ => Origin::Live,
         }
     }

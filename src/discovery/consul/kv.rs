@@ -14,7 +14,6 @@ use super::permission::{Permission, of_keys};
 use super::query::Query;
 use crate::discovery::Publisher;
 use crate::discovery::state::Origin;
-use crate::discovery::status::ProviderStatus;
 use crate::discovery::supervise::WatchError;
 use crate::spec::decode::DocumentSet;
 use crate::spec::name::ProviderId;
@@ -67,13 +66,15 @@ impl Question for Keys {
         of_keys(client, missing.chain(prefix)).await
     }
 
-    fn publish(&self, entries: &Entries<Value>, _: &[Problem], _: Origin) {
+    fn publish(&self, entries: &Entries<Value>, _: &[Problem], origin: Origin) {
         let mut documents = self.documents.lock().unwrap_or_else(PoisonError::into_inner);
-        self.publisher.documents(documents.update(entries.iter().map(|(key, value)| (&**key, &**value))));
+        let texts = entries.iter().map(|(key, value)| (key.to_string(), Arc::clone(value))).collect();
+        let documents = documents.update(entries.iter().map(|(key, value)| (&**key, &**value)));
+        self.publisher.documents_of(documents, texts, origin);
     }
 
-    fn status(&self) -> &Arc<ProviderStatus> {
-        self.publisher.status()
+    fn publisher(&self) -> &Publisher {
+        &self.publisher
     }
 }
 

@@ -14,7 +14,6 @@ use super::query::Query;
 use super::unreported::{LONGEST, ends_at, keep_as_reported};
 use crate::discovery::Publisher;
 use crate::discovery::state::{Origin, SourceState};
-use crate::discovery::status::ProviderStatus;
 use crate::discovery::supervise::WatchError;
 use crate::spec::endpoint::EndpointSpec;
 use crate::spec::problem::Problem;
@@ -79,7 +78,7 @@ impl Question for Instances {
         self.publisher.source(&source, SourceState { endpoints: endpoints.into(), problems: problems.into(), origin });
     }
 
-    fn status(&self) -> &Arc<ProviderStatus> {
-        self.publisher.status()
+    fn publisher(&self) -> &Publisher {
+        &self.publisher
     }
 }

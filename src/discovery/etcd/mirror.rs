@@ -148,6 +148,11 @@ impl Mirror {
         Outcome { changed, held, regressed, outdated: false }
     }
 
+    /// Lets go of all that is held: an operator says that the registry is right. Whether anything was.
+    pub fn release(&mut self) -> bool {
+        !std::mem::take(&mut self.held).is_empty()
+    }
+
     /// Lets go of what is held where a list at or after the loss has no such key, either.
     fn confirm(&mut self, listing: &Listing) -> bool {
         let before = self.held.len();

@@ -32,6 +32,7 @@ impl View {
 
     /// Publishes what the mirror shows now.
     pub(super) fn publish(&mut self, mirror: &Mirror, publisher: &Publisher) {
+        let origin = if mirror.holds() { Origin::Held } else { Origin::Live };
         match self {
             Self::Documents(set) => {
                 let mut unreadable = Vec::new();
@@ -43,14 +44,15 @@ impl View {
                         None
                     }
                 });
-                let mut documents = set.update(entries.collect::<Vec<_>>());
+                let entries: Vec<_> = entries.collect();
+                let texts = entries.iter().map(|(key, value)| ((*key).to_owned(), Arc::from(*value))).collect();
+                let mut documents = set.update(entries);
                 documents.rejected.append(&mut unreadable);
-                publisher.documents(documents);
+                publisher.documents_of(documents, texts, origin);
             }
             Self::Endpoints(source, set) => {
                 let entries = mirror.shown().map(|(key, value)| (key, value.bytes.as_slice(), value.modified));
                 let (endpoints, problems) = set.update(entries);
-                let origin = if mirror.holds() { Origin::Held } else { Origin::Live };
                 let known = SourceState { endpoints: endpoints.into(), problems: problems.into(), origin };
                 publisher.source(source, known);
             }

@@ -54,6 +54,8 @@ pub(super) struct RangeWatch {
     list_first: bool,
     /// When the last session ended.
     broke_at: Option<Instant>,
+    /// Counts what operators accepted.
+    accepts: tokio::sync::watch::Receiver<u64>,
 }
 
 /// A read beside the stream, and the mirror's revision when it was begun.
@@ -86,7 +88,8 @@ impl Watch for RangeWatch {
 impl RangeWatch {
     /// A watch that has not read anything yet.
     pub(super) fn new(members: Arc<Members>, publisher: Publisher, range: KeyRange, view: View) -> Self {
-        Self { members, publisher, range, mirror: Mirror::default(), view, list_first: true, broke_at: None }
+        let (mirror, accepts) = (Mirror::default(), publisher.accepted());
+        Self { members, publisher, range, mirror, view, list_first: true, broke_at: None, accepts }
     }
 
     async fn run(&mut self, status: &WatchStatus) -> Result<Infallible, WatchError> {
@@ -121,7 +124,9 @@ impl RangeWatch {
     async fn list(&mut self, connection: &Connection, status: &WatchStatus) -> Result<Connection, WatchError> {
         let floor = self.mirror.revision();
         let Listed { listing, asked_at, connection } = self.members.list(connection.member, &self.range).await?;
-        let outcome = self.mirror.adopt(listing, floor);
+        let mut outcome = self.mirror.adopt(listing, floor);
+        // An earlier process has seen more of this store than there is.
+        outcome.regressed |= floor == 0 && u64::try_from(self.mirror.revision()).is_ok_and(|now| now < status.index());
         self.list_first = false;
         status.set_index(u64::try_from(self.mirror.revision()).unwrap_or(0));
         status.confirmed(asked_at);
@@ -178,6 +183,9 @@ impl RangeWatch {
                     }
                 }
                 () = sleep_until(schedule.side_at()), if side.is_none() => {}
+                Ok(()) = self.accepts.changed() => if self.mirror.release() {
+                    self.view.publish(&self.mirror, &self.publisher);
+                },
             }
         }
     }
@@ -254,6 +262,7 @@ impl RangeWatch {
         }
         if outcome.regressed {
             tracing::warn!(range = %self.range, "etcd's revision went back: it was restored or wiped");
+            self.publisher.regressed();
         }
         if outcome.changed || first {
             self.view.publish(&self.mirror, &self.publisher);

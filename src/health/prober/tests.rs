@@ -27,6 +27,7 @@ fn upstream(states: &[Arc<EndpointState>], weight: u16, check: Option<HealthChec
         status: RegistryStatus::Unchecked,
         held: false,
         drained: false,
+        penalty: None,
         state: Arc::clone(state),
     };
     Upstream {

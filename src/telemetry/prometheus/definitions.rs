@@ -87,7 +87,7 @@ pub const UPSTREAM_ENDPOINTS: &Definition = &Definition::new(
     Kind::Gauge,
     "fleetgate_upstream_endpoints",
     &["upstream", "state"],
-    "Endpoints by state: healthy, unhealthy, draining, maintenance, held.",
+    "Endpoints by state: healthy, unhealthy, draining, maintenance, held, ejected.",
 );
 
 /// Connections to endpoints.
@@ -180,6 +180,22 @@ pub const DISCOVERY_TOKEN_EXPIRES: &Definition = &Definition::new(
     "fleetgate_discovery_token_expires_timestamp_seconds",
     &["provider"],
     "When the token that the provider uses expires; absent when it does not.",
+);
+
+/// What registries lost, and is served.
+pub const DISCOVERY_HELD: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_discovery_held_items",
+    &["provider"],
+    "Sources and documents of a provider that are served though its registry does not list them now.",
+);
+
+/// Saved files that are no use.
+pub const SAVED_STATE_ERRORS: &Definition = &Definition::new(
+    Kind::Counter,
+    "fleetgate_saved_state_errors_total",
+    &["reason"],
+    "Saved files that were not read or written, by reason: unreadable, corrupt, foreign, unwritable.",
 );
 
 /// The snapshot's number.

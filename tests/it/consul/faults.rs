@@ -91,6 +91,7 @@ async fn a_restored_snapshot_is_followed_although_the_index_goes_back() {
     running.shows("web", "a b c d e").await;
     consul.restore(&snapshot).await;
     running.shows("web", "a b").await;
+    assert!(running.sources.borrow().regressions > 0, "whether that is believed is not for a watch to say");
     register("f").await;
     running.shows("web", "a b f").await;
     running.stop().await;

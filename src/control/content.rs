@@ -1,0 +1,126 @@
+//! Defines what a source or a provider's documents hold, as sets that can be compared: who is missing. An endpoint is
+//! told by its address, whoever registered it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::discovery::state::ProviderState;
+use crate::spec::document::{Documents, Kind};
+use crate::spec::endpoint::{Address, EndpointSpec};
+use crate::spec::name::Name;
+use crate::spec::source::Source;
+
+/// What is watched as one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Part {
+    /// All documents of a provider.
+    Documents,
+    /// A source.
+    Source(Source),
+}
+
+/// What a part holds.
+#[derive(Clone, Debug)]
+pub(super) enum Content {
+    Documents(Arc<Documents>),
+    Endpoints(Arc<[EndpointSpec]>),
+}
+
+impl Content {
+    /// All parts of a state.
+    pub(super) fn all(state: &ProviderState) -> BTreeMap<Part, Self> {
+        let documents = state.documents.iter().map(|it| (Part::Documents, Self::Documents(Arc::clone(it))));
+        let sources = state.sources.iter();
+        let sources = sources
+            .map(|(source, known)| (Part::Source(source.clone()), Self::Endpoints(Arc::clone(&known.endpoints))));
+        documents.chain(sources).collect()
+    }
+
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Documents(documents) => documents.routes.len() + documents.upstreams.len(),
+            Self::Endpoints(endpoints) => endpoints.len(),
+        }
+    }
+
+    /// Whether it is the very same.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Documents(one), Self::Documents(other)) => Arc::ptr_eq(one, other),
+            (Self::Endpoints(one), Self::Endpoints(other)) => Arc::ptr_eq(one, other),
+            (Self::Documents(_), Self::Endpoints(_)) | (Self::Endpoints(_), Self::Documents(_)) => false,
+        }
+    }
+
+    /// What `other` lacks of it.
+    pub(super) fn without(&self, other: &Self) -> Self {
+        match (self, other) {
+            (Self::Documents(one), Self::Documents(other)) => {
+                let mut left = Documents::clone(one);
+                left.rejected.clear();
+                left.routes.retain(|name, _| !other.routes.contains_key(name));
+                left.upstreams.retain(|name, _| !other.upstreams.contains_key(name));
+                Self::Documents(Arc::new(left))
+            }
+            (Self::Endpoints(one), Self::Endpoints(other)) => {
+                let known: BTreeSet<&Address> = other.iter().map(|endpoint| &endpoint.address).collect();
+                Self::Endpoints(one.iter().filter(|endpoint| !known.contains(&endpoint.address)).cloned().collect())
+            }
+            (Self::Documents(_), Self::Endpoints(_)) | (Self::Endpoints(_), Self::Documents(_)) => self.clone(),
+        }
+    }
+
+    /// It, and what only `other` has.
+    pub(super) fn with(&self, other: &Self) -> Self {
+        match (self, other.without(self)) {
+            (Self::Documents(one), Self::Documents(more)) => {
+                let mut all = Documents::clone(one);
+                all.routes.extend(more.routes.clone());
+                all.upstreams.extend(more.upstreams.clone());
+                Self::Documents(Arc::new(all))
+            }
+            (Self::Endpoints(one), Self::Endpoints(more)) => {
+                let mut all: Vec<EndpointSpec> = one.iter().chain(more.iter()).cloned().collect();
+                all.sort_unstable_by(|a, b| (&a.address, &a.id).cmp(&(&b.address, &b.id)));
+                Self::Endpoints(all.into())
+            }
+            (Self::Documents(_), Self::Endpoints(_)) | (Self::Endpoints(_), Self::Documents(_)) => self.clone(),
+        }
+    }
+
+    /// Puts it back into a state that lost it.
+    pub(super) fn add_to(&self, part: &Part, state: &mut ProviderState) {
+        match (part, self) {
+            (Part::Documents, Self::Documents(_)) => {
+                let now = Self::Documents(state.documents.clone().unwrap_or_default());
+                if let Self::Documents(all) = now.with(self) {
+                    state.documents = Some(all);
+                }
+            }
+            (Part::Source(source), Self::Endpoints(_)) => {
+                let Some(known) = state.sources.get_mut(source) else { return };
+                if let Self::Endpoints(all) = Self::Endpoints(Arc::clone(&known.endpoints)).with(self) {
+                    known.endpoints = all;
+                }
+            }
+            (Part::Documents, Self::Endpoints(_)) | (Part::Source(_), Self::Documents(_)) => {}
+        }
+    }
+
+    pub(super) fn addresses(&self) -> BTreeSet<Address> {
+        match self {
+            Self::Documents(_) => BTreeSet::new(),
+            Self::Endpoints(endpoints) => endpoints.iter().map(|endpoint| endpoint.address.clone()).collect(),
+        }
+    }
+
+    pub(super) fn items(&self) -> BTreeSet<(Kind, Name)> {
+        match self {
+            Self::Documents(documents) => {
+                let routes = documents.routes.keys().map(|name| (Kind::Route, name.clone()));
+                routes.chain(documents.upstreams.keys().map(|name| (Kind::Upstream, name.clone()))).collect()
+            }
+            Self::Endpoints(_) => BTreeSet::new(),
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! Defines what spans watches: a registry that loses much at once, or whose counter went back, was wiped or
+//! restored, and is not believed. What it lost is held until it is back, until `wipe_hold` has passed since the
+//! registry filled again, or until an operator accepts what it shows. Pure: time comes in.
+//!
+//! A watch has confirmed each removal by a second read before it gets here; a wiped registry confirms them all.
+//! Nothing but absence is ever held: additions, weights and statuses flow.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::content::{Content, Part};
+use super::damping::Damping;
+use super::saved::SavedState;
+use crate::discovery::state::{Origin, ProviderState, SourceState};
+use crate::spec::name::ProviderId;
+use crate::spec::source::Source;
+
+/// Losses that come within this time count together.
+const WINDOW: Duration = Duration::from_secs(10);
+/// How long the loss of most of a pool waits for others of its kind. A real scale-to-zero waits no longer.
+const GATHER: Duration = Duration::from_millis(500);
+/// So many pools, and so many endpoints of theirs, are no coincidence.
+const POOLS: usize = 3;
+const ENDPOINTS: usize = 10;
+/// How long registries have to answer before the saved state is served.
+const SAVED_AFTER: Duration = Duration::from_secs(2);
+
+/// Stands between what providers publish and what is merged.
+#[derive(Debug)]
+pub(super) struct Guard {
+    /// `None`: what is held never goes by itself.
+    wipe_hold: Option<Duration>,
+    states: BTreeMap<ProviderId, Arc<ProviderState>>,
+    served: BTreeMap<ProviderId, Arc<ProviderState>>,
+    pools: BTreeMap<(ProviderId, Part), Pool>,
+    wipes: BTreeMap<Registry, Wipe>,
+    /// Of an earlier process, as far as registries have not answered since.
+    saved: BTreeMap<ProviderId, SavedState>,
+    saved_at: Instant,
+    /// `None`: switched off.
+    damping: Option<Damping>,
+    looked_at: Instant,
+}
+
+/// What shares its fate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Registry {
+    Consul,
+    Etcd,
+}
+
+/// A source, or all documents of a provider.
+#[derive(Debug)]
+struct Pool {
+    now: Content,
+    /// The most it had within the window, and until when.
+    peak: Content,
+    peak_at: Instant,
+    /// Whether its watch holds some of it.
+    held: bool,
+    /// Before its last change, and when that was.
+    before: Content,
+    changed_at: Instant,
+    /// Until when a loss waits for others.
+    gathers: Option<Instant>,
+}
+
+/// A registry that is not believed.
+#[derive(Debug)]
+struct Wipe {
+    why: Arc<str>,
+    /// When what is still missing goes; `None` while the registry is empty.
+    ends: Option<Instant>,
+    /// What was known and has not been listed since.
+    unseen: BTreeMap<(ProviderId, Part), Content>,
+    /// That something is held was said.
+    told: bool,
+}
+
+impl Registry {
+    fn of(provider: ProviderId) -> Option<Self> {
+        match provider {
+            ProviderId::Consul | ProviderId::ConsulKv => Some(Self::Consul),
+            ProviderId::Etcd => Some(Self::Etcd),
+            // A route of a registration outlives its instances by itself.
+            ProviderId::File | ProviderId::ConsulTags | ProviderId::Dns => None,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Consul => "Consul",
+            Self::Etcd => "etcd",
+        }
+    }
+}
+
+impl Pool {
+    /// What it lost within the window, when that is more than half of what it had. One that got as many new
+    /// endpoints as it lost was deployed anew.
+    fn lost_most(&self, now: Instant) -> Option<Content> {
+        let fresh = now.saturating_duration_since(self.peak_at) <= WINDOW;
+        (fresh && self.now.size() * 2 < self.peak.size()).then(|| self.peak.without(&self.now))
+    }
+}
+
+impl Guard {
+    pub(super) fn new(
+        wipe_hold: Option<Duration>,
+        damping: bool,
+        saved: BTreeMap<ProviderId, SavedState>,
+        now: Instant,
+    ) -> Self {
+        let damping = damping.then(Damping::default);
+        let (states, served, pools, wipes) = Default::default();
+        Self { wipe_hold, states, served, pools, wipes, saved, saved_at: now + SAVED_AFTER, damping, looked_at: now }
+    }
+
+    /// What is to be merged, as of the last [`Self::look`].
+    pub(super) fn served(&self) -> &BTreeMap<ProviderId, Arc<ProviderState>> {
+        &self.served
+    }
+
+    /// When to look again though nothing was published.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let gathers = self.pools.values().filter_map(|pool| pool.gathers);
+        let saved = Some(self.saved_at).filter(|at| !self.saved.is_empty() && *at > self.looked_at);
+        let damped = self.damping.as_ref().and_then(|damping| damping.due(self.looked_at));
+        gathers.chain(damped).chain(self.wipes.values().filter_map(|wipe| wipe.ends)).chain(saved).min()
+    }
+
+    /// Takes what a provider publishes.
+    pub(super) fn take(&mut self, id: ProviderId, state: Arc<ProviderState>, now: Instant) {
+        let before = self.states.get(&id).map_or(0, |before| before.regressions);
+        let registry = Registry::of(id);
+        if let (Some(registry), true) = (registry, state.regressions > before) {
+            // Its watches say so before they publish what they read, so what is known here is older than that.
+            self.disbelieve(registry, "its counter went back".into(), &BTreeMap::new(), now);
+        }
+        let contents = Content::all(&state);
+        self.pools.retain(|(of, part), _| *of != id || contents.contains_key(part));
+        for (part, content) in contents {
+            // What a watch holds itself is not the registry's word either.
+            let held = match &part {
+                Part::Documents => state.documents_held,
+                Part::Source(source) => state.sources.get(source).is_some_and(|known| known.origin == Origin::Held),
+            };
+            self.change((id, part), content, held, now);
+        }
+        if let (Some(damping), Some(before), Some(_)) = (&mut self.damping, self.states.get(&id), registry) {
+            damping.note(before, &state, now);
+        }
+        self.states.insert(id, state);
+        let Some(registry) = registry else { return };
+        if let Some(wipe) = self.wipes.get_mut(&registry) {
+            let pools = &self.pools;
+            wipe.unseen.retain(|key, _| key.0 != id || pools.contains_key(key));
+        }
+        self.add_up(registry, now);
+    }
+
+    /// An operator believes the registry: how many pools were held.
+    pub(super) fn accept(&mut self, id: ProviderId) -> usize {
+        let Some(registry) = Registry::of(id) else { return 0 };
+        let held = self.wipes.get(&registry).map_or(0, |wipe| self.held(wipe).len());
+        self.believe(registry);
+        held
+    }
+
+    /// Lets go of what has waited long enough, and brings [`Self::served`] up to date.
+    pub(super) fn look(&mut self, wanted: &BTreeSet<Source>, now: Instant) {
+        for pool in self.pools.values_mut() {
+            pool.gathers = pool.gathers.filter(|until| *until > now);
+        }
+        let over = |wipe: &Wipe| wipe.ends.is_some_and(|ends| ends <= now);
+        let ended: Vec<Registry> = self.wipes.iter().filter(|(_, wipe)| over(wipe)).map(|(it, _)| *it).collect();
+        for registry in ended {
+            if self.wipes.get(&registry).is_some_and(|wipe| wipe.told) {
+                tracing::warn!("{} does not list what is held, and has had its time: it goes", registry.name());
+            }
+            self.believe(registry);
+        }
+        if let Some(damping) = &mut self.damping {
+            damping.look(now);
+        }
+        self.tell();
+        self.looked_at = now;
+        let served = self.states.iter().map(|(id, state)| (*id, self.guarded(*id, state, wanted, now))).collect();
+        self.served = served;
+    }
+
+    fn change(&mut self, key: (ProviderId, Part), content: Content, held: bool, now: Instant) {
+        let wipe = Registry::of(key.0).and_then(|registry| self.wipes.get_mut(&registry));
+        match self.pools.get_mut(&key) {
+            Some(pool) if pool.now.is(&content) && pool.held == held => return,
+            Some(pool) => {
+                if pool.now.size() >= pool.peak.size() || now.saturating_duration_since(pool.peak_at) > WINDOW {
+                    (pool.peak, pool.peak_at) = (pool.now.clone(), now);
+                }
+                let before = std::mem::replace(&mut pool.now, content.clone());
+                if pool.gathers.is_none() {
+                    pool.before = before;
+                }
+                (pool.held, pool.changed_at) = (held, now);
+            }
+            None => {
+                // What was saved counts as known.
+                let saved = self.saved.get_mut(&key.0).and_then(|saved| saved.answered(&key.1));
+                self.saved.retain(|_, saved| !saved.is_empty());
+                let peak = saved.unwrap_or_else(|| content.clone());
+                if let Some(wipe) = wipe {
+                    wipe.unseen.insert(key.clone(), peak.clone());
+                }
+                let before = peak.clone();
+                let pool =
+                    Pool { now: content.clone(), peak, peak_at: now, held, before, changed_at: now, gathers: None };
+                self.pools.insert(key.clone(), pool);
+            }
+        }
+        let Some(wipe) = Registry::of(key.0).and_then(|registry| self.wipes.get_mut(&registry)) else { return };
+        if held {
+            return;
+        }
+        if content.size() > 0 && wipe.ends.is_none() {
+            wipe.ends = self.wipe_hold.map(|hold| now + hold);
+        }
+        // What is listed again is the registry's word from now on.
+        if let Some(unseen) = wipe.unseen.get_mut(&key) {
+            *unseen = unseen.without(&content);
+        }
+    }
+
+    /// Adds up what the pools of a registry lost of late.
+    fn add_up(&mut self, registry: Registry, now: Instant) {
+        let (mut lost, mut sum) = (BTreeMap::new(), 0);
+        let (mut pools, mut size) = (0, 0);
+        for (key, pool) in self.pools.iter().filter(|(key, _)| Registry::of(key.0) == Some(registry)) {
+            (pools, size) = (pools + 1, size + pool.peak.size());
+            let Some(missing) = pool.lost_most(now) else { continue };
+            let held = self.wipes.get(&registry).and_then(|wipe| wipe.unseen.get(key));
+            let missing = held.map_or_else(|| missing.clone(), |held| missing.without(held));
+            if missing.size() > 0 {
+                sum += missing.size();
+                lost.insert(key.clone(), missing);
+            }
+        }
+        if lost.len() >= POOLS && sum >= ENDPOINTS {
+            let why = format!("{} pools lost {sum} of their endpoints and documents at once", lost.len());
+            self.disbelieve(registry, why.into(), &lost, now);
+        } else if pools >= POOLS && size >= ENDPOINTS {
+            for key in lost.keys() {
+                if let Some(pool) = self.pools.get_mut(key).filter(|pool| pool.changed_at == now) {
+                    pool.gathers.get_or_insert(now + GATHER);
+                }
+            }
+        }
+    }
+
+    fn disbelieve(
+        &mut self,
+        registry: Registry,
+        why: Arc<str>,
+        lost: &BTreeMap<(ProviderId, Part), Content>,
+        now: Instant,
+    ) {
+        // Losses show that it fills no more; a counter says nothing of what is there now.
+        let filled = !lost.is_empty();
+        let of_registry = |key: &(ProviderId, Part)| Registry::of(key.0) == Some(registry);
+        let pools = self.pools.iter().filter(|(key, _)| of_registry(key));
+        let filled = filled && pools.clone().any(|(_, pool)| pool.now.size() > 0);
+        let ends = self.wipe_hold.filter(|_| filled).map(|hold| now + hold);
+        let new = Wipe { why, ends, unseen: BTreeMap::new(), told: false };
+        let wipe = self.wipes.entry(registry).or_insert(new);
+        wipe.ends = ends;
+        for (key, pool) in pools {
+            let known = lost.get(key).map_or_else(|| pool.now.clone(), |lost| lost.clone());
+            let unseen = wipe.unseen.get(key).map_or_else(|| known.clone(), |unseen| known.with(unseen));
+            wipe.unseen.insert(key.clone(), unseen);
+        }
+        for (_, pool) in self.pools.iter_mut().filter(|(key, _)| of_registry(key)) {
+            pool.gathers = None;
+        }
+    }
+
+    fn believe(&mut self, registry: Registry) {
+        self.wipes.remove(&registry);
+        for (_, pool) in self.pools.iter_mut().filter(|(key, _)| Registry::of(key.0) == Some(registry)) {
+            (pool.peak, pool.gathers) = (pool.now.clone(), None);
+        }
+    }
+
+    /// What a wipe holds of each pool.
+    fn held(&self, wipe: &Wipe) -> BTreeMap<(ProviderId, Part), Content> {
+        let held = wipe.unseen.iter().filter_map(|(key, unseen)| {
+            let held = unseen.without(&self.pools.get(key)?.now);
+            (held.size() > 0).then(|| (key.clone(), held))
+        });
+        held.collect()
+    }
+
+    fn tell(&mut self) {
+        let counts: Vec<(Registry, usize)> = self
+            .wipes
+            .iter()
+            .map(|(registry, wipe)| (*registry, self.held(wipe).values().map(Content::size).sum()))
+            .collect();
+        for (registry, held) in counts {
+            let Some(wipe) = self.wipes.get_mut(&registry) else { continue };
+            let (name, why) = (registry.name(), &wipe.why);
+            match (held, wipe.told) {
+                (1.., false) => {
+                    let command = name.to_lowercase();
+                    tracing::warn!(
+                        "{name} looks wiped or restored ({why}): {held} endpoints and documents that it lost are \
+                         held; `fleetgate accept {command}` lets them go"
+                    );
+                    wipe.told = true;
+                }
+                (0, true) => {
+                    tracing::info!("{name} lists again all that was held");
+                    wipe.told = false;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A provider's state as it is served.
+    fn guarded(
+        &self,
+        id: ProviderId,
+        state: &Arc<ProviderState>,
+        wanted: &BTreeSet<Source>,
+        now: Instant,
+    ) -> Arc<ProviderState> {
+        let quiet = Registry::of(id).is_none_or(|registry| !self.wipes.contains_key(&registry))
+            && self.damping.as_ref().is_none_or(Damping::is_empty)
+            && !self.saved.contains_key(&id)
+            && self.pools.iter().all(|((of, _), pool)| *of != id || pool.gathers.is_none());
+        if quiet {
+            return Arc::clone(state);
+        }
+        let mut guarded = ProviderState::clone(state);
+        let mut changed = false;
+        if let Some(wipe) = Registry::of(id).and_then(|registry| self.wipes.get(&registry)) {
+            for ((_, part), held) in self.held(wipe).into_iter().filter(|((of, _), _)| *of == id) {
+                changed = true;
+                guarded.kept.why = Some(Arc::clone(&wipe.why));
+                match &part {
+                    Part::Documents => guarded.kept.documents = held.items(),
+                    Part::Source(source) => {
+                        let addresses: BTreeSet<_> = held.addresses();
+                        guarded.kept.addresses.insert(source.clone(), Arc::new(addresses));
+                        if let Some(known) = guarded.sources.get_mut(source) {
+                            known.origin = Origin::Held;
+                        }
+                    }
+                }
+                held.add_to(&part, &mut guarded);
+            }
+        }
+        for ((_, part), pool) in self.pools.iter().filter(|((of, _), pool)| *of == id && pool.gathers.is_some()) {
+            changed = true;
+            pool.before.without(&pool.now).add_to(part, &mut guarded);
+        }
+        if let Some(saved) = self.saved.get(&id).filter(|_| now >= self.saved_at) {
+            changed = true;
+            if let (None, Some((documents, at))) = (&guarded.documents, &saved.documents) {
+                guarded.documents = Some(Arc::clone(documents));
+                guarded.kept.saved_documents = Some(*at);
+            }
+            for source in wanted.iter().filter(|source| source.provider() == id) {
+                if let Some((endpoints, at)) = saved.sources.get(&source.to_string()) {
+                    let (endpoints, origin) = (Arc::clone(endpoints), Origin::Saved(*at));
+                    let known = || SourceState { endpoints, problems: [].into(), origin };
+                    guarded.sources.entry(source.clone()).or_insert_with(known);
+                }
+            }
+        }
+        if let Some(damping) = &self.damping {
+            for (source, known) in &guarded.sources {
+                if let Some(penalties) = damping.of(source, &known.endpoints) {
+                    changed = true;
+                    guarded.kept.penalties.insert(source.clone(), penalties);
+                }
+            }
+        }
+        if !changed {
+            return Arc::clone(state);
+        }
+        let Some(before) = self.served.get(&id) else { return Arc::new(guarded) };
+        if **before == guarded {
+            return Arc::clone(before);
+        }
+        // What did not change must not look changed.
+        for (source, known) in &mut guarded.sources {
+            if let Some(before) = before.sources.get(source)
+                && before.endpoints == known.endpoints
+            {
+                known.endpoints = Arc::clone(&before.endpoints);
+            }
+        }
+        Arc::new(guarded)
+    }
+}
+
+#[cfg(test)]
+mod tests;

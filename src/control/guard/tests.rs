@@ -1,0 +1,256 @@
+//! What is held and what goes, by what registries show; time is told, not waited for.
+
+use proptest::prelude::*;
+
+use super::super::fixture::{World, consul};
+use super::*;
+use crate::spec::endpoint::EndpointSpec;
+
+const HOLD: Duration = Duration::from_secs(600);
+const SECOND: Duration = Duration::from_secs(1);
+
+struct Told {
+    world: World,
+    guard: Guard,
+    now: Instant,
+    regressions: u64,
+}
+
+impl Told {
+    fn new() -> Self {
+        Self::with(BTreeMap::new())
+    }
+
+    fn with(saved: BTreeMap<ProviderId, SavedState>) -> Self {
+        let now = Instant::now();
+        Self { world: World::new(), guard: Guard::new(Some(HOLD), true, saved, now), now, regressions: 0 }
+    }
+
+    /// Services with as many endpoints each.
+    fn fleet(services: &[&str], endpoints: usize) -> Self {
+        let mut told = Self::new();
+        for (number, service) in services.iter().enumerate() {
+            told.shows(service, &lines(number, endpoints));
+        }
+        told.passes(60 * SECOND);
+        told
+    }
+
+    fn shows(&mut self, service: &str, lines: &str) {
+        self.world.source(&consul(service), lines);
+        self.take(ProviderId::Consul);
+    }
+
+    fn goes_back(&mut self) {
+        self.regressions += 1;
+        self.take(ProviderId::Consul);
+    }
+
+    fn take(&mut self, id: ProviderId) {
+        let mut state = ProviderState::clone(&self.world.states[&id]);
+        state.regressions = self.regressions;
+        self.guard.take(id, Arc::new(state), self.now);
+        self.passes(Duration::ZERO);
+    }
+
+    fn passes(&mut self, time: Duration) {
+        self.now += time;
+        let wanted = ["a", "b", "c", "d"].map(consul).into();
+        self.guard.look(&wanted, self.now);
+    }
+
+    /// Addresses of a service as they are served; held ones in brackets.
+    fn served(&self, service: &str) -> String {
+        let state = &self.guard.served()[&ProviderId::Consul];
+        let Some(known) = state.sources.get(&consul(service)) else { return "unknown".to_owned() };
+        let kept = state.kept.addresses.get(&consul(service));
+        assert_eq!(kept.is_some(), known.origin == Origin::Held);
+        let shown = |endpoint: &EndpointSpec| match kept {
+            Some(kept) if kept.contains(&endpoint.address) => format!("[{}]", endpoint.address),
+            _ => endpoint.address.to_string(),
+        };
+        known.endpoints.iter().map(shown).collect::<Vec<_>>().join(" ").replace("10.0.", "").replace(":80", "")
+    }
+}
+
+fn lines(network: usize, endpoints: usize) -> String {
+    (1..=endpoints).map(|host| format!("10.0.{network}.{host}:80\n")).collect()
+}
+
+#[test]
+fn what_a_registry_lost_that_went_back_is_held_until_it_is_back() {
+    let mut told = Told::fleet(&["a", "b"], 2);
+    told.goes_back();
+    assert_eq!(told.served("a"), "0.1 0.2", "nothing is lost yet, so nothing is held");
+    told.shows("a", "");
+    told.shows("b", "");
+    assert_eq!((told.served("a"), told.served("b")), ("[0.1] [0.2]".into(), "[1.1] [1.2]".into()));
+    told.passes(24 * 3600 * SECOND);
+    assert_eq!(told.served("a"), "[0.1] [0.2]", "while it shows nothing at all, nothing goes by itself");
+
+    told.shows("a", "10.0.0.2:80 weight=7\n10.0.0.9:80");
+    assert_eq!(told.served("a"), "[0.1] 0.2 0.9", "what is listed is the registry's word, whoever registered it");
+    told.shows("a", "10.0.0.9:80");
+    assert_eq!(told.served("a"), "[0.1] 0.9", "and goes by its word, too");
+    told.passes(HOLD - SECOND);
+    assert_eq!(told.served("b"), "[1.1] [1.2]");
+    told.passes(SECOND);
+    assert_eq!((told.served("a"), told.served("b")), ("0.9".into(), String::new()));
+}
+
+#[test]
+fn a_registry_that_fills_again_ends_its_holds() {
+    let mut told = Told::fleet(&["a"], 2);
+    told.goes_back();
+    told.shows("a", "");
+    told.shows("a", &lines(0, 2));
+    assert_eq!(told.served("a"), "0.1 0.2");
+    told.shows("a", "");
+    assert_eq!(told.served("a"), "", "what goes later goes as ever");
+}
+
+#[test]
+fn an_operator_ends_a_hold_and_documents_are_held_too() {
+    let mut told = Told::fleet(&["a"], 2);
+    told.world
+        .documents(ProviderId::ConsulKv, "[upstreams.u]\nendpoints = []\n[routes.r]\nmatch = {}\nupstream = \"u\"");
+    told.guard.take(ProviderId::ConsulKv, Arc::clone(&told.world.states[&ProviderId::ConsulKv]), told.now);
+    told.passes(60 * SECOND);
+    told.goes_back();
+    told.shows("a", "");
+    told.world.documents(ProviderId::ConsulKv, "");
+    told.guard.take(ProviderId::ConsulKv, Arc::clone(&told.world.states[&ProviderId::ConsulKv]), told.now);
+    told.passes(SECOND);
+    let documents = |told: &Told| {
+        let state = &told.guard.served()[&ProviderId::ConsulKv];
+        let documents = state.documents.as_ref().expect("documents");
+        (documents.routes.len(), documents.upstreams.len(), state.held())
+    };
+    assert_eq!(documents(&told), (1, 1, 2));
+    let merged = super::super::merge::merge(told.guard.served(), &told.world.rules, &told.world.overlay);
+    let held: Vec<_> = merged.report.held.iter().map(|(_, problem)| problem.to_string()).collect();
+    assert_eq!(held.len(), 2, "{held:?}");
+    assert!(held[0].contains("routes.r is held") && held[0].contains("fleetgate accept consul-kv"), "{held:?}");
+
+    assert_eq!(told.guard.accept(ProviderId::ConsulKv), 2);
+    told.passes(Duration::ZERO);
+    assert_eq!(documents(&told), (0, 0, 0));
+    assert_eq!(told.served("a"), "", "one registry is believed or not, whatever is read from it");
+    assert_eq!(told.guard.accept(ProviderId::Consul), 0);
+}
+
+#[test]
+fn many_pools_that_lose_most_at_once_are_held_and_no_request_meets_the_gap() {
+    let mut told = Told::fleet(&["a", "b", "c", "d"], 4);
+    told.shows("a", "");
+    assert_eq!(told.served("a"), "0.1 0.2 0.3 0.4", "it waits a moment for others");
+    told.passes(SECOND / 4);
+    told.shows("b", "10.0.1.1:80");
+    assert_eq!(told.served("b"), "1.1 1.2 1.3 1.4");
+    told.shows("c", "");
+    assert_eq!(told.served("a"), "[0.1] [0.2] [0.3] [0.4]");
+    assert_eq!(told.served("b"), "1.1 [1.2] [1.3] [1.4]");
+    assert_eq!(told.served("d"), "3.1 3.2 3.3 3.4");
+    // It was never empty, so its time runs.
+    told.passes(HOLD);
+    assert_eq!((told.served("a"), told.served("b")), (String::new(), "1.1".into()));
+}
+
+#[test]
+fn losses_that_come_one_after_the_other_are_brought_back() {
+    let mut told = Told::fleet(&["a", "b", "c"], 4);
+    for (service, after) in [("a", 0), ("b", 4), ("c", 4)] {
+        told.passes(after * SECOND);
+        told.shows(service, "");
+    }
+    assert_eq!(told.served("a"), "[0.1] [0.2] [0.3] [0.4]");
+    let mut told = Told::fleet(&["a", "b", "c"], 4);
+    for service in ["a", "b", "c"] {
+        told.passes(6 * SECOND);
+        told.shows(service, "");
+    }
+    told.passes(SECOND);
+    assert_eq!(told.served("a") + &told.served("b") + &told.served("c"), "", "these are not at once");
+}
+
+#[test]
+fn a_real_scale_to_zero_takes_half_a_second_at_most() {
+    let mut told = Told::fleet(&["a", "b", "c"], 4);
+    told.shows("a", "");
+    told.passes(GATHER);
+    assert_eq!(told.served("a"), "");
+    // Too small a fleet to lose much, and a small loss: nothing waits.
+    let mut told = Told::fleet(&["a", "b"], 4);
+    told.shows("a", "");
+    assert_eq!(told.served("a"), "");
+    let mut told = Told::fleet(&["a", "b", "c"], 4);
+    told.shows("a", "10.0.0.1:80\n10.0.0.2:80");
+    assert_eq!(told.served("a"), "0.1 0.2");
+    // New ones for old ones, everywhere.
+    for (number, service) in ["a", "b", "c"].into_iter().enumerate() {
+        told.shows(service, &lines(number + 10, 4));
+    }
+    assert_eq!(told.served("c"), "12.1 12.2 12.3 12.4");
+}
+
+#[test]
+fn the_saved_state_serves_until_the_registry_answers_and_counts_as_known() {
+    let endpoints = |network| {
+        let mut world = World::new();
+        world.source(&consul("x"), &lines(network, 4));
+        Arc::clone(&world.states[&ProviderId::Consul].sources[&consul("x")].endpoints)
+    };
+    let at = std::time::SystemTime::UNIX_EPOCH;
+    let sources = ["a", "b", "c"].iter().zip(0..).map(|(name, at_)| (format!("consul:{name}"), (endpoints(at_), at)));
+    let saved = SavedState { documents: None, sources: sources.collect() };
+    let mut told = Told::with([(ProviderId::Consul, saved)].into());
+    told.take(ProviderId::Consul);
+    assert_eq!(told.served("a"), "unknown", "registries have a moment to answer");
+    assert_eq!(told.guard.due(), Some(told.now + SAVED_AFTER));
+    told.passes(SAVED_AFTER);
+    assert_eq!(told.served("a"), "0.1 0.2 0.3 0.4");
+    assert_eq!(told.guard.due(), None);
+    assert_eq!(told.guard.served()[&ProviderId::Consul].sources[&consul("a")].origin, Origin::Saved(at));
+    told.shows("a", "10.0.0.1:80\n10.0.0.2:80\n10.0.0.3:80");
+    assert_eq!(told.served("a"), "0.1 0.2 0.3");
+    // Of an earlier process' knowledge this is a wipe like any other.
+    told.goes_back();
+    told.shows("b", "");
+    assert_eq!(told.served("b"), "[1.1] [1.2] [1.3] [1.4]");
+    assert_eq!(told.served("c"), "2.1 2.2 2.3 2.4");
+}
+
+proptest! {
+    /// Whatever is shown: what the registry lists is served as it says, only what it had listed is served beside
+    /// it, and at rest nothing is.
+    #[test]
+    fn the_registrys_word_always_flows(
+        steps in proptest::collection::vec((0usize..4, 0usize..6, any::<bool>(), 0u32..8), 1..40)
+    ) {
+        let services = ["a", "b", "c", "d"];
+        let mut told = Told::fleet(&services, 5);
+        let mut last = [5; 4];
+        for (service, endpoints, back, seconds) in steps {
+            told.passes(seconds * SECOND);
+            if back && endpoints == 0 {
+                told.goes_back();
+            }
+            told.shows(services[service], &lines(service, endpoints));
+            last[service] = endpoints;
+            let state = &told.guard.served()[&ProviderId::Consul];
+            for (at, service) in services.iter().enumerate() {
+                let known = &state.sources[&consul(service)];
+                prop_assert!(known.endpoints.len() >= last[at] && known.endpoints.len() <= 5);
+                let raw = &told.world.states[&ProviderId::Consul].sources[&consul(service)];
+                prop_assert!(raw.endpoints.iter().all(|endpoint| known.endpoints.contains(endpoint)));
+            }
+        }
+        told.guard.accept(ProviderId::Consul);
+        told.passes(Duration::ZERO);
+        for (at, service) in services.iter().enumerate() {
+            let state = &told.guard.served()[&ProviderId::Consul];
+            prop_assert_eq!(state.sources[&consul(service)].endpoints.len(), last[at]);
+            prop_assert_eq!(state.held(), 0);
+        }
+    }
+}

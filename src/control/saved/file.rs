@@ -1,0 +1,174 @@
+//! Defines the saved files: what is in them, how one is told to be whole and of the same registry, and how it is
+//! replaced.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Identity, Page, SavedState, Verified};
+use crate::spec::decode::DocumentSet;
+use crate::spec::endpoint::{EndpointSpec, Labels, RegistryStatus};
+
+/// Files of another schema are not read.
+const SCHEMA: u64 = 1;
+
+/// A provider's file.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct StateFile {
+    /// By name.
+    watches: BTreeMap<String, SavedWatch>,
+    /// By the source's text.
+    sources: BTreeMap<String, Vec<SavedEndpoint>>,
+    /// By key.
+    documents: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedWatch {
+    verified_at_ms: u64,
+    index: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedEndpoint {
+    address: String,
+    weight: u16,
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    labels: Labels,
+    status: RegistryStatus,
+    id: Arc<str>,
+    modified: u64,
+}
+
+impl StateFile {
+    pub(super) fn of(page: &Page, verified: &Verified) -> Self {
+        let millis = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let watch = |(at, index): &(SystemTime, u64)| SavedWatch {
+            verified_at_ms: u64::try_from(millis(*at)).unwrap_or(0),
+            index: *index,
+        };
+        let endpoint = |endpoint: &EndpointSpec| SavedEndpoint {
+            address: endpoint.address.to_string(),
+            weight: endpoint.weight,
+            labels: Labels::clone(&endpoint.labels),
+            status: endpoint.status,
+            id: Arc::clone(&endpoint.id),
+            modified: endpoint.modified,
+        };
+        let sources = page.sources.iter();
+        Self {
+            watches: verified.iter().map(|(name, at)| (name.clone(), watch(at))).collect(),
+            sources: sources.map(|(name, all)| (name.clone(), all.iter().map(endpoint).collect())).collect(),
+            documents: page.texts.as_deref().cloned(),
+        }
+    }
+
+    pub(super) fn into_state(self, identity: &Identity) -> (SavedState, Verified, Page) {
+        let watch = |watch: &SavedWatch| (UNIX_EPOCH + Duration::from_millis(watch.verified_at_ms), watch.index);
+        let verified: Verified = self.watches.iter().map(|(name, it)| (name.clone(), watch(it))).collect();
+        let at = |name: &str| verified.get(name).map_or(UNIX_EPOCH, |(at, _)| *at);
+        let endpoint = |saved: SavedEndpoint| {
+            Some(EndpointSpec {
+                address: saved.address.parse().ok()?,
+                weight: saved.weight,
+                labels: Arc::new(saved.labels),
+                status: saved.status,
+                id: saved.id,
+                modified: saved.modified,
+            })
+        };
+        let mut page = Page::default();
+        for (name, endpoints) in self.sources {
+            page.sources.insert(name, endpoints.into_iter().filter_map(endpoint).collect());
+        }
+        let mut state = SavedState::default();
+        for (name, endpoints) in &page.sources {
+            state.sources.insert(name.clone(), (Arc::clone(endpoints), at(name)));
+        }
+        if let (Some(texts), Some((watch, prefix))) = (self.documents, &identity.documents) {
+            let entries = texts.iter().map(|(key, text)| (key.as_str(), text.as_bytes()));
+            let documents = DocumentSet::new(identity.id, prefix.clone()).update(entries);
+            state.documents = Some((Arc::new(documents), at(watch)));
+            page.texts = Some(Arc::new(texts));
+        }
+        (state, verified, page)
+    }
+}
+
+/// Why a file is not used.
+#[derive(Debug)]
+pub(super) enum Unusable {
+    Missing,
+    Unreadable(io::Error),
+    Corrupt(String),
+    Foreign(&'static str),
+}
+
+/// A whole file.
+pub(super) fn enveloped(content: &impl Serialize, identity: &str) -> String {
+    let line = json!({ "schema": SCHEMA, "identity": identity, "content": content }).to_string();
+    let digest = digest(line.as_bytes());
+    format!("{line}\nsha256:{digest}\n")
+}
+
+/// Reads a file, if it is whole and of this registry.
+pub(super) fn read<T: for<'de> Deserialize<'de>>(path: &Path, identity: &str) -> Result<T, Unusable> {
+    let corrupt = |why: &str| Unusable::Corrupt(why.to_owned());
+    let bytes = fs::read(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Unusable::Missing,
+        _ => Unusable::Unreadable(error),
+    })?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| corrupt("it is not UTF-8"))?;
+    let (line, seal) = text.split_once('\n').ok_or_else(|| corrupt("it is cut"))?;
+    if seal != format!("sha256:{}\n", digest(line.as_bytes())) {
+        return Err(corrupt("its digest is another"));
+    }
+    let mut envelope: Value = serde_json::from_str(line).map_err(|error| Unusable::Corrupt(error.to_string()))?;
+    if envelope["schema"] != SCHEMA {
+        return Err(Unusable::Foreign("another version wrote it"));
+    }
+    if envelope["identity"] != identity {
+        return Err(Unusable::Foreign("it is of another registry, by its addresses, prefix or namespace"));
+    }
+    serde_json::from_value(envelope["content"].take()).map_err(|error| Unusable::Corrupt(error.to_string()))
+}
+
+/// Replaces a file by a whole new one, and makes that last.
+pub(super) fn write(folder: &Path, name: &str, text: &str) -> io::Result<()> {
+    let beside = folder.join(format!(".{name}.new"));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&beside, folder.join(format!("{name}.json")))?;
+    File::open(folder)?.sync_all()
+}
+
+/// Why a folder is not ours.
+pub(super) enum Locking {
+    Taken,
+    Failed(io::Error),
+}
+
+/// Makes the folder, and makes it ours for as long as the file is open.
+pub(super) fn lock(folder: &Path) -> Result<File, Locking> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(Locking::Failed)?;
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(folder.join("lock"));
+    let file = file.map_err(Locking::Failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Locking::Taken),
+        Err(TryLockError::Error(error)) => Err(Locking::Failed(error)),
+    }
+}
+
+pub(super) fn digest(bytes: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
