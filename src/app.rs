@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Readiness};
 use crate::control::command::Commands;
 use crate::control::history::{self, History};
-use crate::control::saved::{Identity, Store, Verified};
+use crate::control::saved::{Identity, Loaded, SavedState, Store, Verified};
 use crate::control::{Control, Rules};
 use crate::discovery::consul::ConsulProvider;
 use crate::discovery::dns::DnsProvider;
@@ -29,6 +29,7 @@ use crate::discovery::{Context, Provider, Publisher};
 use crate::health::Prober;
 use crate::proxy::{self, DataPlane};
 use crate::snapshot::Snapshot;
+use crate::spec::endpoint::EndpointSpec;
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::settings::{Discovery, EtcdProvider as EtcdSettings, Settings};
 use crate::telemetry::access_log::Writer;
@@ -146,7 +147,7 @@ impl App {
         let (reread, rereads) = watch::channel(0);
         let (wanted, wanteds) = watch::channel(Arc::new(BTreeSet::new()));
         let (store, loaded) = Store::open(&settings.discovery.state_dir, identities(&settings.discovery));
-        let discovery = Discovering::of(&settings.discovery, &listeners, &loaded.verified)?;
+        let discovery = Discovering::of(&settings.discovery, &listeners, &loaded)?;
         let statuses = discovery.statuses;
         for provider in discovery.providers {
             let context = Context { wanted: wanteds.clone(), shutdown: shutdown.clone(), reread: rereads.clone() };
@@ -280,19 +281,16 @@ struct Discovering {
 }
 
 impl Discovering {
-    fn of(
-        settings: &Discovery,
-        listeners: &[(Name, SocketAddr)],
-        verified: &BTreeMap<ProviderId, Verified>,
-    ) -> Result<Self, StartError> {
-        let mut all = Self { verified: verified.clone(), ..Self::default() };
+    fn of(settings: &Discovery, listeners: &[(Name, SocketAddr)], loaded: &Loaded) -> Result<Self, StartError> {
+        let mut all = Self { verified: loaded.verified.clone(), ..Self::default() };
         let publisher = all.publisher(ProviderId::File);
         all.providers.push(Box::new(FileProvider::new(&settings.file, publisher)));
         if let Some(consul) = &settings.consul {
             let (sources, documents) = (all.publisher(ProviderId::Consul), all.publisher(ProviderId::ConsulKv));
             let tags = consul.tags.as_ref().map(|_| all.publisher(ProviderId::ConsulTags));
             let provider = ConsulProvider::new(consul, sources, documents, tags)
-                .map_err(|error| StartError::new("discovery.consul", error))?;
+                .map_err(|error| StartError::new("discovery.consul", error))?
+                .remembering(services(loaded));
             if let Some(register) = &consul.register {
                 let gateway = Gateway::new(&register.place, listeners)
                     .map_err(|error| StartError::new("discovery.consul.register", error))?;
@@ -366,6 +364,13 @@ fn identities(settings: &Discovery) -> Vec<Identity> {
         identities.push(Identity { id: ProviderId::Etcd, registry, documents });
     }
     identities
+}
+
+/// The instances of Consul's services that an earlier process knew.
+fn services(loaded: &Loaded) -> BTreeMap<Arc<str>, Arc<[EndpointSpec]>> {
+    let known = loaded.states.get(&ProviderId::Consul).into_iter().flat_map(SavedState::sources);
+    let named = known.filter_map(|(source, endpoints)| Some((source.strip_prefix("consul:")?, endpoints)));
+    named.map(|(name, endpoints)| (name.into(), Arc::clone(endpoints))).collect()
 }
 
 /// When each watch of a provider was confirmed.

@@ -74,6 +74,11 @@ impl SavedState {
         }
     }
 
+    /// What was known of sources, by their texts.
+    pub fn sources(&self) -> impl Iterator<Item = (&str, &Arc<[EndpointSpec]>)> {
+        self.sources.iter().map(|(source, (endpoints, _))| (source.as_str(), endpoints))
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.documents.is_none() && self.sources.is_empty()
     }

@@ -12,6 +12,7 @@
 //! source): it answers `200 []` to a token without permission, error answers carry an index of 1, a blocked
 //! query is not bounded by its `wait` when a server hangs, and agents that stream deny knowing a leader.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ use super::supervise::{Backoff, supervise};
 use super::wanted::keep_wanted;
 use super::{Context, Provider, Publisher};
 use crate::spec::decode::tag::Rules;
+use crate::spec::endpoint::EndpointSpec;
 use crate::spec::name::ProviderId;
 use crate::spec::settings::{ConsulProvider as Settings, ConsulRegistration};
 use crate::spec::source::Source;
@@ -71,6 +73,7 @@ pub struct ConsulProvider {
     sources: Publisher,
     documents: Publisher,
     tags: Option<(Rules, Publisher)>,
+    remembered: BTreeMap<Arc<str>, Arc<[EndpointSpec]>>,
     write_status: bool,
     backoff: Backoff,
 }
@@ -97,6 +100,7 @@ impl ConsulProvider {
             sources,
             documents,
             tags: settings.tags.clone().zip(tags),
+            remembered: BTreeMap::new(),
             write_status: settings.write_status,
             backoff,
         })
@@ -104,6 +108,11 @@ impl ConsulProvider {
 }
 
 impl ConsulProvider {
+    /// With the instances of services that an earlier process knew: what they asked for holds until Consul answers.
+    pub fn remembering(self, remembered: BTreeMap<Arc<str>, Arc<[EndpointSpec]>>) -> Self {
+        Self { remembered, ..self }
+    }
+
     /// The gateway as a service of the agent, with the provider's token.
     pub fn registration(&self, settings: &ConsulRegistration, gateway: Gateway) -> impl Registration + use<> {
         Registered::new(Arc::clone(&self.client), settings, gateway)
@@ -113,7 +122,7 @@ impl ConsulProvider {
 #[async_trait]
 impl Provider for ConsulProvider {
     async fn run(self: Box<Self>, context: Context) {
-        let Self { client, bounds, prefix, sources, documents, tags, write_status, backoff } = *self;
+        let Self { client, bounds, prefix, sources, documents, tags, remembered, write_status, backoff } = *self;
         if let Err(error) = client.token.reread().await {
             tracing::warn!("the Consul token is not used yet: {error}");
         }
@@ -162,7 +171,7 @@ impl Provider for ConsulProvider {
                 shutdown,
             );
             let sources = sources.clone();
-            let tags = Tags { rules, asking: all_asking, wanted, watched, sources, documents: publisher };
+            let tags = Tags { rules, remembered, asking: all_asking, wanted, watched, sources, documents: publisher };
             tokio::select! {
                 () = catalog => {}
                 () = tags.follow() => {}

@@ -11,17 +11,22 @@ use tokio::time::{Instant, sleep_until};
 use super::catalog::Names;
 use crate::discovery::Publisher;
 use crate::spec::decode::tag::{Rules, TagSet};
+use crate::spec::endpoint::EndpointSpec;
 use crate::spec::source::{ConsulService, Source};
 
 /// How long the first documents wait for services that ask and have not been read: one that cannot be read must not
 /// keep the others from being served.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long Consul has to answer before what an earlier process knew is served.
+const SILENCE: Duration = Duration::from_secs(2);
 /// Between two readings: what changes in a burst is read as one change.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Where the parts meet.
 pub(super) struct Tags {
     pub(super) rules: Rules,
+    /// Instances that an earlier process knew, by their service.
+    pub(super) remembered: BTreeMap<Arc<str>, Arc<[EndpointSpec]>>,
     /// What the catalog says.
     pub(super) asking: watch::Receiver<Names>,
     /// What upstreams name.
@@ -39,6 +44,10 @@ impl Tags {
     pub(super) async fn follow(mut self) {
         let mut set = TagSet::new(self.rules.clone());
         let mut states = self.sources.states();
+        let remembered = std::mem::take(&mut self.remembered).into_iter().map(|(name, known)| (name, Some(known)));
+        // Read in any case: a catalog that was wiped meanwhile is answered by routes that outlive their instances.
+        set.update(&remembered.collect(), Instant::now().into_std());
+        let remembered_until = Instant::now() + SILENCE;
         let mut patience: Option<Instant> = None;
         loop {
             let began = Instant::now();
@@ -62,6 +71,14 @@ impl Tags {
                     again = set.ends_at().map(Instant::from_std);
                 } else {
                     again = Some(until);
+                }
+            } else if set.services().next().is_some() {
+                let now = Instant::now();
+                if now >= remembered_until {
+                    let unread = services.iter().map(|name| (Arc::clone(name), None)).collect();
+                    self.documents.documents(set.update(&unread, now.into_std()));
+                } else {
+                    again = Some(remembered_until);
                 }
             }
             tokio::select! {

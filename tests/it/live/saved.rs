@@ -14,7 +14,7 @@ use crate::support::origin::Origin;
 use crate::support::wait;
 
 /// Waits until a saved file has all of these words.
-async fn saves(gateway: &Gateway, file: &str, words: &[&str]) {
+pub(super) async fn saves(gateway: &Gateway, file: &str, words: &[&str]) {
     let path = gateway.folder().join("state").join(file);
     wait::until_ok(SOON, &format!("{file} with {words:?}"), || async {
         let text = fs::read_to_string(&path).unwrap_or_default();

@@ -402,3 +402,29 @@ async fn until_told(consul: &Consul, wanted: &[(&str, &str)]) {
     })
     .await;
 }
+
+/// As fault case 11: what services ask for outlives a restart without Consul, and one before an empty Consul.
+#[tokio::test]
+async fn routes_of_registrations_outlive_a_restart_without_consul() {
+    let Some(mut consul) = Consul::start().await else { return };
+    let a = Origin::start("a").await;
+    consul.register(&service("web", &a, &["fleetgate.path=/web", "urlprefix-/fabio"])).await;
+    let state = "[discovery]\nstate_dir = \"state\"";
+    let gateway = gateway(&consul, "fabio_tags = true", state).await;
+    by(&gateway, "x.com", "/web", "a/v1").await;
+    super::saved::saves(&gateway, "consul.json", &[&a.address().to_string(), "urlprefix-/fabio"]).await;
+    consul.kill();
+    let gateway = gateway.restart().await;
+    let paths = ["/web", "/fabio"];
+    let load = Load::start(gateway.address(), 2, move |worker, _| Request::get(paths[worker]));
+    fails(&gateway, "consul-tags", "").await;
+    load.more(200).await;
+    consul.start_empty().await;
+    live(&gateway, "consul-tags").await;
+    load.more(200).await;
+    load.stop().await.assert_all_ok();
+    let b = Origin::start("b").await;
+    consul.register(&service("web", &b, &["fleetgate.path=/other"])).await;
+    by(&gateway, "x.com", "/other", "b/v1").await;
+    assert_eq!(send(&gateway, "x.com", "/fabio").await.status, 404, "registered again, without it");
+}
