@@ -132,7 +132,7 @@ pub struct Cost {
     pub answers: AtomicU64,
     /// Those of them that the registry sent because something had changed, or a wait was over.
     pub wakeups: AtomicU64,
-    /// Bytes of all of them, decompressed.
+    /// Bytes of all of them, decompressed; of etcd those of keys and values.
     pub bytes: AtomicU64,
 }
 

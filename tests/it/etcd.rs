@@ -1,5 +1,6 @@
 //! A real etcd feeds the etcd provider: what is put, changed, deleted and expires; what goes wrong on the way.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use fleetgate::discovery::etcd::EtcdProvider;
@@ -75,6 +76,10 @@ async fn endpoints_come_change_and_go() {
     let text = r#"{"address":"vm-2.internal:8080","weight":3,"labels":{"version":"v2"}}"#;
     let revision = etcd.put(&key("users", "b"), text).await;
     running.shows(&of("users"), &["a 10.0.0.1:80", "b vm-2.internal:8080"]).await;
+    let cost = &running.publisher.status().cost;
+    let (wakeups, bytes) = (cost.wakeups.load(Relaxed), cost.bytes.load(Relaxed));
+    let sent = ["a", "b"].iter().map(|id| key("users", id).len()).sum::<usize>() + "10.0.0.1:80".len() + text.len();
+    assert!(wakeups >= 2 && bytes >= sent as u64, "{cost:?}");
     let b = running.source(&of("users")).unwrap().endpoints[1].clone();
     assert_eq!((b.weight, b.labels["version"].as_str(), b.modified), (3, "v2", u64::try_from(revision).unwrap()));
     etcd.put(&key("users", "a"), "10.0.0.9:80").await;

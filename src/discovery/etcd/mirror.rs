@@ -33,6 +33,20 @@ pub struct Event {
     pub value: Option<Vec<u8>>,
 }
 
+impl Listing {
+    /// Bytes of its keys and values.
+    pub fn size(&self) -> usize {
+        self.entries.iter().map(|(key, value)| key.len() + value.bytes.len()).sum()
+    }
+}
+
+impl Event {
+    /// Bytes of its key and value.
+    pub fn size(&self) -> usize {
+        self.key.len() + self.value.as_ref().map_or(0, Vec::len)
+    }
+}
+
 /// What came of events or a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {

@@ -124,6 +124,7 @@ impl RangeWatch {
     async fn list(&mut self, connection: &Connection, status: &WatchStatus) -> Result<Connection, WatchError> {
         let floor = self.mirror.revision();
         let Listed { listing, asked_at, connection } = self.members.list(connection.member, &self.range).await?;
+        self.publisher.status().cost.answered(listing.size());
         let mut outcome = self.mirror.adopt(listing, floor);
         // An earlier process has seen more of this store than there is.
         outcome.regressed |= floor == 0 && u64::try_from(self.mirror.revision()).is_ok_and(|now| now < status.index());
@@ -239,7 +240,13 @@ impl RangeWatch {
                 Some(Ok(Some(message))) if message.canceled() => {
                     failure = Some(Failure::of_cancelled(message.compact_revision(), message.cancel_reason()));
                 }
-                Some(Ok(Some(message))) => events.extend(events_of(&message)),
+                Some(Ok(Some(message))) => {
+                    let more = events_of(&message);
+                    let cost = &self.publisher.status().cost;
+                    cost.answered(more.iter().map(Event::size).sum());
+                    cost.wakeups.fetch_add(1, Relaxed);
+                    events.extend(more);
+                }
             }
             if failure.is_some() {
                 break;
@@ -295,6 +302,7 @@ impl RangeWatch {
         match read {
             Side::List(listed, floor) => match *listed {
                 Ok(Listed { listing, asked_at, .. }) => {
+                    self.publisher.status().cost.answered(listing.size());
                     let outcome = self.mirror.adopt(listing, floor);
                     self.publish(&outcome, false);
                     if outcome.regressed {
@@ -317,6 +325,7 @@ impl RangeWatch {
                 }
             },
             Side::Count(Ok(Counted { count, revision, asked_at }), floor) => {
+                self.publisher.status().cost.answered(0);
                 schedule.probe_at = now + around(PROBE, 0.2);
                 let differs = usize::try_from(count).ok() != Some(self.mirror.count());
                 if revision < floor || (differs && schedule.differed) {

@@ -171,7 +171,7 @@ pub const DISCOVERY_BYTES: &Definition = &Definition::new(
     Kind::Counter,
     "fleetgate_discovery_received_bytes_total",
     &["provider"],
-    "Bytes of the answers of the provider's registry, decompressed.",
+    "Bytes of the answers of the provider's registry: decompressed bodies, keys and values.",
 );
 
 /// When a token ends.
