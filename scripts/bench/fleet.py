@@ -143,6 +143,7 @@ class ConsulFleet:
         self.config = f"""
 [discovery]
 state_dir = "off"
+damping = false
 [discovery.consul]
 address = "https://{where[0]}:{https}"
 tls = {{ ca = "{ca}", server_name = "server.dc1.consul" }}
@@ -168,7 +169,7 @@ class EtcdFleet:
     def __init__(self, registries, folder, processes):
         etcd = etcd_one(registries, folder, processes)
         self.url = etcd.url
-        self.config = f'[discovery]\nstate_dir = "off"\n[discovery.etcd]\nendpoints = ["{etcd.url}"]\n'
+        self.config = f'[discovery]\nstate_dir = "off"\ndamping = false\n[discovery.etcd]\nendpoints = ["{etcd.url}"]\n'
 
     @staticmethod
     def source(_):

@@ -93,6 +93,7 @@ class Consul:
         self.config = f"""
 [discovery]
 state_dir = "off"
+damping = false
 [discovery.consul]
 address = "{url}"
 [upstreams.users]
@@ -150,6 +151,7 @@ class Etcd:
         self.config = f"""
 [discovery]
 state_dir = "off"
+damping = false
 [discovery.etcd]
 endpoints = {json.dumps(urls)}
 [upstreams.users]
