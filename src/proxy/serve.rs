@@ -283,24 +283,35 @@ fn refuse(frame: &mut Frame, error: ProxyError) -> Response<Body<Connection>> {
     } else {
         ("text/plain; charset=utf-8", format!("{} {code}\n", status.as_u16()))
     };
-    let flow = Flow::default();
-    flow.moved(text.len());
-    flow.complete();
-    frame.response_flow = Some(Rc::new(flow));
-
-    let mut response = Response::new(Body::Full(Bytes::from(text)));
-    *response.status_mut() = status;
+    let mut response = own_answer(frame, status, kind, text);
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(X_FLEETGATE_FLAG, HeaderValue::from_static(flag));
-    if let Some(id) = &frame.request_id {
-        headers.insert(X_REQUEST_ID, id.clone());
-    }
     if let Some(seconds) = error.retry_after() {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
     }
     if error.closes() {
         headers.insert(header::CONNECTION, CLOSE);
+    }
+    response
+}
+
+/// An answer that no endpoint gave.
+pub(super) fn own_answer(
+    frame: &mut Frame,
+    status: StatusCode,
+    kind: &'static str,
+    text: String,
+) -> Response<Body<Connection>> {
+    let flow = Flow::default();
+    flow.moved(text.len());
+    flow.complete();
+    frame.response_flow = Some(Rc::new(flow));
+    let mut response = Response::new(Body::Full(Bytes::from(text)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    if let Some(id) = &frame.request_id {
+        headers.insert(X_REQUEST_ID, id.clone());
     }
     response
 }

@@ -1,14 +1,11 @@
 //! Defines what a target does with a request beyond forwarding it: redirects, and what becomes of the path.
 
-use std::rc::Rc;
-
-use bytes::Bytes;
 use http::{HeaderValue, Response, header};
 
 use super::frame::Frame;
 use super::kept::Connection;
-use crate::exchange::header::X_REQUEST_ID;
-use crate::exchange::{Body, Flow, ProxyError};
+use super::serve::own_answer;
+use crate::exchange::{Body, ProxyError};
 use crate::spec::path::normalize;
 use crate::spec::route::{Redirect, Steps};
 
@@ -64,18 +61,8 @@ pub(super) fn redirected(
     let location = HeaderValue::try_from(location(redirect, steps, host, path, query));
     let location = location.map_err(|_| ProxyError::BadRequest)?;
     let text = format!("{}\n", redirect.status);
-    let flow = Flow::default();
-    flow.moved(text.len());
-    flow.complete();
-    frame.response_flow = Some(Rc::new(flow));
-    let mut response = Response::new(Body::Full(Bytes::from(text)));
-    *response.status_mut() = redirect.status;
-    let headers = response.headers_mut();
-    headers.insert(header::LOCATION, location);
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    if let Some(id) = &frame.request_id {
-        headers.insert(X_REQUEST_ID, id.clone());
-    }
+    let mut response = own_answer(frame, redirect.status, "text/plain; charset=utf-8", text);
+    response.headers_mut().insert(header::LOCATION, location);
     Ok(response)
 }
 
