@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 
 use super::grace::Grace;
-use super::merge::{Merged, MergedRoute, MergedUpstream, absent};
+use super::merge::{Affected, Merged, MergedRoute, MergedUpstream, absent};
 use crate::snapshot::target::seed;
 use crate::snapshot::{Endpoint, EndpointState, Route, RouteState, RouteTable, Snapshot, Target, Upstream};
 use crate::spec::document::Kind;
@@ -57,12 +57,29 @@ impl Builder {
         self.grace.ends_at()
     }
 
-    /// The next snapshot; `None` when it would not differ.
-    pub(super) fn build(&mut self, merged: &Merged, before: &Snapshot, now: Instant) -> Option<Snapshot> {
+    /// The next snapshot; `None` when it would not differ. `before` is the one this made last, of a merge that
+    /// differs in what is `affected`.
+    pub(super) fn build(
+        &mut self,
+        merged: &Merged,
+        affected: &Affected,
+        before: &Snapshot,
+        now: Instant,
+    ) -> Option<Snapshot> {
+        let waited = self.grace.ends_at().is_some();
         self.grace.begin(now);
-        self.assign_slots(merged);
-        let upstreams = self.upstreams(merged, before);
-        let routes = self.routes(merged, before, &upstreams);
+        let (upstreams, routes) = match affected {
+            // Who waits may wait no more though nothing else changed.
+            Affected::Upstreams(labels) if !waited => {
+                (self.upstreams_of(labels, merged, before), Arc::clone(&before.routes))
+            }
+            Affected::All | Affected::Upstreams(_) => {
+                self.assign_slots(merged);
+                let upstreams = self.upstreams(merged, before);
+                let routes = self.routes(merged, before, &upstreams);
+                (upstreams, routes)
+            }
+        };
         let mut report = merged.report.clone();
         report.remarks.extend(self.inputs.values().flat_map(|input| input.remarks.iter().cloned()));
         let report = if report == *before.report { Arc::clone(&before.report) } else { Arc::new(report) };
@@ -116,6 +133,22 @@ impl Builder {
         for (label, upstream) in &merged.upstreams {
             let before = known.get(&**label).copied();
             upstreams[self.slots[label]] = Some(self.upstream(label, upstream, before));
+        }
+        upstreams
+    }
+
+    /// As they were, but for some.
+    fn upstreams_of(
+        &mut self,
+        labels: &BTreeSet<Arc<str>>,
+        merged: &Merged,
+        before: &Snapshot,
+    ) -> Vec<Option<Arc<Upstream>>> {
+        let mut upstreams = before.upstreams.to_vec();
+        for label in labels {
+            if let (Some(slot), Some(merged)) = (self.slots.get(label).copied(), merged.upstreams.get(label)) {
+                upstreams[slot] = Some(self.upstream(label, merged, before.upstream(slot)));
+            }
         }
         upstreams
     }

@@ -1,7 +1,7 @@
 //! Defines what a source or a provider's documents hold, as sets that can be compared: who is missing. An endpoint is
 //! told by its address, whoever registered it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::discovery::state::ProviderState;
@@ -27,13 +27,14 @@ pub(super) enum Content {
 }
 
 impl Content {
-    /// All parts of a state.
-    pub(super) fn all(state: &ProviderState) -> BTreeMap<Part, Self> {
-        let documents = state.documents.iter().map(|it| (Part::Documents, Self::Documents(Arc::clone(it))));
-        let sources = state.sources.iter();
-        let sources = sources
-            .map(|(source, known)| (Part::Source(source.clone()), Self::Endpoints(Arc::clone(&known.endpoints))));
-        documents.chain(sources).collect()
+    /// What a state has of a part; `None`: it was not read, or is not wanted any more.
+    pub(super) fn of(state: &ProviderState, part: &Part) -> Option<Self> {
+        match part {
+            Part::Documents => state.documents.as_ref().map(|it| Self::Documents(Arc::clone(it))),
+            Part::Source(source) => {
+                state.sources.get(source).map(|known| Self::Endpoints(Arc::clone(&known.endpoints)))
+            }
+        }
     }
 
     pub(super) fn size(&self) -> usize {

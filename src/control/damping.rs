@@ -27,11 +27,8 @@ pub(super) struct Damping {
 impl Damping {
     /// Notes which endpoints a provider takes out of use.
     pub(super) fn note(&mut self, before: &ProviderState, after: &ProviderState, now: Instant) {
-        for (source, known) in &before.sources {
-            let Some(next) = after.sources.get(source) else { continue };
-            if Arc::ptr_eq(&known.endpoints, &next.endpoints) {
-                continue;
-            }
+        for source in after.changed_sources(before) {
+            let (Some(known), Some(next)) = (before.sources.get(source), after.sources.get(source)) else { continue };
             let left: HashSet<&Address> = next.endpoints.iter().filter(in_use).map(|it| &it.address).collect();
             let gone = known.endpoints.iter().filter(in_use).filter(|endpoint| !left.contains(&endpoint.address));
             for endpoint in gone {

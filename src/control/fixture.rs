@@ -20,7 +20,7 @@ pub(super) struct World {
     documents: BTreeMap<ProviderId, FileSet>,
     pub(super) states: BTreeMap<ProviderId, Arc<ProviderState>>,
     pub(super) rules: Rules,
-    pub(super) overlay: Overlay,
+    pub(super) overlay: Arc<Overlay>,
 }
 
 impl World {
@@ -30,7 +30,7 @@ impl World {
         let rules = Rules { precedence, etcd_prefix: Some("/fleetgate/".to_owned()), consul: true };
         let on = ProviderId::ALL.into_iter().filter(|id| *id != ProviderId::ConsulTags);
         let states = on.map(|id| (id, Arc::default())).collect();
-        Self { documents: BTreeMap::new(), states, rules, overlay: Overlay::default() }
+        Self { documents: BTreeMap::new(), states, rules, overlay: Arc::default() }
     }
 
     /// A provider's documents, in the form of one TOML file.

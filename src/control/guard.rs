@@ -134,30 +134,27 @@ impl Guard {
 
     /// Takes what a provider publishes.
     pub(super) fn take(&mut self, id: ProviderId, state: Arc<ProviderState>, now: Instant) {
-        let before = self.states.get(&id).map_or(0, |before| before.regressions);
+        let before = self.states.insert(id, Arc::clone(&state)).unwrap_or_default();
         let registry = Registry::of(id);
-        if let (Some(registry), true) = (registry, state.regressions > before) {
+        if let (Some(registry), true) = (registry, state.regressions > before.regressions) {
             // Its watches say so before they publish what they read, so what is known here is older than that.
             self.disbelieve(registry, "its counter went back".into(), &BTreeMap::new(), now);
         }
-        let contents = Content::all(&state);
-        self.pools.retain(|(of, part), _| *of != id || contents.contains_key(part));
-        for (part, content) in contents {
+        let sources = state.changed_sources(&before).into_iter().cloned().map(Part::Source);
+        for part in sources.chain([Part::Documents]) {
             // What a watch holds itself is not the registry's word either.
             let held = match &part {
                 Part::Documents => state.documents_held,
                 Part::Source(source) => state.sources.get(source).is_some_and(|known| known.origin == Origin::Held),
             };
-            self.change((id, part), content, held, now);
+            match Content::of(&state, &part) {
+                Some(content) => self.change((id, part), content, held, now),
+                None => self.forget(&(id, part)),
+            }
         }
-        if let (Some(damping), Some(before), Some(_)) = (&mut self.damping, self.states.get(&id), registry) {
-            damping.note(before, &state, now);
-        }
-        self.states.insert(id, state);
         let Some(registry) = registry else { return };
-        if let Some(wipe) = self.wipes.get_mut(&registry) {
-            let pools = &self.pools;
-            wipe.unseen.retain(|key, _| key.0 != id || pools.contains_key(key));
+        if let Some(damping) = &mut self.damping {
+            damping.note(&before, &state, now);
         }
         self.add_up(registry, now);
     }
@@ -190,6 +187,14 @@ impl Guard {
         self.looked_at = now;
         let served = self.states.iter().map(|(id, state)| (*id, self.guarded(*id, state, wanted, now))).collect();
         self.served = served;
+    }
+
+    /// Nobody wants it any more.
+    fn forget(&mut self, key: &(ProviderId, Part)) {
+        self.pools.remove(key);
+        for wipe in self.wipes.values_mut() {
+            wipe.unseen.remove(key);
+        }
     }
 
     fn change(&mut self, key: (ProviderId, Part), content: Content, held: bool, now: Instant) {

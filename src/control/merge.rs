@@ -1,4 +1,5 @@
-//! Defines who wins: of all providers' documents and endpoints, what there is. Pure.
+//! Defines who wins: of all providers' documents and endpoints, what there is. Pure. [`Merger`] goes on from the merge
+//! before, so that a change of one service costs what that service costs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -16,6 +17,10 @@ use crate::spec::route::RouteSpec;
 use crate::spec::settings::Discovery;
 use crate::spec::source::Source;
 use crate::spec::upstream::{UpstreamSource, UpstreamSpec};
+
+mod again;
+
+pub(super) use again::{Affected, Merger};
 
 /// How names and sources are decided; fixed at start.
 #[derive(Clone, Debug)]
@@ -40,7 +45,7 @@ impl Rules {
 }
 
 /// What there is, once names are decided.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(super) struct Merged {
     pub(super) routes: Vec<MergedRoute>,
     /// By label.
@@ -50,7 +55,7 @@ pub(super) struct Merged {
 }
 
 /// The route that won its name.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) struct MergedRoute {
     pub(super) name: Name,
     pub(super) provider: ProviderId,
@@ -58,7 +63,7 @@ pub(super) struct MergedRoute {
 }
 
 /// An upstream, with the lists its endpoints come from.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) struct MergedUpstream {
     pub(super) name: Name,
     pub(super) provider: ProviderId,
@@ -94,25 +99,14 @@ pub(super) fn merge(states: &BTreeMap<ProviderId, Arc<ProviderState>>, rules: &R
         }
         merged.routes.push(MergedRoute { name, provider, spec });
     }
-    for (provider, documents) in documents {
-        let of_items = documents.routes.values().flat_map(|item| &item.problems);
-        let of_items = of_items.chain(documents.upstreams.values().flat_map(|item| &item.problems));
-        let problems = of_items.chain(&documents.rejected).cloned();
-        merged.report.rejected.extend(problems.map(|problem| (provider, problem)));
-    }
     for (provider, state) in states {
         let has_documents =
             matches!(provider, ProviderId::File | ProviderId::Etcd | ProviderId::ConsulKv | ProviderId::ConsulTags);
         if has_documents && state.documents.is_none() {
             merged.report.unread.push(*provider);
         }
-        let problems = state.sources.values().flat_map(|source| source.problems.iter().cloned());
-        merged.report.rejected.extend(problems.map(|problem| (*provider, problem)));
     }
-    for (provider, state) in states {
-        let held = held(*provider, state, &merged.wanted);
-        merged.report.held.extend(held.into_iter().map(|problem| (*provider, problem)));
-    }
+    merged.report_states(states, rules);
     merged.lay_over(overlay);
     merged
 }
@@ -122,7 +116,8 @@ fn held(provider: ProviderId, state: &ProviderState, wanted: &BTreeSet<Source>) 
     let mut held = Vec::new();
     let why = state.kept.why.as_deref().unwrap_or_default();
     let end = format!("; `fleetgate accept {provider}` lets go of it");
-    for (source, known) in state.sources.iter().filter(|(source, _)| wanted.contains(source)) {
+    let suspect = state.sources.iter().filter(|(_, known)| known.origin != Origin::Live);
+    for (source, known) in suspect.filter(|(source, _)| wanted.contains(source)) {
         let text = match (known.origin, state.kept.addresses.get(source)) {
             (Origin::Live, _) => continue,
             (Origin::Held, Some(lost)) => {
@@ -229,6 +224,26 @@ impl Merged {
         }
     }
 
+    /// Tells what of the states is bad or held.
+    fn report_states(&mut self, states: &BTreeMap<ProviderId, Arc<ProviderState>>, rules: &Rules) {
+        let (rejected, suspicious) = (&mut self.report.rejected, &mut self.report.held);
+        rejected.clear();
+        suspicious.clear();
+        for (provider, state) in in_order(states, rules) {
+            let Some(documents) = &state.documents else { continue };
+            let of_items = documents.routes.values().flat_map(|item| &item.problems);
+            let of_items = of_items.chain(documents.upstreams.values().flat_map(|item| &item.problems));
+            let problems = of_items.chain(&documents.rejected).cloned();
+            rejected.extend(problems.map(|problem| (provider, problem)));
+        }
+        for (provider, state) in states {
+            let problems = state.sources.values().flat_map(|source| source.problems.iter().cloned());
+            rejected.extend(problems.map(|problem| (*provider, problem)));
+            let held = held(*provider, state, &self.wanted);
+            suspicious.extend(held.into_iter().map(|problem| (*provider, problem)));
+        }
+    }
+
     fn lay_over(&mut self, overlay: &Overlay) {
         for (label, drained) in overlay.upstreams() {
             match self.upstreams.get_mut(label) {
@@ -247,7 +262,6 @@ impl Merged {
         states: &BTreeMap<ProviderId, Arc<ProviderState>>,
         rules: &Rules,
     ) {
-        let known_of = |source: &Source| states.get(&source.provider()).and_then(|state| state.sources.get(source));
         let source = match &spec.source {
             UpstreamSource::Consul(service) if rules.consul => Some(Source::Consul(service.clone())),
             UpstreamSource::Etcd { prefix, format } if rules.etcd_prefix.is_some() => {
@@ -265,43 +279,62 @@ impl Merged {
             }
             UpstreamSource::Static(_) => None,
         };
-        let kept = source.as_ref().and_then(|source| {
-            states.get(&source.provider()).and_then(|state| state.kept.addresses.get(source)).map(Arc::clone)
-        });
-        let penalties = source.as_ref().and_then(|source| {
-            states.get(&source.provider()).and_then(|state| state.kept.penalties.get(source)).map(Arc::clone)
-        });
-        let (endpoints, held, known) = match (&spec.source, &source) {
-            (UpstreamSource::Static(endpoints), _) => (Arc::clone(endpoints), false, true),
-            (_, Some(source)) => match known_of(source) {
-                Some(state) => (Arc::clone(&state.endpoints), state.origin == Origin::Held, true),
-                None => (Arc::from([]), false, false),
-            },
-            // Its registry is off: nobody will ever answer, and readiness must not wait for that.
-            (_, None) => (Arc::from([]), false, true),
+        let endpoints = match &spec.source {
+            UpstreamSource::Static(endpoints) => Arc::clone(endpoints),
+            UpstreamSource::Consul(_) | UpstreamSource::Etcd { .. } => Arc::from([]),
         };
-        self.wanted.extend(source.clone());
-        let mut resolved = BTreeMap::new();
-        for endpoint in endpoints.iter() {
-            if let Address::Name { host, .. } = &endpoint.address {
-                let dns = Source::Dns { host: Arc::clone(host) };
-                if let Some(state) = known_of(&dns) {
-                    resolved.insert(Arc::clone(host), Arc::clone(&state.endpoints));
-                }
-                self.wanted.insert(dns);
+        let mut upstream = MergedUpstream {
+            name: name.clone(),
+            provider,
+            spec: Arc::clone(spec),
+            source,
+            endpoints,
+            resolved: BTreeMap::new(),
+            held: false,
+            kept: None,
+            penalties: None,
+            known: false,
+            drained: Arc::default(),
+        };
+        upstream.read(states);
+        self.wanted.extend(upstream.sources());
+        self.upstreams.insert(label, upstream);
+    }
+}
+
+impl MergedUpstream {
+    /// Takes from the states what they know of its source and of the host names among its endpoints.
+    fn read(&mut self, states: &BTreeMap<ProviderId, Arc<ProviderState>>) {
+        // One whose registry is off is known: nobody will ever answer, and readiness must not wait for that.
+        self.known = true;
+        if let Some(source) = &self.source {
+            let state = states.get(&source.provider());
+            let known = state.and_then(|state| state.sources.get(source));
+            self.endpoints = known.map_or_else(|| Arc::from([]), |known| Arc::clone(&known.endpoints));
+            self.held = known.is_some_and(|known| known.origin == Origin::Held);
+            self.known = known.is_some();
+            self.kept = state.and_then(|state| state.kept.addresses.get(source)).map(Arc::clone);
+            self.penalties = state.and_then(|state| state.kept.penalties.get(source)).map(Arc::clone);
+        }
+        self.resolved.clear();
+        for endpoint in self.endpoints.iter() {
+            let Address::Name { host, .. } = &endpoint.address else { continue };
+            let dns = Source::Dns { host: Arc::clone(host) };
+            match states.get(&dns.provider()).and_then(|state| state.sources.get(&dns)) {
+                Some(known) => drop(self.resolved.insert(Arc::clone(host), Arc::clone(&known.endpoints))),
+                // Until each name has answered once, an upstream of names is not read.
+                None => self.known = false,
             }
         }
-        let (name, spec) = (name.clone(), Arc::clone(spec));
-        // Until each name has answered once, an upstream of names is not read.
-        let named = endpoints.iter().filter_map(|endpoint| match &endpoint.address {
-            Address::Name { host, .. } => Some(host),
+    }
+
+    /// All that it is read from.
+    fn sources(&self) -> impl Iterator<Item = Source> {
+        let names = self.endpoints.iter().filter_map(|endpoint| match &endpoint.address {
+            Address::Name { host, .. } => Some(Source::Dns { host: Arc::clone(host) }),
             Address::Ip(_) => None,
         });
-        let known = known && named.into_iter().all(|host| resolved.contains_key(host));
-        let drained = Arc::default();
-        let upstream =
-            MergedUpstream { name, provider, spec, source, endpoints, resolved, held, kept, penalties, known, drained };
-        self.upstreams.insert(label, upstream);
+        self.source.clone().into_iter().chain(names)
     }
 }
 

@@ -84,7 +84,8 @@ impl Control {
         let mut pace = pace::Pace::new(now);
         let mut builder = build::Builder::new(now);
         let mut retired: Vec<Arc<RouteTable>> = Vec::new();
-        self.publish(&mut guard, &mut builder, &mut retired);
+        let mut merger = merge::Merger::default();
+        self.publish(&mut guard, &mut merger, &mut builder, &mut retired);
         let mut due = builder.due();
         loop {
             let (publish_at, look_at) = (due, guard.due());
@@ -101,7 +102,7 @@ impl Control {
                     if matches!(outcome, Ok(Outcome::Done(_))) {
                         self.look(&mut guard);
                         pace.published(Instant::now());
-                        self.publish(&mut guard, &mut builder, &mut retired);
+                        self.publish(&mut guard, &mut merger, &mut builder, &mut retired);
                         due = builder.due();
                     }
                     // Who gave it may have gone away; it holds all the same.
@@ -115,7 +116,7 @@ impl Control {
             }
             if due.is_some_and(|due| due <= Instant::now()) {
                 pace.published(Instant::now());
-                self.publish(&mut guard, &mut builder, &mut retired);
+                self.publish(&mut guard, &mut merger, &mut builder, &mut retired);
                 due = builder.due();
             }
         }
@@ -129,23 +130,31 @@ impl Control {
         before.iter().any(|(id, before)| after.get(id).is_some_and(|after| pace::takes_away(before, after)))
     }
 
-    fn publish(&self, guard: &mut guard::Guard, builder: &mut build::Builder, retired: &mut Vec<Arc<RouteTable>>) {
-        let mut merged = self.merge(guard);
+    fn publish(
+        &self,
+        guard: &mut guard::Guard,
+        merger: &mut merge::Merger,
+        builder: &mut build::Builder,
+        retired: &mut Vec<Arc<RouteTable>>,
+    ) {
+        let overlay = Arc::clone(&self.overlay.borrow());
+        let (mut merged, mut affected) = merger.merge(guard.served(), &self.rules, &overlay);
         if self.want(&merged.wanted) {
             // What is wanted now may have been saved.
             self.look(guard);
-            merged = self.merge(guard);
+            let (again, also) = merger.merge(guard.served(), &self.rules, &overlay);
+            (merged, affected) = (again, affected.and(also));
             self.want(&merged.wanted);
         }
         self.shown.send_replace(Some(Arc::new(Shown {
             states: guard.served().clone(),
             wanted: Arc::clone(&self.wanted.borrow()),
             settled: merged.report.unread.is_empty(),
-            overlay: Arc::clone(&self.overlay.borrow()),
+            overlay,
         })));
         self.history.documents(guard.served());
         let before = Arc::clone(&self.snapshot.borrow());
-        let Some(next) = builder.build(&merged, &before, Instant::now()) else { return };
+        let Some(next) = builder.build(merged, &affected, &before, Instant::now()) else { return };
         if !Arc::ptr_eq(&next.routes, &before.routes) {
             // Kept until the workers have let go: none of them pays for freeing a large table.
             retired.push(Arc::clone(&before.routes));
@@ -160,10 +169,6 @@ impl Control {
 }
 
 impl Control {
-    fn merge(&self, guard: &guard::Guard) -> merge::Merged {
-        merge::merge(guard.served(), &self.rules, &self.overlay.borrow().clone())
-    }
-
     /// Tells discovery what is wanted; whether that is news.
     fn want(&self, sources: &BTreeSet<Source>) -> bool {
         self.wanted.send_if_modified(|wanted| {

@@ -1,7 +1,6 @@
 //! Defines when a change is published: a first one at once, a burst coalesced, a removal without waiting.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -53,14 +52,11 @@ impl Pace {
 
 /// Whether a state takes an endpoint out of use that the one before had in use.
 pub(super) fn takes_away(before: &ProviderState, after: &ProviderState) -> bool {
-    before.sources.iter().any(|(source, known)| match after.sources.get(source) {
-        // No upstream wants it any more.
-        None => false,
+    after.changed_sources(before).into_iter().any(|source| {
+        // One that is not in both is new, or no upstream wants it any more.
+        let (Some(known), Some(now)) = (before.sources.get(source), after.sources.get(source)) else { return false };
         // Nobody sends requests to who waits for its penalty to decay.
-        Some(now) => {
-            let damped = before.kept.penalties.get(source).map(|penalties| &**penalties);
-            !Arc::ptr_eq(&known.endpoints, &now.endpoints) && loses(known, now, damped)
-        }
+        loses(known, now, before.kept.penalties.get(source).map(|penalties| &**penalties))
     })
 }
 

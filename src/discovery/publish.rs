@@ -66,54 +66,57 @@ impl Publisher {
 
     /// As [`Self::documents`], with the texts they were made of, to be saved.
     pub fn documents_of(&self, documents: Documents, texts: BTreeMap<String, Arc<[u8]>>, origin: Origin) {
-        self.change(|state| {
-            let held = origin == Origin::Held;
-            let same = state.documents.as_deref() == Some(&documents) && *state.texts == texts;
-            if same && state.documents_held == held {
-                return false;
+        let held = origin == Origin::Held;
+        self.change(|before| {
+            let same_documents = before.documents.as_deref() == Some(&documents);
+            if same_documents && *before.texts == texts && before.documents_held == held {
+                return None;
             }
+            let mut state = ProviderState::clone(before);
             state.documents_held = held;
-            if state.documents.as_deref() != Some(&documents) {
+            if !same_documents {
                 state.documents = Some(Arc::new(documents));
             }
             state.texts = Arc::new(texts);
-            true
+            Some(state)
         });
     }
 
     /// A watch saw the registry's counter go back: it was restored or wiped. Publish what was read only after this.
     pub fn regressed(&self) {
         self.status.updates.held.fetch_add(1, Relaxed);
-        self.change(|state| {
-            state.regressions += 1;
-            true
-        });
+        self.change(|before| Some(ProviderState { regressions: before.regressions + 1, ..before.clone() }));
     }
 
     /// Publishes what is known of a source.
     pub fn source(&self, source: &Source, known: SourceState) {
-        self.change(|state| {
-            if state.sources.get(source) == Some(&known) {
-                return false;
+        self.change(|before| {
+            if before.sources.get(source) == Some(&known) {
+                return None;
             }
+            let mut state = before.clone();
             state.sources.insert(source.clone(), known);
-            true
+            Some(state)
         });
     }
 
     /// Drops a source that no upstream wants any more.
     pub fn forget(&self, source: &Source) {
-        self.change(|state| state.sources.remove(source).is_some());
+        self.change(|before| {
+            let mut state = before.sources.contains_key(source).then(|| before.clone())?;
+            state.sources.remove(source);
+            Some(state)
+        });
     }
 
-    fn change(&self, change: impl FnOnce(&mut ProviderState) -> bool) {
-        let applied = self.slot.send_if_modified(|slot| {
-            let mut state = ProviderState::clone(slot);
-            let changed = change(&mut state);
-            if changed {
+    /// Publishes what `change` makes of the state before, unless it makes nothing.
+    fn change(&self, change: impl FnOnce(&ProviderState) -> Option<ProviderState>) {
+        let applied = self.slot.send_if_modified(|slot| match change(slot) {
+            Some(state) => {
                 *slot = Arc::new(state);
+                true
             }
-            changed
+            None => false,
         });
         let updates = &self.status.updates;
         let counter = if applied { &updates.applied } else { &updates.unchanged };

@@ -1,5 +1,6 @@
 //! Defines what a provider publishes: its whole state, to be compared and replaced.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -34,6 +35,28 @@ impl ProviderState {
         let sources = self.sources.values().filter(|source| source.origin == Origin::Held).count();
         sources + self.kept.documents.len() + usize::from(self.documents_held)
     }
+
+    /// The sources that are not what they were in `before`, or not in both. Costs a comparison of pointers for each
+    /// of the others.
+    pub fn changed_sources<'s>(&'s self, before: &'s Self) -> Vec<&'s Source> {
+        let mut changed = Vec::new();
+        let (mut old, mut new) = (before.sources.iter().peekable(), self.sources.iter().peekable());
+        loop {
+            let order = match (old.peek(), new.peek()) {
+                (None, None) => return changed,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some((one, _)), Some((other, _))) => one.cmp(other),
+            };
+            let gone = if order.is_le() { old.next() } else { None };
+            let there = if order.is_ge() { new.next() } else { None };
+            match (gone, there) {
+                (Some((_, before)), Some((_, now))) if before.is(now) => {}
+                (Some((source, _)), _) | (None, Some((source, _))) => changed.push(source),
+                (None, None) => {}
+            }
+        }
+    }
 }
 
 /// What is served although the registry does not list it.
@@ -60,6 +83,15 @@ pub struct SourceState {
     pub problems: Arc<[Problem]>,
     /// Whether the endpoints are what the registry says now.
     pub origin: Origin,
+}
+
+impl SourceState {
+    /// Whether it is the very same.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.endpoints, &other.endpoints)
+            && Arc::ptr_eq(&self.problems, &other.problems)
+            && self.origin == other.origin
+    }
 }
 
 /// Where a state comes from.

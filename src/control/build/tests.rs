@@ -5,11 +5,14 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::super::fixture::{World, consul, dns, told};
+use super::super::merge::Merger;
 use super::*;
+use crate::spec::source::Source;
 
 /// A world and its snapshots.
 struct Gateway {
     world: World,
+    merger: Merger,
     builder: Builder,
     now: Instant,
     snapshot: Arc<Snapshot>,
@@ -18,7 +21,8 @@ struct Gateway {
 impl Gateway {
     fn new() -> Self {
         let now = Instant::now();
-        Self { world: World::new(), builder: Builder::new(now), now, snapshot: Arc::new(Snapshot::empty()) }
+        let (world, merger, builder) = (World::new(), Merger::default(), Builder::new(now));
+        Self { world, merger, builder, now, snapshot: Arc::new(Snapshot::empty()) }
     }
 
     fn file(&mut self, text: &str) {
@@ -28,7 +32,10 @@ impl Gateway {
     /// The snapshots before and after a build; the same where nothing changed.
     fn build(&mut self) -> (Arc<Snapshot>, Arc<Snapshot>) {
         let before = Arc::clone(&self.snapshot);
-        if let Some(next) = self.builder.build(&self.world.merge(), &before, self.now) {
+        let World { states, rules, overlay, .. } = &self.world;
+        let (merged, affected) = self.merger.merge(states, rules, overlay);
+        assert_eq!(*merged, self.world.merge(), "a merge that goes on is the merge");
+        if let Some(next) = self.builder.build(merged, &affected, &before, self.now) {
             self.snapshot = Arc::new(next);
         }
         (before, Arc::clone(&self.snapshot))
@@ -325,17 +332,20 @@ fn endpoints_of_a_source_that_never_answers_go_after_five_seconds() {
 enum Edit {
     Upstream { provider: ProviderId, name: &'static str, text: Option<String> },
     Route { provider: ProviderId, name: &'static str, text: Option<String> },
-    Source { service: &'static str, lines: Option<String> },
+    Source { source: Source, lines: Option<String> },
     Time(u64),
 }
 
 fn any_edit() -> impl Strategy<Value = Edit> {
     let provider = || prop::sample::select(vec![ProviderId::File, ProviderId::ConsulKv]);
     let name = || prop::sample::select(vec!["a", "b", "c"]);
-    let endpoint = (0..5, 0..3, 0..3, prop::sample::select(vec!["", "critical", "maintenance"]), 0..4)
-        .prop_map(|(host, weight, version, status, modified)| {
-            format!("10.0.0.{host}:80 id={host}-{modified} weight={weight} version=v{version} modified={modified} {status}\n")
-        });
+    let place =
+        prop_oneof![9 => (0..5).prop_map(|host| format!("10.0.0.{host}:80")), 1 => Just("h.internal:80".into())];
+    let endpoint = (place, 0..3, 0..3, prop::sample::select(vec!["", "critical", "maintenance"]), 0..4).prop_map(
+        |(place, weight, version, status, modified)| {
+            format!("{place} id={place}-{modified} weight={weight} version=v{version} modified={modified} {status}\n")
+        },
+    );
     let lines = prop::collection::vec(endpoint, 0..6).prop_map(|lines| lines.concat());
     let from = prop_oneof![
         name().prop_map(|service| format!("consul = {{ service = \"{service}\" }}\n")),
@@ -363,6 +373,7 @@ fn any_edit() -> impl Strategy<Value = Edit> {
         let one = |(target, weight)| format!("{{ upstream = {target}, weight = {weight} }},");
         format!("match = {{}}\ntargets = [{}]\n", targets.into_iter().map(one).collect::<String>())
     });
+    let source = prop_oneof![4 => name().prop_map(consul), 1 => Just(dns("h.internal"))];
     prop_oneof![
         (provider(), name(), prop::option::weighted(0.8, (from, settings).prop_map(|(from, rest)| from + rest)))
             .prop_map(|(provider, name, text)| Edit::Upstream { provider, name, text }),
@@ -371,7 +382,7 @@ fn any_edit() -> impl Strategy<Value = Edit> {
             name,
             text
         }),
-        (name(), prop::option::weighted(0.9, lines)).prop_map(|(service, lines)| Edit::Source { service, lines }),
+        (source, prop::option::weighted(0.9, lines)).prop_map(|(source, lines)| Edit::Source { source, lines }),
         (0..4_000u64).prop_map(Edit::Time),
     ]
 }
@@ -382,8 +393,8 @@ fn apply(edit: &Edit, gateway: &mut Gateway, texts: &mut Texts) {
     let (provider, section, text) = match edit {
         Edit::Upstream { provider, name, text } => (*provider, format!("[upstreams.{name}]\n"), text),
         Edit::Route { provider, name, text } => (*provider, format!("[routes.{name}]\n"), text),
-        Edit::Source { service, lines: Some(lines) } => return gateway.world.source(&consul(service), lines),
-        Edit::Source { service, lines: None } => return gateway.world.forget(&consul(service)),
+        Edit::Source { source, lines: Some(lines) } => return gateway.world.source(source, lines),
+        Edit::Source { source, lines: None } => return gateway.world.forget(source),
         Edit::Time(ms) => return gateway.now += Duration::from_millis(*ms),
     };
     match text {
@@ -465,7 +476,7 @@ proptest! {
         let (before, after) = gateway.build();
         check_kept(&before, &after)?;
         let mut fresh = Builder::new(gateway.now);
-        let anew = fresh.build(&gateway.world.merge(), &Snapshot::empty(), gateway.now).expect("a first snapshot");
+        let anew = fresh.build(&gateway.world.merge(), &Affected::All, &Snapshot::empty(), gateway.now).expect("a first snapshot");
         prop_assert_eq!(told(&after), told(&anew));
     }
 }

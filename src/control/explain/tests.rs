@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::build::Builder;
 use super::super::fixture::{World, consul};
+use super::super::merge::Affected;
 use super::*;
 use crate::snapshot::Health;
 use crate::spec::name::ProviderId;
@@ -41,7 +42,7 @@ fn snapshot() -> Snapshot {
     world.documents(ProviderId::File, TABLE);
     world.source(&consul("users"), "10.0.0.1:80 version=v1\n10.0.0.2:80 version=v2\n10.0.0.3:80 version=v2 critical");
     let now = tokio::time::Instant::now();
-    Builder::new(now).build(&world.merge(), &Snapshot::empty(), now).expect("a snapshot")
+    Builder::new(now).build(&world.merge(), &Affected::All, &Snapshot::empty(), now).expect("a snapshot")
 }
 
 fn listeners() -> BTreeMap<Name, Listener> {
@@ -160,7 +161,8 @@ fn a_large_table_is_not_shown_whole() {
         .collect();
     world.documents(ProviderId::File, &format!("[upstreams.u]\nendpoints = []\n{routes}"));
     let now = tokio::time::Instant::now();
-    let snapshot = Builder::new(now).build(&world.merge(), &Snapshot::empty(), now).expect("a snapshot");
+    let snapshot =
+        Builder::new(now).build(&world.merge(), &Affected::All, &Snapshot::empty(), now).expect("a snapshot");
     let told = asked(&snapshot, "GET", "http://a/", &["x-n: 999"]);
     assert_eq!(told["routes"].as_array().expect("a list").len(), MOST_ROUTES + 1, "the one taken is always there");
     assert_eq!(told["routes"][MOST_ROUTES]["name"], "r999");

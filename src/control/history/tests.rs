@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::super::build::Builder;
 use super::super::fixture::{World, consul};
-use super::super::overlay::Overlay;
+use super::super::merge::Affected;
 use super::*;
 use crate::discovery::state::Origin;
 use crate::snapshot::Health;
@@ -35,7 +35,7 @@ impl Told {
     /// A line for each new event.
     fn next(&mut self) -> String {
         self.history.documents(&self.world.states);
-        if let Some(next) = self.builder.build(&self.world.merge(), &self.snapshot, Instant::now()) {
+        if let Some(next) = self.builder.build(&self.world.merge(), &Affected::All, &self.snapshot, Instant::now()) {
             self.snapshot = Arc::new(next);
         }
         self.history.observe(&self.snapshot);
@@ -86,9 +86,9 @@ fn every_change_is_told_with_its_cause() {
     step("nothing", told.next());
     told.world.source(&consul("u"), "10.0.0.1:80 version=v2 weight=3\n10.0.0.2:80 critical\n10.0.0.3:80");
     step("registrations", told.next());
-    told.world.overlay.drain("u", ([10, 0, 0, 1], 80).into());
+    Arc::make_mut(&mut told.world.overlay).drain("u", ([10, 0, 0, 1], 80).into());
     step("drain", told.next());
-    told.world.overlay = Overlay::default();
+    told.world.overlay = Arc::default();
     told.world.source_of(&consul("u"), "10.0.0.1:80 version=v2 weight=3\n10.0.0.3:80", Origin::Held, &[]);
     step("hold", told.next());
     told.world.source(&consul("u"), "10.0.0.3:80");

@@ -1,0 +1,110 @@
+//! Defines a merge that goes on from the one before: while documents, overlay and holds are the same, only the
+//! upstreams whose sources changed are read again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{Merged, Rules, merge};
+use crate::control::overlay::Overlay;
+use crate::discovery::state::ProviderState;
+use crate::spec::endpoint::{Address, EndpointSpec};
+use crate::spec::name::ProviderId;
+use crate::spec::source::Source;
+
+/// Merges, and remembers of what.
+#[derive(Debug, Default)]
+pub(in crate::control) struct Merger {
+    states: BTreeMap<ProviderId, Arc<ProviderState>>,
+    overlay: Arc<Overlay>,
+    merged: Merged,
+    /// The labels of the upstreams that read a source.
+    readers: BTreeMap<Source, Vec<Arc<str>>>,
+}
+
+/// Which upstreams may not be what they were in the merge before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::control) enum Affected {
+    /// Any, and routes too.
+    All,
+    /// Those of these labels; routes and which upstreams there are did not change.
+    Upstreams(BTreeSet<Arc<str>>),
+}
+
+impl Affected {
+    /// What two merges in a row affected.
+    pub(in crate::control) fn and(self, later: Self) -> Self {
+        match (self, later) {
+            (Self::Upstreams(mut labels), Self::Upstreams(more)) => {
+                labels.extend(more);
+                Self::Upstreams(labels)
+            }
+            (Self::All, _) | (_, Self::All) => Self::All,
+        }
+    }
+}
+
+impl Merger {
+    /// Merges all states under an overlay, and tells what that affects. The result is what [`merge`] makes of them.
+    pub(in crate::control) fn merge(
+        &mut self,
+        states: &BTreeMap<ProviderId, Arc<ProviderState>>,
+        rules: &Rules,
+        overlay: &Arc<Overlay>,
+    ) -> (&Merged, Affected) {
+        let affected = self.affected(states, overlay);
+        match &affected {
+            Affected::All => {
+                self.merged = merge(states, rules, overlay);
+                self.readers.clear();
+                for (label, upstream) in &self.merged.upstreams {
+                    for source in upstream.sources() {
+                        self.readers.entry(source).or_default().push(Arc::clone(label));
+                    }
+                }
+            }
+            Affected::Upstreams(labels) => {
+                for label in labels {
+                    if let Some(upstream) = self.merged.upstreams.get_mut(label) {
+                        upstream.read(states);
+                    }
+                }
+                self.merged.report_states(states, rules);
+            }
+        }
+        self.states.clone_from(states);
+        self.overlay = Arc::clone(overlay);
+        (&self.merged, affected)
+    }
+
+    fn affected(&self, states: &BTreeMap<ProviderId, Arc<ProviderState>>, overlay: &Arc<Overlay>) -> Affected {
+        if !states.keys().eq(self.states.keys()) || !Arc::ptr_eq(overlay, &self.overlay) {
+            return Affected::All;
+        }
+        let mut labels = BTreeSet::new();
+        for (before, now) in self.states.values().zip(states.values()) {
+            if Arc::ptr_eq(before, now) {
+                continue;
+            }
+            let same_documents = match (&before.documents, &now.documents) {
+                (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+                (before, now) => before.is_none() && now.is_none(),
+            };
+            if !same_documents || before.documents_held != now.documents_held || before.kept != now.kept {
+                return Affected::All;
+            }
+            for source in now.changed_sources(before) {
+                let endpoints = [before, now].into_iter().filter_map(|state| state.sources.get(source));
+                // Whose names are read is told by them.
+                if endpoints.flat_map(|known| known.endpoints.iter()).any(is_named) {
+                    return Affected::All;
+                }
+                labels.extend(self.readers.get(source).into_iter().flatten().cloned());
+            }
+        }
+        Affected::Upstreams(labels)
+    }
+}
+
+fn is_named(endpoint: &EndpointSpec) -> bool {
+    matches!(endpoint.address, Address::Name { .. })
+}
