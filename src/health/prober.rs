@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::probe;
 use super::threshold::Threshold;
-use crate::snapshot::{EndpointState, Health, Snapshot, Upstream, UpstreamState};
+use crate::snapshot::{Endpoint, EndpointState, Health, Snapshot, Upstream, UpstreamState};
 use crate::spec::upstream::{HealthCheck, Probe};
 
 /// Checks that run at once, for the process.
@@ -39,6 +39,8 @@ const OF_HELD: HealthCheck = HealthCheck {
 pub struct Prober {
     /// By the address of the endpoint's state; the subject keeps the state alive, and so the address unique.
     checks: HashMap<usize, Running>,
+    /// Of the snapshot adopted last, by slot: what is still the same object needs no look.
+    upstreams: Arc<[Option<Arc<Upstream>>]>,
     permits: Arc<Semaphore>,
     flips: Arc<Notify>,
 }
@@ -69,7 +71,7 @@ impl Prober {
     /// A prober that checks nobody yet.
     pub fn new() -> Self {
         let (permits, flips) = (Arc::new(Semaphore::new(MOST_AT_ONCE)), Arc::default());
-        Self { checks: HashMap::new(), permits, flips }
+        Self { checks: HashMap::new(), upstreams: Arc::from([]), permits, flips }
     }
 
     /// Wakes one who waits whenever an endpoint's health flipped; what flipped is told by the upstreams' epochs.
@@ -92,28 +94,15 @@ impl Prober {
 
     /// Starts, keeps and ends tasks. A task is kept while its endpoint's identity and its check are the same.
     fn adopt(&mut self, snapshot: &Snapshot) {
-        let mut before = std::mem::take(&mut self.checks);
+        let upstreams = std::mem::replace(&mut self.upstreams, Arc::clone(&snapshot.upstreams));
         let mut new = Vec::new();
-        for upstream in snapshot.upstreams() {
-            for endpoint in upstream.endpoints.iter() {
-                let key = Arc::as_ptr(&endpoint.state) as usize;
-                let running = before.remove(&key);
-                let check = upstream.settings.health_check.as_ref().or(endpoint.held.then_some(&OF_HELD));
-                match (check, running) {
-                    (Some(check), Some(running)) if running.subject.check == *check => {
-                        self.checks.insert(key, running);
-                    }
-                    (Some(check), _) => {
-                        let flips = Arc::clone(&self.flips);
-                        new.push(Subject { flips, ..Subject::new(upstream, &endpoint.state, check) });
-                    }
-                    (None, Some(running)) => running.subject.forget(),
-                    (None, None) => {}
-                }
+        for slot in 0..upstreams.len().max(snapshot.upstreams.len()) {
+            let before = upstreams.get(slot).and_then(Option::as_ref);
+            match (before, snapshot.upstream(slot)) {
+                (Some(before), Some(now)) if Arc::ptr_eq(before, now) => {}
+                (before, now) => self.adopt_upstream(before, now, &mut new),
             }
         }
-        // What is left belongs to endpoints that are gone, and ends here.
-        drop(before);
         let spread = if new.len() > SPREAD_FROM {
             Duration::from_millis(new.len() as u64).min(LONGEST_SPREAD)
         } else {
@@ -124,6 +113,31 @@ impl Prober {
             let task = tokio::spawn(subject.clone().follow(wait, Arc::clone(&self.permits)));
             self.checks.insert(Arc::as_ptr(&subject.state) as usize, Running { subject, task });
         }
+    }
+
+    /// Keeps and ends the tasks of what has a slot, and tells which are `new`.
+    fn adopt_upstream(&mut self, before: Option<&Arc<Upstream>>, now: Option<&Arc<Upstream>>, new: &mut Vec<Subject>) {
+        let key = |endpoint: &Endpoint| Arc::as_ptr(&endpoint.state) as usize;
+        let former = before.iter().flat_map(|before| before.endpoints.iter()).map(key);
+        let mut running: HashMap<usize, Running> =
+            former.filter_map(|key| Some((key, self.checks.remove(&key)?))).collect();
+        let Some(upstream) = now else { return };
+        for endpoint in upstream.endpoints.iter() {
+            let key = key(endpoint);
+            let check = upstream.settings.health_check.as_ref().or(endpoint.held.then_some(&OF_HELD));
+            match (check, running.remove(&key)) {
+                (Some(check), Some(running)) if running.subject.check == *check => {
+                    self.checks.insert(key, running);
+                }
+                (Some(check), _) => {
+                    let flips = Arc::clone(&self.flips);
+                    new.push(Subject { flips, ..Subject::new(upstream, &endpoint.state, check) });
+                }
+                (None, Some(running)) => running.subject.forget(),
+                (None, None) => {}
+            }
+        }
+        // What is left of those running belongs to endpoints that are gone, and ends here.
     }
 }
 

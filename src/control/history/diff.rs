@@ -40,9 +40,7 @@ impl Picture {
             return changes;
         }
         self.generation = snapshot.generation;
-        let mut present: BTreeSet<&Arc<str>> = BTreeSet::new();
         for upstream in snapshot.upstreams() {
-            present.insert(&upstream.label);
             // Read before the endpoints: a flip meanwhile is seen now or moves it once more.
             let epoch = upstream.state.epoch();
             let known = self.upstreams.get(&upstream.label);
@@ -54,9 +52,10 @@ impl Picture {
             let told = Known { upstream: Arc::clone(upstream), epoch, facts };
             self.upstreams.insert(Arc::clone(&upstream.label), told);
         }
-        let gone: Vec<Arc<str>> = self.upstreams.keys().filter(|label| !present.contains(label)).cloned().collect();
-        for label in gone {
-            if let Some(known) = self.upstreams.remove(&label) {
+        // All that are there are known by now: there are more only when some went.
+        if self.upstreams.len() > snapshot.upstreams().count() {
+            let present: BTreeSet<&Arc<str>> = snapshot.upstreams().map(|upstream| &upstream.label).collect();
+            for (_, known) in self.upstreams.extract_if(.., |label, _| !present.contains(label)) {
                 remove_upstream(&known, index_of, &mut changes);
             }
         }
