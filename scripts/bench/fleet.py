@@ -132,10 +132,12 @@ class ConsulFleet:
         for arguments in (["ca", "create"], ["cert", "create", "-server", "-dc", "dc1"]):
             subprocess.run([consul, "tls", *arguments], cwd=folder, check=True, capture_output=True)
         where = place(4)
-        https = place(1)[1][0]
+        https = self.port = place(1)[1][0]
         ca = os.path.join(folder, "consul-agent-ca.pem")
         self.url, _ = consul_agent(registries, folder, processes, {
             "server": True, "bootstrap_expect": 1, "ca_file": ca,
+            # All clients have one address here, and are one to it.
+            "limits": {"http_max_conns_per_client": 10_000},
             "cert_file": os.path.join(folder, "dc1-server-consul-0.pem"),
             "key_file": os.path.join(folder, "dc1-server-consul-0-key.pem"),
         }, where, {"https": https})
@@ -168,7 +170,7 @@ class EtcdFleet:
 
     def __init__(self, registries, folder, processes):
         etcd = etcd_one(registries, folder, processes)
-        self.url = etcd.url
+        self.url, self.port = etcd.url, int(etcd.url.rsplit(":", 1)[1])
         self.config = f'[discovery]\nstate_dir = "off"\ndamping = false\n[discovery.etcd]\nendpoints = ["{etcd.url}"]\n'
 
     @staticmethod

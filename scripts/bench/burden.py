@@ -1,0 +1,92 @@
+"""Measures what gateways cost the registry they follow: its memory, its CPU while nothing changes and for one change,
+its connections, and the bytes each gateway reads.
+
+One Consul server over HTTPS (HTTP/2) and one etcd member each hold a thousand services of ten endpoints; none, one and
+then --gateways gateways follow all of them. In a fleet each gateway asks the Consul agent beside it; here all ask the
+server itself, which is what the servers of such a fleet bear.
+"""
+
+import json
+import random
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from fleet import ENDPOINTS, ConsulFleet, EtcdFleet, cpu, memory, received
+from registries import sample_service, say, start_gateway
+
+SERVICES = 1000
+IDLE_S = 60
+CHANGES = 100
+
+
+def main(registries, binary, arguments):
+    rows = []
+    for name in arguments.only.split(",") if arguments.only else ["consul", "etcd"]:
+        with tempfile.TemporaryDirectory(prefix="fleetgate-bench-") as folder:
+            processes = []
+            try:
+                registry = {"consul": ConsulFleet, "etcd": EtcdFleet}[name](registries, folder, processes)
+                rows += measure(registry, binary, folder, processes, arguments.gateways)
+            finally:
+                for process in processes:
+                    process.kill()
+                for process in processes:
+                    process.wait()
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+        return
+    print(f"{SERVICES} services of {ENDPOINTS} endpoints; idle for {IDLE_S} s, then {CHANGES} changes of one endpoint each")
+    print(f"{'':8}  gateways  registry: memory MiB  CPU idle %  CPU ms/change  connections  "
+          f"a gateway: idle bytes/s  bytes/change")
+    for row in rows:
+        print(f"{row['registry']:8}  {row['gateways']:8}  {row['memory_mib']:20.0f}  {row['idle_cpu']:10.1f}  "
+              f"{row['cpu_ms']:13.2f}  {row['connections']:11}  {row['idle_bytes']:23.0f}  {row['bytes']:12.0f}")
+
+
+def measure(registry, binary, folder, processes, gateways):
+    say(f"{registry.name}: registering {SERVICES} services of {ENDPOINTS} endpoints")
+    server, names = processes[0], [f"s{number}" for number in range(SERVICES)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda of: registry.put(*of), ((name, endpoint) for name in names for endpoint in range(ENDPOINTS))))
+    registry.put("users", 0, sample_service(binary, "v1", folder, processes))
+    config = "[runtime]\nworkers = 1\n" + registry.config + "".join(
+        f"[upstreams.{name}]\n{registry.source(name)}\n" for name in names) + f"[upstreams.users]\n{registry.source('users')}\n"
+    rows, admins = [], []
+    for count in (0, 1, gateways):
+        while len(admins) < count:
+            admins.append(start_gateway(binary, config, folder, processes)[1])
+        say(f"{registry.name}: {count} gateways follow it")
+        rows.append({"registry": registry.name, "gateways": count, **burden(registry, server, names, admins)})
+    return rows
+
+
+def burden(registry, server, names, admins):
+    # What the start itself cost is over by then.
+    time.sleep(10)
+    before, bytes_before = cpu(server.pid), total(admins)
+    time.sleep(IDLE_S)
+    idle_cpu, idle_bytes = (cpu(server.pid) - before) / IDLE_S * 100, (total(admins) - bytes_before) / IDLE_S
+    before, bytes_before, began = cpu(server.pid), total(admins), time.monotonic()
+    for change in range(CHANGES):
+        registry.put(random.choice(names), 0, ("10.9.0.1", 1 + change))
+        time.sleep(0.1)
+    time.sleep(1)
+    lasted = time.monotonic() - began
+    of_changes = cpu(server.pid) - before - idle_cpu / 100 * lasted
+    bytes_of_changes = total(admins) - bytes_before - idle_bytes * lasted
+    of_each = max(1, len(admins))
+    return {"memory_mib": memory(server.pid), "idle_cpu": idle_cpu, "cpu_ms": of_changes / CHANGES * 1e3,
+            "connections": connections(registry.port), "idle_bytes": idle_bytes / of_each,
+            "bytes": bytes_of_changes / CHANGES / of_each}
+
+
+def total(admins):
+    return sum(received(admin) for admin in admins)
+
+
+def connections(port):
+    """Established connections of this port, as its server has them."""
+    with open("/proc/net/tcp", encoding="ascii") as file:
+        lines = [line.split() for line in file.readlines()[1:]]
+    return sum(fields[3] == "01" and int(fields[1].rsplit(":", 1)[1], 16) == port for fields in lines)
