@@ -90,6 +90,16 @@ impl Publisher {
         });
     }
 
+    /// A watch met servers with other ids than before: another registry stands there. Publish what was read only after
+    /// this.
+    pub fn other_servers(&self) {
+        self.status.updates.held.fetch_add(1, Relaxed);
+        self.change(|state| {
+            state.other_servers += 1;
+            true
+        });
+    }
+
     /// Publishes what is known of a source.
     pub fn source(&self, source: &Source, known: SourceState) {
         self.change(|state| {
