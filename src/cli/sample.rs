@@ -226,6 +226,7 @@ fn leased(arguments: &Arguments, url: &str, identity: &Identity) -> Result<Box<d
         prefix: arguments.etcd_prefix.clone(),
         user: None,
         password_file: None,
+        write_status: false,
         tls: ClientTls::default(),
         register: None,
     };

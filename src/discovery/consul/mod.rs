@@ -4,7 +4,7 @@
 //! A read goes: [`client`] asks a [`query`] by its [`transport`], as many at once as its [`budget`] allows; [`answer`]
 //! says what the answer is worth; [`health`], [`kv`] or [`catalog`] read its body; [`known`] decides what becomes of it,
 //! and [`permission`] finds out whether what it lacks is gone or hidden; [`follow`] is the loop that does all that.
-//! [`tags`] makes documents of what instances say, [`feedback`] writes what is wrong where teams can read it. [`token`],
+//! [`tags`] makes documents of what instances say, [`feedback`] is where it is written what is wrong, for teams to read. [`token`],
 //! [`expiry`] and [`probe`] serve all watches; [`register`] registers the gateway itself. [`unreported`] keeps instances
 //! whose checks an agent has forgotten as it started again. [`servers`] notices that another Consul stands at the address.
 //!
@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use self::catalog::Catalog;
 use self::client::Client;
-use self::feedback::Feedback;
+use self::feedback::KvBoard;
 use self::follow::{Bounds, Follow};
 use self::kv::Keys;
 use self::register::Registered;
@@ -29,6 +29,7 @@ use self::servers::Servers;
 use self::service::Instances;
 use self::tags::Tags;
 use self::token::Token;
+use super::feedback::{Feedback, Registrations};
 use super::register::{Gateway, Registration};
 use super::supervise::{Backoff, supervise};
 use super::wanted::keep_wanted;
@@ -142,11 +143,11 @@ impl Provider for ConsulProvider {
             context.shutdown.clone(),
         );
         let feedback = write_status.then(|| Feedback {
-            client: Arc::clone(&client),
-            prefix: format!("{prefix}status/"),
+            board: KvBoard { client: Arc::clone(&client), prefix: format!("{prefix}status/") },
             documents: documents.states(),
-            sources: sources.states(),
-            tags: tags.as_ref().map(|(_, publisher)| publisher.states()),
+            registrations: tags
+                .as_ref()
+                .map(|(_, publisher)| Registrations { sources: sources.states(), tags: publisher.states() }),
         });
         let feedback = async {
             match feedback {

@@ -58,16 +58,21 @@ impl Members {
     pub(super) async fn count(&self, member: usize, range: &KeyRange) -> Result<Counted, WatchError> {
         let asked = |client: Client| async move {
             let asked_at = SystemTime::now();
-            let answer = count(&client, range).await?;
+            let answer = count(&client, range, 0).await?;
             let (revision, cluster) = (revision_of(&answer)?, cluster_of(&answer));
-            Ok(Counted { count: answer.count(), revision, cluster, member, asked_at })
+            let left_out = match &range.except {
+                Some(except) => count(&client, except, revision).await?.count(),
+                None => 0,
+            };
+            Ok(Counted { count: answer.count() - left_out, revision, cluster, member, asked_at })
         };
         Ok(self.call(member, asked).await?.0)
     }
 }
 
-async fn count(client: &Client, range: &KeyRange) -> Result<GetResponse, Failure> {
-    let options = GetOptions::new().with_range(range.end.clone()).with_count_only();
+/// `revision`: as of then; 0 is now.
+async fn count(client: &Client, range: &KeyRange, revision: i64) -> Result<GetResponse, Failure> {
+    let options = GetOptions::new().with_range(range.end.clone()).with_count_only().with_revision(revision);
     get(client, range.start.clone(), options).await
 }
 
@@ -102,7 +107,9 @@ async fn pages(client: &Client, range: &KeyRange) -> Result<Listing, Failure> {
                 if more {
                     from.clone_from(&key);
                 }
-                listing.entries.insert(key, Value { bytes, modified });
+                if range.has(&key) {
+                    listing.entries.insert(key, Value { bytes, modified });
+                }
             }
             if !more {
                 return Ok(listing);

@@ -260,7 +260,7 @@ impl RangeWatch {
                     let cost = &self.publisher.status().cost;
                     cost.answered(more.iter().map(Event::size).sum());
                     cost.wakeups.fetch_add(1, Relaxed);
-                    events.extend(more);
+                    events.extend(more.into_iter().filter(|event| self.range.has(&event.key)));
                 }
             }
             if failure.is_some() {
