@@ -277,6 +277,11 @@ impl Registration for AgentService {
         LOOK_AFTER
     }
 
+    /// What could be asserted is there.
+    fn stands(&self) -> bool {
+        true
+    }
+
     /// Registers it unless it is.
     async fn assert(&mut self, _: &Result<(), String>) -> Result<Option<Change>, WatchError> {
         let Identity { id, name, version, host, port, advertised } = &self.identity;
