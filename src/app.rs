@@ -22,9 +22,9 @@ use crate::control::{Control, Rules};
 use crate::discovery::consul::ConsulProvider;
 use crate::discovery::dns::DnsProvider;
 use crate::discovery::file::FileProvider;
-use crate::discovery::register::{self, Gateway, Registration, Standing};
+use crate::discovery::register::{self, Event, Gateway, Registration, Standing};
 use crate::discovery::state::ProviderState;
-use crate::discovery::status::ProviderStatus;
+use crate::discovery::status::{ProviderStatus, Registered};
 use crate::discovery::{Context, Provider, Publisher};
 use crate::health::Prober;
 use crate::proxy::{self, DataPlane};
@@ -194,9 +194,13 @@ impl App {
         tasks.spawn(async move { following.follow(followed, limit).await });
 
         let (mut registered, leave) = (JoinSet::new(), CancellationToken::new());
-        for registration in discovery.registrations {
+        for (status, registration) in discovery.registrations {
             let standing = standing(&readiness);
-            registered.spawn(register::keep(registration, standing, leave.clone(), register::log));
+            let tell = move |place: &str, event: Event| {
+                note_registration(&status, place, &event);
+                register::log(place, event);
+            };
+            registered.spawn(register::keep(registration, standing, leave.clone(), tell));
         }
 
         let stats = Arc::new(WorkersStats::default());
@@ -277,7 +281,8 @@ struct Discovering {
     states: BTreeMap<ProviderId, watch::Receiver<Arc<ProviderState>>>,
     statuses: Vec<Arc<ProviderStatus>>,
     accepts: BTreeMap<ProviderId, watch::Sender<u64>>,
-    registrations: Vec<Box<dyn Registration>>,
+    /// Each with the status of its provider.
+    registrations: Vec<(Arc<ProviderStatus>, Box<dyn Registration>)>,
 }
 
 impl Discovering {
@@ -294,7 +299,8 @@ impl Discovering {
             if let Some(register) = &consul.register {
                 let gateway = Gateway::new(&register.place, listeners)
                     .map_err(|error| StartError::new("discovery.consul.register", error))?;
-                all.registrations.push(Box::new(provider.registration(register, gateway)));
+                let registration = provider.registration(register, gateway);
+                all.register(ProviderId::Consul, registration);
             }
             all.providers.push(Box::new(provider));
         }
@@ -314,7 +320,7 @@ impl Discovering {
             let registration = Gateway::new(&register.place, listeners)
                 .and_then(|gateway| provider.registration(register, gateway))
                 .map_err(|error| StartError::new("discovery.etcd.register", error))?;
-            self.registrations.push(Box::new(registration));
+            self.register(ProviderId::Etcd, registration);
         }
         self.providers.push(Box::new(provider));
         Ok(())
@@ -323,6 +329,12 @@ impl Discovering {
     #[cfg(not(feature = "etcd"))]
     fn add_etcd(&mut self, _: &EtcdSettings, _: &[(Name, SocketAddr)]) -> Result<(), StartError> {
         Err(StartError::new("discovery.etcd", "this binary was built without the feature `etcd`"))
+    }
+
+    fn register(&mut self, id: ProviderId, registration: impl Registration + 'static) {
+        let Some(status) = self.statuses.iter().find(|status| status.id() == id) else { return };
+        status.set_registered(Registered { place: registration.place().to_owned(), ..Registered::default() });
+        self.registrations.push((Arc::clone(status), Box::new(registration)));
     }
 
     fn publisher(&mut self, id: ProviderId) -> Publisher {
@@ -342,6 +354,18 @@ fn standing(readiness: &Arc<Readiness>) -> Standing {
         let progress = readiness.progress();
         if progress.ready { Ok(()) } else { Err(progress.reasons.join("; ")) }
     })
+}
+
+/// Notes what became of a registration in the status of its provider.
+fn note_registration(status: &ProviderStatus, place: &str, event: &Event) {
+    let (stands, error) = match event {
+        // An assertion is told after it.
+        Event::Changed(_) => return,
+        Event::Asserted(stands) => (*stands, None),
+        Event::Left => (false, None),
+        Event::Failed(error) | Event::LeftBehind(error) => (false, Some(error.clone())),
+    };
+    status.set_registered(Registered { place: place.to_owned(), stands, error });
 }
 
 /// What tells whether a saved file is of the registry that is configured.
