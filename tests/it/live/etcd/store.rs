@@ -1,0 +1,76 @@
+//! Traffic while operators put an older backup in place, and while a store is defragmented.
+
+use super::super::{SOON, live, stops, takes};
+use super::{Scene, key};
+use crate::operator::run;
+use crate::support::etcd::Etcd;
+use crate::support::origin::Origin;
+use crate::support::wait;
+
+/// Fault case 45: an older backup is put in place; the second time so that its revisions look like later ones. What
+/// the backup knows is live, what it lacks is used until somebody says that it is right.
+#[tokio::test]
+async fn a_restored_store_costs_no_request() {
+    let Some(mut etcd) = Etcd::start().await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("saved");
+    let scene = Scene::start(&etcd, &[etcd.url()], "").await;
+    let (c, d, e) = (Origin::start("c").await, Origin::start("d").await, Origin::start("e").await);
+    super::put(&etcd, &c).await;
+    takes(&scene.load, "c/v1").await;
+    etcd.save(&file);
+    for (more, went_back) in [(&[][..], true), (&["--bump-revision=1000000", "--mark-compacted"], false)] {
+        etcd.delete(&key("c")).await;
+        stops(&scene.load, "c/v1").await;
+        for _ in 0..20 {
+            super::put(&etcd, &d).await;
+        }
+        takes(&scene.load, "d/v1").await;
+        etcd.restore(&file, more).await;
+        takes(&scene.load, "c/v1").await;
+        if went_back {
+            takes(&scene.load, "d/v1").await;
+            let held = (d.address().to_string(), "held".to_owned());
+            assert!(scene.gateway.endpoints("svc").await.contains(&held));
+            let (fine, said) = run(&scene.gateway, &["accept", "etcd"]);
+            assert!(fine, "{said}");
+        }
+        stops(&scene.load, "d/v1").await;
+        // The stream follows the store as it is now.
+        super::put(&etcd, &e).await;
+        takes(&scene.load, "e/v1").await;
+        etcd.delete(&key("e")).await;
+        stops(&scene.load, "e/v1").await;
+        live(&scene.gateway, "etcd").await;
+    }
+    scene.end().await;
+}
+
+/// Fault case 49.
+#[tokio::test]
+async fn a_defragmentation_among_writes_costs_no_request() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let padding = "x".repeat(100_000);
+    for number in 0..100 {
+        etcd.put(&format!("/padding/{number}"), &padding).await;
+    }
+    etcd.delete_prefix("/padding/").await;
+    let scene = Scene::start(&etcd, &[etcd.url()], "").await;
+    let c = Origin::start("c").await;
+    let writes = async {
+        for number in 1..=200 {
+            let value = format!(r#"{{"address":"{}","labels":{{"number":"{number}"}}}}"#, c.address());
+            etcd.put(&key("c"), &value).await;
+        }
+    };
+    tokio::join!(writes, etcd.defragment());
+    takes(&scene.load, "c/v1").await;
+    wait::until(SOON, "the last value", || async {
+        let endpoints = scene.gateway.api("upstreams/svc").await["endpoints"].clone();
+        endpoints.as_array().unwrap().iter().any(|endpoint| endpoint["labels"]["number"] == "200")
+    })
+    .await;
+    let watches = super::super::provider(&scene.gateway, "etcd").await["watches"].clone();
+    assert!(watches.as_array().unwrap().iter().all(|watch| watch["sessions"] == 1), "{watches}");
+    scene.end().await;
+}
