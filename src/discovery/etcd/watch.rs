@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{WatchOptions, WatchResponse, WatchStream};
@@ -256,7 +256,7 @@ impl RangeWatch {
         if !events.is_empty() {
             let outcome = self.mirror.apply(events);
             status.set_index(u64::try_from(self.mirror.revision()).unwrap_or(0));
-            status.confirmed(SystemTime::now());
+            status.confirmed(Instant::now());
             self.publish(&outcome, false);
         }
         failure
