@@ -64,8 +64,8 @@ async fn history_that_is_compacted_away_costs_no_request() {
 }
 
 /// Fault case 41: after an interruption etcd sends the history in batches that all claim its newest revision; the
-/// connection ends after the first.
-async fn cut_in_the_middle(etcd: &Etcd, scene: &Scene, proxy: &Proxy) {
+/// connection ends after the first. Returns who came by it.
+async fn cut_in_the_middle(etcd: &Etcd, scene: &Scene, proxy: &Proxy) -> Origin {
     let (c, d) = (Origin::start("c").await, Origin::start("d").await);
     super::put(etcd, &c).await;
     takes(&scene.load, "c/v1").await;
@@ -83,6 +83,7 @@ async fn cut_in_the_middle(etcd: &Etcd, scene: &Scene, proxy: &Proxy) {
     takes(&scene.load, "d/v1").await;
     stops(&scene.load, "c/v1").await;
     live(&scene.gateway, "etcd").await;
+    d
 }
 
 #[tokio::test]
@@ -90,7 +91,7 @@ async fn history_that_is_cut_in_the_middle_costs_no_request() {
     let Some(etcd) = Etcd::start().await else { return };
     let proxy = Proxy::start(etcd.client_address()).await;
     let scene = Scene::start(&etcd, &[proxy.url()], "").await;
-    cut_in_the_middle(&etcd, &scene, &proxy).await;
+    let _came = cut_in_the_middle(&etcd, &scene, &proxy).await;
     scene.end().await;
 }
 
@@ -128,7 +129,7 @@ async fn what_etcd_answers_when_nothing_happens_is_no_reason_to_skip_anything() 
         })
         .await;
         assert!(etcd.watch_messages().await > watches, "progress was asked for");
-        cut_in_the_middle(&etcd, &scene, &proxy).await;
+        let _came = cut_in_the_middle(&etcd, &scene, &proxy).await;
         scene.end().await;
     }
 }
