@@ -5,6 +5,8 @@
 
 mod clock;
 mod consul;
+mod disk;
+mod edits;
 mod etcd;
 mod faults;
 mod flapping;
