@@ -10,6 +10,7 @@ mod edits;
 mod etcd;
 mod faults;
 mod flapping;
+mod random;
 mod saved;
 mod tags;
 mod wipes;
