@@ -148,7 +148,14 @@ impl Guard {
                 Part::Documents => state.documents_held,
                 Part::Source(source) => state.sources.get(source).is_some_and(|known| known.origin == Origin::Held),
             };
-            self.change((id, part), content, held, now);
+            // As before, by a registry that went back: it has it still.
+            let source = match &part {
+                Part::Documents => None,
+                Part::Source(source) => Some(source.clone()),
+            };
+            let listed = |state: &ProviderState| state.listed.get(&source).copied();
+            let again = self.states.get(&id).and_then(|before| listed(before)) != listed(&state);
+            self.change((id, part), content, held, again, now);
         }
         if let (Some(damping), Some(before), Some(_)) = (&mut self.damping, self.states.get(&id), registry) {
             damping.note(before, &state, now);
@@ -192,10 +199,12 @@ impl Guard {
         self.served = served;
     }
 
-    fn change(&mut self, key: (ProviderId, Part), content: Content, held: bool, now: Instant) {
+    /// `again`: it was listed for the first time since its registry went back, whether or not that changes it.
+    fn change(&mut self, key: (ProviderId, Part), content: Content, held: bool, again: bool, now: Instant) {
         let wipe = Registry::of(key.0).and_then(|registry| self.wipes.get_mut(&registry));
         match self.pools.get_mut(&key) {
-            Some(pool) if pool.now.is(&content) && pool.held == held => return,
+            Some(pool) if pool.now.is(&content) && pool.held == held && !again => return,
+            Some(pool) if pool.now.is(&content) && pool.held == held => {}
             Some(pool) => {
                 if pool.now.size() >= pool.peak.size() || now.saturating_duration_since(pool.peak_at) > WINDOW {
                     (pool.peak, pool.peak_at) = (pool.now.clone(), now);

@@ -68,9 +68,10 @@ impl Publisher {
     pub fn documents_of(&self, documents: Documents, texts: BTreeMap<String, Arc<[u8]>>, origin: Origin) {
         self.change(|state| {
             let held = origin == Origin::Held;
+            let news = listed(state, None);
             let same = state.documents.as_deref() == Some(&documents) && *state.texts == texts;
             if same && state.documents_held == held {
-                return false;
+                return news;
             }
             state.documents_held = held;
             if state.documents.as_deref() != Some(&documents) {
@@ -93,8 +94,9 @@ impl Publisher {
     /// Publishes what is known of a source.
     pub fn source(&self, source: &Source, known: SourceState) {
         self.change(|state| {
+            let news = listed(state, Some(source));
             if state.sources.get(source) == Some(&known) {
-                return false;
+                return news;
             }
             state.sources.insert(source.clone(), known);
             true
@@ -103,7 +105,10 @@ impl Publisher {
 
     /// Drops a source that no upstream wants any more.
     pub fn forget(&self, source: &Source) {
-        self.change(|state| state.sources.remove(source).is_some());
+        self.change(|state| {
+            state.listed.remove(&Some(source.clone()));
+            state.sources.remove(source).is_some()
+        });
     }
 
     fn change(&self, change: impl FnOnce(&mut ProviderState) -> bool) {
@@ -119,6 +124,12 @@ impl Publisher {
         let counter = if applied { &updates.applied } else { &updates.unchanged };
         counter.fetch_add(1, Relaxed);
     }
+}
+
+/// Notes that something is published; whether it is for the first time since the registry went back.
+fn listed(state: &mut ProviderState, part: Option<&Source>) -> bool {
+    let now = state.regressions;
+    now > 0 && state.listed.insert(part.cloned(), now) != Some(now)
 }
 
 #[cfg(test)]

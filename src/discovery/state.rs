@@ -24,6 +24,9 @@ pub struct ProviderState {
     pub documents_held: bool,
     /// How often one of its watches saw the registry's counter go back.
     pub regressions: u64,
+    /// After how many of these each source (`None`: the documents) was published last; empty before the first. What a
+    /// registry that went back lists as before is news: it has it still.
+    pub listed: BTreeMap<Option<Source>, u64>,
     /// What of the above is not the registry's word. Watches leave it empty; control fills it.
     pub kept: Kept,
 }

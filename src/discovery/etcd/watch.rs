@@ -271,7 +271,7 @@ impl RangeWatch {
             tracing::warn!(range = %self.range, "etcd's revision went back: it was restored or wiped");
             self.publisher.regressed();
         }
-        if outcome.changed || first {
+        if outcome.changed || outcome.regressed || first {
             self.view.publish(&self.mirror, &self.publisher);
         }
     }

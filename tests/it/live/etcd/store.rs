@@ -46,6 +46,43 @@ async fn a_restored_store_costs_no_request() {
     scene.end().await;
 }
 
+/// As fault case 45 with a backup that lacks nothing: nothing is held, and who leaves afterwards goes at once.
+#[tokio::test]
+async fn a_restored_store_that_lacks_nothing_is_believed_at_once() {
+    let Some(mut etcd) = Etcd::start().await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("saved");
+    let scene = Scene::start(&etcd, &[etcd.url()], "").await;
+    let c = Origin::start("c").await;
+    super::put(&etcd, &c).await;
+    takes(&scene.load, "c/v1").await;
+    etcd.save(&file);
+    for number in 0..20 {
+        etcd.put("/elsewhere", &number.to_string()).await;
+    }
+    // The watch has seen more than there will be.
+    let count = |count: usize| {
+        let gateway = &scene.gateway;
+        wait::until(SOON, "the endpoint that gets nothing", move || async move {
+            gateway.endpoints("svc").await.len() == count
+        })
+    };
+    etcd.put(&key("d"), r#"{"address":"127.0.0.1:1","weight":0}"#).await;
+    count(4).await;
+    etcd.delete(&key("d")).await;
+    count(3).await;
+    etcd.restore(&file, &[]).await;
+    wait::until_ok(SOON, "the regression to be seen", || async {
+        let log = scene.gateway.stderr().text();
+        if log.contains("etcd's revision went back") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    live(&scene.gateway, "etcd").await;
+    etcd.delete(&key("c")).await;
+    stops(&scene.load, "c/v1").await;
+    scene.end().await;
+}
+
 /// Fault case 49.
 #[tokio::test]
 async fn a_defragmentation_among_writes_costs_no_request() {
