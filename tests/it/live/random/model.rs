@@ -74,6 +74,8 @@ struct Life {
     last: u64,
     /// The first one since it was not there.
     first: u64,
+    /// Tells apart whoever came by the same registration twice, which a backup brings about.
+    since: u64,
 }
 
 /// Addresses with the lives they show.
@@ -126,8 +128,8 @@ impl Model {
     /// It was registered.
     pub(super) fn add(&self, slot: Slot, life: u64) {
         let mut known = self.known();
-        let first = known.there.get(&slot).map_or(life, |before| before.first);
-        known.there.insert(slot, Life { last: life, first });
+        let (first, since) = known.there.get(&slot).map_or((life, life), |before| (before.first, before.since));
+        known.there.insert(slot, Life { last: life, first, since });
     }
 
     /// Only who is in the other one stays.
@@ -144,9 +146,11 @@ impl Model {
         let then = then.known().there.clone();
         let mut known = self.known();
         for (slot, life) in then {
+            known.lives += 1;
+            let anew = (life.last, known.lives);
             // Who was there all the time lives on, as it was registered then.
-            let first = known.there.get(&slot).map_or(life.last, |now| now.first);
-            known.there.insert(slot, Life { last: life.last, first });
+            let (first, since) = known.there.get(&slot).map_or(anew, |now| (now.first, now.since));
+            known.there.insert(slot, Life { last: life.last, first, since });
         }
     }
 
@@ -183,14 +187,14 @@ impl Model {
         let mut known = self.known();
         for (slot, life) in before {
             // Whoever was removed meanwhile may be gone, and back.
-            if known.there.get(slot).is_none_or(|now| now.first != life.first) {
+            if known.there.get(slot).is_none_or(|now| now.since != life.since) {
                 continue;
             }
             match shown.get(&self.address(*slot)) {
                 Some(shows) if *shows >= life.first => {
-                    seen.insert(*slot, life.first);
+                    seen.insert(*slot, life.since);
                 }
-                None if seen.get(slot) == Some(&life.first) => {
+                None if seen.get(slot) == Some(&life.since) => {
                     known.vanished.push(format!("{slot:?} ({life:?}) is not among {shown:?}"));
                 }
                 _ => {}
