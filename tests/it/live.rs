@@ -12,6 +12,7 @@ mod faults;
 mod flapping;
 mod random;
 mod saved;
+mod soak;
 mod tags;
 mod wipes;
 
