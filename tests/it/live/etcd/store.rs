@@ -1,10 +1,11 @@
 //! Traffic while operators put an older backup in place, and while a store is defragmented.
 
-use super::super::{SOON, live, stops, takes};
+use super::super::{SOON, fails, live, stops, takes};
 use super::{Scene, key};
 use crate::operator::run;
 use crate::support::etcd::Etcd;
 use crate::support::origin::Origin;
+use crate::support::proxy::{Mode, Proxy};
 use crate::support::wait;
 
 /// Fault case 45: an older backup is put in place; the second time so that its revisions look like later ones. What
@@ -80,6 +81,35 @@ async fn a_restored_store_that_lacks_nothing_is_believed_at_once() {
     live(&scene.gateway, "etcd").await;
     etcd.delete(&key("c")).await;
     stops(&scene.load, "c/v1").await;
+    scene.end().await;
+}
+
+/// As fault case 45 with a store that counts further than it did by the time the gateway reaches it again: its
+/// revisions are those of other changes, and as many keys as before tell nothing either.
+#[tokio::test]
+async fn a_restored_store_that_has_overtaken_the_gateway_costs_no_request_and_no_change() {
+    let Some(mut etcd) = Etcd::start().await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("saved");
+    let proxy = Proxy::start(etcd.client_address()).await;
+    let scene = Scene::start(&etcd, &[proxy.url()], "").await;
+    let (c, d) = (Origin::start("c").await, Origin::start("d").await);
+    etcd.save(&file);
+    super::put(&etcd, &c).await;
+    takes(&scene.load, "c/v1").await;
+    proxy.set(Mode::Hold);
+    proxy.cut();
+    fails(&scene.gateway, "etcd", "").await;
+    let before = etcd.revision().await;
+    etcd.restore(&file, &[]).await;
+    super::put(&etcd, &d).await;
+    while etcd.revision().await <= before {
+        etcd.put("/elsewhere", "").await;
+    }
+    proxy.set(Mode::Pass);
+    takes(&scene.load, "d/v1").await;
+    stops(&scene.load, "c/v1").await;
+    live(&scene.gateway, "etcd").await;
     scene.end().await;
 }
 
