@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Readiness};
@@ -120,7 +121,7 @@ impl App {
     /// # Errors
     /// What could not be bound, opened or read, and why.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let started_at = SystemTime::now();
+        let started = Instant::now();
         let workers = settings.runtime.workers;
         let mut bound = Vec::new();
         for (name, listener) in &settings.listeners {
@@ -207,7 +208,7 @@ impl App {
         let plane = DataPlane::start(workers, bound, &snapshots, &stats, &log)
             .map_err(|error| StartError::new("cannot start the workers", error))?;
 
-        let metrics = metrics(&snapshots, &statuses, stats, &log, started_at)
+        let metrics = metrics(&snapshots, &statuses, stats, &log, started)
             .and_then(|metrics| metrics.register(saved_errors).map(|()| metrics))
             .map_err(|error| StartError::new("metrics", error))?;
         let (delay, grace) = (settings.runtime.shutdown_delay, settings.runtime.shutdown_grace);
@@ -220,7 +221,7 @@ impl App {
             history,
             metrics,
             readiness: Arc::clone(&readiness),
-            started_at,
+            started,
         };
         tasks.spawn(admin::serve(admin, state, shutdown.clone()));
         let admin = admin_address;
@@ -407,13 +408,13 @@ fn metrics(
     statuses: &[Arc<ProviderStatus>],
     stats: Arc<WorkersStats>,
     log: &Writer,
-    started_at: SystemTime,
+    started: Instant,
 ) -> prometheus::Result<Metrics> {
     let metrics = Metrics::new()?;
     metrics.register(stats)?;
     metrics.register(log.dropped_lines())?;
     let (snapshot, providers) = (snapshots.clone(), statuses.to_vec());
-    metrics.register(admin::metrics::Picture { snapshot, providers, started_at })?;
+    metrics.register(admin::metrics::Picture { snapshot, providers, started })?;
     Ok(metrics)
 }
 

@@ -70,7 +70,7 @@ impl Publisher {
         self.change(|before| {
             let same_documents = before.documents.as_deref() == Some(&documents);
             if same_documents && *before.texts == texts && before.documents_held == held {
-                return None;
+                return listed_again(before, None);
             }
             let mut state = ProviderState::clone(before);
             state.documents_held = held;
@@ -78,6 +78,7 @@ impl Publisher {
                 state.documents = Some(Arc::new(documents));
             }
             state.texts = Arc::new(texts);
+            note_listed(&mut state, None);
             Some(state)
         });
     }
@@ -99,10 +100,11 @@ impl Publisher {
     pub fn source(&self, source: &Source, known: SourceState) {
         self.change(|before| {
             if before.sources.get(source) == Some(&known) {
-                return None;
+                return listed_again(before, Some(source));
             }
             let mut state = before.clone();
             state.sources.insert(source.clone(), known);
+            note_listed(&mut state, Some(source));
             Some(state)
         });
     }
@@ -111,6 +113,7 @@ impl Publisher {
     pub fn forget(&self, source: &Source) {
         self.change(|before| {
             let mut state = before.sources.contains_key(source).then(|| before.clone())?;
+            state.listed.remove(&Some(source.clone()));
             state.sources.remove(source);
             Some(state)
         });
@@ -128,6 +131,25 @@ impl Publisher {
         let updates = &self.status.updates;
         let counter = if applied { &updates.applied } else { &updates.unchanged };
         counter.fetch_add(1, Relaxed);
+    }
+}
+
+/// A state in which a part is noted as published, where that is news: for the first time since the registry went back
+/// or was exchanged.
+fn listed_again(before: &ProviderState, part: Option<&Source>) -> Option<ProviderState> {
+    let mut state = is_news(before, part).then(|| before.clone())?;
+    note_listed(&mut state, part);
+    Some(state)
+}
+
+fn is_news(state: &ProviderState, part: Option<&Source>) -> bool {
+    let now = state.disbeliefs();
+    now > 0 && state.listed.get(&part.cloned()) != Some(&now)
+}
+
+fn note_listed(state: &mut ProviderState, part: Option<&Source>) {
+    if is_news(state, part) {
+        state.listed.insert(part.cloned(), state.disbeliefs());
     }
 }
 

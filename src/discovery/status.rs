@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::spec::name::ProviderId;
 
@@ -29,7 +30,8 @@ pub enum WatchState {
 #[derive(Debug)]
 pub struct WatchStatus {
     state: Mutex<WatchState>,
-    verified_at_ms: AtomicU64,
+    /// By a clock that nobody sets, as all ages must be.
+    verified_at: Mutex<Option<Instant>>,
     index: AtomicU64,
     sessions: AtomicU64,
     polled: AtomicBool,
@@ -39,11 +41,12 @@ pub struct WatchStatus {
 
 impl WatchStatus {
     fn beginning(remembered: Option<&(SystemTime, u64)>, turns: watch::Sender<u64>) -> Self {
-        let (at, index) = remembered.map_or((0, 0), |(at, index)| (millis(*at), *index));
+        // An earlier process can be told from by the wall clock alone; from now on it ages by ours.
+        let verified_at = remembered.and_then(|(at, _)| Instant::now().checked_sub(at.elapsed().unwrap_or_default()));
         Self {
             state: Mutex::new(WatchState::Starting),
-            verified_at_ms: AtomicU64::new(at),
-            index: AtomicU64::new(index),
+            verified_at: Mutex::new(verified_at),
+            index: AtomicU64::new(remembered.map_or(0, |(_, index)| *index)),
             sessions: AtomicU64::new(0),
             polled: AtomicBool::new(false),
             turns,
@@ -51,8 +54,11 @@ impl WatchStatus {
     }
 
     /// An authoritative answer confirmed what is known as of `at` (the start of the request that was answered).
-    pub fn confirmed(&self, at: SystemTime) {
-        self.verified_at_ms.fetch_max(millis(at), Relaxed);
+    pub fn confirmed(&self, at: Instant) {
+        {
+            let mut verified_at = self.verified_at.lock().unwrap_or_else(PoisonError::into_inner);
+            *verified_at = (*verified_at).max(Some(at));
+        }
         self.set_state(WatchState::Live);
     }
 
@@ -66,9 +72,15 @@ impl WatchStatus {
         self.index.load(Relaxed)
     }
 
-    /// When what is known was last confirmed.
+    /// How long ago what is known was last confirmed.
+    pub fn age(&self) -> Option<Duration> {
+        let verified_at = *self.verified_at.lock().unwrap_or_else(PoisonError::into_inner);
+        verified_at.map(|at| at.elapsed())
+    }
+
+    /// When that was, by the wall clock as it is now.
     pub fn verified_at(&self) -> Option<SystemTime> {
-        time_of(self.verified_at_ms.load(Relaxed))
+        SystemTime::now().checked_sub(self.age()?)
     }
 
     /// Sessions begun: 1, and one more for each reconnect.

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use fleetgate::admin::metrics::Picture;
 use fleetgate::discovery::status::{ProviderStatus, Registered};
@@ -16,6 +16,7 @@ use fleetgate::telemetry::prometheus::Metrics;
 use fleetgate::telemetry::stats::{AttemptResult, ConnectionState, WorkersStats};
 use serde_json::Value;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::support::client::Request;
 use crate::support::gateway::Gateway;
@@ -56,7 +57,7 @@ fn promtool_has_nothing_to_say_about_any_family() {
     worker.downstream_connections(&web).add(4);
 
     let consul = ProviderStatus::new(ProviderId::Consul);
-    consul.watch("consul:users").confirmed(SystemTime::now());
+    consul.watch("consul:users").confirmed(Instant::now());
     consul.set_registered(Registered { place: "fleetgate-gw-1".to_owned(), stands: true, error: None });
     let (_publish, snapshot) = watch::channel(Arc::new(Snapshot::empty()));
     let access_log = Writer::start(&AccessLog::Off).unwrap();
@@ -64,7 +65,7 @@ fn promtool_has_nothing_to_say_about_any_family() {
     let metrics = Metrics::new().unwrap();
     metrics.register(workers).unwrap();
     metrics.register(access_log.dropped_lines()).unwrap();
-    metrics.register(Picture { snapshot, providers: vec![consul], started_at: SystemTime::now() }).unwrap();
+    metrics.register(Picture { snapshot, providers: vec![consul], started: Instant::now() }).unwrap();
     check(&promtool, &metrics.render().unwrap());
 }
 

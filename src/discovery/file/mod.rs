@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use notify::event::{AccessKind, AccessMode};
@@ -62,7 +62,7 @@ impl FileProvider {
     /// Reads everything and publishes it; returns the folders to watch.
     async fn update(&mut self) -> Option<BTreeMap<PathBuf, (u64, u64)>> {
         let settings = Arc::clone(&self.settings);
-        let began = SystemTime::now();
+        let began = Instant::now();
         let look = tokio::task::spawn_blocking(move || {
             // The glance comes first: what changes while it is read shows at the next one.
             let seen = glance(&settings);
@@ -108,7 +108,7 @@ impl FileProvider {
     /// Whether a glance differs from the last one.
     async fn looks_different(&self) -> bool {
         let settings = Arc::clone(&self.settings);
-        let began = SystemTime::now();
+        let began = Instant::now();
         let same = tokio::task::spawn_blocking(move || glance(&settings)).await.is_ok_and(|seen| seen == self.last);
         if same {
             self.publisher.status().watch("files").confirmed(began);

@@ -1,6 +1,6 @@
 //! Traffic to what a real etcd lists.
 
-use super::{rejects, stops, takes};
+use super::{rejects, removals, stops, takes};
 use crate::support::client::{Request, get};
 use crate::support::etcd::Etcd;
 use crate::support::gateway::Gateway;
@@ -8,13 +8,34 @@ use crate::support::load::Load;
 use crate::support::origin::Origin;
 use crate::support::wait;
 
+mod history;
+mod members;
+mod store;
+mod user;
+
+/// The key of an endpoint of `svc`.
+fn key(id: &str) -> String {
+    format!("/fleetgate/endpoints/svc/{id}")
+}
+
+async fn put(etcd: &Etcd, origin: &Origin) {
+    etcd.put(&key(&origin.name), &origin.address().to_string()).await;
+}
+
 async fn before(etcd: &Etcd) -> Gateway {
+    before_urls(&[etcd.url()], "").await
+}
+
+/// A gateway that reads `svc` and `svc2` from these members; `more` are further keys of `[discovery.etcd]`.
+async fn before_urls(urls: &[String], more: &str) -> Gateway {
     Gateway::start(&format!(
         r#"
         listeners.web = {{ address = "127.0.0.1:0" }}
         admin.address = "127.0.0.1:0"
+        discovery.state_dir = "off"
         [discovery.etcd]
-        endpoints = ["{}"]
+        endpoints = {urls:?}
+        {more}
         [upstreams.svc]
         etcd = {{}}
         [upstreams.svc2]
@@ -25,10 +46,47 @@ async fn before(etcd: &Etcd) -> Gateway {
         [routes.second]
         match = {{ path = "/second" }}
         upstream = "svc2"
-        "#,
-        etcd.url()
+        "#
     ))
     .await
+}
+
+/// Load on a pool of two that never leave it, whatever happens.
+struct Scene {
+    kept: [Origin; 2],
+    gateway: Gateway,
+    load: Load,
+}
+
+impl Scene {
+    /// Writes the two to etcd, and starts a gateway that reaches it by these URLs.
+    async fn start(etcd: &Etcd, urls: &[String], more: &str) -> Self {
+        let kept = [Origin::start("a").await, Origin::start("b").await];
+        for origin in &kept {
+            put(etcd, origin).await;
+        }
+        let gateway = before_urls(urls, more).await;
+        let load = Load::start(gateway.address(), 2, |_, _| Request::get("/"));
+        let scene = Self { kept, gateway, load };
+        scene.serves().await;
+        scene
+    }
+
+    /// Both take traffic.
+    async fn serves(&self) {
+        takes(&self.load, "a/v1").await;
+        takes(&self.load, "b/v1").await;
+    }
+
+    /// Both take traffic still, neither was ever taken out, and no request failed.
+    async fn end(self) {
+        self.serves().await;
+        self.load.stop().await.assert_all_ok();
+        let removals = removals(&self.gateway, "svc").await;
+        for origin in &self.kept {
+            assert_eq!(removals.get(&origin.address().to_string()), None, "{removals:?}");
+        }
+    }
 }
 
 /// Fault cases 33 (put, update, delete), 34 (a lease expires), 50 (a bad value over a good one, then deleted) and

@@ -8,10 +8,9 @@ use crate::support::client::Request;
 use crate::support::consul::{Consul, Service};
 use crate::support::etcd::Etcd;
 use crate::support::gateway::{Gateway, Setup};
-use crate::support::http;
 use crate::support::load::Load;
 use crate::support::origin::Origin;
-use crate::support::wait;
+use crate::support::{http, rounds, wait};
 
 /// Waits until a saved file has all of these words.
 pub(super) async fn saves(gateway: &Gateway, file: &str, words: &[&str]) {
@@ -130,7 +129,8 @@ async fn a_start_without_permission_keeps_what_was_saved() {
     load.stop().await.assert_all_ok();
 }
 
-/// Fault cases 54 and 55: files that are no use, and a gateway that is killed while it writes.
+/// Fault cases 54 and 55: files that are no use, and a gateway that is killed while it writes, 200 times where tests
+/// may take long.
 #[tokio::test]
 async fn whatever_happens_to_the_files_the_gateway_starts() {
     let origin = Origin::start("users").await;
@@ -151,7 +151,7 @@ async fn whatever_happens_to_the_files_the_gateway_starts() {
     };
     let address = origin.address().to_string();
     let mut gateway = Gateway::start(&config("state")).await;
-    for round in 0..12 {
+    for round in 0..rounds(12, 200) {
         // Each of them writes; the kill comes in the middle of it.
         let url =
             format!("http://{}/api/v1/upstreams/users/endpoints/{}", gateway.admin(), address.replace(':', "%3A"));
@@ -163,7 +163,7 @@ async fn whatever_happens_to_the_files_the_gateway_starts() {
             }
         });
         saves(&gateway, "overlay.json", &["sha256"]).await;
-        tokio::time::sleep(std::time::Duration::from_millis(10 * round)).await;
+        tokio::time::sleep(std::time::Duration::from_millis(10 * (round as u64 % 12))).await;
         gateway.kill();
         writer.abort();
         gateway = gateway.restart().await;
