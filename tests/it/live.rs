@@ -4,9 +4,12 @@
 //! What needs no traffic to be seen is tested where providers are: [`crate::consul`] and [`crate::etcd`].
 
 mod consul;
+mod consul_fleet;
+mod consul_network;
 mod etcd;
 mod faults;
 mod flapping;
+mod permissions;
 mod saved;
 mod tags;
 mod wipes;
@@ -20,6 +23,11 @@ use crate::support::load::Load;
 use crate::support::wait;
 
 const SOON: Duration = Duration::from_secs(30);
+
+/// The configuration of a gateway with one listener and its admin API, and with this beside them.
+fn config(more: &str) -> String {
+    format!("listeners.web.address = \"127.0.0.1:0\"\nadmin.address = \"127.0.0.1:0\"\n{more}")
+}
 
 /// Waits until this origin, `NAME/VERSION`, answers requests of the load.
 async fn takes(load: &Load, who: &str) {

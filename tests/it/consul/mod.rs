@@ -7,7 +7,6 @@ mod faults;
 mod fleet;
 mod instances;
 mod scripted;
-mod scripted_server;
 mod tls;
 mod ways;
 
