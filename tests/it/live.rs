@@ -4,8 +4,10 @@
 //! What needs no traffic to be seen is tested where providers are: [`crate::consul`] and [`crate::etcd`].
 
 mod consul;
+mod consul_answers;
 mod consul_fleet;
 mod consul_network;
+mod consul_ways;
 mod etcd;
 mod faults;
 mod flapping;

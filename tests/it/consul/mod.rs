@@ -7,7 +7,7 @@ mod faults;
 mod fleet;
 mod instances;
 mod scripted;
-mod tls;
+pub(crate) mod tls;
 mod ways;
 
 use std::collections::BTreeSet;

@@ -22,6 +22,8 @@ pub struct Scene {
     pub damage: Damage,
     /// What a `?consistent` read says instead.
     pub consistent: Option<String>,
+    /// What a read of keys says instead.
+    pub keys: Option<String>,
     /// What `/v1/catalog/services` says.
     pub catalog: String,
 }
@@ -48,11 +50,17 @@ pub struct ScriptedServer {
 
 /// An answer to `/v1/health/service` with these instances.
 pub fn instances(ids: &[&str]) -> String {
-    let entries: Vec<_> = ids
+    let instances: Vec<_> = ids.iter().map(|id| (*id, SocketAddr::from(([10, 0, 0, 1], 80)))).collect();
+    instances_at(&instances)
+}
+
+/// As [`instances`], each at its address.
+pub fn instances_at(instances: &[(&str, SocketAddr)]) -> String {
+    let entries: Vec<_> = instances
         .iter()
-        .map(|id| {
-            serde_json::json!({ "Node": { "Node": "n1", "Address": "10.0.0.1" },
-                "Service": { "ID": id, "Service": "web", "Port": 80 }, "Checks": [] })
+        .map(|(id, at)| {
+            serde_json::json!({ "Node": { "Node": "n1", "Address": at.ip() },
+                "Service": { "ID": id, "Service": "web", "Port": at.port() }, "Checks": [] })
         })
         .collect();
     serde_json::Value::from(entries).to_string()
@@ -69,6 +77,7 @@ impl Scene {
             body,
             damage: Damage::None,
             consistent: None,
+            keys: None,
             catalog: r#"{"consul":[],"web":[]}"#.to_owned(),
         }
     }
@@ -188,7 +197,9 @@ fn answer(scene: &Scene, target: &str) -> (Vec<u8>, bool) {
     for (name, value) in &scene.headers {
         head += &format!("{name}: {value}\r\n");
     }
-    let body = scene.consistent.as_ref().filter(|_| target.contains("consistent")).unwrap_or(&scene.body);
+    let of_keys = scene.keys.as_ref().filter(|_| keys);
+    let consistent = scene.consistent.as_ref().filter(|_| target.contains("consistent"));
+    let body = of_keys.or(consistent).unwrap_or(&scene.body);
     let (length, sent) = match scene.damage {
         Damage::Truncated => (body.len(), &body[..body.len() / 2]),
         Damage::ShortLength => (body.len() / 2, body.as_str()),
