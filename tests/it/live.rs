@@ -6,6 +6,7 @@
 mod consul;
 mod consul_answers;
 mod consul_fleet;
+mod consul_many;
 mod consul_network;
 mod consul_ways;
 mod etcd;

@@ -14,7 +14,8 @@ use crate::support::origin::Origin;
 use crate::support::scripted::{Damage, Scene, ScriptedServer, instances_at};
 use crate::support::wait;
 
-fn scene(index: u64, origins: &[&Origin]) -> Scene {
+/// An answer with these instances, beside a route in the keys.
+pub(super) fn scene(index: u64, origins: &[&Origin]) -> Scene {
     let instances: Vec<(&str, SocketAddr)> =
         origins.iter().map(|origin| (origin.name.as_str(), origin.address())).collect();
     let value = STANDARD.encode(r#"{"match":{"path":"/kv"},"upstream":"web"}"#);
