@@ -5,12 +5,18 @@
 
 mod clock;
 mod consul;
+mod consul_answers;
+mod consul_fleet;
+mod consul_many;
+mod consul_network;
+mod consul_ways;
 mod disk;
 mod edits;
 mod etcd;
 mod faults;
 mod feedback;
 mod flapping;
+mod permissions;
 mod random;
 mod saved;
 mod soak;
@@ -27,6 +33,11 @@ use crate::support::load::Load;
 use crate::support::wait;
 
 const SOON: Duration = Duration::from_secs(30);
+
+/// The configuration of a gateway with one listener and its admin API, and with this beside them.
+fn config(more: &str) -> String {
+    format!("listeners.web.address = \"127.0.0.1:0\"\nadmin.address = \"127.0.0.1:0\"\n{more}")
+}
 
 /// Waits until this origin, `NAME/VERSION`, answers requests of the load.
 async fn takes(load: &Load, who: &str) {
