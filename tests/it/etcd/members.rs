@@ -125,6 +125,17 @@ async fn without_a_quorum_everything_is_kept() {
     running.stop().await;
 }
 
+/// Fault case 47: a black hole is left for the next member after three seconds, not after the ten of other calls.
+#[tokio::test]
+async fn a_member_that_never_answered_is_left_soon() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let hole = Proxy::start(etcd.client_address()).await;
+    hole.set(Mode::Hold);
+    let running = run(&settings([hole.url()]), &["users"]);
+    assert_eq!(running.failing(DOCUMENTS).await, format!("{}: no answer in 3 s", hole.url()));
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn members_that_refuse_or_swallow_do_not_keep_it_from_starting() {
     let Some(etcd) = Etcd::start().await else { return };

@@ -239,14 +239,14 @@ async fn a_key_that_is_written_all_the_time_is_coalesced() {
     takes(&load, "a/v1").await;
     let first = generation().await;
     let weighted = |weight: u32| format!(r#"{{"address":"{}","weight":{weight}}}"#, a.address());
-    let writes = 2_000;
+    let (writes, began) = (2_000, std::time::Instant::now());
     for weight in 1..=writes {
         etcd.put(key, &weighted(weight)).await;
     }
     etcd.put(key, &weighted(7)).await;
     let weight = || async { gateway.api("upstreams/svc").await["endpoints"][0]["weight"].clone() };
     wait::until(super::SOON, "the last value", || async { weight().await == 7 }).await;
-    let snapshots = generation().await - first;
-    assert!(snapshots < u64::from(writes) / 10, "{snapshots} snapshots of {writes} writes");
+    let (snapshots, seconds) = (generation().await - first, began.elapsed().as_secs());
+    assert!(snapshots <= 10 + 3 * seconds, "{snapshots} snapshots of {writes} writes in {seconds} s");
     load.stop().await.assert_all_ok();
 }

@@ -287,12 +287,12 @@ fn seed() -> u64 {
 #[tokio::test]
 async fn nobody_is_lost_whatever_happens_to_etcd() {
     let Some(etcd) = Etcd::start().await else { return };
-    run(Registry::Etcd(Box::new(etcd)), seed(), rounds(3, 60)).await;
+    run(Registry::Etcd(Box::new(etcd)), seed(), rounds(3, 30)).await;
 }
 
 /// Fault case 59 with Consul: it freezes, dies and loses connections.
 #[tokio::test]
 async fn nobody_is_lost_whatever_happens_to_consul() {
     let Some(consul) = Consul::start().await else { return };
-    run(Registry::Consul(Box::new(consul)), seed(), rounds(2, 40)).await;
+    run(Registry::Consul(Box::new(consul)), seed(), rounds(2, 20)).await;
 }
