@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Readiness};
 use crate::control::command::Commands;
-use crate::control::history::{self, History};
+use crate::control::history::{self, Former, History};
 use crate::control::saved::{Identity, Loaded, SavedState, Store, Verified};
 use crate::control::{Control, Rules};
 use crate::discovery::consul::ConsulProvider;
@@ -106,6 +107,7 @@ pub struct App {
     readiness: Arc<Readiness>,
     plane: DataPlane,
     log: Writer,
+    history: Arc<History>,
     reread: watch::Sender<u64>,
     tasks: JoinSet<()>,
     registered: JoinSet<()>,
@@ -140,6 +142,7 @@ impl App {
             .map_err(|error| StartError::new("telemetry.access_log", error))?;
 
         let events = settings.telemetry.events.as_ref();
+        let former = events.map_or_else(Former::default, |events| read_back(&events.path, started_at));
         let events = events.map(|events| history::disk::Log::open(&events.path, events.max_size)).transpose();
         let events = events.map_err(|error| StartError::new("telemetry.events", error))?;
 
@@ -159,7 +162,8 @@ impl App {
         let rules = Rules::of(&settings.discovery);
         let (commands, orders) = Commands::channel();
         let (shown, showing) = watch::channel(None);
-        let history = History::new(index_of(&statuses), shutdown.clone());
+        let history = History::resuming(former, index_of(&statuses), shutdown.clone());
+        history.starts();
         let control = Control {
             providers: discovery.states,
             rules,
@@ -211,6 +215,7 @@ impl App {
         let metrics = metrics(&snapshots, &statuses, stats, &log, started)
             .and_then(|metrics| metrics.register(saved_errors).map(|()| metrics))
             .map_err(|error| StartError::new("metrics", error))?;
+        let noted = Arc::clone(&history);
         let (delay, grace) = (settings.runtime.shutdown_delay, settings.runtime.shutdown_grace);
         let state = admin::State {
             settings: Arc::new(settings),
@@ -225,7 +230,21 @@ impl App {
         };
         tasks.spawn(admin::serve(admin, state, shutdown.clone()));
         let admin = admin_address;
-        Ok(Self { listeners, admin, readiness, plane, log, reread, tasks, registered, leave, shutdown, delay, grace })
+        Ok(Self {
+            listeners,
+            admin,
+            readiness,
+            plane,
+            log,
+            history: noted,
+            reread,
+            tasks,
+            registered,
+            leave,
+            shutdown,
+            delay,
+            grace,
+        })
     }
 
     /// Listeners with the addresses they are bound to.
@@ -256,6 +275,7 @@ impl App {
     /// Stops: registered no more, not ready, still serving, drained, ended.
     pub async fn stop(mut self) {
         tracing::info!("stopping");
+        self.history.stops();
         self.leave.cancel();
         let left = async { while self.registered.join_next().await.is_some() {} };
         if tokio::time::timeout(LEAVE, left).await.is_err() {
@@ -416,6 +436,19 @@ fn metrics(
     let (snapshot, providers) = (snapshots.clone(), statuses.to_vec());
     metrics.register(admin::metrics::Picture { snapshot, providers, started })?;
     Ok(metrics)
+}
+
+/// What earlier processes wrote of their history; what can't be read is not needed to serve.
+fn read_back(path: &Path, now: SystemTime) -> Former {
+    let former = Former::read(path, now).unwrap_or_else(|error| {
+        tracing::warn!(path = %path.display(), %error, "earlier events can't be read back");
+        Former::default()
+    });
+    let (events, damaged) = former.counts();
+    if damaged > 0 {
+        tracing::warn!(path = %path.display(), events, damaged, "lines of earlier events are damaged, and skipped");
+    }
+    former
 }
 
 /// Tells the history indexes and revisions.
