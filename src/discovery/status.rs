@@ -158,7 +158,7 @@ impl Connections {
     }
 
     /// One was opened.
-    pub(super) fn open(self: &Arc<Self>) -> Open {
+    pub fn open(self: &Arc<Self>) -> Open {
         self.followed.store(true, Relaxed);
         self.opens();
         Open(Arc::clone(self))
