@@ -8,7 +8,7 @@ use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -142,7 +142,7 @@ impl App {
             .map_err(|error| StartError::new("telemetry.access_log", error))?;
 
         let events = settings.telemetry.events.as_ref();
-        let former = events.map_or_else(Former::default, |events| read_back(&events.path, started_at));
+        let former = events.map_or_else(Former::default, |events| read_back(&events.path, SystemTime::now()));
         let events = events.map(|events| history::disk::Log::open(&events.path, events.max_size)).transpose();
         let events = events.map_err(|error| StartError::new("telemetry.events", error))?;
 

@@ -35,6 +35,8 @@ impl Source for Picture {
             definitions::DISCOVERY_ANSWERS,
             definitions::DISCOVERY_WAKEUPS,
             definitions::DISCOVERY_BYTES,
+            definitions::DISCOVERY_CONNECTIONS_OPENED,
+            definitions::DISCOVERY_CONNECTIONS,
             definitions::DISCOVERY_TOKEN_EXPIRES,
             definitions::DISCOVERY_HELD,
             definitions::DISCOVERY_REGISTERED,
@@ -76,6 +78,11 @@ impl Source for Picture {
                 (definitions::DISCOVERY_BYTES, &provider.cost.bytes),
             ] {
                 samples.value(definition, &[name], count.load(Relaxed) as f64);
+            }
+            let connections = &provider.cost.connections;
+            samples.value(definitions::DISCOVERY_CONNECTIONS_OPENED, &[name], connections.opened() as f64);
+            if let Some(open) = connections.now() {
+                samples.value(definitions::DISCOVERY_CONNECTIONS, &[name], open as f64);
             }
             if let Some(at) = provider.token_expires_at() {
                 samples.value(definitions::DISCOVERY_TOKEN_EXPIRES, &[name], unix(at));

@@ -146,6 +146,53 @@ pub struct Cost {
     pub wakeups: AtomicU64,
     /// Bytes of all of them, decompressed; of etcd those of keys and values.
     pub bytes: AtomicU64,
+    /// The connections to it.
+    pub connections: Arc<Connections>,
+}
+
+/// Connections to a registry.
+#[derive(Debug, Default)]
+pub struct Connections {
+    opened: AtomicU64,
+    closed: AtomicU64,
+    /// Whether the client that opens them tells when one is closed.
+    followed: AtomicBool,
+}
+
+/// A connection whose end is noticed: it is over when this is dropped.
+#[derive(Debug)]
+pub struct Open(Arc<Connections>);
+
+impl Connections {
+    /// One was opened, and nobody will tell when it is closed.
+    pub(super) fn opens(&self) {
+        self.opened.fetch_add(1, Relaxed);
+    }
+
+    /// One was opened.
+    pub fn open(self: &Arc<Self>) -> Open {
+        self.followed.store(true, Relaxed);
+        self.opens();
+        Open(Arc::clone(self))
+    }
+
+    /// How many were opened since the start.
+    pub fn opened(&self) -> u64 {
+        self.opened.load(Relaxed)
+    }
+
+    /// How many are open now; `None` where nobody tells when one is closed, or none was opened yet.
+    pub fn now(&self) -> Option<u64> {
+        // In this order: one that is closed meanwhile is not subtracted before it was added.
+        let closed = self.closed.load(Relaxed);
+        self.followed.load(Relaxed).then(|| self.opened().saturating_sub(closed))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.closed.fetch_add(1, Relaxed);
+    }
 }
 
 impl Cost {

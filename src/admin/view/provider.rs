@@ -62,6 +62,10 @@ pub struct Cost {
     pub wakeups: u64,
     /// Their bytes, decompressed.
     pub bytes: u64,
+    /// Connections opened.
+    pub connections_opened: u64,
+    /// Connections open now; `null` where that is not known.
+    pub connections: Option<u64>,
 }
 
 /// The gateway's own registration.
@@ -140,6 +144,8 @@ fn view(provider: &ProviderStatus, report: &Report) -> ProviderView {
             answers: provider.cost.answers.load(Relaxed),
             wakeups: provider.cost.wakeups.load(Relaxed),
             bytes: provider.cost.bytes.load(Relaxed),
+            connections_opened: provider.cost.connections.opened(),
+            connections: provider.cost.connections.now(),
         },
         token_expires_at: provider.token_expires_at().map(time_text),
         registration: provider.registered().map(|it| Registration {
@@ -214,7 +220,9 @@ mod tests {
             json!({
                 "name": "consul", "state": "live", "verified_at": null,
                 "updates": { "applied": 3, "unchanged": 0, "failed": 0, "held": 0 },
-                "cost": { "answers": 2, "wakeups": 1, "bytes": 300 },
+                "cost": {
+                    "answers": 2, "wakeups": 1, "bytes": 300, "connections_opened": 0, "connections": null
+                },
                 "token_expires_at": "1970-01-01T00:01:40.000Z",
                 "registration": { "place": "fleetgate-gw-1", "registered": true, "error": null },
                 "watches": [{

@@ -74,7 +74,7 @@ impl Client {
         let tls = settings.address.starts_with("https://");
         let budget = Budget::new(tls, settings.max_watches);
         Ok(Self {
-            transport: Transport::new(settings, budget.own_lanes())?,
+            transport: Transport::new(settings, budget.own_lanes(), Arc::clone(&status.cost.connections))?,
             budget,
             place: Place {
                 datacenter: settings.datacenter.clone(),

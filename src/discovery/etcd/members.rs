@@ -13,8 +13,10 @@ use rand::seq::SliceRandom as _;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
+use super::channel::Counted;
 use super::credential::Credentials;
 use super::failure::Failure;
+use crate::discovery::status::Connections;
 use crate::discovery::supervise::{Backoff, ErrorKind, WatchError};
 use crate::spec::settings::EtcdProvider as Settings;
 
@@ -37,6 +39,7 @@ pub(super) struct Members {
     members: Vec<Member>,
     preferred: AtomicUsize,
     credentials: Credentials,
+    connections: Arc<Connections>,
 }
 
 struct Member {
@@ -67,14 +70,16 @@ pub(super) struct Connection {
 }
 
 impl Members {
-    /// The members of the settings, in an order of this process's own, so that gateways spread.
-    pub(super) fn new(settings: &Settings) -> Self {
+    /// The members of the settings, in an order of this process's own, so that gateways spread. What is opened to them
+    /// is counted in `connections`.
+    pub(super) fn new(settings: &Settings, connections: Arc<Connections>) -> Self {
         let mut urls: Vec<Arc<str>> = settings.endpoints.iter().map(|url| url.as_str().into()).collect();
         urls.shuffle(&mut rand::rng());
         Self {
             members: urls.into_iter().map(|url| Member { url, state: Mutex::default() }).collect(),
             preferred: AtomicUsize::new(0),
             credentials: Credentials::new(settings),
+            connections,
         }
     }
 
@@ -243,15 +248,18 @@ impl Members {
     }
 
     async fn client(&self, url: &str) -> Result<Client, WatchError> {
-        let options = ConnectOptions::new()
-            .with_connect_timeout(CONNECT_TIMEOUT)
-            .with_timeout(TIMEOUT)
-            .with_keep_alive(PING.0, PING.1)
-            .with_keep_alive_while_idle(false)
-            .with_require_leader(true);
-        let options = self.credentials.options(url, options).await.map_err(WatchError::failed)?;
+        let channel = Counted {
+            url,
+            tls: self.credentials.tls(url).await.map_err(WatchError::failed)?,
+            connections: Arc::clone(&self.connections),
+            connect_timeout: CONNECT_TIMEOUT,
+            timeout: TIMEOUT,
+            ping: PING,
+        };
+        let options = ConnectOptions::new().with_require_leader(true);
         // It only sets up: nothing is dialled before the first call.
-        Client::connect([url], Some(options)).await.map_err(|error| Failure::from(error).into_error(url))
+        let client = Client::connect_with_balanced_channel([url], Some(options), channel).await;
+        client.map_err(|error| Failure::from(error).into_error(url))
     }
 }
 

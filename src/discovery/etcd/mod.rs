@@ -24,6 +24,7 @@ use crate::spec::name::ProviderId;
 use crate::spec::settings::{EtcdProvider as Settings, EtcdRegistration};
 use crate::spec::source::Source;
 
+mod channel;
 mod credential;
 pub mod endpoint;
 mod failure;
@@ -53,7 +54,7 @@ pub struct EtcdProvider {
 impl EtcdProvider {
     /// A provider for these settings, which publishes there. It connects when it runs.
     pub fn new(settings: &Settings, publisher: Publisher) -> Self {
-        let members = Arc::new(Members::new(settings));
+        let members = Arc::new(Members::new(settings, Arc::clone(&publisher.status().cost.connections)));
         Self { prefix: settings.prefix.clone(), members, publisher, write_status: settings.write_status }
     }
 }

@@ -174,6 +174,22 @@ pub const DISCOVERY_BYTES: &Definition = &Definition::new(
     "Bytes of the answers of the provider's registry: decompressed bodies, keys and values.",
 );
 
+/// Connections that were opened.
+pub const DISCOVERY_CONNECTIONS_OPENED: &Definition = &Definition::new(
+    Kind::Counter,
+    "fleetgate_discovery_connections_opened_total",
+    &["provider"],
+    "Connections that the provider opened to its registry.",
+);
+
+/// Connections that are open.
+pub const DISCOVERY_CONNECTIONS: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_discovery_connections",
+    &["provider"],
+    "Connections to the registry that are open now; absent where that is not known, as with Consul.",
+);
+
 /// When a token ends.
 pub const DISCOVERY_TOKEN_EXPIRES: &Definition = &Definition::new(
     Kind::Gauge,
