@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{SOON, fails, live, provider, takes};
+use super::{SOON, config, fails, live, provider, takes};
 use crate::operator::run;
 use crate::support::client::Request;
 use crate::support::consul::{Consul, Service};
@@ -34,10 +34,8 @@ async fn a_restart_without_registries_serves_what_was_saved() {
     etcd.put("/fleetgate/endpoints/own/d", &d.address().to_string()).await;
     etcd.put("/fleetgate/upstreams/own", r#"{"etcd":{}}"#).await;
     etcd.put("/fleetgate/routes/of-etcd", r#"{"match":{"path":"/etcd"},"upstream":"own"}"#).await;
-    let gateway = Gateway::start(&format!(
+    let gateway = Gateway::start(&config(&format!(
         r#"
-        listeners.web = {{ address = "127.0.0.1:0" }}
-        admin.address = "127.0.0.1:0"
         discovery.state_dir = "state"
         discovery.consul.address = "{}"
         discovery.etcd.endpoints = ["{}"]
@@ -46,7 +44,7 @@ async fn a_restart_without_registries_serves_what_was_saved() {
         "#,
         consul.url(),
         etcd.url(),
-    ))
+    )))
     .await;
     let paths = ["/file", "/kv", "/etcd"];
     for path in paths {
@@ -102,17 +100,15 @@ async fn a_start_without_permission_keeps_what_was_saved() {
     consul.register(&Service::new("web", "a", a.address())).await;
     consul.kv_put("fleetgate/routes/of-kv", r#"{"match":{"path":"/kv"},"upstream":"web"}"#).await;
     let config = |token: &str| {
-        format!(
+        config(&format!(
             r#"
-            listeners.web = {{ address = "127.0.0.1:0" }}
-            admin.address = "127.0.0.1:0"
             discovery.state_dir = "state"
             discovery.consul.address = "{}"
             {token}
             upstreams.web.consul.service = "web"
             "#,
             consul.url()
-        )
+        ))
     };
     let token = format!("discovery.consul.token = \"{}\"", crate::support::consul::MANAGEMENT);
     let gateway = Gateway::start(&config(&token)).await;
@@ -135,16 +131,14 @@ async fn a_start_without_permission_keeps_what_was_saved() {
 async fn whatever_happens_to_the_files_the_gateway_starts() {
     let origin = Origin::start("users").await;
     let config = |folder: &str| {
-        format!(
+        config(&format!(
             r#"
-            listeners.web = {{ address = "127.0.0.1:0" }}
-            admin.address = "127.0.0.1:0"
             discovery.state_dir = "{folder}"
             upstreams.users.endpoints = ["{}"]
             routes.users = {{ match = {{ path = "/" }}, upstream = "users" }}
             "#,
             origin.address()
-        )
+        ))
     };
     let errors = async |gateway: &Gateway, reason: &str| {
         gateway.metric("fleetgate_saved_state_errors_total", &[("reason", reason)]).await
@@ -197,10 +191,8 @@ async fn a_wipe_while_the_gateway_is_down_takes_nothing_away() {
     etcd.put("/fleetgate/endpoints/own/d", &d.address().to_string()).await;
     etcd.put("/fleetgate/upstreams/own", r#"{"etcd":{}}"#).await;
     etcd.put("/fleetgate/routes/of-etcd", r#"{"match":{"path":"/etcd"},"upstream":"own"}"#).await;
-    let mut gateway = Gateway::start(&format!(
+    let mut gateway = Gateway::start(&config(&format!(
         r#"
-        listeners.web = {{ address = "127.0.0.1:0" }}
-        admin.address = "127.0.0.1:0"
         discovery.state_dir = "state"
         discovery.consul.address = "{}"
         discovery.etcd.endpoints = ["{}"]
@@ -208,7 +200,7 @@ async fn a_wipe_while_the_gateway_is_down_takes_nothing_away() {
         "#,
         consul.url(),
         etcd.url(),
-    ))
+    )))
     .await;
     let paths = ["/kv", "/etcd"];
     for path in paths {
