@@ -5,11 +5,6 @@
 
 mod clock;
 mod consul;
-mod consul_answers;
-mod consul_fleet;
-mod consul_many;
-mod consul_network;
-mod consul_ways;
 mod disk;
 mod edits;
 mod etcd;

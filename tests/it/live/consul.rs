@@ -1,5 +1,11 @@
 //! Traffic to what a real Consul lists.
 
+mod answers;
+mod fleet;
+mod many;
+mod network;
+mod ways;
+
 use std::net::SocketAddr;
 
 use serde_json::json;

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{SOON, config, fails, live, provider, stops, takes};
+use super::super::{SOON, config, fails, live, provider, stops, takes};
 use crate::support::client::Request;
 use crate::support::gateway::Gateway;
 use crate::support::load::Load;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{SOON, config, fails, live, provider, stops, takes};
+use super::super::{SOON, config, fails, live, provider, stops, takes};
 use crate::support::client::Request;
 use crate::support::consul::{Consul, Fleet};
 use crate::support::gateway::Gateway;
@@ -120,8 +120,8 @@ async fn a_lost_majority_costs_nothing_and_neither_does_a_restart_before_it() {
     let mut gateway = gateway(&fleet.client, "1s", "discovery.state_dir = \"state\"").await;
     let first = load(&gateway);
     takes(&first, "b/v1").await;
-    super::saved::saves(&gateway, "consul.json", &[&a.address().to_string(), &b.address().to_string()]).await;
-    super::saved::saves(&gateway, "consul-kv.json", &["fleetgate/routes/of-kv"]).await;
+    super::super::saved::saves(&gateway, "consul.json", &[&a.address().to_string(), &b.address().to_string()]).await;
+    super::super::saved::saves(&gateway, "consul-kv.json", &["fleetgate/routes/of-kv"]).await;
 
     let leader = fleet.leading().await.unwrap();
     let lost = [leader, (leader + 1) % 3];

@@ -1,7 +1,7 @@
 //! A network that swallows what an agent sends to its servers, with traffic flowing.
 
-use super::consul_fleet::{OF_KV, gateway, load, put};
-use super::{fails, live, stops, takes};
+use super::super::{fails, live, stops, takes};
+use super::fleet::{OF_KV, gateway, load, put};
 use crate::support::consul::Fleet;
 use crate::support::network::{Swallowed, is_own};
 use crate::support::origin::Origin;
@@ -13,7 +13,7 @@ async fn an_agent_cut_off_from_its_servers_fails_nothing() {
     if !long_tests() || registry::binary("consul").is_none() {
         return;
     }
-    if !is_own("live::consul_network::an_agent_cut_off_from_its_servers_fails_nothing").await {
+    if !is_own("live::consul::network::an_agent_cut_off_from_its_servers_fails_nothing").await {
         return;
     }
     let Some(fleet) = Fleet::start().await else { return };

@@ -7,7 +7,7 @@ use std::path::Path;
 use fleetgate::spec::settings::ClientTls;
 use serde_json::{Value, json};
 
-use super::{SOON, config, fails, live, provider, stops, takes};
+use super::super::{SOON, config, fails, live, provider, stops, takes};
 use crate::consul::tls::{certificates, secured};
 use crate::support::client::Request;
 use crate::support::consul::{Consul, Service};

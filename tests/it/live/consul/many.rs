@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::consul_answers::scene;
-use super::consul_fleet::put;
-use super::{SOON, config, provider};
+use super::super::{SOON, config, provider};
+use super::answers::scene;
+use super::fleet::put;
 use crate::support::client::Request;
 use crate::support::consul::{Consul, Service};
 use crate::support::gateway::Gateway;
