@@ -177,6 +177,13 @@ impl<E: Clone + PartialEq> Known<E> {
                 let publish = self.replace(kept, contents.problems);
                 Effect { publish, confirmed: None }
             }
+            // A server that starts again plays its log back, and shows its past on the way. Were a state of then taken
+            // as a whole, because nobody is missing in it, the next one would look like progress.
+            Verdict::Unchanged | Verdict::Publish if signs.regressed => {
+                self.hold.get_or_insert(Hold { danger: Danger::Unconfirmed, doubts: 0 });
+                let publish = self.replace(contents.entries, contents.problems);
+                Effect { publish, confirmed: None }
+            }
             Verdict::Unchanged | Verdict::Publish => {
                 // A streamed view that did not change may have lost its source.
                 let confirms = !filtered && (moved || how != How::Blocked || !answer.streamed);
@@ -337,6 +344,18 @@ mod tests {
         assert_eq!(effect, Effect { publish: true, confirmed: None });
         assert_eq!(ids(&known).as_deref(), Some("abc"));
         assert_eq!(known.hold().map(|hold| hold.danger), Some(Danger::Filtered));
+    }
+
+    #[test]
+    fn a_past_in_which_nobody_is_missing_is_no_ground_for_the_next_removal() {
+        let mut known = known(100, "ab");
+        known.take(reading(20, "abc"), How::Fresh);
+        shows(&known, "abc", Origin::Live);
+        known.take(reading(30, "bc"), How::Fresh);
+        assert_eq!(ids(&known).as_deref(), Some("abc"), "nobody goes before a second read");
+        assert!(known.take_proven(reading(100, "ab")).publish);
+        shows(&known, "ab", Origin::Live);
+        assert_eq!(known.hold(), None);
     }
 
     #[test]
