@@ -2,16 +2,19 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::error::SendError;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::connection;
 use super::plane::Stop;
 use super::worker::{LocalListener, Peers, Worker};
+use crate::snapshot::Snapshot;
 
 /// A connection on its way to another worker.
 #[derive(Debug)]
@@ -24,13 +27,25 @@ pub(super) struct Accepted {
 /// After an error that all connections share (no descriptors left), accepting pauses.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts until the gateway drains, and then what is queued already.
+/// How long connections wait for the first snapshot that has everything; longer than registries have to answer before
+/// what was saved is served.
+const FIRST_READ: Duration = Duration::from_secs(3);
+
+/// Accepts until the gateway drains, and then what is queued already. Until it is known what there is, or for
+/// [`FIRST_READ`], connections wait in the socket's queue: a start must not tell clients that a route is not there which
+/// was only not read yet.
 pub(super) async fn accept(
     worker: Rc<Worker>,
     listener: Rc<LocalListener>,
     socket: TcpListener,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
     mut stop: watch::Receiver<Stop>,
 ) {
+    tokio::select! {
+        _ = timeout(FIRST_READ, snapshots.wait_for(|snapshot| snapshot.is_settled())) => worker.catch_up(),
+        _ = stop.wait_for(|stop| matches!(stop, Stop::Drain { .. })) => {}
+    }
+    drop(snapshots);
     loop {
         let accepted = tokio::select! {
             biased;

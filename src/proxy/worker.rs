@@ -94,7 +94,7 @@ impl Worker {
     }
 
     /// Adopts what was published since, if anything was.
-    fn catch_up(&self) {
+    pub(super) fn catch_up(&self) {
         // One read of a word that changes with snapshots only.
         if self.snapshots.borrow().has_changed().unwrap_or(false) {
             let next = self.snapshots.borrow_mut().borrow_and_update().clone();
@@ -219,7 +219,13 @@ async fn run(start: Start) -> io::Result<()> {
     worker.adopt(&worker.snapshots.borrow_mut().borrow_and_update().clone());
     for (listener, socket) in worker.listeners.iter().zip(sockets) {
         let socket = tokio::net::TcpListener::from_std(socket)?;
-        tokio::task::spawn_local(accept(Rc::clone(&worker), Rc::clone(listener), socket, stop.clone()));
+        tokio::task::spawn_local(accept(
+            Rc::clone(&worker),
+            Rc::clone(listener),
+            socket,
+            snapshot.clone(),
+            stop.clone(),
+        ));
     }
 
     let began = Instant::now();

@@ -50,6 +50,11 @@ impl Snapshot {
         }
     }
 
+    /// Whether everything that is wanted was read, or is served as it was saved: what is not here does not exist.
+    pub fn is_settled(&self) -> bool {
+        self.generation > 0 && self.report.unread.is_empty() && self.upstreams().all(|upstream| upstream.known)
+    }
+
     /// The upstream in a slot.
     pub fn upstream(&self, slot: usize) -> Option<&Arc<Upstream>> {
         self.upstreams.get(slot)?.as_ref()

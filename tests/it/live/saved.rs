@@ -60,8 +60,10 @@ async fn a_restart_without_registries_serves_what_was_saved() {
 
     consul.kill();
     etcd.kill();
-    let gateway = gateway.restart().await;
+    // Who comes before anything is known waits for it.
+    let mut gateway = gateway.restart_unready().await;
     let load = Load::start(gateway.address(), 3, move |worker, _| Request::get(paths[worker]));
+    gateway.wait_ready().await;
     load.more(300).await;
     for name in ["consul", "consul-kv", "etcd"] {
         fails(&gateway, name, "").await;

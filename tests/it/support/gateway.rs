@@ -323,10 +323,22 @@ impl Gateway {
     }
 
     /// Kills it and starts it again in the same folder.
-    pub async fn restart(mut self) -> Self {
+    pub async fn restart(self) -> Self {
+        self.killed().start().await
+    }
+
+    /// As [`Self::restart`], but waits only until its listener is open.
+    pub async fn restart_unready(self) -> Self {
+        let gateway = self.killed().launch().await;
+        let listens = |line: &String| line.starts_with("listener ");
+        wait::until(START, "a listener", || async { gateway.stdout().all().iter().any(listens) }).await;
+        gateway
+    }
+
+    fn killed(mut self) -> Setup {
         self.process.kill();
         // What tests wrote since the start is to stay.
         self.setup.files.clear();
-        self.setup.start().await
+        self.setup
     }
 }
