@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
+use crate::spec::certificate::CertificateSpec;
+use crate::spec::decode::Attached;
 use crate::spec::decode::reader::unknown_key;
 use crate::spec::decode::scope::{Reference, Referent};
 use crate::spec::decode::sections::{SectionItem, Sections, decode_sections};
@@ -51,12 +54,12 @@ pub fn check(path: Option<&Path>, environment: impl IntoIterator<Item = (String,
         let mut known = Known::new(&settings, on);
         if let Some((origin, root)) = &main {
             known.listeners.extend(root.get("listeners").map(names).unwrap_or_default());
-            known.add(root, origin, true, &mut errors);
+            known.add(root, origin, true, &mut errors, &mut warnings);
         }
         for path in matching_files(&settings.discovery.file) {
             let origin = shown(&path);
             match parse_file(&path, &origin) {
-                Ok(root) => known.add(&root, &origin, false, &mut errors),
+                Ok(root) => known.add(&root, &origin, false, &mut errors, &mut warnings),
                 Err(problems) => errors.extend(problems),
             }
         }
@@ -95,6 +98,7 @@ struct Known {
     precedence: Vec<ProviderId>,
     listeners: BTreeSet<String>,
     routes: BTreeMap<Name, String>,
+    certificates: BTreeMap<Name, String>,
     /// Upstreams by name, with where they are and their subsets' names, right or wrong.
     upstreams: BTreeMap<Name, (String, BTreeSet<String>)>,
     references: Vec<Reference>,
@@ -107,13 +111,16 @@ impl Known {
             precedence: settings.discovery.precedence.clone(),
             listeners: settings.listeners.keys().map(Name::to_string).collect(),
             routes: BTreeMap::new(),
+            certificates: BTreeMap::new(),
             upstreams: BTreeMap::new(),
             references: Vec::new(),
         }
     }
 
-    fn add(&mut self, root: &Node, origin: &str, main: bool, errors: &mut Vec<Problem>) {
-        let Sections { routes, upstreams, rejected } = decode_sections(root, origin, main);
+    fn add(&mut self, root: &Node, origin: &str, main: bool, errors: &mut Vec<Problem>, warnings: &mut Vec<Problem>) {
+        let read = |path: &Path| std::fs::read(path).map_err(|error| error.to_string());
+        let attached = Attached::new(Path::new(origin), &read);
+        let Sections { routes, upstreams, certificates, rejected } = decode_sections(root, origin, main, attached);
         // Those of the main file's top level are told by reading its static sections.
         errors.extend(rejected.into_iter().filter(|problem| !errors.contains(problem)).collect::<Vec<_>>());
         for item in routes {
@@ -135,6 +142,29 @@ impl Known {
                 let subsets = node.and_then(|node| node.get("subsets")).map(names).unwrap_or_default();
                 self.upstreams.insert(name, (place, subsets));
             }
+        }
+        for item in certificates {
+            self.add_certificate(item, errors, warnings);
+        }
+    }
+
+    fn add_certificate(
+        &mut self,
+        item: SectionItem<CertificateSpec>,
+        errors: &mut Vec<Problem>,
+        warnings: &mut Vec<Problem>,
+    ) {
+        let SectionItem { name, place, decoded } = item;
+        if let Ok(certificate) = &decoded.item
+            && let Some(text) = certificate.pair.untimely(SystemTime::now())
+        {
+            warnings.push(Problem::new(place.as_str(), format!("{}.{name}", Kind::Certificate.as_str()), text));
+        }
+        take(decoded.item, decoded.references, errors, &mut self.references);
+        if let Some(other) = self.certificates.get(&name) {
+            errors.push(twice(Kind::Certificate, &name, &place, other));
+        } else {
+            self.certificates.insert(name, place);
         }
     }
 

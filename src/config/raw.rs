@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::spec::decode::certificate::RawCertificate;
 use crate::spec::decode::route::RawRoute;
 use crate::spec::decode::scalar::{RawDuration, RawDurationOrZero, RawSize};
 use crate::spec::decode::upstream::RawUpstream;
 
 /// The configuration of Fleetgate. `runtime`, `listeners`, `admin`, `discovery` and `telemetry` are read once at
-/// start; `routes` and `upstreams` change without a restart and may also come from other files and registries.
+/// start; `routes`, `upstreams` and `certificates` change without a restart and may also come from other files and
+/// registries.
 #[derive(JsonSchema)]
 #[schemars(rename = "Fleetgate", deny_unknown_fields)]
 #[expect(dead_code, reason = "describes the whole for the JSON Schema; its parts are read one by one")]
@@ -23,6 +25,9 @@ pub(super) struct RawConfiguration {
     /// Pools of endpoints, by name.
     #[schemars(default)]
     upstreams: BTreeMap<String, RawUpstream>,
+    /// Certificates that clients of TLS listeners are shown, by name.
+    #[schemars(default)]
+    certificates: BTreeMap<String, RawCertificate>,
 }
 
 /// The static sections.

@@ -22,6 +22,8 @@ pub struct ConfigView {
     pub routes: Vec<DocumentView>,
     /// Upstreams by name.
     pub upstreams: Vec<DocumentView>,
+    /// Certificates by name, without their keys.
+    pub certificates: Vec<DocumentView>,
 }
 
 /// A document as it is served.
@@ -51,11 +53,17 @@ pub fn view(settings: &Settings, snapshot: &Snapshot) -> ConfigView {
     });
     let mut upstreams: Vec<_> = upstreams.collect();
     upstreams.sort_by(|a, b| a.name.cmp(&b.name));
+    let certificates = snapshot.certificates.all().iter().map(|certificate| DocumentView {
+        name: certificate.name.to_string(),
+        provider: certificate.provider,
+        document: encode::certificate(&certificate.spec).into(),
+    });
     ConfigView {
         generation: snapshot.generation,
         settings: self::settings(settings),
         routes: routes.collect(),
         upstreams,
+        certificates: certificates.collect(),
     }
 }
 

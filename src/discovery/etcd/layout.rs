@@ -19,12 +19,17 @@ impl KeyRange {
         Self { start: prefix.as_bytes().to_vec(), end: after(prefix) }
     }
 
-    /// The documents below `prefix`, of all kinds. The kinds are neighbours, so that one range, and so one
+    /// The documents below `prefix` but for certificates. The kinds are neighbours, so that one range, and so one
     /// watch, has them all: a route and its upstream written in one transaction are seen at once. The keys
-    /// below `PREFIX/endpoints/`, of which there are many more, lie outside.
+    /// below `PREFIX/endpoints/`, of which there are many more, lie outside: between these and the certificates.
     pub fn of_documents(prefix: &str) -> Self {
         let folder = |kind: Kind| format!("{prefix}{}/", kind.as_str());
         Self { start: folder(Kind::Route).into_bytes(), end: after(&folder(Kind::Upstream)) }
+    }
+
+    /// The certificates below `prefix`.
+    pub fn of_certificates(prefix: &str) -> Self {
+        Self::of_prefix(&format!("{prefix}{}/", Kind::Certificate.as_str()))
     }
 }
 
@@ -82,6 +87,9 @@ mod tests {
         for outside in ["/fleetgate/endpoints/users/a", "/other/routes/a", "/fleetgate/zzz"] {
             assert!(!has(&documents, outside), "{outside}");
         }
+        let certificates = KeyRange::of_certificates("/fleetgate/");
+        assert!(has(&certificates, "/fleetgate/certificates/a") && !has(&documents, "/fleetgate/certificates/a"));
+        assert!(!has(&certificates, "/fleetgate/endpoints/users/a"));
     }
 
     #[test]
