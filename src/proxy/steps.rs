@@ -8,6 +8,7 @@ use super::serve::own_answer;
 use crate::exchange::{Body, ProxyError};
 use crate::spec::path::normalize;
 use crate::spec::route::{Redirect, Steps};
+use crate::spec::settings::HttpsRedirect;
 
 /// The path to forward, where it is another than the one that came.
 ///
@@ -62,6 +63,30 @@ pub(super) fn redirected(
     let location = location.map_err(|_| ProxyError::BadRequest)?;
     let text = format!("{}\n", redirect.status);
     let mut response = own_answer(frame, redirect.status, "text/plain; charset=utf-8", text);
+    response.headers_mut().insert(header::LOCATION, location);
+    Ok(response)
+}
+
+/// The answer of a listener that serves nothing itself.
+///
+/// # Errors
+/// A request without a host, or for no path.
+pub(super) fn to_https(
+    frame: &mut Frame,
+    redirect: &HttpsRedirect,
+    host: &str,
+    path: &str,
+    query: Option<&str>,
+) -> Result<Response<Body<Connection>>, ProxyError> {
+    if host.is_empty() || !path.starts_with('/') {
+        return Err(ProxyError::BadRequest);
+    }
+    let port = if redirect.port == 443 { String::new() } else { format!(":{}", redirect.port) };
+    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+    let location = HeaderValue::try_from(format!("https://{host}{port}{path}{query}"));
+    let location = location.map_err(|_| ProxyError::BadRequest)?;
+    let mut response =
+        own_answer(frame, redirect.status, "text/plain; charset=utf-8", format!("{}\n", redirect.status));
     response.headers_mut().insert(header::LOCATION, location);
     Ok(response)
 }

@@ -41,7 +41,8 @@ impl Passed<'_> {
 /// Lets a request pass, or says why not. `transfer_encoding`: there is such a header, which its reader has noted.
 ///
 /// # Errors
-/// `BadRequest` for whatever is malformed or ambiguous, `BodyTooLarge` when the announced length is over the limit.
+/// `BadRequest` for whatever is malformed or ambiguous, `BodyTooLarge` when the announced length is over the
+/// limit, `HeadersTooLarge` for too many headers.
 /// The second part is the reason, for the log.
 pub fn check<'r, B>(
     request: &'r Request<B>,
@@ -57,13 +58,24 @@ pub fn check<'r, B>(
         framing(headers, request.version()).map_err(bad)?;
     }
 
+    // hyper counts those of HTTP/1.1 itself.
+    if headers.len() > listener.max_headers {
+        return Err((ProxyError::HeadersTooLarge, "more headers than the listener takes"));
+    }
+
     let mut hosts = headers.get_all(header::HOST).iter();
     let (first, second) = (hosts.next(), hosts.next());
     if second.is_some() {
         return Err(bad("more than one Host"));
     }
-    // RFC 9112, 3.2.2: with the absolute form the Host that came is ignored.
+    // RFC 9112, 3.2.2: with the absolute form the Host that came is ignored. HTTP/2 has no reason to send both.
     let (host, host_header) = match (uri.authority(), first) {
+        (Some(authority), Some(host))
+            if request.version() == Version::HTTP_2
+                && !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
+        {
+            return Err(bad("a Host that is not the :authority"));
+        }
         (Some(authority), _) => {
             if !matches!(uri.scheme_str(), Some("http" | "https")) {
                 return Err(bad("an absolute target that is not http"));

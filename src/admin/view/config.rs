@@ -8,7 +8,8 @@ use crate::snapshot::Snapshot;
 use crate::spec::encode::{self, duration_text};
 use crate::spec::name::ProviderId;
 use crate::spec::settings::{
-    AccessLog, ClientTls, ConsulProvider, EtcdProvider, Listener, LogFormat, OwnAddress, OwnPlace, Settings, StateDir,
+    AccessLog, ClientTls, ConsulProvider, EtcdProvider, Listener, ListenerTls, LogFormat, OwnAddress, OwnPlace,
+    Settings, StateDir,
 };
 
 /// All configuration.
@@ -127,7 +128,25 @@ fn listener(listener: &Listener) -> Value {
         "max_headers": listener.max_headers,
         "max_body_size": listener.max_body_size,
         "max_connections": listener.max_connections,
+        "max_connections_per_client": listener.max_connections_per_client,
+        "http2": listener.http2,
+        "max_concurrent_streams": listener.max_concurrent_streams,
+        "tls": listener.tls.as_ref().map(listener_tls),
+        "redirect_to_https": listener.redirect_to_https.as_ref().map(|redirect| {
+            json!({ "port": redirect.port, "status": redirect.status.as_u16() })
+        }),
     })
+}
+
+fn listener_tls(tls: &ListenerTls) -> Value {
+    let mut map = Map::new();
+    map.insert("min_version".to_owned(), tls.min_version.as_str().into());
+    if let Some(clients) = &tls.clients {
+        map.insert("client_ca".to_owned(), json!(clients.authorities));
+        map.insert("client_auth".to_owned(), if clients.required { "required" } else { "optional" }.into());
+        map.insert("client_crl".to_owned(), json!(clients.revocations));
+    }
+    map.into()
 }
 
 fn consul(consul: &ConsulProvider) -> Value {
