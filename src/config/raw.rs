@@ -88,10 +88,10 @@ pub(super) struct RawListener {
     pub max_headers: Option<i64>,
     /// Largest request body; no limit by default.
     pub max_body_size: Option<RawSize>,
-    /// Most client connections at once, for the process; default 20000.
+    /// Most connections of clients at once, whatever worker serves them; default 20000.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_connections: Option<i64>,
-    /// Most connections of one client address at once, for the process; no limit by default.
+    /// Most of them from one client address (of IPv6 a /64), trusted proxies aside; no limit by default.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_connections_per_client: Option<i64>,
     /// Whether HTTP/2 is spoken, too; default true.

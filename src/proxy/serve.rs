@@ -79,8 +79,8 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
     if let Some(redirect) = &listener.redirect_to_https
         && !connection.peer.came_by_https(request.headers())
     {
-        let (path, query) = (passed.path.as_deref().unwrap_or(request.uri().path()), request.uri().query());
-        return steps::to_https(frame, redirect, &passed.host, path, query).map(Answer::Response);
+        let location = passed.https_location(&request, redirect)?;
+        return steps::to_https(frame, redirect, location).map(Answer::Response);
     }
     frame.client = connection.peer.client(request.headers(), &listener.trusted_proxies);
 

@@ -67,26 +67,18 @@ pub(super) fn redirected(
     Ok(response)
 }
 
-/// The answer of a listener that serves nothing itself.
+/// The answer of a listener that sends everything to https.
 ///
 /// # Errors
-/// A request without a host, or for no path.
+/// A location that is no header value.
 pub(super) fn to_https(
     frame: &mut Frame,
     redirect: &HttpsRedirect,
-    host: &str,
-    path: &str,
-    query: Option<&str>,
+    location: String,
 ) -> Result<Response<Body<Connection>>, ProxyError> {
-    if host.is_empty() || !path.starts_with('/') {
-        return Err(ProxyError::BadRequest);
-    }
-    let port = if redirect.port == 443 { String::new() } else { format!(":{}", redirect.port) };
-    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
-    let location = HeaderValue::try_from(format!("https://{host}{port}{path}{query}"));
-    let location = location.map_err(|_| ProxyError::BadRequest)?;
-    let mut response =
-        own_answer(frame, redirect.status, "text/plain; charset=utf-8", format!("{}\n", redirect.status));
+    let location = HeaderValue::try_from(location).map_err(|_| ProxyError::BadRequest)?;
+    let text = format!("{}\n", redirect.status);
+    let mut response = own_answer(frame, redirect.status, "text/plain; charset=utf-8", text);
     response.headers_mut().insert(header::LOCATION, location);
     Ok(response)
 }

@@ -11,7 +11,7 @@ use super::request::RequestView;
 use crate::exchange::ProxyError;
 use crate::spec::name::Name;
 use crate::spec::path;
-use crate::spec::settings::Listener;
+use crate::spec::settings::{HttpsRedirect, Listener};
 
 /// What the gate found out about a request that passed.
 #[derive(Debug)]
@@ -25,6 +25,20 @@ pub struct Passed<'r> {
 }
 
 impl Passed<'_> {
+    /// Where the request that passed is sent, by a listener that sends everything to https.
+    ///
+    /// # Errors
+    /// A request without a host, or for no path.
+    pub fn https_location<B>(&self, request: &Request<B>, redirect: &HttpsRedirect) -> Result<String, ProxyError> {
+        let path = self.path.as_deref().unwrap_or(request.uri().path());
+        if self.host.is_empty() || !path.starts_with('/') {
+            return Err(ProxyError::BadRequest);
+        }
+        let port = if redirect.port == 443 { String::new() } else { format!(":{}", redirect.port) };
+        let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+        Ok(format!("https://{}{port}{path}{query}", self.host))
+    }
+
     /// What matching sees of the request that passed.
     pub fn view<'v, B>(&'v self, request: &'v Request<B>, listener: &'v Name) -> RequestView<'v> {
         RequestView {

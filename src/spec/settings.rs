@@ -65,9 +65,9 @@ pub struct Listener {
     pub max_headers: usize,
     /// Largest request body, in bytes; no limit by default.
     pub max_body_size: Option<u64>,
-    /// Most client connections at once, for the process; default 20,000.
+    /// Most connections of clients at once, whatever worker serves them; default 20,000.
     pub max_connections: u32,
-    /// Most connections of one client address at once, for the process; no limit by default.
+    /// Most of them from one client address (of IPv6 a /64), trusted proxies aside; no limit by default.
     pub max_connections_per_client: Option<u32>,
     /// Whether HTTP/2 is spoken: by ALPN over TLS, else with clients that begin with it; default true.
     pub http2: bool,

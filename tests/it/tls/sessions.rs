@@ -95,6 +95,9 @@ async fn plain_requests_are_sent_to_https() {
     let answer = gateway.send(Request::post("/a//b?c=%2F&d", "body").host("Example.com:8080")).await;
     assert_eq!(answer.status, 308);
     assert_eq!(answer.header("location"), Some("https://example.com/a/b?c=%2F&d"));
+    let told = gateway.api("explain?method=GET&url=http%3A%2F%2Fexample.com%2Fx%3Fy").await;
+    assert_eq!(told["answer"]["status"], 308, "{told}");
+    assert!(told["answer"]["reason"].as_str().unwrap().ends_with("this one to https://example.com/x?y"), "{told}");
     // Behind a proxy that speaks TLS itself there is nothing to redirect.
     assert_eq!(gateway.send(Request::get("/").header("x-forwarded-proto", "https")).await.status, 200);
     assert_eq!(gateway.send(Request::new("OPTIONS", "*").host("a")).await.status, 400);
