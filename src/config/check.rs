@@ -63,6 +63,7 @@ pub fn check(path: Option<&Path>, environment: impl IntoIterator<Item = (String,
                 Err(problems) => errors.extend(problems),
             }
         }
+        known.miss_certificates(&settings, main.as_ref(), &mut errors);
         for reference in std::mem::take(&mut known.references) {
             known.follow(reference, &mut errors, &mut warnings);
         }
@@ -168,6 +169,27 @@ impl Known {
         }
     }
 
+    /// A listener that speaks TLS has nothing to show where no file has a certificate and no registry is asked.
+    fn miss_certificates(&self, settings: &Settings, main: Option<&(String, Node)>, errors: &mut Vec<Problem>) {
+        if !self.certificates.is_empty() || !self.registries(&self.precedence).is_empty() {
+            return;
+        }
+        for (name, _) in settings.listeners.iter().filter(|(_, listener)| listener.tls.is_some()) {
+            let place = main.and_then(|(origin, root)| {
+                let node = root.get("listeners")?.get(name.as_str())?.get("tls")?;
+                Some(node.spot.in_origin(origin))
+            });
+            let text = "there is no certificate to show: give one, `[certificates.NAME]`";
+            errors.push(Problem::new(place.unwrap_or_default(), format!("listeners.{name}.tls"), text));
+        }
+    }
+
+    /// The providers among these that are on, files aside.
+    fn registries(&self, among: &[ProviderId]) -> Vec<String> {
+        let registries = among.iter().filter(|id| **id != ProviderId::File && self.on.contains(id));
+        registries.map(|id| format!("`{id}`")).collect()
+    }
+
     fn follow(&self, reference: Reference, errors: &mut Vec<Problem>, warnings: &mut Vec<Problem>) {
         let Reference { to, place, key } = reference;
         let mut error = |text: String| errors.push(Problem::new(place.as_str(), key.as_str(), text));
@@ -206,13 +228,6 @@ impl Known {
 
     fn find(&self, upstream: &ItemRef) -> Found<'_> {
         let here = self.upstreams.get(&upstream.name).map(|(_, subsets)| subsets);
-        let registries = |among: &[ProviderId]| -> Vec<String> {
-            among
-                .iter()
-                .filter(|id| **id != ProviderId::File && self.on.contains(id))
-                .map(|id| format!("`{id}`"))
-                .collect()
-        };
         match (upstream.provider, here) {
             (Some(ProviderId::File), here) => here.map_or(Found::Nowhere, Found::Here),
             (Some(id), _) if self.precedence.contains(&id) && self.on.contains(&id) => {
@@ -222,12 +237,12 @@ impl Known {
             (None, Some(subsets)) => {
                 let files = self.precedence.iter().position(|id| *id == ProviderId::File).unwrap_or_default();
                 // What goes before files may define another one, with other subsets.
-                match registries(self.precedence.get(..files).unwrap_or_default()) {
+                match self.registries(self.precedence.get(..files).unwrap_or_default()) {
                     before if before.is_empty() => Found::Here(subsets),
                     _ => Found::Replaceable,
                 }
             }
-            (None, None) => match registries(&self.precedence) {
+            (None, None) => match self.registries(&self.precedence) {
                 on if on.is_empty() => Found::Nowhere,
                 on => Found::Elsewhere(on.join(" or ")),
             },

@@ -61,8 +61,8 @@ impl ClientConnection {
         }
     }
 
-    /// An exchange is over; `answered`: the client did not give it up before there was an answer.
-    pub(super) fn exchange_ends(&self, answered: bool) {
+    /// An exchange is over; `given_up`: the client took it back at once.
+    pub(super) fn exchange_ends(&self, given_up: bool) {
         self.exchanges.set(self.exchanges.get() - 1);
         let Some(streams) = &self.streams else {
             self.phase.idle();
@@ -71,7 +71,7 @@ impl ClientConnection {
         if self.exchanges.get() == 0 {
             self.phase.rest();
         }
-        if streams.ends(answered) {
+        if streams.ends(given_up) {
             tracing::debug!(listener = %self.listener.name, client = %self.peer.address, "a client gives up most of its requests: its connection is closed");
             self.place.worker.connection_breaks(self.place.entry);
         }

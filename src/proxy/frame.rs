@@ -26,6 +26,9 @@ use crate::exchange::header::TRACEPARENT;
 use crate::exchange::{Body, Flag, Flow};
 use crate::telemetry::access_log::Record;
 
+/// An exchange that its client ends this soon was not wanted: whoever means it waits for longer.
+const GIVEN_UP_AT_ONCE: Duration = Duration::from_millis(100);
+
 /// One exchange, from its head to its end. Dropping it ends it.
 #[derive(Debug)]
 pub(super) struct Frame {
@@ -218,7 +221,8 @@ impl Drop for Frame {
         self.tell(now);
         self.return_lease(now);
         self.leave_endpoint();
-        self.connection.exchange_ends(self.status != 0);
+        let given_up = self.status == 0 && now.saturating_duration_since(self.started) < GIVEN_UP_AT_ONCE;
+        self.connection.exchange_ends(given_up);
         self.worker.exchange_ends();
     }
 }

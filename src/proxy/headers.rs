@@ -384,6 +384,7 @@ mod tests {
             ("x-forwarded-host", "public.example"),
             ("forwarded", "for=6.6.6.6"),
             ("x-real-ip", "6.6.6.6"),
+            ("x-forwarded-client-cert", "Hash=1"),
         ]);
         let host = HeaderValue::from_static("a.example");
 
@@ -395,6 +396,13 @@ mod tests {
             (&map[X_FORWARDED_PROTO], &map[X_FORWARDED_HOST]),
             (&"https".parse().expect("a value"), &"public.example".parse().expect("a value"))
         );
+        assert_eq!(map[X_FORWARDED_CLIENT_CERT], "Hash=1");
+        // Where certificates are asked for, nobody else tells of them.
+        let verified = |shown| Peer::new(proxy.address, &trusted).over_tls(Some(shown));
+        let shown = HeaderValue::from_static("Hash=2");
+        let map = forwarded(&verified(Some(shown.clone())), &claimed, &host);
+        assert_eq!(map.get_all(X_FORWARDED_CLIENT_CERT).iter().collect::<Vec<_>>(), [&shown]);
+        assert!(!forwarded(&verified(None), &claimed, &host).contains_key(X_FORWARDED_CLIENT_CERT));
 
         let stranger = Peer::new("::ffff:9.9.9.9".parse().expect("an address"), &trusted);
         assert_eq!(stranger.client(&claimed, &trusted).to_string(), "9.9.9.9");
@@ -402,7 +410,9 @@ mod tests {
             let map = forwarded(&stranger, &claimed, &host);
             assert_eq!(map[X_FORWARDED_FOR], "9.9.9.9");
             assert_eq!((&map[X_FORWARDED_PROTO], &map[X_FORWARDED_HOST]), (&HTTP, &host));
-            assert!(!map.contains_key(header::FORWARDED) && !map.contains_key(X_REAL_IP));
+            for name in [header::FORWARDED, X_REAL_IP, X_FORWARDED_CLIENT_CERT] {
+                assert!(!map.contains_key(&name), "{name}");
+            }
         }
     }
 

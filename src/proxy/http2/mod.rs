@@ -33,7 +33,7 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// Between two questions whether the client is there, and how long it has to answer.
 const PING: Duration = Duration::from_secs(60);
 const PONG: Duration = Duration::from_secs(20);
-/// Exchanges given up by the client before an answer that are taken in good part, whatever their share.
+/// Exchanges that the client takes back at once, and that are taken in good part, whatever their share.
 const GIVEN_UP: u32 = 100;
 
 /// What the worker's sweep knows of a connection's exchanges.
@@ -62,9 +62,9 @@ impl Streams {
         self.begun.set(self.begun.get().saturating_add(1));
     }
 
-    /// An exchange is over; whether the client gives up so many that it can mean no good.
-    pub(super) fn ends(&self, answered: bool) -> bool {
-        if !answered {
+    /// An exchange is over; whether the client gives up so many at once that it can mean no good.
+    pub(super) fn ends(&self, given_up: bool) -> bool {
+        if given_up {
             self.given_up.set(self.given_up.get().saturating_add(1));
         }
         let given_up = self.given_up.get();
@@ -196,13 +196,13 @@ mod tests {
     #[test]
     fn clients_that_give_up_most_are_told() {
         let streams = Streams::default();
-        let exchange = |answered| {
+        let exchange = |given_up| {
             streams.begins();
-            streams.ends(answered)
+            streams.ends(given_up)
         };
-        assert!((0..1_000).all(|_| !exchange(true)));
-        assert!((0..999).all(|_| !exchange(false)), "half of them, and a few");
-        assert!((0..3).any(|_| exchange(false)));
+        assert!((0..1_000).all(|_| !exchange(false)));
+        assert!((0..999).all(|_| !exchange(true)), "half of them, and a few");
+        assert!((0..3).any(|_| exchange(true)));
     }
 
     #[test]

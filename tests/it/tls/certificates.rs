@@ -119,6 +119,33 @@ async fn a_certificate_is_exchanged_without_dropping_a_connection() {
     keeps_keys_to_itself(&gateway, &[&first, &second, &expired]).await;
 }
 
+/// What `check` knows of certificates: bad pairs, old ones, none at all.
+#[tokio::test]
+async fn mistakes_are_told_before_anything_runs() {
+    let (origin, authority) = (Origin::start("app").await, Authority::new("authority"));
+    let (good, expired) = (authority.issue("1", &["a.example"]), authority.issue_until("2", &["a.example"], 2025));
+    let told = |issued: &Issued| {
+        let output = setup(&origin, "", issued).output(&["check", "--config", "fleetgate.toml"]);
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    assert_eq!(told(&good), (Some(0), String::new()));
+    let (status, text) = told(&expired);
+    let warning = "certificates.web: warning: the certificate has expired on 2025-01-01T00:00:00Z\n";
+    assert!(status == Some(0) && text.starts_with("fleetgate.toml:6:22: ") && text.ends_with(warning), "{text}");
+    let (status, text) = told(&Issued { key: expired.key, ..good });
+    let wrong = "certificates.web.key: it is not the key of the certificate";
+    assert!(status == Some(1) && text.contains(wrong), "{text}");
+    for (registry, status, told) in [
+        ("", Some(1), "listeners.a.tls: there is no certificate to show: give one, `[certificates.NAME]`"),
+        ("discovery.etcd = {}", Some(0), ""),
+    ] {
+        let bare = Setup::new(&format!("listeners.a = {{ address = \"127.0.0.1:0\", tls = {{}} }}\n{registry}\n"));
+        let output = bare.output(&["check", "--config", "fleetgate.toml"]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.code() == status && text.contains(told), "{text}");
+    }
+}
+
 /// No key is in what the gateway tells.
 async fn keeps_keys_to_itself(gateway: &Gateway, issued: &[&Issued]) {
     let mut told = gateway.metrics().await;
