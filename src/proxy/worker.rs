@@ -188,8 +188,10 @@ impl Worker {
     fn sweep(&self) {
         for (_, entry) in self.connections.borrow().iter() {
             let settings = &self.listeners[entry.listener].settings;
-            let unread = entry.streams.as_ref().and_then(|streams| streams.stalled(self.clock.load(Relaxed)));
-            let (seconds, limit) = match (entry.phase.stalled().max(unread), entry.phase.now()) {
+            if let Some(streams) = &entry.streams {
+                streams.sweep(self.clock.load(Relaxed), settings.idle_timeout);
+            }
+            let (seconds, limit) = match (entry.phase.stalled(), entry.phase.now()) {
                 // Whatever else it does, it does not read what it asked for.
                 (Some(seconds), _) => (seconds, settings.idle_timeout),
                 (None, (Doing::Idle, seconds)) if self.is_draining() => (seconds, Duration::ZERO),

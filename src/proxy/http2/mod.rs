@@ -1,6 +1,6 @@
 //! Defines a client's HTTP/2 connection: many exchanges at once, each made to look like one of HTTP/1.1.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use slab::Slab;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 
 use self::meter::Meter;
 use super::connection::ClientConnection;
@@ -40,10 +41,22 @@ const GIVEN_UP: u32 = 100;
 #[derive(Debug, Default)]
 pub(super) struct Streams {
     leave: Notify,
-    /// Of each response on its way: since which second the client has taken none of it, plus 1; 0: it takes it.
-    sending: RefCell<Slab<u32>>,
+    sending: RefCell<Slab<Sending>>,
     begun: Cell<u32>,
     given_up: Cell<u32>,
+}
+
+/// A response on its way.
+#[derive(Debug)]
+struct Sending {
+    /// Since which second the client has taken none of it; `None`: it takes it.
+    since: Option<u32>,
+    exchange: Option<AbortHandle>,
+}
+
+tokio::task_local! {
+    /// The task of the exchange that runs, to end it by.
+    static EXCHANGE: Rc<OnceCell<AbortHandle>>;
 }
 
 impl Streams {
@@ -52,10 +65,16 @@ impl Streams {
         self.leave.notify_one();
     }
 
-    /// For how many seconds the slowest response has stood still because the client takes none of it.
-    pub(super) fn stalled(&self, now: u32) -> Option<u32> {
-        let since = self.sending.borrow().iter().map(|(_, since)| *since).filter(|since| *since != 0).min()?;
-        Some(now.saturating_sub(since - 1))
+    /// Ends each exchange whose client has taken nothing of the response for so long, while it may take others.
+    pub(super) fn sweep(&self, now: u32, longest: Duration) {
+        for (_, Sending { since, exchange }) in self.sending.borrow().iter() {
+            let stalled = since.map_or(0, |since| now.saturating_sub(since));
+            if Duration::from_secs(stalled.into()) > longest
+                && let Some(exchange) = exchange
+            {
+                exchange.abort();
+            }
+        }
     }
 
     pub(super) fn begins(&self) {
@@ -73,20 +92,21 @@ impl Streams {
 
     /// A response is on its way, and the client's turn.
     pub(super) fn sends(&self, now: u32) -> usize {
-        self.sending.borrow_mut().insert(now + 1)
+        let exchange = EXCHANGE.try_with(|task| task.get().cloned()).ok().flatten();
+        self.sending.borrow_mut().insert(Sending { since: Some(now), exchange })
     }
 
     /// More of it is wanted.
     pub(super) fn took(&self, response: usize) {
-        if let Some(since) = self.sending.borrow_mut().get_mut(response) {
-            *since = 0;
+        if let Some(sending) = self.sending.borrow_mut().get_mut(response) {
+            sending.since = None;
         }
     }
 
     /// It is the client's turn again.
     pub(super) fn sent(&self, response: usize, now: u32) {
-        if let Some(since) = self.sending.borrow_mut().get_mut(response) {
-            *since = now + 1;
+        if let Some(sending) = self.sending.borrow_mut().get_mut(response) {
+            sending.since = Some(now);
         }
     }
 
@@ -149,7 +169,10 @@ struct Here;
 
 impl<F: Future<Output = ()> + 'static> Executor<F> for Here {
     fn execute(&self, exchange: F) {
-        tokio::task::spawn_local(exchange);
+        let task = Rc::<OnceCell<AbortHandle>>::default();
+        let running = tokio::task::spawn_local(EXCHANGE.scope(Rc::clone(&task), exchange));
+        // It does not run before this thread comes to it.
+        let _ = task.set(running.abort_handle());
     }
 }
 
@@ -205,16 +228,38 @@ mod tests {
         assert!((0..3).any(|_| exchange(true)));
     }
 
-    #[test]
-    fn a_response_that_nobody_takes_shows() {
-        let streams = Streams::default();
-        assert_eq!(streams.stalled(5), None);
-        let (one, other) = (streams.sends(5), streams.sends(7));
-        assert_eq!(streams.stalled(10), Some(5));
-        streams.took(one);
-        assert_eq!(streams.stalled(10), Some(3));
-        streams.sent(one, 9);
-        streams.over(other);
-        assert_eq!(streams.stalled(10), Some(1));
+    #[tokio::test(flavor = "local")]
+    async fn an_exchange_whose_response_nobody_takes_is_ended() {
+        let (streams, longest) = (Rc::<Streams>::default(), Duration::from_secs(3));
+        let ended = Rc::<RefCell<Vec<&str>>>::default();
+        let exchange = |name: &'static str, took: Option<u32>| {
+            let (streams, ended) = (Rc::clone(&streams), Rc::clone(&ended));
+            async move {
+                let _told = Told(ended, name);
+                let response = streams.sends(5);
+                if let Some(second) = took {
+                    streams.took(response);
+                    streams.sent(response, second);
+                }
+                std::future::pending().await
+            }
+        };
+        for (name, took) in [("stalled", None), ("slow", Some(7)), ("well", Some(9))] {
+            Here.execute(exchange(name, took));
+        }
+        for (now, wanted) in [(8, &[][..]), (9, &["stalled"]), (10, &["stalled"]), (11, &["stalled", "slow"])] {
+            tokio::task::yield_now().await;
+            streams.sweep(now, longest);
+            tokio::task::yield_now().await;
+            assert_eq!(*ended.borrow(), wanted, "{now}");
+        }
+    }
+
+    struct Told(Rc<RefCell<Vec<&'static str>>>, &'static str);
+
+    impl Drop for Told {
+        fn drop(&mut self) {
+            self.0.borrow_mut().push(self.1);
+        }
     }
 }

@@ -123,7 +123,7 @@ async fn floods_of_frames_end_with_their_connection() {
     assert!(origin.connections() < 500, "{}", origin.connections());
 }
 
-/// Large answers that nobody reads are not read from the service either, and the client who asks for them goes.
+/// Large answers that nobody reads are not read from the service either, and the exchanges that wait for that end.
 #[tokio::test]
 async fn answers_that_nobody_takes_are_not_kept() {
     let (origin, authority) = (Origin::start("app").await, Authority::new("authority"));
@@ -146,6 +146,10 @@ async fn answers_that_nobody_takes_are_not_kept() {
     assert_eq!(Request::get("/").send(address).await.status, 200);
     let after = memory(&mut gateway);
     assert!(after < before + (64 << 20), "from {before} to {after} bytes");
+    // Who takes nothing of one answer, and reads all else, loses that answer and no more.
+    assert_eq!(shut.next_of(RST_STREAM).await.unwrap().payload, [0, 0, 0, 8], "CANCEL");
+    shut.send(&Frame::get(201, "/small")).await.unwrap();
+    while shut.next_of(HEADERS).await.unwrap().stream != 201 {}
     wait::until(SOON, "the end of both", || async {
         gateway.metric("fleetgate_downstream_connections", &[("listener", "plain")]).await == Some(0.0)
     })
