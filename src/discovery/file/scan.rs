@@ -256,6 +256,10 @@ mod tests {
         assert_eq!(watched(&settings(&[root.join("mount/*.toml")])), ["mount", "mount/..2026"]);
         let main = Settings { main: Some(root.join("mount/users.toml")), patterns: Vec::new() };
         assert_eq!(watched(&main), ["mount", "mount/..2026"]);
+        let attached = [root.join("mount/users.toml")].into();
+        let none = settings(&[]);
+        let of_attached = folders(&none, &glance(&none, &attached), &attached);
+        assert_eq!(names(of_attached.into_keys().filter(|it| it.starts_with(&root)), &root), ["mount", "mount/..2026"]);
         // What does not exist yet is awaited where it would begin.
         assert_eq!(watched(&settings(&[root.join("later/x/*.toml")])), [""]);
         fs::create_dir_all(root.join("teams/a/routes")).unwrap();

@@ -167,6 +167,40 @@ async fn bodies_and_trailers_go_both_ways_as_they_come() {
     }
 }
 
+/// Answers without a body, and one that comes before the request's body has.
+#[tokio::test]
+async fn answers_of_every_shape_come_through() {
+    let world = World::start().await;
+    world.origin.on("/none", Behaviour::Answer { status: 204, headers: vec![], body: vec![] });
+    world.origin.on("/early", Behaviour::Early(413));
+    world.origin.on("/cut", Behaviour::CutBody { declared: 100, sent: 10, reset: false });
+    for mut client in [world.secured().await, world.plain().await] {
+        let head = client.send_request(request("HEAD", "http://a.example/").body(empty()).unwrap()).await.unwrap();
+        let length: usize = head.headers()["content-length"].to_str().unwrap().parse().unwrap();
+        assert!(head.status() == 200 && length > 100, "{head:?}");
+        assert!(head.into_body().collect().await.unwrap().to_bytes().is_empty());
+        let none = client.send_request(request("GET", "http://a.example/none").body(empty()).unwrap()).await.unwrap();
+        assert!(none.status() == 204 && none.headers().get("content-length").is_none(), "{none:?}");
+
+        let (pieces, received) = tokio::sync::mpsc::channel::<Frame<Bytes>>(1);
+        let pieces_come = futures_util::stream::unfold(received, async |mut received| {
+            Some((Ok::<_, std::io::Error>(received.recv().await?), received))
+        });
+        pieces.send(Frame::data(Bytes::from_static(b"a"))).await.unwrap();
+        let sent = request("POST", "http://a.example/early").body(StreamBody::new(pieces_come).boxed()).unwrap();
+        assert_eq!(client.send_request(sent).await.unwrap().status(), 413);
+        drop(pieces);
+
+        // What is cut must not look whole; its reset may go before its head.
+        let cut = client.send_request(request("GET", "http://a.example/cut").body(empty()).unwrap()).await;
+        if let Ok(cut) = cut {
+            cut.into_body().collect().await.unwrap_err();
+        }
+        let after = client.send_request(request("GET", "http://a.example/").body(empty()).unwrap()).await.unwrap();
+        assert_eq!(after.status(), 200, "the connection goes on");
+    }
+}
+
 #[tokio::test]
 async fn the_gate_stands_before_http_2_too() {
     let world = World::start().await;

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use super::{exchange, setup};
 use crate::support::client::Request;
 use crate::support::gateway::{Gateway, Setup};
-use crate::support::origin::Origin;
+use crate::support::origin::{Behaviour, Origin};
 use crate::support::pki::Authority;
 use crate::support::tls::{Client, Setup as ClientSetup};
 use crate::support::wait;
@@ -75,6 +75,38 @@ async fn handshakes_that_take_too_long_or_are_none_end() {
     .await;
     assert_eq!(Client::trusting(&authority).get(address, "a.example", "/").await.unwrap().0, 200);
     assert_eq!(origin.requests(), 1);
+}
+
+#[tokio::test]
+async fn upgrades_and_large_bodies_go_through_tls() {
+    let (origin, authority) = (Origin::start("app").await, Authority::new("authority"));
+    origin.on("/socket", Behaviour::WebSocket);
+    origin.on("/large", Behaviour::Answer { status: 200, headers: vec![], body: vec![b'x'; 4 << 20] });
+    let gateway = setup(&origin, "", &authority.issue("web", &["a.example"])).start().await;
+    let client = Client::trusting(&authority);
+    let (status, answer) = client.get(gateway.listener("secure"), "a.example", "/large").await.unwrap();
+    assert_eq!((status, answer.bytes().filter(|byte| *byte == b'x').count() >= 4 << 20), (200, true));
+
+    let mut stream = client.connect(gateway.listener("secure"), "a.example").await.unwrap().0;
+    let head = "GET /socket HTTP/1.1\r\nhost: a.example\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        tokio::time::timeout(SOON, stream.read_exact(&mut byte)).await.unwrap().unwrap();
+        answer.extend(byte);
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&answer));
+    let sent = vec![9u8; 100_000];
+    let (mut reading, mut writing) = tokio::io::split(stream);
+    let write = async {
+        writing.write_all(&sent).await.unwrap();
+        writing.shutdown().await.unwrap();
+    };
+    let mut back = Vec::new();
+    let read = async { tokio::time::timeout(SOON, reading.read_to_end(&mut back)).await.unwrap().unwrap() };
+    tokio::join!(write, read);
+    assert!(back == sent, "{} bytes came back", back.len());
 }
 
 #[tokio::test]
