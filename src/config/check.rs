@@ -119,7 +119,11 @@ impl Known {
     }
 
     fn add(&mut self, root: &Node, origin: &str, main: bool, errors: &mut Vec<Problem>, warnings: &mut Vec<Problem>) {
-        let read = |path: &Path| std::fs::read(path).map_err(|error| error.to_string());
+        let read = |path: &Path| match std::fs::metadata(path) {
+            // A pipe would never open, a device never end.
+            Ok(data) if !data.is_file() => Err("it is no file".to_owned()),
+            _ => std::fs::read(path).map_err(|error| error.to_string()),
+        };
         let attached = Attached::new(Path::new(origin), &read);
         let Sections { routes, upstreams, certificates, rejected } = decode_sections(root, origin, main, attached);
         // Those of the main file's top level are told by reading its static sections.

@@ -75,7 +75,7 @@ pub(super) struct RawListener {
     pub allow_encoded_slashes: Option<bool>,
     /// Protocols a connection may be upgraded to; default `["websocket"]`. `h2c` is never forwarded.
     pub upgrades: Option<Vec<String>>,
-    /// For a whole request head; default 10s.
+    /// For a whole request head, with a TLS handshake before it; default 10s.
     pub header_timeout: Option<RawDuration>,
     /// Between two pieces of a request body; default 30s.
     pub body_timeout: Option<RawDuration>,

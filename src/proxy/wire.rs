@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -70,8 +70,8 @@ impl AsyncRead for Wire {
         let this = self.get_mut();
         if !this.ahead.is_empty() {
             let length = this.ahead.len().min(buf.remaining());
-            buf.put_slice(&this.ahead[..length]);
-            this.ahead.advance(length);
+            // Split off, so that nothing of it is kept for as long as the connection lasts.
+            buf.put_slice(&this.ahead.split_to(length));
             this.phase.bytes_came();
             return Poll::Ready(Ok(()));
         }

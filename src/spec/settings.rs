@@ -53,7 +53,7 @@ pub struct Listener {
     pub allow_encoded_slashes: bool,
     /// Values of `Upgrade` that are forwarded; default `websocket`, in lower case. `h2c` is never forwarded.
     pub upgrades: Vec<String>,
-    /// For a whole request head, from its first byte or the connection's start; default 10 s.
+    /// For a whole request head, from its first byte or the connection's start, a TLS handshake included; default 10 s.
     pub header_timeout: Duration,
     /// Between two pieces of a request body; default 30 s.
     pub body_timeout: Duration,

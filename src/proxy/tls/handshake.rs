@@ -43,12 +43,14 @@ impl Handshakes {
 /// A handshake under way. It has taken too long when it is dropped before it has ended: the sweep does that.
 struct Attempt<'a> {
     handshakes: &'a Handshakes,
-    result: HandshakeResult,
+    result: Option<HandshakeResult>,
 }
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
-        self.handshakes.count(self.result);
+        if let Some(result) = self.result {
+            self.handshakes.count(result);
+        }
     }
 }
 
@@ -69,18 +71,20 @@ pub(in crate::proxy) async fn shake(
     turn: &Semaphore,
     wire: Wire,
 ) -> Option<Shaken> {
-    let mut attempt = Attempt { handshakes, result: HandshakeResult::Timeout };
+    let mut attempt = Attempt { handshakes, result: Some(HandshakeResult::Timeout) };
     let mut start = match LazyConfigAcceptor::new(Acceptor::default(), wire).await {
         Ok(start) => start,
         Err(error) => {
-            attempt.result = of_error(&error);
+            // Who only looks whether the port is open, as balancers do, shakes no hands.
+            let looks = error.kind() == io::ErrorKind::UnexpectedEof;
+            attempt.result = (!looks).then(|| of_error(&error));
             tracing::debug!("no TLS handshake: {error}");
             return None;
         }
     };
     let host = start.client_hello().server_name().map(str::to_ascii_lowercase);
     let Some(certificate) = certificates().choose(host.as_deref()).map(Arc::clone) else {
-        attempt.result = HandshakeResult::UnknownName;
+        attempt.result = Some(HandshakeResult::UnknownName);
         tracing::debug!("no certificate for `{}`", host.as_deref().unwrap_or_default());
         if start.io.write_all(&UNRECOGNIZED_NAME).await.is_ok() {
             let _ = start.io.shutdown().await;
@@ -98,17 +102,17 @@ pub(in crate::proxy) async fn shake(
     match accept.await {
         Ok(stream) => {
             let (_, session) = stream.get_ref();
-            attempt.result = match session.handshake_kind() {
+            attempt.result = Some(match session.handshake_kind() {
                 Some(HandshakeKind::Resumed) => HandshakeResult::Resumed,
                 Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest) | None => HandshakeResult::Full,
-            };
+            });
             let http2 = session.alpn_protocol() == Some(HTTP2);
             let shown = session.peer_certificates().and_then(|chain| chain.first());
             let certificate = front.verifies.then(|| shown.map(|certificate| forwarded(certificate)));
             Some(Shaken { stream, http2, certificate })
         }
         Err(error) => {
-            attempt.result = of_error(&error);
+            attempt.result = Some(of_error(&error));
             tracing::debug!("a TLS handshake failed: {error}");
             None
         }

@@ -57,6 +57,8 @@ async fn handshakes_that_take_too_long_or_are_none_end() {
     let web = authority.issue("web", &["a.example"]);
     let gateway = setup(&origin, "", &web).env("FLEETGATE_LISTENERS__SECURE__HEADER_TIMEOUT", "1s").start().await;
     let address = gateway.listener("secure");
+    // As balancers look whether a port is open: no handshake, and none that failed.
+    drop(TcpStream::connect(address).await.unwrap());
     let mut slow = TcpStream::connect(address).await.unwrap();
     slow.write_all(&[22, 3, 1]).await.unwrap();
     let mut silent = TcpStream::connect(address).await.unwrap();
