@@ -29,7 +29,7 @@ use crate::discovery::state::ProviderState;
 use crate::discovery::status::{ProviderStatus, Registered};
 use crate::discovery::{Context, Provider, Publisher};
 use crate::health::Prober;
-use crate::proxy::{self, DataPlane};
+use crate::proxy::{self, DataPlane, Front, TlsFront};
 use crate::snapshot::Snapshot;
 use crate::spec::endpoint::EndpointSpec;
 use crate::spec::name::{Name, ProviderId};
@@ -125,14 +125,18 @@ impl App {
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let started = Instant::now();
         let workers = settings.runtime.workers;
-        let mut bound = Vec::new();
+        let (mut bound, mut followed_files) = (Vec::new(), Vec::new());
         for (name, listener) in &settings.listeners {
+            let tls = listener.tls.as_ref().map(|tls| TlsFront::open(name.as_str(), tls, listener.http2));
+            let tls = tls.transpose().map_err(|error| StartError::new(format!("listeners.{name}.tls"), error))?;
+            let (tls, files) = tls.unzip();
+            followed_files.extend(files);
             let sockets = proxy::bind(listener.address, workers).map_err(|error| {
                 StartError::new(format!("listeners.{name}: cannot bind {}", listener.address), error)
             })?;
-            bound.push((name.clone(), listener.clone(), sockets));
+            bound.push(Front { name: name.clone(), settings: listener.clone(), bound: sockets, tls });
         }
-        let listeners: Vec<_> = bound.iter().map(|(name, _, sockets)| (name.clone(), sockets.address)).collect();
+        let listeners: Vec<_> = bound.iter().map(|front| (front.name.clone(), front.bound.address)).collect();
         let admin = tokio::net::TcpListener::bind(settings.admin.address)
             .await
             .map_err(|error| StartError::new(format!("admin: cannot bind {}", settings.admin.address), error))?;
@@ -148,6 +152,10 @@ impl App {
 
         let shutdown = CancellationToken::new();
         let mut tasks = JoinSet::new();
+        for files in followed_files {
+            let shutdown = shutdown.clone();
+            tasks.spawn(async move { shutdown.run_until_cancelled(files).await.unwrap_or_default() });
+        }
         let (reread, rereads) = watch::channel(0);
         let (wanted, wanteds) = watch::channel(Arc::new(BTreeSet::new()));
         let (store, loaded) = Store::open(&settings.discovery.state_dir, identities(&settings.discovery));

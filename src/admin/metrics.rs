@@ -40,6 +40,7 @@ impl Source for Picture {
             definitions::DISCOVERY_TOKEN_EXPIRES,
             definitions::DISCOVERY_HELD,
             definitions::DISCOVERY_REGISTERED,
+            definitions::CERTIFICATE_EXPIRES,
             definitions::SNAPSHOT_GENERATION,
             definitions::SNAPSHOT_AGE,
         ]
@@ -51,6 +52,10 @@ impl Source for Picture {
             for (state, count) in upstream::states(upstream) {
                 samples.value(definitions::UPSTREAM_ENDPOINTS, &[&upstream.label, state.as_str()], count as f64);
             }
+        }
+        for certificate in snapshot.certificates.all() {
+            let expires = unix(certificate.spec.pair.facts().not_after);
+            samples.value(definitions::CERTIFICATE_EXPIRES, &[certificate.name.as_str()], expires);
         }
         for provider in &self.providers {
             let name = provider.id().as_str();

@@ -12,6 +12,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::connection;
+use super::crowd::{Full, Seat};
+use super::headers::trusts;
 use super::plane::Stop;
 use super::worker::{LocalListener, Peers, Worker};
 use crate::snapshot::Snapshot;
@@ -22,6 +24,7 @@ pub(super) struct Accepted {
     pub(super) listener: usize,
     pub(super) stream: std::net::TcpStream,
     pub(super) address: SocketAddr,
+    pub(super) seat: Seat,
 }
 
 /// After an error that all connections share (no descriptors left), accepting pauses.
@@ -70,12 +73,20 @@ fn is_of_one_connection(error: &std::io::Error) -> bool {
 }
 
 fn place(worker: &Rc<Worker>, listener: &Rc<LocalListener>, stream: TcpStream, address: SocketAddr) {
-    let all: u32 = worker.peers.connections.iter().map(|count| count.load(Relaxed)).sum();
-    if all >= listener.settings.max_connections {
+    // A proxy that is trusted carries many clients.
+    let counted = !trusts(&listener.settings.trusted_proxies, address.ip().to_canonical());
+    let seat = match worker.peers.crowds[listener.index].admit(address.ip(), counted) {
+        Ok(seat) => seat,
         // Closing at once is kinder than letting it wait for a place that may never come.
-        tracing::debug!(listener = %listener.name, "max_connections is reached: a connection was closed");
-        return;
-    }
+        Err(full) => {
+            let limit = match full {
+                Full::Listener => "max_connections",
+                Full::Client => "max_connections_per_client",
+            };
+            tracing::debug!(listener = %listener.name, client = %address, "{limit} is reached: a connection was closed");
+            return;
+        }
+    };
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!("a client's connection is gone already: {error}");
         return;
@@ -83,12 +94,12 @@ fn place(worker: &Rc<Worker>, listener: &Rc<LocalListener>, stream: TcpStream, a
     match calmer_worker(&worker.peers, worker.index) {
         None => {
             worker.peers.connections[worker.index].fetch_add(1, Relaxed);
-            connection::spawn(worker, listener, stream, address);
+            connection::spawn(worker, listener, stream, address, seat);
         }
         Some(calmer) => {
             let Ok(stream) = stream.into_std() else { return };
             worker.peers.connections[calmer].fetch_add(1, Relaxed);
-            let accepted = Accepted { listener: listener.index, stream, address };
+            let accepted = Accepted { listener: listener.index, stream, address, seat };
             if let Err(SendError(accepted)) = worker.peers.hand_over[calmer].send(accepted) {
                 // The other one has ended already: the gateway drains.
                 worker.peers.connections[calmer].fetch_sub(1, Relaxed);
@@ -101,9 +112,9 @@ fn place(worker: &Rc<Worker>, listener: &Rc<LocalListener>, stream: TcpStream, a
 
 /// Serves a connection that another worker accepted; it is counted already.
 pub(super) fn take(worker: &Rc<Worker>, accepted: Accepted) {
-    let Accepted { listener, stream, address } = accepted;
+    let Accepted { listener, stream, address, seat } = accepted;
     match TcpStream::from_std(stream) {
-        Ok(stream) => connection::spawn(worker, &worker.listeners[listener], stream, address),
+        Ok(stream) => connection::spawn(worker, &worker.listeners[listener], stream, address, seat),
         Err(error) => {
             worker.peers.connections[worker.index].fetch_sub(1, Relaxed);
             tracing::warn!("cannot take over a connection: {error}");

@@ -1,4 +1,4 @@
-//! Learns documents and endpoints from etcd: a watch for all documents, and one a wanted source.
+//! Learns documents and endpoints from etcd: two watches for all documents, and one a wanted source.
 //!
 //! A watch is a [`watch::RangeWatch`] over a [`layout::KeyRange`]; it keeps a [`mirror::Mirror`] and shows it
 //! as a [`view::View`]. [`feedback`] is where it is written what is wrong with documents. All watches share the [`members::Members`]: clients, tokens, and which member to use.
@@ -85,19 +85,13 @@ impl Provider for EtcdProvider {
         let Self { prefix, members, publisher, write_status } = *self;
         let status = Arc::clone(publisher.status());
         let backoff = Backoff::new(CAP);
-        let documents = RangeWatch::new(
-            Arc::clone(&members),
-            publisher.clone(),
-            KeyRange::of_documents(&prefix),
-            View::documents(&prefix),
-        );
-        let documents = supervise(
-            documents,
-            format!("documents:{prefix}"),
-            Arc::clone(&status),
-            backoff.clone(),
-            context.shutdown.clone(),
-        );
+        let [of_documents, of_certificates] = View::documents(&prefix);
+        let watched = |name: &str, range, view| {
+            let watch = RangeWatch::new(Arc::clone(&members), publisher.clone(), range, view);
+            supervise(watch, format!("{name}:{prefix}"), Arc::clone(&status), backoff.clone(), context.shutdown.clone())
+        };
+        let documents = watched("documents", KeyRange::of_documents(&prefix), of_documents);
+        let certificates = watched("certificates", KeyRange::of_certificates(&prefix), of_certificates);
         let feedback = write_status.then(|| Feedback {
             board: KeyBoard { members: Arc::clone(&members), prefix: layout::status(&prefix) },
             documents: publisher.states(),
@@ -120,7 +114,7 @@ impl Provider for EtcdProvider {
             supervise(watch, name, Arc::clone(&status), backoff.clone(), stop)
         });
         tokio::select! {
-            ((), ()) = futures_util::future::join(documents, sources) => {}
+            ((), (), ()) = futures_util::future::join3(documents, certificates, sources) => {}
             () = members.follow(&backoff) => {}
             () = feedback => {}
         }

@@ -118,6 +118,22 @@ pub const TARGET_PASSED_OVER: &Definition = &Definition::new(
 pub const DOWNSTREAM_CONNECTIONS: &Definition =
     &Definition::new(Kind::Gauge, "fleetgate_downstream_connections", &["listener"], "Open connections of clients.");
 
+/// Handshakes of TLS listeners.
+pub const TLS_HANDSHAKES: &Definition = &Definition::new(
+    Kind::Counter,
+    "fleetgate_tls_handshakes_total",
+    &["listener", "result"],
+    "TLS handshakes of clients, by result: full, resumed, unknown_name, client_certificate, timeout, failed.",
+);
+
+/// Dates of certificates.
+pub const CERTIFICATE_EXPIRES: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_certificate_expires_timestamp_seconds",
+    &["certificate"],
+    "When a certificate that clients are shown expires, in Unix time.",
+);
+
 /// What came of reads of sources.
 pub const DISCOVERY_UPDATES: &Definition = &Definition::new(
     Kind::Counter,

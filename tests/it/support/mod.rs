@@ -5,16 +5,19 @@ pub mod between;
 pub mod client;
 pub mod consul;
 pub mod etcd;
+pub mod frames;
 pub mod gateway;
 pub mod load;
 pub mod network;
 pub mod origin;
+pub mod pki;
 pub mod place;
 pub mod process;
 pub mod provider;
 pub mod proxy;
 pub mod registry;
 pub mod scripted;
+pub mod tls;
 pub mod wait;
 
 /// Whether tests that take longer than about 20 s shall run; said aloud where they shall not.
