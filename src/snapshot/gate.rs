@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, Request, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
 
 use super::request::RequestView;
 use crate::exchange::ProxyError;
@@ -72,9 +72,12 @@ pub fn check<'r, B>(
         framing(headers, request.version()).map_err(bad)?;
     }
 
-    // hyper counts those of HTTP/1.1 itself.
+    // hyper counts and measures those of HTTP/1.1 itself.
     if headers.len() > listener.max_headers {
         return Err((ProxyError::HeadersTooLarge, "more headers than the listener takes"));
+    }
+    if request.version() == Version::HTTP_2 && size(headers, uri) > listener.max_header_size {
+        return Err((ProxyError::HeadersTooLarge, "a larger head than the listener takes"));
     }
 
     let mut hosts = headers.get_all(header::HOST).iter();
@@ -120,6 +123,12 @@ pub fn check<'r, B>(
         return Err((ProxyError::BodyTooLarge, "the announced body is over the listener's limit"));
     }
     Ok(Passed { host, host_header, path })
+}
+
+/// Bytes of a head, without what frames each line.
+fn size(headers: &HeaderMap, uri: &Uri) -> usize {
+    let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
+    target + headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>()
 }
 
 /// One `Transfer-Encoding: chunked` or none; hyper has refused differing lengths and dropped a length beside it.

@@ -16,7 +16,7 @@ use crate::support::gateway::Gateway;
 use crate::support::load::Load;
 use crate::support::origin::{Behaviour, Origin};
 use crate::support::pki::Authority;
-use crate::support::tls::Client;
+use crate::support::tls::{Client, empty, http2_over, request};
 use crate::support::wait;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -193,6 +193,15 @@ async fn limits_are_told_and_kept() {
     gateway
         .until_logged("the refusal", |line| line["path"] == "/many" && line["status"] == 431 && line["flag"] == "HL")
         .await;
+    let large = format!("http://a.example/{}", "x".repeat(7_000));
+    let headers =
+        (0..5).fold(request("GET", &large), |sent, number| sent.header(format!("x-{number}"), "y".repeat(6_000)));
+    let mut client = http2_over(TcpStream::connect(gateway.listener("plain")).await.unwrap()).await;
+    let refused = client.send_request(headers.body(empty()).unwrap()).await.unwrap();
+    assert_eq!((refused.status().as_u16(), &refused.headers()["x-fleetgate-flag"]), (431, &"HL".parse().unwrap()));
+    let huge =
+        (0..5).fold(request("GET", &large), |sent, number| sent.header(format!("x-{number}"), "y".repeat(16_000)));
+    assert_eq!(client.send_request(huge.body(empty()).unwrap()).await.unwrap().status(), 431);
     frames.send(&Frame::get(11, "/after")).await.unwrap();
     assert_eq!(frames.next_of(HEADERS).await.unwrap().stream, 11, "the connection goes on");
 }
