@@ -20,8 +20,11 @@ pub enum ProxyError {
         /// Whether more than one try was made.
         retried: bool,
     },
-    /// The endpoint closed or reset the connection before it answered.
-    Reset,
+    /// The endpoint closed or reset the connection before it answered; `retried`: so did others.
+    Reset {
+        /// Whether more than one try was made.
+        retried: bool,
+    },
     /// The endpoint's answer is not HTTP.
     BadResponse,
     /// No response head in time, or the whole exchange took too long.
@@ -37,13 +40,31 @@ pub enum ProxyError {
 }
 
 impl ProxyError {
+    /// The error of the last of several tries.
+    pub fn retried(self) -> Self {
+        match self {
+            Self::Unreachable { .. } => Self::Unreachable { retried: true },
+            Self::Reset { .. } => Self::Reset { retried: true },
+            Self::NoRoute
+            | Self::NoEndpoint
+            | Self::Denied
+            | Self::Unresolved
+            | Self::BadResponse
+            | Self::Timeout
+            | Self::ClientGone
+            | Self::SlowBody
+            | Self::BodyTooLarge
+            | Self::BadRequest => self,
+        }
+    }
+
     /// The status of the answer (499, nginx's, is only logged).
     pub fn status(self) -> StatusCode {
         match self {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoEndpoint | Self::Unresolved => StatusCode::SERVICE_UNAVAILABLE,
             Self::Denied => StatusCode::FORBIDDEN,
-            Self::Unreachable { .. } | Self::Reset | Self::BadResponse => StatusCode::BAD_GATEWAY,
+            Self::Unreachable { .. } | Self::Reset { .. } | Self::BadResponse => StatusCode::BAD_GATEWAY,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::ClientGone => CLIENT_CLOSED_REQUEST,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
@@ -60,8 +81,8 @@ impl ProxyError {
             Self::Denied => Flag::Unauthorized,
             Self::Unresolved => Flag::NoConfiguration,
             Self::Unreachable { retried: false } => Flag::UpstreamConnectFailure,
-            Self::Unreachable { retried: true } => Flag::UpstreamRetryLimitExceeded,
-            Self::Reset => Flag::UpstreamConnectionTermination,
+            Self::Unreachable { retried: true } | Self::Reset { retried: true } => Flag::UpstreamRetryLimitExceeded,
+            Self::Reset { retried: false } => Flag::UpstreamConnectionTermination,
             Self::BadResponse => Flag::UpstreamProtocolError,
             Self::Timeout => Flag::UpstreamTimeout,
             Self::ClientGone => Flag::DownstreamConnectionTermination,
@@ -79,7 +100,7 @@ impl ProxyError {
             Self::Denied => "denied",
             Self::Unresolved => "unresolved_route",
             Self::Unreachable { .. } => "endpoint_unreachable",
-            Self::Reset => "endpoint_reset",
+            Self::Reset { .. } => "endpoint_reset",
             Self::BadResponse => "endpoint_protocol_error",
             Self::Timeout => "timeout",
             Self::ClientGone => "client_gone",
@@ -98,7 +119,7 @@ impl ProxyError {
             | Self::Denied
             | Self::Unresolved
             | Self::Unreachable { .. }
-            | Self::Reset
+            | Self::Reset { .. }
             | Self::BadResponse
             | Self::Timeout => false,
         }
@@ -111,7 +132,7 @@ impl ProxyError {
             Self::NoRoute
             | Self::Denied
             | Self::Unreachable { .. }
-            | Self::Reset
+            | Self::Reset { .. }
             | Self::BadResponse
             | Self::Timeout
             | Self::ClientGone

@@ -54,6 +54,10 @@ impl Pool {
         self.members.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.members.len()
+    }
+
     /// Picks an endpoint not among `avoid`, or any when all are to be avoided. `busy` is an endpoint's number of
     /// exchanges in flight. `None` only when the pool is empty.
     pub(super) fn pick(

@@ -1,26 +1,28 @@
-//! Defines the tries at endpoints: pick, connect, send, and again elsewhere where no endpoint was reached.
+//! Defines the tries at endpoints: pick, connect, send, and again elsewhere as far as the route's retries go.
 
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Method, Request, header};
+use http::{HeaderValue, header};
 
 use super::alarm::Alarm;
 use super::frame::Frame;
 use super::http1::{Broken, Head};
 use super::kept::Connection;
-use super::local::{LocalEndpoint, LocalUpstream};
+use super::local::{LocalEndpoint, LocalRoute, LocalUpstream};
 use super::outbound::Outbound;
-use crate::exchange::{Body, BodyFailure, Flow, ProxyError};
-use crate::telemetry::stats::AttemptResult;
+use super::retry::{Next, Outcome, Repeatable, Tries};
+use crate::exchange::{BodyFailure, Flag, Flow, ProxyError};
+use crate::snapshot::RetryPermit;
+use crate::spec::retry::{Condition, Retry};
+use crate::telemetry::stats::{AttemptResult, RetryResult};
 
 /// Where a request goes, and how long and how often that is tried.
 pub(super) struct Destination {
+    pub(super) route: Rc<LocalRoute>,
     pub(super) upstream: Rc<LocalUpstream>,
     pub(super) subset: usize,
-    /// At least 1.
-    pub(super) tries: u32,
     /// The end of the whole exchange.
     pub(super) deadline: Option<Instant>,
     /// The `Host` is the endpoint's address.
@@ -31,27 +33,33 @@ pub(super) struct Destination {
 struct Failure {
     result: AttemptResult,
     error: ProxyError,
-    /// Nothing of the request was sent.
-    unsent: bool,
+    /// What may ask for another try.
+    outcome: Option<Outcome>,
     /// For the log.
     cause: String,
 }
 
-/// Sends a request to endpoints until one answers.
+/// What a try gave.
+type Tried = Result<(Head, Connection), Failure>;
+
+/// Sends a request to endpoints until one answers, or no other try is allowed.
 ///
 /// # Errors
-/// When none could be reached in the tries allowed, or one was and failed.
+/// When the last try gave no response.
 pub(super) async fn forward(
     frame: &mut Frame,
     destination: &Destination,
     mut outbound: Outbound,
 ) -> Result<(Head, Connection), ProxyError> {
     let (worker, upstream) = (Rc::clone(&frame.worker), &destination.upstream);
-    let mut tried: Vec<u32> = Vec::new();
+    let retry = destination.retry();
+    let mut tries = Tries::default();
+    // Held while the try it was given for is under way.
+    let mut _permit: Option<RetryPermit>;
     loop {
         let pool = upstream.pool(destination.subset, || worker.random()).ok_or(ProxyError::Unresolved)?;
         let busy = |index: u32| upstream.endpoints[index as usize].state.in_flight();
-        let index = pool.pick(&tried, busy, || worker.random()).ok_or(ProxyError::NoEndpoint)?;
+        let index = pool.pick(tries.tried(), busy, || worker.random()).ok_or(ProxyError::NoEndpoint)?;
         let endpoint = Rc::clone(&upstream.endpoints[index as usize]);
         frame.attempt(&endpoint);
         if (frame.host.is_none() || destination.host_of_endpoint)
@@ -60,34 +68,117 @@ pub(super) async fn forward(
             // Perhaps from an HTTP/1.0 client without one; RFC 9112, 3.2, has it in every request of HTTP/1.1.
             outbound.request.headers_mut().insert(header::HOST, host);
         }
-        let failure = match attempt(frame, destination, &endpoint, &mut outbound).await {
-            Ok((head, mut connection)) => {
-                upstream.attempted(AttemptResult::Ok, &worker.stats);
-                if let Some(rest) = connection.link.upload(outbound.request.into_body()) {
-                    tokio::task::spawn_local(rest);
-                }
-                return Ok((head, connection));
-            }
-            Err(failure) => failure,
-        };
-        upstream.attempted(failure.result, &worker.stats);
-        tracing::debug!(
-            upstream = &*upstream.upstream.label,
-            endpoint = &**endpoint.state.label(),
-            attempt = frame.attempts,
-            "an attempt failed: {}",
-            failure.cause
-        );
-        if !failure.unsent {
-            return Err(failure.error);
-        }
-        if is_past(destination.deadline) {
+        let tried = attempt(frame, destination, &endpoint, tries.wants_fresh(), &mut outbound).await;
+        note(frame, destination, &endpoint, &tried);
+        let Some(outcome) = outcome(&tried, retry) else { return answer(frame, tried, outbound) };
+        if is_past(destination.deadline) && tried.is_err() {
             return Err(ProxyError::Timeout);
         }
-        if frame.attempts >= destination.tries {
-            return Err(ProxyError::Unreachable { retried: frame.attempts > 1 });
+        let next = tries.failed(index, outcome, retry, repeatable(&outbound, retry));
+        let wait = tries.wait(outcome, retry, pool.len(), worker.random());
+        match again(destination, next, wait).await {
+            Ok(permit) => _permit = permit,
+            Err(refused) => {
+                if let Some(refused) = refused {
+                    upstream.retried(refused, &worker.stats);
+                    frame.flag = (frame.attempts > 1).then_some(Flag::UpstreamRetryLimitExceeded);
+                }
+                return answer(frame, tried, outbound);
+            }
         }
-        tried.push(index);
+        upstream.retried(RetryResult::Taken, &worker.stats);
+        if let Ok((_, connection)) = tried {
+            endpoint.keep_unread(connection, &upstream.upstream.settings);
+        }
+        if !outcome.unsent && !outbound.request.body_mut().rewind() {
+            // `repeatable` has seen that it can be.
+            return Err(ProxyError::Reset { retried: true });
+        }
+    }
+}
+
+/// Waits for another try and gets what it costs.
+///
+/// # Errors
+/// When there is none: why, if one was wanted.
+async fn again(
+    destination: &Destination,
+    next: Next,
+    wait: Duration,
+) -> Result<Option<RetryPermit>, Option<RetryResult>> {
+    let costs = match next {
+        Next::Again { costs } => costs,
+        Next::Over => return Err(None),
+        Next::UsedUp => return Err(Some(RetryResult::Limit)),
+        Next::BodyGone => return Err(Some(RetryResult::Body)),
+    };
+    if !wait.is_zero() {
+        if is_past(destination.deadline.and_then(|deadline| deadline.checked_sub(wait))) {
+            return Err(Some(RetryResult::Deadline));
+        }
+        tokio::time::sleep(wait).await;
+    }
+    if !costs {
+        return Ok(None);
+    }
+    // After the wait: who waits is no load yet.
+    destination.upstream.upstream.retry().map(Some).ok_or(Some(RetryResult::Budget))
+}
+
+/// What a try asks for beyond its answer.
+fn outcome(tried: &Tried, retry: &Retry) -> Option<Outcome> {
+    match tried {
+        Ok((head, _)) => {
+            let status = head.response.status();
+            let condition = Condition::Status(status.as_u16());
+            retry.on_status(status).then_some(Outcome { condition, unsent: false, stale: false })
+        }
+        Err(failure) => failure.outcome,
+    }
+}
+
+/// The outcome of the last try, as what the exchange comes to.
+fn answer(frame: &Frame, tried: Tried, outbound: Outbound) -> Result<(Head, Connection), ProxyError> {
+    match tried {
+        Ok((head, mut connection)) => {
+            if let Some(rest) = connection.link.upload(outbound.request.into_body()) {
+                tokio::task::spawn_local(rest);
+            }
+            Ok((head, connection))
+        }
+        Err(failure) if frame.attempts > 1 => Err(failure.error.retried()),
+        Err(failure) => Err(failure.error),
+    }
+}
+
+/// Counts a try.
+fn note(frame: &Frame, destination: &Destination, endpoint: &LocalEndpoint, tried: &Tried) {
+    let upstream = &destination.upstream;
+    let result = match tried {
+        Ok(_) => AttemptResult::Ok,
+        Err(failure) => {
+            tracing::debug!(
+                upstream = &*upstream.upstream.label,
+                endpoint = &**endpoint.state.label(),
+                attempt = frame.attempts,
+                "an attempt failed: {}",
+                failure.cause
+            );
+            failure.result
+        }
+    };
+    upstream.attempted(result, &frame.worker.stats);
+}
+
+/// Whether a request may reach services twice, as it stands.
+fn repeatable(outbound: &Outbound, retry: &Retry) -> Repeatable {
+    let request = &outbound.request;
+    if !retry.repeats(request.method()) || request.headers().contains_key(header::UPGRADE) {
+        Repeatable::No
+    } else if request.body().is_whole() {
+        Repeatable::Yes
+    } else {
+        Repeatable::BodyGone
     }
 }
 
@@ -95,29 +186,47 @@ fn is_past(deadline: Option<Instant>) -> bool {
     deadline.is_some_and(|deadline| Instant::now() >= deadline)
 }
 
-/// One try at an endpoint. Kept connections that turn out to be closed cost nothing but another connection.
+impl Destination {
+    fn retry(&self) -> &Retry {
+        &self.route.route.spec.retry
+    }
+
+    /// Time for a connection.
+    fn connect_timeout(&self) -> Duration {
+        let timeout = self.upstream.upstream.settings.connect_timeout;
+        let timeout = self.retry().per_try_timeout.map_or(timeout, |one| one.min(timeout));
+        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        left.map_or(timeout, |left| left.min(timeout))
+    }
+
+    /// When the head of a response is due.
+    fn head_deadline(&self, sent: Instant, request_body: Option<&Flow>) -> Instant {
+        let since = request_body.map_or(sent, |flow| flow.waits_since().max(sent));
+        let timeout = self.upstream.upstream.settings.response_timeout;
+        let at = since + self.retry().per_try_timeout.map_or(timeout, |one| one.min(timeout));
+        self.deadline.map_or(at, |deadline| deadline.min(at))
+    }
+}
+
+/// One try at an endpoint. Kept connections that turn out to be closed before anything is sent cost nothing but
+/// another connection. `fresh`: no kept connection is used.
 async fn attempt(
     frame: &Frame,
     destination: &Destination,
     endpoint: &LocalEndpoint,
+    fresh: bool,
     outbound: &mut Outbound,
-) -> Result<(Head, Connection), Failure> {
+) -> Tried {
     let settings = &destination.upstream.upstream.settings;
     let began = frame.attempt_started.unwrap_or(frame.started);
-    while let Some(mut connection) = endpoint.kept.take(settings.keep_alive, began) {
+    while !fresh && let Some(mut connection) = endpoint.kept.take(settings.keep_alive, began) {
         match send(frame, destination, &mut connection, outbound, began).await {
             Ok(head) => return Ok((head, connection)),
-            Err(Failure { unsent: true, .. }) => {}
-            // Closed as the request was on its way: RFC 9112, 9.3.1, lets an idempotent request be sent again. Once,
-            // and on a connection of its own (RFC 9110, 9.2.2): a request that kills its service must not meet it
-            // on every kept connection.
-            Err(Failure { result: AttemptResult::Reset, .. }) if can_be_sent_again(&outbound.request) => break,
-            Err(failure) => return Err(failure),
+            Err(Failure { outcome: Some(Outcome { unsent: true, .. }), .. }) => {}
+            Err(failure) => return Err(failure.on_kept()),
         }
     }
-    let left = destination.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-    let timeout = left.map_or(settings.connect_timeout, |left| left.min(settings.connect_timeout));
-    match Connection::open(&destination.upstream, &endpoint.state, timeout).await {
+    match Connection::open(&destination.upstream, &endpoint.state, destination.connect_timeout()).await {
         Ok(mut connection) => {
             let head = send(frame, destination, &mut connection, outbound, Instant::now()).await?;
             Ok((head, connection))
@@ -125,19 +234,48 @@ async fn attempt(
         Err(error) => Err(Failure {
             result: AttemptResult::Connect,
             error: ProxyError::Unreachable { retried: false },
-            unsent: true,
+            outcome: Some(Outcome { condition: Condition::Connect, unsent: true, stale: false }),
             cause: format!("cannot connect: {error}"),
         }),
     }
 }
 
-/// Whether sending a request twice does no harm and costs little.
-fn can_be_sent_again(request: &Request<Body>) -> bool {
-    let idempotent = matches!(
-        *request.method(),
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
-    );
-    idempotent && matches!(request.body(), Body::Empty) && !request.headers().contains_key(header::UPGRADE)
+impl Failure {
+    /// After the request was sent.
+    fn sent(result: AttemptResult, error: ProxyError, condition: Condition, cause: impl Into<String>) -> Self {
+        let outcome = Some(Outcome { condition, unsent: false, stale: false });
+        Self { result, error, outcome, cause: cause.into() }
+    }
+
+    /// The connection had been kept: its end without a word says little of the endpoint.
+    fn on_kept(mut self) -> Self {
+        if let Some(outcome) = &mut self.outcome {
+            outcome.stale = self.result == AttemptResult::Reset;
+        }
+        self
+    }
+
+    /// What a broken connection means.
+    fn of(broken: &Broken, request_body: Option<&Flow>) -> Self {
+        let cause = broken.to_string();
+        let reset = ProxyError::Reset { retried: false };
+        match broken {
+            Broken::RequestBody => {
+                let failure = request_body.and_then(Flow::failure).unwrap_or(BodyFailure::ClientGone);
+                let (result, cause) = (AttemptResult::Reset, format!("{cause}: {failure:?}"));
+                Self { result, error: failure.error(), outcome: None, cause }
+            }
+            // It has answered, in its way.
+            Broken::Protocol(_) => {
+                Self { result: AttemptResult::Protocol, error: ProxyError::BadResponse, outcome: None, cause }
+            }
+            Broken::Closed | Broken::Io(_) => Self::sent(AttemptResult::Reset, reset, Condition::Reset, cause),
+            Broken::Unsent => {
+                let outcome = Some(Outcome { condition: Condition::Reset, unsent: true, stale: false });
+                Self { result: AttemptResult::Reset, error: reset, outcome, cause }
+            }
+        }
+    }
 }
 
 /// Sends a request on a connection and waits for the head of its response.
@@ -156,36 +294,18 @@ async fn send(
             return Poll::Ready(Some(outcome));
         }
         // The endpoint's time begins when it has the whole request: an upload may take long.
-        if alarm.poll(head_deadline(destination, sent, frame.request_flow.as_deref()), cx) {
+        if alarm.poll(destination.head_deadline(sent, frame.request_flow.as_deref()), cx) {
             return Poll::Ready(None);
         }
         Poll::Pending
     })
     .await;
-    let failed = |result, error, cause: String| Err(Failure { result, error, unsent: false, cause });
     match outcome {
         Some(Ok(head)) => Ok(head),
-        None => failed(AttemptResult::Timeout, ProxyError::Timeout, "no response head in time".to_owned()),
-        Some(Err(broken)) => {
-            let cause = broken.to_string();
-            match broken {
-                Broken::RequestBody => {
-                    let failure = frame.request_flow.as_ref().and_then(|flow| flow.failure());
-                    let failure = failure.unwrap_or(BodyFailure::ClientGone);
-                    failed(AttemptResult::Reset, failure.error(), format!("{cause}: {failure:?}"))
-                }
-                Broken::Protocol(_) => failed(AttemptResult::Protocol, ProxyError::BadResponse, cause),
-                Broken::Closed | Broken::Io(_) => failed(AttemptResult::Reset, ProxyError::Reset, cause),
-                Broken::Unsent => {
-                    Err(Failure { result: AttemptResult::Reset, error: ProxyError::Reset, unsent: true, cause })
-                }
-            }
+        None => {
+            let cause = "no response head in time";
+            Err(Failure::sent(AttemptResult::Timeout, ProxyError::Timeout, Condition::PerTryTimeout, cause))
         }
+        Some(Err(broken)) => Err(Failure::of(&broken, frame.request_flow.as_deref())),
     }
-}
-
-fn head_deadline(destination: &Destination, sent: Instant, request_body: Option<&Flow>) -> Instant {
-    let since = request_body.map_or(sent, |flow| flow.waits_since().max(sent));
-    let at = since + destination.upstream.upstream.settings.response_timeout;
-    destination.deadline.map_or(at, |deadline| deadline.min(at))
 }

@@ -17,6 +17,7 @@ use super::local::{ConnectionGauges, LocalEndpoint, LocalUpstream};
 use crate::exchange::BodyFailure;
 use crate::exchange::body::Source;
 use crate::snapshot::EndpointState;
+use crate::spec::upstream::UpstreamSettings;
 
 /// A connection to an endpoint that carries an exchange; counted as active while it lives.
 #[derive(Debug)]
@@ -142,6 +143,12 @@ impl Kept {
 }
 
 impl LocalEndpoint {
+    /// Keeps a connection whose response nobody wants, if all of it is there already.
+    pub(super) fn keep_unread(&self, mut connection: Connection, settings: &UpstreamSettings) {
+        connection.link.skip_body();
+        self.keep(connection, settings.max_idle_per_endpoint, settings.keep_alive, Instant::now());
+    }
+
     /// Keeps a connection whose exchange is over.
     pub(super) fn keep(&self, connection: Connection, most: u32, keep_alive: Duration, now: Instant) {
         if most == 0 || keep_alive.is_zero() || !connection.link.persists() {

@@ -11,7 +11,7 @@ use super::kept::Kept;
 use crate::snapshot::{EndpointState, Route, RouteTable, Snapshot, Upstream};
 use crate::spec::name::Name;
 use crate::telemetry::stats::{
-    AttemptResult, ConnectionState, Counter, Gauge, Histogram, RequestCounters, WorkerStats,
+    AttemptResult, ConnectionState, Counter, Gauge, Histogram, RequestCounters, RetryResult, WorkerStats,
 };
 
 /// A worker's view of a snapshot.
@@ -149,6 +149,7 @@ pub(super) struct LocalUpstream {
     pub(super) duration: Arc<Histogram>,
     pub(super) connections: Rc<ConnectionGauges>,
     attempts: [OnceCell<Arc<Counter>>; 5],
+    retries: [OnceCell<Arc<Counter>>; 5],
     epoch: Cell<u64>,
     /// By [`crate::snapshot::Target::subset`].
     pools: RefCell<Vec<Option<Rc<Pool>>>>,
@@ -191,6 +192,7 @@ impl LocalUpstream {
                 idle: gauge(ConnectionState::Idle),
             }),
             attempts: Default::default(),
+            retries: Default::default(),
             epoch: Cell::new(upstream.state.epoch()),
             pools: RefCell::new(vec![None; upstream.settings.subsets.len() + 1]),
         }
@@ -217,6 +219,12 @@ impl LocalUpstream {
     pub(super) fn attempted(&self, result: AttemptResult, stats: &WorkerStats) {
         let counter = &self.attempts[result as usize];
         counter.get_or_init(|| stats.attempts(&self.upstream.label, result)).add(1);
+    }
+
+    /// Counts what came of a request that is to be tried again.
+    pub(super) fn retried(&self, result: RetryResult, stats: &WorkerStats) {
+        let counter = &self.retries[result as usize];
+        counter.get_or_init(|| stats.retries(&self.upstream.label, result)).add(1);
     }
 
     /// Closes kept connections whose time is over.

@@ -1,8 +1,9 @@
 //! The data plane: workers that share nothing they need not, each a thread with its own runtime.
 //!
 //! A request's life in here: `accept` takes its connection, `connection` serves it, `serve` is the exchange in
-//! reading order (`gate`, route, target), `forward` tries endpoints over connections that `kept` keeps, `tunnel`
-//! carries upgrades, and `frame` tells log and metrics when it is over. `local` is a worker's view of a snapshot.
+//! reading order (`gate`, route, target), `forward` tries endpoints over connections that `kept` keeps, as often as
+//! `retry` allows, `tunnel` carries upgrades, and `frame` tells log and metrics when it is over. `local` is a worker's
+//! view of a snapshot.
 
 mod accept;
 mod alarm;
@@ -17,6 +18,7 @@ mod listener;
 mod local;
 mod outbound;
 mod plane;
+mod retry;
 mod serve;
 mod steps;
 mod tunnel;

@@ -26,6 +26,7 @@ use crate::exchange::header::{X_FLEETGATE_FLAG, X_FORWARDED_PREFIX, X_REQUEST_ID
 use crate::exchange::{Body, Flow, ProxyError};
 use crate::snapshot::target::{draw, sticky_key};
 use crate::snapshot::{RequestView, gate};
+use crate::spec::retry::Retry;
 use crate::spec::route::{HostPolicy, Sticky};
 
 /// Serves one request.
@@ -89,9 +90,9 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
         let upstream = local.upstream(resolved.slot).ok_or(ProxyError::Unresolved)?;
         frame.towards(resolved.slot, upstream);
         let destination = Destination {
+            route: Rc::clone(&route),
             upstream: Rc::clone(upstream),
             subset: resolved.subset,
-            tries: 1 + route.route.spec.retry_attempts,
             deadline: route.route.timeout().map(|timeout| frame.started + timeout),
             host_of_endpoint: false,
         };
@@ -119,7 +120,8 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
     // RFC 9110, 7.8: HTTP/1.0 knows no upgrade.
     let upgrade = headers::upgrade_of(request.headers(), noted)
         .filter(|name| frame.version != Version::HTTP_10 && listener.upgrades.contains(name));
-    let way = Way { host: passed.host_header, path, upgrade, deadline: destination.deadline, added };
+    let (retry, deadline) = (&route.route.spec.retry, destination.deadline);
+    let way = Way { retry, host: passed.host_header, path, upgrade, deadline, added };
     let client = way.upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
     let mut outbound = prepare(frame, request, noted, way)?;
     if let Some(host) = fixed_host {
@@ -201,7 +203,9 @@ fn choose(
 }
 
 /// What becomes of a request on its way.
-struct Way {
+struct Way<'r> {
+    /// How the request may be tried again.
+    retry: &'r Retry,
     /// The `Host` to forward, where it is not the one that came.
     host: Option<HeaderValue>,
     /// The path, where it did not come in normal form.
@@ -214,7 +218,12 @@ struct Way {
 }
 
 /// Makes the request that an endpoint gets of the one that came.
-fn prepare(frame: &mut Frame, request: Request<Incoming>, noted: Noted, mut way: Way) -> Result<Outbound, ProxyError> {
+fn prepare(
+    frame: &mut Frame,
+    request: Request<Incoming>,
+    noted: Noted,
+    mut way: Way<'_>,
+) -> Result<Outbound, ProxyError> {
     let connection = Rc::clone(&frame.connection);
     let listener = &connection.listener.settings;
     let (mut parts, incoming) = request.into_parts();
@@ -251,8 +260,11 @@ fn prepare(frame: &mut Frame, request: Request<Incoming>, noted: Noted, mut way:
         deadline: way.deadline,
         held_back,
     };
-    let request = Request::from_parts(parts, Body::stream(incoming, flow, bounds));
-    Ok(Outbound { request, added: way.added })
+    let mut body = Body::stream(incoming, flow, bounds);
+    if way.retry.is_after_sending() && way.retry.repeats(&parts.method) {
+        body.keep_copy();
+    }
+    Ok(Outbound { request: Request::from_parts(parts, body), added: way.added })
 }
 
 /// The target of a request in origin form, with the path in normal form and the query untouched.

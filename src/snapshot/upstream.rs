@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::budget::Retries;
 use super::endpoint::{Endpoint, Standing};
 use crate::spec::endpoint::Labels;
 use crate::spec::name::{Name, ProviderId};
@@ -34,6 +35,7 @@ pub struct Upstream {
 #[derive(Debug, Default)]
 pub struct UpstreamState {
     epoch: AtomicU64,
+    pub(super) retries: Retries,
 }
 
 impl UpstreamState {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::spec::matching::{Conditions, MatchSpec, PathMatch, ValueMatch};
+use crate::spec::retry::Retry;
 use crate::spec::route::{Choice, RouteSpec, Sticky, TargetSpec};
 use crate::spec::upstream::{HealthCheck, Probe, UpstreamSettings};
 
@@ -26,7 +27,7 @@ pub fn route(spec: &RouteSpec) -> Value {
     if let Some(timeout) = spec.timeout {
         map.insert("timeout".to_owned(), duration_text(timeout).into());
     }
-    map.insert("retry".to_owned(), json!({ "attempts": spec.retry_attempts }));
+    map.insert("retry".to_owned(), retry(&spec.retry));
     Value::Object(map)
 }
 
@@ -81,7 +82,25 @@ pub fn settings(settings: &UpstreamSettings) -> Map<String, Value> {
     if let Some(check) = &settings.health_check {
         add("health_check", health_check(check));
     }
+    let budget = settings.retry_budget;
+    add("retry_budget", json!({ "percent": budget.percent, "min": budget.min }));
     map
+}
+
+fn retry(retry: &Retry) -> Value {
+    let mut map = Map::new();
+    let mut add = |key: &str, value: Value| map.insert(key.to_owned(), value);
+    add("attempts", retry.attempts.into());
+    add("on", retry.on.iter().map(ToString::to_string).collect());
+    if let Some(methods) = &retry.methods {
+        add("methods", methods.iter().map(|method| method.as_str()).collect());
+    }
+    if let Some(timeout) = retry.per_try_timeout {
+        add("per_try_timeout", duration_text(timeout).into());
+    }
+    let backoff = retry.backoff;
+    add("backoff", json!({ "base": duration_text(backoff.base), "max": duration_text(backoff.max) }));
+    map.into()
 }
 
 fn health_check(check: &HealthCheck) -> Value {

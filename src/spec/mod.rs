@@ -10,6 +10,7 @@ pub mod matching;
 pub mod name;
 pub mod path;
 pub mod problem;
+pub mod retry;
 pub mod route;
 pub mod settings;
 pub mod source;

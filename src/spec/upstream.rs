@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::endpoint::{EndpointSpec, Labels};
 use super::name::Name;
+use super::retry::RetryBudget;
 use super::source::{ConsulService, EtcdFormat};
 
 /// A named pool of endpoints and its settings.
@@ -53,6 +54,8 @@ pub struct UpstreamSettings {
     pub keep_alive: Duration,
     /// Active checks; none by default.
     pub health_check: Option<HealthCheck>,
+    /// How many requests may be tried again at once.
+    pub retry_budget: RetryBudget,
 }
 
 impl Default for UpstreamSettings {
@@ -66,6 +69,7 @@ impl Default for UpstreamSettings {
             max_idle_per_endpoint: 32,
             keep_alive: Duration::from_secs(4),
             health_check: None,
+            retry_budget: RetryBudget::default(),
         }
     }
 }

@@ -6,6 +6,7 @@ mod failures;
 mod forwarding;
 mod hostile;
 mod reloads;
+mod retries;
 mod stopping;
 mod upgrades;
 

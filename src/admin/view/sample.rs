@@ -183,7 +183,7 @@ fn route(text: &str, provider: ProviderId, matching: MatchSpec, targets: Vec<Tar
             targets,
             sticky: None,
             timeout: None,
-            retry_attempts: 1,
+            retry: Default::default(),
             registered: Default::default(),
         }),
         state,

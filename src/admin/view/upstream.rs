@@ -129,7 +129,8 @@ mod tests {
                     "health_check": {
                         "path": "/healthz", "interval": "5s", "timeout": "2s",
                         "healthy_threshold": 2, "unhealthy_threshold": 3
-                    }
+                    },
+                    "retry_budget": { "percent": 20, "min": 3 }
                 },
                 "endpoints": [
                     {

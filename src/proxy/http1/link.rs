@@ -69,6 +69,9 @@ const LEAST_ROOM: usize = 8 * 1024;
 /// Room for a read of a body that comes faster than it is read.
 const MOST_ROOM: usize = 128 * 1024;
 
+/// Parts of a body that nobody wants which are read nevertheless, to keep the connection.
+const MOST_SKIPPED: usize = 8;
+
 impl Link {
     pub(in super::super) fn new(stream: TcpStream) -> Self {
         let (read, write) = stream.into_split();
@@ -94,7 +97,8 @@ impl Link {
     /// sent: [`Link::upload`] sends the rest.
     ///
     /// # Errors
-    /// When there is none, or one that breaks HTTP. The connection is of no use then.
+    /// When there is none, or one that breaks HTTP. The connection is of no use then; the request is as it was when
+    /// nothing of it was sent.
     pub(in super::super) fn poll_response(
         &mut self,
         outbound: &mut Outbound,
@@ -122,10 +126,12 @@ impl Link {
                 continue;
             }
             match ready!(self.poll_read(cx)) {
-                Ok(0) if self.sending.is_unsent() => return Poll::Ready(Err(Broken::Unsent)),
+                Ok(1..) => {}
+                Ok(0) | Err(_) if self.sending.is_unsent() => {
+                    self.sending.put_back(request.body_mut());
+                    return Poll::Ready(Err(Broken::Unsent));
+                }
                 Ok(0) => return Poll::Ready(Err(Broken::Closed)),
-                Ok(_) => {}
-                Err(_) if self.sending.is_unsent() => return Poll::Ready(Err(Broken::Unsent)),
                 Err(error) => return Poll::Ready(Err(Broken::Io(error))),
             }
         }
@@ -169,6 +175,16 @@ impl Link {
             }
             if ready!(self.poll_read(cx))? == 0 {
                 self.body.closed()?;
+            }
+        }
+    }
+
+    /// Passes over what has come of a response's body that nobody wants.
+    pub(in super::super) fn skip_body(&mut self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..MOST_SKIPPED {
+            if !matches!(self.poll_body(&mut cx), Poll::Ready(Some(Ok(_)))) {
+                return;
             }
         }
     }
@@ -221,5 +237,47 @@ impl Link {
             self.room *= 2;
         }
         Poll::Ready(Ok(read))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::Request;
+    use http_body::Body as _;
+    use socket2::SockRef;
+
+    use super::super::super::outbound::Added;
+    use super::*;
+
+    /// A connection that its other side has reset.
+    async fn reset() -> Link {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let stream = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("to connect");
+        let (other, _) = listener.accept().expect("to accept");
+        SockRef::from(&other).set_linger(Some(Duration::ZERO)).expect("to linger");
+        drop(other);
+        stream.readable().await.expect("an event");
+        Link::new(stream)
+    }
+
+    async fn send(outbound: &mut Outbound) -> Result<Head, Broken> {
+        let mut link = reset().await;
+        link.begin(outbound);
+        poll_fn(|cx| link.poll_response(outbound, cx)).await
+    }
+
+    #[tokio::test]
+    async fn a_request_that_was_not_sent_is_as_it_was() {
+        let request = Request::post("/").body(Body::Full(Bytes::from_static(b"all of it"))).expect("a request");
+        let mut outbound = Outbound { request, added: Added::default() };
+        for _ in 0..3 {
+            let sent = send(&mut outbound).await;
+            assert!(matches!(sent, Err(Broken::Unsent)), "{sent:?}");
+            assert_eq!(outbound.request.body().size_hint().exact(), Some(9));
+        }
+        let body = std::mem::take(outbound.request.body_mut());
+        assert!(matches!(body, Body::Full(data) if data == "all of it"));
     }
 }

@@ -204,7 +204,20 @@ RouteSpec {
     timeout: Some(
         90s,
     ),
-    retry_attempts: 0,
+    retry: Retry {
+        attempts: 0,
+        on: {
+            Connect,
+            Reset,
+            RefusedStream,
+        },
+        methods: None,
+        per_try_timeout: None,
+        backoff: Backoff {
+            base: 25ms,
+            max: 250ms,
+        },
+    },
     registered: Registered {
         yields: false,
         broken: [],
@@ -247,7 +260,20 @@ RouteSpec {
     ],
     sticky: None,
     timeout: None,
-    retry_attempts: 1,
+    retry: Retry {
+        attempts: 1,
+        on: {
+            Connect,
+            Reset,
+            RefusedStream,
+        },
+        methods: None,
+        per_try_timeout: None,
+        backoff: Backoff {
+            base: 25ms,
+            max: 250ms,
+        },
+    },
     registered: Registered {
         yields: false,
         broken: [],
@@ -385,6 +411,10 @@ UpstreamSpec {
                 unhealthy_threshold: 5,
             },
         ),
+        retry_budget: RetryBudget {
+            percent: 20,
+            min: 3,
+        },
     },
 }
 "#);
@@ -412,6 +442,10 @@ UpstreamSpec {
                 unhealthy_threshold: 3,
             },
         ),
+        retry_budget: RetryBudget {
+            percent: 20,
+            min: 3,
+        },
     },
 }
 ");

@@ -14,6 +14,7 @@ pub mod item;
 pub mod key;
 pub mod parse;
 pub mod reader;
+pub mod retry;
 pub mod route;
 pub mod scalar;
 pub mod scope;

@@ -82,6 +82,14 @@ pub const UPSTREAM_ATTEMPTS: &Definition = &Definition::new(
     "Tries at endpoints, by result: ok, connect, reset, timeout, protocol.",
 );
 
+/// Retries.
+pub const UPSTREAM_RETRIES: &Definition = &Definition::new(
+    Kind::Counter,
+    "fleetgate_upstream_retries_total",
+    &["upstream", "result"],
+    "Requests that were to be tried again, by what came of it: taken, or refused by budget, limit, body, deadline.",
+);
+
 /// Endpoints.
 pub const UPSTREAM_ENDPOINTS: &Definition = &Definition::new(
     Kind::Gauge,

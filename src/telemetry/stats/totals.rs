@@ -31,6 +31,7 @@ impl Source for WorkersStats {
             definitions::REQUEST_DURATION,
             definitions::UPSTREAM_DURATION,
             definitions::UPSTREAM_ATTEMPTS,
+            definitions::UPSTREAM_RETRIES,
             definitions::TARGET_REQUESTS,
             definitions::TARGET_PASSED_OVER,
             definitions::UPSTREAM_CONNECTIONS,
@@ -43,6 +44,7 @@ impl Source for WorkersStats {
         let mut request_duration = BTreeMap::<_, HistogramTotal>::new();
         let mut upstream_duration = BTreeMap::<_, HistogramTotal>::new();
         let mut attempts = BTreeMap::<_, u64>::new();
+        let mut retries = BTreeMap::<_, u64>::new();
         let mut target_requests = BTreeMap::<_, u64>::new();
         let mut target_passed_over = BTreeMap::<_, u64>::new();
         let mut upstream_connections = BTreeMap::<_, i64>::new();
@@ -60,6 +62,9 @@ impl Source for WorkersStats {
             }
             for (key, counter) in &series.attempts {
                 *attempts.entry(key.clone()).or_default() += counter.value();
+            }
+            for (key, counter) in &series.retries {
+                *retries.entry(key.clone()).or_default() += counter.value();
             }
             for (key, counter) in &series.target_requests {
                 *target_requests.entry(key.clone()).or_default() += counter.value();
@@ -87,6 +92,9 @@ impl Source for WorkersStats {
         }
         for ((upstream, result), total) in attempts {
             samples.value(definitions::UPSTREAM_ATTEMPTS, &[&upstream, result.as_str()], total as f64);
+        }
+        for ((upstream, result), total) in retries {
+            samples.value(definitions::UPSTREAM_RETRIES, &[&upstream, result.as_str()], total as f64);
         }
         for ((route, target), total) in target_requests {
             samples.value(definitions::TARGET_REQUESTS, &[&route, &target], total as f64);

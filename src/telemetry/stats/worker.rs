@@ -38,6 +38,34 @@ impl AttemptResult {
     }
 }
 
+/// What came of a request that was to be tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RetryResult {
+    /// It was.
+    Taken,
+    /// As many were being tried again already as the upstream's budget allows.
+    Budget,
+    /// The route allows no more tries.
+    Limit,
+    /// Its body was too large to keep.
+    Body,
+    /// The time for the whole exchange would have passed meanwhile.
+    Deadline,
+}
+
+impl RetryResult {
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Taken => "taken",
+            Self::Budget => "budget",
+            Self::Limit => "limit",
+            Self::Body => "body",
+            Self::Deadline => "deadline",
+        }
+    }
+}
+
 /// Whether a connection to an endpoint carries an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ConnectionState {
@@ -75,6 +103,7 @@ pub(super) struct Series {
     pub(super) request_duration: HashMap<Box<str>, Arc<Histogram>>,
     pub(super) upstream_duration: HashMap<Box<str>, Arc<Histogram>>,
     pub(super) attempts: HashMap<(Box<str>, AttemptResult), Arc<Counter>>,
+    pub(super) retries: HashMap<(Box<str>, RetryResult), Arc<Counter>>,
     pub(super) target_requests: HashMap<(Box<str>, Box<str>), Arc<Counter>>,
     pub(super) target_passed_over: HashMap<(Box<str>, Box<str>), Arc<Counter>>,
     pub(super) upstream_connections: HashMap<(Box<str>, ConnectionState), Arc<Gauge>>,
@@ -119,6 +148,11 @@ impl WorkerStats {
         handle(&mut self.series().attempts, (upstream.into(), result))
     }
 
+    /// Requests that were to be tried again, by what came of it.
+    pub fn retries(&self, upstream: &str, result: RetryResult) -> Arc<Counter> {
+        handle(&mut self.series().retries, (upstream.into(), result))
+    }
+
     /// Exchanges that a target was chosen for; `target` is `UPSTREAM` or `UPSTREAM/SUBSET`.
     pub fn target_requests(&self, route: &str, target: &str) -> Arc<Counter> {
         handle(&mut self.series().target_requests, (route.into(), target.into()))
@@ -150,6 +184,7 @@ impl WorkerStats {
         series.request_duration.retain(|route, _| route_stays(route));
         series.upstream_duration.retain(|upstream, _| upstream_stays(upstream));
         series.attempts.retain(|(upstream, _), _| upstream_stays(upstream));
+        series.retries.retain(|(upstream, _), _| upstream_stays(upstream));
         let target_stays = |(route, target): &(Box<str>, Box<str>)| {
             let upstream = target.split('/').next().unwrap_or(target);
             // `NAME@PROVIDER` may refer to an upstream that is known by its plain name.
@@ -175,6 +210,7 @@ impl Series {
             + self.request_duration.len()
             + self.upstream_duration.len()
             + self.attempts.len()
+            + self.retries.len()
             + self.target_requests.len()
             + self.target_passed_over.len()
             + self.upstream_connections.len()
