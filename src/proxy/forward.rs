@@ -12,9 +12,10 @@ use super::http1::{Broken, Head};
 use super::kept::Connection;
 use super::local::{LocalEndpoint, LocalRoute, LocalUpstream};
 use super::outbound::Outbound;
+use super::pick::Picked;
 use super::retry::{Next, Outcome, Repeatable, Tries};
 use crate::exchange::{BodyFailure, Flag, Flow, ProxyError};
-use crate::snapshot::RetryPermit;
+use crate::snapshot::{RetryPermit, Trial, Verdict};
 use crate::spec::retry::{Condition, Retry};
 use crate::telemetry::stats::{AttemptResult, RetryResult};
 
@@ -35,6 +36,8 @@ struct Failure {
     error: ProxyError,
     /// What may ask for another try.
     outcome: Option<Outcome>,
+    /// It speaks against the endpoint.
+    is_of_endpoint: bool,
     /// For the log.
     cause: String,
 }
@@ -58,8 +61,8 @@ pub(super) async fn forward(
     let mut _permit: Option<RetryPermit>;
     loop {
         let pool = upstream.pool(destination.subset, || worker.random()).ok_or(ProxyError::Unresolved)?;
-        let busy = |index: u32| upstream.endpoints[index as usize].state.in_flight();
-        let index = pool.pick(tries.tried(), busy, || worker.random()).ok_or(ProxyError::NoEndpoint)?;
+        let picked = upstream.pick(&pool, tries.tried(), frame.started, &worker);
+        let Picked { index, trial } = picked.ok_or(ProxyError::NoEndpoint)?;
         let endpoint = Rc::clone(&upstream.endpoints[index as usize]);
         frame.attempt(&endpoint);
         if (frame.host.is_none() || destination.host_of_endpoint)
@@ -69,7 +72,7 @@ pub(super) async fn forward(
             outbound.request.headers_mut().insert(header::HOST, host);
         }
         let tried = attempt(frame, destination, &endpoint, tries.wants_fresh(), &mut outbound).await;
-        note(frame, destination, &endpoint, &tried);
+        note(frame, destination, &endpoint, &tried, trial);
         let Some(outcome) = outcome(&tried, retry) else { return answer(frame, tried, outbound) };
         if is_past(destination.deadline) && tried.is_err() {
             return Err(ProxyError::Timeout);
@@ -151,11 +154,12 @@ fn answer(frame: &Frame, tried: Tried, outbound: Outbound) -> Result<(Head, Conn
     }
 }
 
-/// Counts a try.
-fn note(frame: &Frame, destination: &Destination, endpoint: &LocalEndpoint, tried: &Tried) {
+/// Counts a try, and judges its endpoint by it.
+fn note(frame: &Frame, destination: &Destination, endpoint: &LocalEndpoint, tried: &Tried, trial: Option<Trial>) {
     let upstream = &destination.upstream;
-    let result = match tried {
-        Ok(_) => AttemptResult::Ok,
+    let (result, verdict) = match tried {
+        Ok((head, _)) if head.response.status().is_server_error() => (AttemptResult::Ok, Some(Verdict::Error)),
+        Ok(_) => (AttemptResult::Ok, Some(Verdict::Good)),
         Err(failure) => {
             tracing::debug!(
                 upstream = &*upstream.upstream.label,
@@ -164,10 +168,13 @@ fn note(frame: &Frame, destination: &Destination, endpoint: &LocalEndpoint, trie
                 "an attempt failed: {}",
                 failure.cause
             );
-            failure.result
+            (failure.result, failure.is_of_endpoint.then_some(Verdict::Failure))
         }
     };
     upstream.attempted(result, &frame.worker.stats);
+    if let Some(verdict) = verdict {
+        upstream.judge(endpoint, trial, verdict, &frame.worker);
+    }
 }
 
 /// Whether a request may reach services twice, as it stands.
@@ -235,6 +242,7 @@ async fn attempt(
             result: AttemptResult::Connect,
             error: ProxyError::Unreachable { retried: false },
             outcome: Some(Outcome { condition: Condition::Connect, unsent: true, stale: false }),
+            is_of_endpoint: true,
             cause: format!("cannot connect: {error}"),
         }),
     }
@@ -244,13 +252,15 @@ impl Failure {
     /// After the request was sent.
     fn sent(result: AttemptResult, error: ProxyError, condition: Condition, cause: impl Into<String>) -> Self {
         let outcome = Some(Outcome { condition, unsent: false, stale: false });
-        Self { result, error, outcome, cause: cause.into() }
+        Self { result, error, outcome, is_of_endpoint: true, cause: cause.into() }
     }
 
     /// The connection had been kept: its end without a word says little of the endpoint.
     fn on_kept(mut self) -> Self {
-        if let Some(outcome) = &mut self.outcome {
-            outcome.stale = self.result == AttemptResult::Reset;
+        if let Some(outcome) = &mut self.outcome
+            && self.result == AttemptResult::Reset
+        {
+            (outcome.stale, self.is_of_endpoint) = (true, false);
         }
         self
     }
@@ -263,16 +273,17 @@ impl Failure {
             Broken::RequestBody => {
                 let failure = request_body.and_then(Flow::failure).unwrap_or(BodyFailure::ClientGone);
                 let (result, cause) = (AttemptResult::Reset, format!("{cause}: {failure:?}"));
-                Self { result, error: failure.error(), outcome: None, cause }
+                Self { result, error: failure.error(), outcome: None, is_of_endpoint: false, cause }
             }
             // It has answered, in its way.
             Broken::Protocol(_) => {
-                Self { result: AttemptResult::Protocol, error: ProxyError::BadResponse, outcome: None, cause }
+                let (result, error) = (AttemptResult::Protocol, ProxyError::BadResponse);
+                Self { result, error, outcome: None, is_of_endpoint: true, cause }
             }
             Broken::Closed | Broken::Io(_) => Self::sent(AttemptResult::Reset, reset, Condition::Reset, cause),
             Broken::Unsent => {
                 let outcome = Some(Outcome { condition: Condition::Reset, unsent: true, stale: false });
-                Self { result: AttemptResult::Reset, error: reset, outcome, cause }
+                Self { result: AttemptResult::Reset, error: reset, outcome, is_of_endpoint: true, cause }
             }
         }
     }

@@ -17,6 +17,7 @@ mod kept;
 mod listener;
 mod local;
 mod outbound;
+mod pick;
 mod plane;
 mod retry;
 mod serve;

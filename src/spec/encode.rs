@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::spec::matching::{Conditions, MatchSpec, PathMatch, ValueMatch};
+use crate::spec::passive::PassiveHealth;
 use crate::spec::retry::Retry;
 use crate::spec::route::{Choice, RouteSpec, Sticky, TargetSpec};
 use crate::spec::upstream::{HealthCheck, Probe, UpstreamSettings};
@@ -82,6 +83,7 @@ pub fn settings(settings: &UpstreamSettings) -> Map<String, Value> {
     if let Some(check) = &settings.health_check {
         add("health_check", health_check(check));
     }
+    add("passive_health", passive_health(&settings.passive_health));
     let budget = settings.retry_budget;
     add("retry_budget", json!({ "percent": budget.percent, "min": budget.min }));
     map
@@ -121,6 +123,22 @@ fn health_check(check: &HealthCheck) -> Value {
     add("timeout", duration_text(check.timeout).into());
     add("healthy_threshold", check.healthy_threshold.into());
     add("unhealthy_threshold", check.unhealthy_threshold.into());
+    map.into()
+}
+
+fn passive_health(rules: &PassiveHealth) -> Value {
+    let mut map = Map::new();
+    let mut add = |key: &str, value: Value| map.insert(key.to_owned(), value);
+    add("consecutive_failures", rules.consecutive_failures.into());
+    add("consecutive_5xx", rules.consecutive_5xx.into());
+    if let Some(ratio) = &rules.success_ratio {
+        add("success_ratio", ratio.min.to_string().into());
+        add("window", duration_text(ratio.window).into());
+        add("min_requests", ratio.min_requests.into());
+    }
+    add("base_ejection", duration_text(rules.base_ejection).into());
+    add("max_ejection", duration_text(rules.max_ejection).into());
+    add("max_ejected", rules.max_ejected.to_string().into());
     map.into()
 }
 

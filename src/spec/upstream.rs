@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::endpoint::{EndpointSpec, Labels};
 use super::name::Name;
+use super::passive::PassiveHealth;
 use super::retry::RetryBudget;
 use super::source::{ConsulService, EtcdFormat};
 
@@ -54,6 +55,8 @@ pub struct UpstreamSettings {
     pub keep_alive: Duration,
     /// Active checks; none by default.
     pub health_check: Option<HealthCheck>,
+    /// How requests judge its endpoints.
+    pub passive_health: PassiveHealth,
     /// How many requests may be tried again at once.
     pub retry_budget: RetryBudget,
 }
@@ -69,6 +72,7 @@ impl Default for UpstreamSettings {
             max_idle_per_endpoint: 32,
             keep_alive: Duration::from_secs(4),
             health_check: None,
+            passive_health: PassiveHealth::default(),
             retry_budget: RetryBudget::default(),
         }
     }

@@ -5,6 +5,7 @@ mod endpoints;
 mod failures;
 mod forwarding;
 mod hostile;
+mod passive;
 mod reloads;
 mod retries;
 mod stopping;

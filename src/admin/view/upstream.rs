@@ -27,6 +27,8 @@ pub struct UpstreamView {
     pub known: bool,
     /// When the source last confirmed them.
     pub verified_at: Option<String>,
+    /// Whether all its endpoints are ejected, and therefore used.
+    pub panic: bool,
     /// Its settings, as in a document.
     pub settings: Map<String, Value>,
     /// Sorted by address.
@@ -66,20 +68,19 @@ pub fn one(snapshot: &Snapshot, name: &str, freshness: &Freshness) -> Option<Ups
 pub fn states(upstream: &Upstream) -> BTreeMap<State, usize> {
     let mut counts: BTreeMap<State, usize> = State::ALL.map(|state| (state, 0)).into();
     for endpoint in upstream.endpoints.iter() {
-        *counts.entry(endpoint.state_name(upstream.checked())).or_default() += 1;
+        *counts.entry(endpoint.state_name(&upstream.settings)).or_default() += 1;
     }
     counts
 }
 
 fn view(upstream: &Upstream, freshness: &Freshness) -> UpstreamView {
     let source = upstream.source.as_ref().map_or_else(|| "static".to_owned(), ToString::to_string);
-    let checked = upstream.checked();
     let endpoint = |endpoint: &Endpoint| EndpointView {
         address: endpoint.address,
         weight: endpoint.weight,
         labels: Arc::clone(&endpoint.labels),
-        state: endpoint.state_name(checked),
-        reasons: endpoint.reasons(checked),
+        state: endpoint.state_name(&upstream.settings),
+        reasons: endpoint.reasons(&upstream.settings),
         in_flight: endpoint.state.in_flight(),
     };
     UpstreamView {
@@ -87,6 +88,7 @@ fn view(upstream: &Upstream, freshness: &Freshness) -> UpstreamView {
         provider: upstream.provider,
         known: upstream.known,
         verified_at: freshness.verified_at(&source).map(time_text),
+        panic: upstream.choose(None).panic,
         settings: encode::settings(&upstream.settings),
         endpoints: upstream.endpoints.iter().map(endpoint).collect(),
         source,
@@ -104,6 +106,7 @@ mod tests {
     use crate::discovery::status::ProviderStatus;
     use crate::snapshot::Health;
     use crate::spec::endpoint::RegistryStatus;
+    use crate::spec::upstream::UpstreamSettings;
 
     #[test]
     fn an_upstream_is_shown_with_its_endpoints() {
@@ -120,7 +123,7 @@ mod tests {
             shown,
             json!({
                 "name": "users", "provider": "file", "source": "consul:users", "known": true,
-                "verified_at": "1970-01-01T00:01:00.000Z",
+                "verified_at": "1970-01-01T00:01:00.000Z", "panic": false,
                 "settings": {
                     "balance": "least_requests",
                     "subsets": { "canary": { "version": "v2" } },
@@ -129,6 +132,10 @@ mod tests {
                     "health_check": {
                         "path": "/healthz", "interval": "5s", "timeout": "2s",
                         "healthy_threshold": 2, "unhealthy_threshold": 3
+                    },
+                    "passive_health": {
+                        "consecutive_failures": 5, "consecutive_5xx": 0,
+                        "base_ejection": "10s", "max_ejection": "5m", "max_ejected": "50%"
                     },
                     "retry_budget": { "percent": 20, "min": 3 }
                 },
@@ -155,7 +162,7 @@ mod tests {
         let state = |change: fn(&mut Endpoint)| {
             let mut endpoint = plain.clone();
             change(&mut endpoint);
-            endpoint.state_name(false).as_str()
+            endpoint.state_name(&UpstreamSettings::default()).as_str()
         };
         assert_eq!(state(|_| {}), "healthy");
         assert_eq!(state(|endpoint| endpoint.held = true), "held");

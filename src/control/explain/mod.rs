@@ -249,19 +249,27 @@ fn explained_upstream(upstream: &Upstream, targets: &[&Target], snapshot: &Snaps
     let endpoint = |(index, endpoint): (u32, &Endpoint)| {
         let serves = usable.iter().filter(|(_, list)| list.binary_search(&index).is_ok());
         let targets: Vec<Arc<str>> = serves.map(|(target, _)| Arc::clone(&target.label)).collect();
-        let mut reasons = endpoint.reasons(upstream.checked());
+        let mut reasons = endpoint.reasons(&upstream.settings);
+        if !targets.is_empty() && endpoint.standing(&upstream.settings) == Standing::Ejected {
+            let most = upstream.settings.passive_health.max_ejected;
+            reasons.push(format!("used all the same: all look bad, or no more than {most} may be out of use"));
+        }
         if targets.is_empty() {
-            match endpoint.standing(upstream.checked()) {
+            match endpoint.standing(&upstream.settings) {
                 Standing::Healthy => reasons.push("no target's subset has its labels".to_owned()),
                 Standing::Untested => {
                     reasons.push("others passed theirs, or no target's subset has its labels".to_owned())
                 }
-                Standing::Unhealthy | Standing::Damped | Standing::Draining | Standing::Maintenance => {}
+                Standing::Unhealthy
+                | Standing::Damped
+                | Standing::Ejected
+                | Standing::Draining
+                | Standing::Maintenance => {}
             }
         }
         ExplainedEndpoint {
             address: endpoint.address,
-            state: endpoint.state_name(upstream.checked()),
+            state: endpoint.state_name(&upstream.settings),
             weight: endpoint.weight,
             labels: Arc::clone(&endpoint.labels),
             usable: !targets.is_empty(),

@@ -69,8 +69,7 @@ impl Picture {
 }
 
 fn facts_of(upstream: &Upstream) -> BTreeMap<SocketAddr, Facts> {
-    let checked = upstream.checked();
-    upstream.endpoints.iter().map(|endpoint| (endpoint.address, Facts::of(endpoint, checked))).collect()
+    upstream.endpoints.iter().map(|endpoint| (endpoint.address, Facts::of(endpoint, &upstream.settings))).collect()
 }
 
 fn compare_upstream(
@@ -218,6 +217,14 @@ fn why_changed(before: &Facts, now: &Facts, source: &str, checked: bool) -> Stri
             (true, None) => "active checks fail".to_owned(),
             (false, _) if checked => "active checks pass".to_owned(),
             (false, _) => "nobody checks it any more".to_owned(),
+        });
+    }
+    if before.ejected != now.ejected {
+        let ejected = now.reasons.last().map_or("requests to it failed", String::as_str);
+        causes.push(if now.ejected {
+            format!("ejected: {ejected}")
+        } else {
+            "requests to it go well again".to_owned()
         });
     }
     if causes.is_empty() {

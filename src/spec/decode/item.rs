@@ -411,6 +411,16 @@ UpstreamSpec {
                 unhealthy_threshold: 5,
             },
         ),
+        passive_health: PassiveHealth {
+            consecutive_failures: 5,
+            consecutive_5xx: 0,
+            success_ratio: None,
+            base_ejection: 10s,
+            max_ejection: 300s,
+            max_ejected: Percent(
+                50,
+            ),
+        },
         retry_budget: RetryBudget {
             percent: 20,
             min: 3,
@@ -442,6 +452,16 @@ UpstreamSpec {
                 unhealthy_threshold: 3,
             },
         ),
+        passive_health: PassiveHealth {
+            consecutive_failures: 5,
+            consecutive_5xx: 0,
+            success_ratio: None,
+            base_ejection: 10s,
+            max_ejection: 300s,
+            max_ejected: Percent(
+                50,
+            ),
+        },
         retry_budget: RetryBudget {
             percent: 20,
             min: 3,

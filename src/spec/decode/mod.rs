@@ -13,6 +13,7 @@ pub mod format;
 pub mod item;
 pub mod key;
 pub mod parse;
+pub mod passive;
 pub mod reader;
 pub mod retry;
 pub mod route;

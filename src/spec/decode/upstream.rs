@@ -15,6 +15,7 @@ use crate::spec::name::{Name, ProviderId};
 use crate::spec::source::{ConsulService, EtcdFormat};
 use crate::spec::upstream::{Balance, HealthCheck, Probe, UpstreamSettings, UpstreamSource, UpstreamSpec};
 
+use super::passive::RawPassiveHealth;
 use super::reader::{TEXT_OR_TABLE, nearest};
 use super::retry::RawRetryBudget;
 use super::scalar::RawDuration;
@@ -49,6 +50,8 @@ pub struct RawUpstream {
     keep_alive: Option<RawDuration>,
     /// Active checks; off by default.
     health_check: Option<RawHealthCheck>,
+    /// When requests that fail take an endpoint out of use.
+    passive_health: Option<RawPassiveHealth>,
     /// How many requests may be tried again at once, for the process.
     retry_budget: Option<RawRetryBudget>,
 }
@@ -163,6 +166,7 @@ impl RawUpstream {
             ),
             keep_alive: or(self.keep_alive, default.keep_alive),
             health_check: self.health_check.and_then(|check| check.resolve(&scope.key("health_check"))),
+            passive_health: self.passive_health.unwrap_or_default().resolve(&scope.key("passive_health")),
             retry_budget: self.retry_budget.unwrap_or_default().resolve(&scope.key("retry_budget")),
         };
         if self.consul.is_some() {

@@ -90,6 +90,22 @@ pub const UPSTREAM_RETRIES: &Definition = &Definition::new(
     "Requests that were to be tried again, by what came of it: taken, or refused by budget, limit, body, deadline.",
 );
 
+/// Ejections.
+pub const UPSTREAM_EJECTIONS: &Definition = &Definition::new(
+    Kind::Counter,
+    "fleetgate_upstream_ejections_total",
+    &["upstream", "cause"],
+    "Endpoints that requests took out of use, by why: failures, errors, ratio.",
+);
+
+/// Requests for want of better endpoints.
+pub const UPSTREAM_PANICS: &Definition = &Definition::new(
+    Kind::Counter,
+    "fleetgate_upstream_panic_attempts_total",
+    &["upstream"],
+    "Tries at endpoints that are ejected, made because all endpoints are.",
+);
+
 /// Endpoints.
 pub const UPSTREAM_ENDPOINTS: &Definition = &Definition::new(
     Kind::Gauge,

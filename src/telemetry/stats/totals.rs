@@ -32,6 +32,8 @@ impl Source for WorkersStats {
             definitions::UPSTREAM_DURATION,
             definitions::UPSTREAM_ATTEMPTS,
             definitions::UPSTREAM_RETRIES,
+            definitions::UPSTREAM_EJECTIONS,
+            definitions::UPSTREAM_PANICS,
             definitions::TARGET_REQUESTS,
             definitions::TARGET_PASSED_OVER,
             definitions::UPSTREAM_CONNECTIONS,
@@ -45,6 +47,8 @@ impl Source for WorkersStats {
         let mut upstream_duration = BTreeMap::<_, HistogramTotal>::new();
         let mut attempts = BTreeMap::<_, u64>::new();
         let mut retries = BTreeMap::<_, u64>::new();
+        let mut ejections = BTreeMap::<_, u64>::new();
+        let mut panics = BTreeMap::<_, u64>::new();
         let mut target_requests = BTreeMap::<_, u64>::new();
         let mut target_passed_over = BTreeMap::<_, u64>::new();
         let mut upstream_connections = BTreeMap::<_, i64>::new();
@@ -65,6 +69,12 @@ impl Source for WorkersStats {
             }
             for (key, counter) in &series.retries {
                 *retries.entry(key.clone()).or_default() += counter.value();
+            }
+            for (key, counter) in &series.ejections {
+                *ejections.entry(key.clone()).or_default() += counter.value();
+            }
+            for (upstream, counter) in &series.panics {
+                *panics.entry(upstream.clone()).or_default() += counter.value();
             }
             for (key, counter) in &series.target_requests {
                 *target_requests.entry(key.clone()).or_default() += counter.value();
@@ -95,6 +105,12 @@ impl Source for WorkersStats {
         }
         for ((upstream, result), total) in retries {
             samples.value(definitions::UPSTREAM_RETRIES, &[&upstream, result.as_str()], total as f64);
+        }
+        for ((upstream, cause), total) in ejections {
+            samples.value(definitions::UPSTREAM_EJECTIONS, &[&upstream, cause], total as f64);
+        }
+        for (upstream, total) in panics {
+            samples.value(definitions::UPSTREAM_PANICS, &[&upstream], total as f64);
         }
         for ((route, target), total) in target_requests {
             samples.value(definitions::TARGET_REQUESTS, &[&route, &target], total as f64);

@@ -104,6 +104,8 @@ pub(super) struct Series {
     pub(super) upstream_duration: HashMap<Box<str>, Arc<Histogram>>,
     pub(super) attempts: HashMap<(Box<str>, AttemptResult), Arc<Counter>>,
     pub(super) retries: HashMap<(Box<str>, RetryResult), Arc<Counter>>,
+    pub(super) ejections: HashMap<(Box<str>, &'static str), Arc<Counter>>,
+    pub(super) panics: HashMap<Box<str>, Arc<Counter>>,
     pub(super) target_requests: HashMap<(Box<str>, Box<str>), Arc<Counter>>,
     pub(super) target_passed_over: HashMap<(Box<str>, Box<str>), Arc<Counter>>,
     pub(super) upstream_connections: HashMap<(Box<str>, ConnectionState), Arc<Gauge>>,
@@ -153,6 +155,16 @@ impl WorkerStats {
         handle(&mut self.series().retries, (upstream.into(), result))
     }
 
+    /// Endpoints that requests ejected, by why.
+    pub fn ejections(&self, upstream: &str, cause: &'static str) -> Arc<Counter> {
+        handle(&mut self.series().ejections, (upstream.into(), cause))
+    }
+
+    /// Attempts at ejected endpoints, because all were.
+    pub fn panics(&self, upstream: &str) -> Arc<Counter> {
+        handle(&mut self.series().panics, upstream.into())
+    }
+
     /// Exchanges that a target was chosen for; `target` is `UPSTREAM` or `UPSTREAM/SUBSET`.
     pub fn target_requests(&self, route: &str, target: &str) -> Arc<Counter> {
         handle(&mut self.series().target_requests, (route.into(), target.into()))
@@ -185,6 +197,8 @@ impl WorkerStats {
         series.upstream_duration.retain(|upstream, _| upstream_stays(upstream));
         series.attempts.retain(|(upstream, _), _| upstream_stays(upstream));
         series.retries.retain(|(upstream, _), _| upstream_stays(upstream));
+        series.ejections.retain(|(upstream, _), _| upstream_stays(upstream));
+        series.panics.retain(|upstream, _| upstream_stays(upstream));
         let target_stays = |(route, target): &(Box<str>, Box<str>)| {
             let upstream = target.split('/').next().unwrap_or(target);
             // `NAME@PROVIDER` may refer to an upstream that is known by its plain name.
@@ -211,6 +225,8 @@ impl Series {
             + self.upstream_duration.len()
             + self.attempts.len()
             + self.retries.len()
+            + self.ejections.len()
+            + self.panics.len()
             + self.target_requests.len()
             + self.target_passed_over.len()
             + self.upstream_connections.len()
