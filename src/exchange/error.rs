@@ -15,6 +15,11 @@ pub enum ProxyError {
     Denied,
     /// The route refers to something absent or broken.
     Unresolved,
+    /// The upstream has too much to do, or its breaker is open.
+    Overloaded {
+        /// Seconds after which trying again makes sense.
+        seconds: u32,
+    },
     /// The endpoint could not be reached; `retried`: nor could others.
     Unreachable {
         /// Whether more than one try was made.
@@ -49,6 +54,7 @@ impl ProxyError {
             | Self::NoEndpoint
             | Self::Denied
             | Self::Unresolved
+            | Self::Overloaded { .. }
             | Self::BadResponse
             | Self::Timeout
             | Self::ClientGone
@@ -62,7 +68,7 @@ impl ProxyError {
     pub fn status(self) -> StatusCode {
         match self {
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::NoEndpoint | Self::Unresolved => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoEndpoint | Self::Unresolved | Self::Overloaded { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Denied => StatusCode::FORBIDDEN,
             Self::Unreachable { .. } | Self::Reset { .. } | Self::BadResponse => StatusCode::BAD_GATEWAY,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
@@ -80,6 +86,7 @@ impl ProxyError {
             Self::NoEndpoint => Flag::NoHealthyUpstream,
             Self::Denied => Flag::Unauthorized,
             Self::Unresolved => Flag::NoConfiguration,
+            Self::Overloaded { .. } => Flag::UpstreamOverflow,
             Self::Unreachable { retried: false } => Flag::UpstreamConnectFailure,
             Self::Unreachable { retried: true } | Self::Reset { retried: true } => Flag::UpstreamRetryLimitExceeded,
             Self::Reset { retried: false } => Flag::UpstreamConnectionTermination,
@@ -99,6 +106,7 @@ impl ProxyError {
             Self::NoEndpoint => "no_endpoint",
             Self::Denied => "denied",
             Self::Unresolved => "unresolved_route",
+            Self::Overloaded { .. } => "overloaded",
             Self::Unreachable { .. } => "endpoint_unreachable",
             Self::Reset { .. } => "endpoint_reset",
             Self::BadResponse => "endpoint_protocol_error",
@@ -118,6 +126,7 @@ impl ProxyError {
             | Self::NoEndpoint
             | Self::Denied
             | Self::Unresolved
+            | Self::Overloaded { .. }
             | Self::Unreachable { .. }
             | Self::Reset { .. }
             | Self::BadResponse
@@ -126,9 +135,10 @@ impl ProxyError {
     }
 
     /// Seconds after which trying again makes sense, for `Retry-After`.
-    pub fn retry_after(self) -> Option<&'static str> {
+    pub fn retry_after(self) -> Option<u32> {
         match self {
-            Self::NoEndpoint | Self::Unresolved => Some("1"),
+            Self::NoEndpoint | Self::Unresolved => Some(1),
+            Self::Overloaded { seconds } => Some(seconds),
             Self::NoRoute
             | Self::Denied
             | Self::Unreachable { .. }

@@ -210,6 +210,7 @@ mod tests {
             source: None,
             settings: Arc::new(UpstreamSettings { balance, ..UpstreamSettings::default() }),
             endpoints: (1u16..).zip(weights).map(endpoint).collect(),
+            fallback: None,
             known: true,
             state: Arc::default(),
         }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderValue, header};
 
 use super::alarm::Alarm;
+use super::breaker;
 use super::frame::Frame;
 use super::http1::{Broken, Head};
 use super::kept::Connection;
@@ -24,6 +25,8 @@ pub(super) struct Destination {
     pub(super) route: Rc<LocalRoute>,
     pub(super) upstream: Rc<LocalUpstream>,
     pub(super) subset: usize,
+    /// Where requests go that the upstream's breaker refuses, by slot.
+    pub(super) fallback: Option<(usize, Rc<LocalUpstream>)>,
     /// The end of the whole exchange.
     pub(super) deadline: Option<Instant>,
     /// The `Host` is the endpoint's address.
@@ -32,7 +35,8 @@ pub(super) struct Destination {
 
 /// Why a try gave no response.
 struct Failure {
-    result: AttemptResult,
+    /// `None`: no endpoint was asked.
+    result: Option<AttemptResult>,
     error: ProxyError,
     /// What may ask for another try.
     outcome: Option<Outcome>,
@@ -52,7 +56,7 @@ type Tried = Result<(Head, Connection), Failure>;
 pub(super) async fn forward(
     frame: &mut Frame,
     destination: &Destination,
-    mut outbound: Outbound,
+    outbound: &mut Outbound,
 ) -> Result<(Head, Connection), ProxyError> {
     let (worker, upstream) = (Rc::clone(&frame.worker), &destination.upstream);
     let retry = destination.retry();
@@ -71,13 +75,13 @@ pub(super) async fn forward(
             // Perhaps from an HTTP/1.0 client without one; RFC 9112, 3.2, has it in every request of HTTP/1.1.
             outbound.request.headers_mut().insert(header::HOST, host);
         }
-        let tried = attempt(frame, destination, &endpoint, tries.wants_fresh(), &mut outbound).await;
+        let tried = attempt(frame, destination, &endpoint, tries.wants_fresh(), outbound).await;
         note(frame, destination, &endpoint, &tried, trial);
         let Some(outcome) = outcome(&tried, retry) else { return answer(frame, tried, outbound) };
         if is_past(destination.deadline) && tried.is_err() {
             return Err(ProxyError::Timeout);
         }
-        let next = tries.failed(index, outcome, retry, repeatable(&outbound, retry));
+        let next = tries.failed(index, outcome, retry, repeatable(outbound, retry));
         let wait = tries.wait(outcome, retry, pool.len(), worker.random());
         match again(destination, next, wait).await {
             Ok(permit) => _permit = permit,
@@ -91,7 +95,7 @@ pub(super) async fn forward(
         }
         upstream.retried(RetryResult::Taken, &worker.stats);
         if let Ok((_, connection)) = tried {
-            endpoint.keep_unread(connection, &upstream.upstream.settings);
+            endpoint.keep_unread(connection, &upstream.upstream);
         }
         if !outcome.unsent && !outbound.request.body_mut().rewind() {
             // `repeatable` has seen that it can be.
@@ -141,10 +145,10 @@ fn outcome(tried: &Tried, retry: &Retry) -> Option<Outcome> {
 }
 
 /// The outcome of the last try, as what the exchange comes to.
-fn answer(frame: &Frame, tried: Tried, outbound: Outbound) -> Result<(Head, Connection), ProxyError> {
+fn answer(frame: &Frame, tried: Tried, outbound: &mut Outbound) -> Result<(Head, Connection), ProxyError> {
     match tried {
         Ok((head, mut connection)) => {
-            if let Some(rest) = connection.link.upload(outbound.request.into_body()) {
+            if let Some(rest) = connection.link.upload(std::mem::take(outbound.request.body_mut())) {
                 tokio::task::spawn_local(rest);
             }
             Ok((head, connection))
@@ -155,11 +159,11 @@ fn answer(frame: &Frame, tried: Tried, outbound: Outbound) -> Result<(Head, Conn
 }
 
 /// Counts a try, and judges its endpoint by it.
-fn note(frame: &Frame, destination: &Destination, endpoint: &LocalEndpoint, tried: &Tried, trial: Option<Trial>) {
+fn note(frame: &mut Frame, destination: &Destination, endpoint: &LocalEndpoint, tried: &Tried, trial: Option<Trial>) {
     let upstream = &destination.upstream;
     let (result, verdict) = match tried {
-        Ok((head, _)) if head.response.status().is_server_error() => (AttemptResult::Ok, Some(Verdict::Error)),
-        Ok(_) => (AttemptResult::Ok, Some(Verdict::Good)),
+        Ok((head, _)) if head.response.status().is_server_error() => (Some(AttemptResult::Ok), Some(Verdict::Error)),
+        Ok(_) => (Some(AttemptResult::Ok), Some(Verdict::Good)),
         Err(failure) => {
             tracing::debug!(
                 upstream = &*upstream.upstream.label,
@@ -171,9 +175,14 @@ fn note(frame: &Frame, destination: &Destination, endpoint: &LocalEndpoint, trie
             (failure.result, failure.is_of_endpoint.then_some(Verdict::Failure))
         }
     };
-    upstream.attempted(result, &frame.worker.stats);
+    if let Some(result) = result {
+        upstream.attempted(result, &frame.worker.stats);
+    }
     if let Some(verdict) = verdict {
         upstream.judge(endpoint, trial, verdict, &frame.worker);
+        if upstream.upstream.settings.breaker.is_some() {
+            breaker::note(frame, upstream, verdict);
+        }
     }
 }
 
@@ -233,13 +242,23 @@ async fn attempt(
             Err(failure) => return Err(failure.on_kept()),
         }
     }
-    match Connection::open(&destination.upstream, &endpoint.state, destination.connect_timeout()).await {
+    let upstream = &destination.upstream;
+    let (pending, place) = upstream.room().map_err(|refusal| Failure {
+        result: None,
+        error: upstream.refused(refusal, &frame.worker.stats),
+        outcome: None,
+        is_of_endpoint: false,
+        cause: refusal.to_string(),
+    })?;
+    let opened = Connection::open(upstream, &endpoint.state, place, destination.connect_timeout()).await;
+    drop(pending);
+    match opened {
         Ok(mut connection) => {
             let head = send(frame, destination, &mut connection, outbound, Instant::now()).await?;
             Ok((head, connection))
         }
         Err(error) => Err(Failure {
-            result: AttemptResult::Connect,
+            result: Some(AttemptResult::Connect),
             error: ProxyError::Unreachable { retried: false },
             outcome: Some(Outcome { condition: Condition::Connect, unsent: true, stale: false }),
             is_of_endpoint: true,
@@ -252,13 +271,13 @@ impl Failure {
     /// After the request was sent.
     fn sent(result: AttemptResult, error: ProxyError, condition: Condition, cause: impl Into<String>) -> Self {
         let outcome = Some(Outcome { condition, unsent: false, stale: false });
-        Self { result, error, outcome, is_of_endpoint: true, cause: cause.into() }
+        Self { result: Some(result), error, outcome, is_of_endpoint: true, cause: cause.into() }
     }
 
     /// The connection had been kept: its end without a word says little of the endpoint.
     fn on_kept(mut self) -> Self {
         if let Some(outcome) = &mut self.outcome
-            && self.result == AttemptResult::Reset
+            && self.result == Some(AttemptResult::Reset)
         {
             (outcome.stale, self.is_of_endpoint) = (true, false);
         }
@@ -272,18 +291,18 @@ impl Failure {
         match broken {
             Broken::RequestBody => {
                 let failure = request_body.and_then(Flow::failure).unwrap_or(BodyFailure::ClientGone);
-                let (result, cause) = (AttemptResult::Reset, format!("{cause}: {failure:?}"));
+                let (result, cause) = (Some(AttemptResult::Reset), format!("{cause}: {failure:?}"));
                 Self { result, error: failure.error(), outcome: None, is_of_endpoint: false, cause }
             }
             // It has answered, in its way.
             Broken::Protocol(_) => {
-                let (result, error) = (AttemptResult::Protocol, ProxyError::BadResponse);
+                let (result, error) = (Some(AttemptResult::Protocol), ProxyError::BadResponse);
                 Self { result, error, outcome: None, is_of_endpoint: true, cause }
             }
             Broken::Closed | Broken::Io(_) => Self::sent(AttemptResult::Reset, reset, Condition::Reset, cause),
             Broken::Unsent => {
                 let outcome = Some(Outcome { condition: Condition::Reset, unsent: true, stale: false });
-                Self { result: AttemptResult::Reset, error: reset, outcome, is_of_endpoint: true, cause }
+                Self { result: Some(AttemptResult::Reset), error: reset, outcome, is_of_endpoint: true, cause }
             }
         }
     }

@@ -10,8 +10,9 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, 
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
+use super::breaker::{Answered, guarded};
 use super::connection::ClientConnection;
-use super::forward::{Destination, forward};
+use super::forward::Destination;
 use super::frame::{Frame, Outgoing};
 use super::headers::{self, Noted};
 use super::http1::Head;
@@ -23,9 +24,10 @@ use super::tunnel;
 use super::worker::Worker;
 use crate::exchange::body::Bounds;
 use crate::exchange::header::{X_FLEETGATE_FLAG, X_FORWARDED_PREFIX, X_REQUEST_ID};
-use crate::exchange::{Body, Flow, ProxyError};
+use crate::exchange::{Body, Flag, Flow, ProxyError};
 use crate::snapshot::target::{draw, sticky_key};
 use crate::snapshot::{RequestView, gate};
+use crate::spec::breaker::Canned;
 use crate::spec::retry::Retry;
 use crate::spec::route::{HostPolicy, Sticky};
 
@@ -93,6 +95,7 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
             route: Rc::clone(&route),
             upstream: Rc::clone(upstream),
             subset: resolved.subset,
+            fallback: upstream.upstream.fallback.and_then(|slot| Some((slot, Rc::clone(local.upstream(slot)?)))),
             deadline: route.route.timeout().map(|timeout| frame.started + timeout),
             host_of_endpoint: false,
         };
@@ -130,7 +133,10 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
     if let Some(prefix) = stripped {
         outbound.request.headers_mut().insert(X_FORWARDED_PREFIX, prefix.as_header().clone());
     }
-    let (Head { mut response, upgrade, .. }, endpoint) = forward(frame, &destination, outbound).await?;
+    let (Head { mut response, upgrade, .. }, endpoint) = match guarded(frame, &mut destination, outbound).await? {
+        Answered::Endpoint(head, connection) => (head, connection),
+        Answered::Canned(canned) => return Ok(Answer::Response(canned_answer(frame, &canned))),
+    };
 
     let version = response.version();
     response.headers_mut().append(header::VIA, headers::via(version));
@@ -295,11 +301,11 @@ fn refuse(frame: &mut Frame, error: ProxyError) -> Response<Body<Connection>> {
     } else {
         ("text/plain; charset=utf-8", format!("{} {code}\n", status.as_u16()))
     };
-    let mut response = own_answer(frame, status, kind, text);
+    let mut response = own_answer(frame, status, HeaderValue::from_static(kind), text);
     let headers = response.headers_mut();
     headers.insert(X_FLEETGATE_FLAG, HeaderValue::from_static(flag));
     if let Some(seconds) = error.retry_after() {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     if error.closes() {
         headers.insert(header::CONNECTION, CLOSE);
@@ -307,11 +313,20 @@ fn refuse(frame: &mut Frame, error: ProxyError) -> Response<Body<Connection>> {
     response
 }
 
+/// What a breaker has for those it refuses.
+fn canned_answer(frame: &mut Frame, canned: &Canned) -> Response<Body<Connection>> {
+    let flag = Flag::UpstreamOverflow;
+    frame.flag = Some(flag);
+    let mut response = own_answer(frame, canned.status, canned.content_type.clone(), canned.body.clone());
+    response.headers_mut().insert(X_FLEETGATE_FLAG, HeaderValue::from_static(flag.as_str()));
+    response
+}
+
 /// An answer that no endpoint gave.
 pub(super) fn own_answer(
     frame: &mut Frame,
     status: StatusCode,
-    kind: &'static str,
+    kind: HeaderValue,
     text: String,
 ) -> Response<Body<Connection>> {
     let flow = Flow::default();
@@ -321,7 +336,7 @@ pub(super) fn own_answer(
     let mut response = Response::new(Body::Full(Bytes::from(text)));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CONTENT_TYPE, kind);
     if let Some(id) = &frame.request_id {
         headers.insert(X_REQUEST_ID, id.clone());
     }

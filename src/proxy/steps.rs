@@ -61,7 +61,8 @@ pub(super) fn redirected(
     let location = HeaderValue::try_from(location(redirect, steps, host, path, query));
     let location = location.map_err(|_| ProxyError::BadRequest)?;
     let text = format!("{}\n", redirect.status);
-    let mut response = own_answer(frame, redirect.status, "text/plain; charset=utf-8", text);
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    let mut response = own_answer(frame, redirect.status, kind, text);
     response.headers_mut().insert(header::LOCATION, location);
     Ok(response)
 }

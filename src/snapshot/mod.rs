@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+pub mod breaker;
 pub mod budget;
 mod clock;
 pub mod endpoint;
@@ -20,6 +21,7 @@ pub mod target;
 pub mod upstream;
 mod window;
 
+pub use breaker::{Admission, BreakerView, CircuitState, Limited, Place, Refusal};
 pub use budget::RetryPermit;
 pub use endpoint::{Endpoint, EndpointState, Health, Standing, StateName};
 pub use outlier::{Cause, Flip, Trial, Verdict};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use super::breaker::Breaker;
 use super::budget::Retries;
 use super::endpoint::{Endpoint, EndpointState, Standing};
 use super::outlier::{Flip, Trial, Verdict};
@@ -25,6 +26,8 @@ pub struct Upstream {
     pub source: Option<Source>,
     /// How its endpoints are used.
     pub settings: Arc<UpstreamSettings>,
+    /// The slot of the upstream that requests go to which its breaker refuses.
+    pub fallback: Option<usize>,
     /// Sorted by address; one an address.
     pub endpoints: Arc<[Endpoint]>,
     /// Whether its source was read at least once.
@@ -38,6 +41,7 @@ pub struct Upstream {
 pub struct UpstreamState {
     epoch: AtomicU64,
     pub(super) retries: Retries,
+    pub(super) breaker: Breaker,
 }
 
 impl UpstreamState {

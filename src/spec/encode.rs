@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use crate::spec::breaker::{Breaker, Fallback};
 use crate::spec::matching::{Conditions, MatchSpec, PathMatch, ValueMatch};
 use crate::spec::passive::PassiveHealth;
 use crate::spec::retry::Retry;
@@ -84,6 +85,9 @@ pub fn settings(settings: &UpstreamSettings) -> Map<String, Value> {
         add("health_check", health_check(check));
     }
     add("passive_health", passive_health(&settings.passive_health));
+    if let Some(rules) = &settings.breaker {
+        add("breaker", breaker(rules));
+    }
     let budget = settings.retry_budget;
     add("retry_budget", json!({ "percent": budget.percent, "min": budget.min }));
     map
@@ -139,6 +143,42 @@ fn passive_health(rules: &PassiveHealth) -> Value {
     add("base_ejection", duration_text(rules.base_ejection).into());
     add("max_ejection", duration_text(rules.max_ejection).into());
     add("max_ejected", rules.max_ejected.to_string().into());
+    map.into()
+}
+
+fn breaker(rules: &Breaker) -> Value {
+    let mut map = Map::new();
+    let mut add = |key: &str, value: Value| map.insert(key.to_owned(), value);
+    for (key, most) in [
+        ("max_requests", rules.max_requests),
+        ("max_pending", rules.max_pending),
+        ("max_connections", rules.max_connections),
+    ] {
+        if let Some(most) = most {
+            add(key, most.into());
+        }
+    }
+    if let Some(errors) = &rules.errors {
+        add("error_ratio", errors.ratio.to_string().into());
+        if let Some(slow) = errors.slow {
+            add("slow", duration_text(slow).into());
+        }
+        add("window", duration_text(errors.window).into());
+        add("min_requests", errors.min_requests.into());
+        add("open", duration_text(errors.open).into());
+        add("probes", errors.probes.into());
+    }
+    match &rules.fallback {
+        None => {}
+        Some(Fallback::Upstream(upstream)) => {
+            add("fallback", json!({ "upstream": upstream.to_string() }));
+        }
+        Some(Fallback::Answer(canned)) => {
+            let content_type = String::from_utf8_lossy(canned.content_type.as_bytes());
+            let status = canned.status.as_u16();
+            add("fallback", json!({ "status": status, "content_type": content_type, "body": canned.body }));
+        }
+    }
     map.into()
 }
 

@@ -1,6 +1,7 @@
 //! What someone asked for, as plain data: names, routes, upstreams, sources, endpoints, and the pure
 //! decoders that make them from text. Nothing here does I/O and nothing here uses another folder of ours.
 
+pub mod breaker;
 pub mod decode;
 pub mod document;
 pub mod encode;

@@ -55,7 +55,7 @@ impl PassiveHealth {
 
     /// How many of so many endpoints may be out of use.
     pub fn may_eject(&self, of: usize) -> usize {
-        self.max_ejected.of(of).max(1).min(of.saturating_sub(1))
+        self.max_ejected.of(of).max(1)
     }
 
     /// How long the `times`-th ejection in a row lasts, counted from 1.

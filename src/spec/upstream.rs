@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::breaker::Breaker;
 use super::endpoint::{EndpointSpec, Labels};
 use super::name::Name;
 use super::passive::PassiveHealth;
@@ -57,6 +58,8 @@ pub struct UpstreamSettings {
     pub health_check: Option<HealthCheck>,
     /// How requests judge its endpoints.
     pub passive_health: PassiveHealth,
+    /// When requests are refused at once; never by default.
+    pub breaker: Option<Breaker>,
     /// How many requests may be tried again at once.
     pub retry_budget: RetryBudget,
 }
@@ -73,6 +76,7 @@ impl Default for UpstreamSettings {
             keep_alive: Duration::from_secs(4),
             health_check: None,
             passive_health: PassiveHealth::default(),
+            breaker: None,
             retry_budget: RetryBudget::default(),
         }
     }

@@ -1,6 +1,7 @@
 //! HTTP/1.1 through the gateway, as clients and services see it.
 
 mod balancing;
+mod breaker;
 mod endpoints;
 mod failures;
 mod forwarding;

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{Freshness, List, time_text};
 pub use crate::snapshot::StateName as State;
-use crate::snapshot::{Endpoint, Snapshot, Upstream};
+use crate::snapshot::{BreakerView, Endpoint, Snapshot, Upstream};
 use crate::spec::encode;
 use crate::spec::endpoint::Labels;
 use crate::spec::name::ProviderId;
@@ -29,6 +30,9 @@ pub struct UpstreamView {
     pub verified_at: Option<String>,
     /// Whether all its endpoints are ejected, and therefore used.
     pub panic: bool,
+    /// What its breaker lets through, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<BreakerView>,
     /// Its settings, as in a document.
     pub settings: Map<String, Value>,
     /// Sorted by address.
@@ -89,6 +93,7 @@ fn view(upstream: &Upstream, freshness: &Freshness) -> UpstreamView {
         known: upstream.known,
         verified_at: freshness.verified_at(&source).map(time_text),
         panic: upstream.choose(None).panic,
+        breaker: upstream.breaker(Instant::now()),
         settings: encode::settings(&upstream.settings),
         endpoints: upstream.endpoints.iter().map(endpoint).collect(),
         source,

@@ -83,6 +83,10 @@ pub enum What {
     EndpointChanged,
     /// An endpoint is gone.
     EndpointRemoved,
+    /// Too many errors: an upstream's breaker refuses requests.
+    BreakerOpened,
+    /// It lets all requests through again.
+    BreakerClosed,
     /// A registry lost endpoints in a suspicious way; they stay.
     HoldBegan,
     /// That was confirmed, or they are back.

@@ -43,6 +43,7 @@ impl Pool {
             source: None,
             settings: Arc::new(UpstreamSettings { passive_health, ..UpstreamSettings::default() }),
             endpoints: (1..=size).map(endpoint).collect(),
+            fallback: None,
             known: true,
             state: Arc::default(),
         };

@@ -421,6 +421,7 @@ UpstreamSpec {
                 50,
             ),
         },
+        breaker: None,
         retry_budget: RetryBudget {
             percent: 20,
             min: 3,
@@ -462,6 +463,7 @@ UpstreamSpec {
                 50,
             ),
         },
+        breaker: None,
         retry_budget: RetryBudget {
             percent: 20,
             min: 3,

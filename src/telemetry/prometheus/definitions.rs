@@ -106,6 +106,22 @@ pub const UPSTREAM_PANICS: &Definition = &Definition::new(
     "Tries at endpoints that are ejected, made because all endpoints are.",
 );
 
+/// Refused requests.
+pub const UPSTREAM_REFUSED: &Definition = &Definition::new(
+    Kind::Counter,
+    "fleetgate_upstream_refused_requests_total",
+    &["upstream", "reason"],
+    "Requests that the upstream's breaker refused, by reason: open, requests, pending, connections.",
+);
+
+/// Breakers.
+pub const UPSTREAM_BREAKER: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_upstream_breaker",
+    &["upstream", "state"],
+    "1 for the state that the upstream's breaker is in, 0 for the others: closed, open, half_open.",
+);
+
 /// Endpoints.
 pub const UPSTREAM_ENDPOINTS: &Definition = &Definition::new(
     Kind::Gauge,

@@ -34,6 +34,7 @@ impl Source for WorkersStats {
             definitions::UPSTREAM_RETRIES,
             definitions::UPSTREAM_EJECTIONS,
             definitions::UPSTREAM_PANICS,
+            definitions::UPSTREAM_REFUSED,
             definitions::TARGET_REQUESTS,
             definitions::TARGET_PASSED_OVER,
             definitions::UPSTREAM_CONNECTIONS,
@@ -49,6 +50,7 @@ impl Source for WorkersStats {
         let mut retries = BTreeMap::<_, u64>::new();
         let mut ejections = BTreeMap::<_, u64>::new();
         let mut panics = BTreeMap::<_, u64>::new();
+        let mut refused = BTreeMap::<_, u64>::new();
         let mut target_requests = BTreeMap::<_, u64>::new();
         let mut target_passed_over = BTreeMap::<_, u64>::new();
         let mut upstream_connections = BTreeMap::<_, i64>::new();
@@ -72,6 +74,9 @@ impl Source for WorkersStats {
             }
             for (key, counter) in &series.ejections {
                 *ejections.entry(key.clone()).or_default() += counter.value();
+            }
+            for (key, counter) in &series.refused {
+                *refused.entry(key.clone()).or_default() += counter.value();
             }
             for (upstream, counter) in &series.panics {
                 *panics.entry(upstream.clone()).or_default() += counter.value();
@@ -108,6 +113,9 @@ impl Source for WorkersStats {
         }
         for ((upstream, cause), total) in ejections {
             samples.value(definitions::UPSTREAM_EJECTIONS, &[&upstream, cause], total as f64);
+        }
+        for ((upstream, reason), total) in refused {
+            samples.value(definitions::UPSTREAM_REFUSED, &[&upstream, reason], total as f64);
         }
         for (upstream, total) in panics {
             samples.value(definitions::UPSTREAM_PANICS, &[&upstream], total as f64);

@@ -106,6 +106,7 @@ pub(super) struct Series {
     pub(super) retries: HashMap<(Box<str>, RetryResult), Arc<Counter>>,
     pub(super) ejections: HashMap<(Box<str>, &'static str), Arc<Counter>>,
     pub(super) panics: HashMap<Box<str>, Arc<Counter>>,
+    pub(super) refused: HashMap<(Box<str>, &'static str), Arc<Counter>>,
     pub(super) target_requests: HashMap<(Box<str>, Box<str>), Arc<Counter>>,
     pub(super) target_passed_over: HashMap<(Box<str>, Box<str>), Arc<Counter>>,
     pub(super) upstream_connections: HashMap<(Box<str>, ConnectionState), Arc<Gauge>>,
@@ -165,6 +166,11 @@ impl WorkerStats {
         handle(&mut self.series().panics, upstream.into())
     }
 
+    /// Requests that an upstream's breaker refused, by why.
+    pub fn refused(&self, upstream: &str, reason: &'static str) -> Arc<Counter> {
+        handle(&mut self.series().refused, (upstream.into(), reason))
+    }
+
     /// Exchanges that a target was chosen for; `target` is `UPSTREAM` or `UPSTREAM/SUBSET`.
     pub fn target_requests(&self, route: &str, target: &str) -> Arc<Counter> {
         handle(&mut self.series().target_requests, (route.into(), target.into()))
@@ -199,6 +205,7 @@ impl WorkerStats {
         series.retries.retain(|(upstream, _), _| upstream_stays(upstream));
         series.ejections.retain(|(upstream, _), _| upstream_stays(upstream));
         series.panics.retain(|upstream, _| upstream_stays(upstream));
+        series.refused.retain(|(upstream, _), _| upstream_stays(upstream));
         let target_stays = |(route, target): &(Box<str>, Box<str>)| {
             let upstream = target.split('/').next().unwrap_or(target);
             // `NAME@PROVIDER` may refer to an upstream that is known by its plain name.
@@ -227,6 +234,7 @@ impl Series {
             + self.retries.len()
             + self.ejections.len()
             + self.panics.len()
+            + self.refused.len()
             + self.target_requests.len()
             + self.target_passed_over.len()
             + self.upstream_connections.len()

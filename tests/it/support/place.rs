@@ -1,6 +1,7 @@
 //! Loopback addresses and ports of one's own, for servers that must know theirs before they start.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
 
 use rand::RngExt as _;
 
@@ -36,4 +37,27 @@ pub fn refusing() -> SocketAddr {
     let address = fresh_address();
     let [port] = free_ports(address);
     SocketAddr::new(address, port)
+}
+
+/// A loopback address where connections are neither made nor refused, as those to a machine that is gone.
+pub struct Full {
+    pub address: SocketAddr,
+    _listener: socket2::Socket,
+    _waiting: Vec<TcpStream>,
+}
+
+/// An address whose listener takes no connection any more.
+pub async fn full() -> Full {
+    tokio::task::spawn_blocking(|| {
+        let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(500)).ok();
+        let waiting = std::iter::from_fn(connect).take(1_000).collect();
+        assert!(connect().is_none(), "{address} takes every connection");
+        Full { address, _listener: listener, _waiting: waiting }
+    })
+    .await
+    .unwrap()
 }
