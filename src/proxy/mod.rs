@@ -1,12 +1,13 @@
 //! The data plane: workers that share nothing they need not, each a thread with its own runtime.
 //!
 //! A request's life in here: `accept` takes its connection, `connection` serves it, `serve` is the exchange in
-//! reading order (`gate`, route, target), `breaker` lets it through, `forward` tries endpoints over connections that `kept` keeps, as often as
-//! `retry` allows, `tunnel` carries upgrades, and `frame` tells log and metrics when it is over. `local` is a worker's
-//! view of a snapshot.
+//! reading order (`gate`, route, target), `breaker` lets it through, `forward` tries endpoints as often as `retry`
+//! allows, each that `pick` finds by an `attempt` over a connection that `kept` keeps, `tunnel` carries upgrades, and
+//! `frame` tells log and metrics when it is over. `local` is a worker's view of a snapshot.
 
 mod accept;
 mod alarm;
+mod attempt;
 mod balance;
 mod breaker;
 mod connection;

@@ -341,8 +341,8 @@ impl Upstream {
     /// Whether idle connections are better closed than kept: half of the places are taken, and other workers' requests
     /// cannot use what this one keeps.
     pub fn is_short_of_connections(&self) -> bool {
-        let taken = self.state.breaker.connections.load(Relaxed);
-        self.most(Limited::Connections).is_some_and(|most| taken > most / 2)
+        let taken = || self.state.breaker.connections.load(Relaxed);
+        self.most(Limited::Connections).is_some_and(|most| taken() > most / 2)
     }
 
     fn most(&self, of: Limited) -> Option<u32> {

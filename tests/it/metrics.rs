@@ -13,7 +13,7 @@ use fleetgate::spec::name::ProviderId;
 use fleetgate::spec::settings::AccessLog;
 use fleetgate::telemetry::access_log::Writer;
 use fleetgate::telemetry::prometheus::Metrics;
-use fleetgate::telemetry::stats::{AttemptResult, ConnectionState, WorkersStats};
+use fleetgate::telemetry::stats::{AttemptResult, ConnectionState, RetryResult, WorkersStats};
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -51,6 +51,10 @@ fn promtool_has_nothing_to_say_about_any_family() {
     worker.request_duration("users").observe(Duration::from_micros(2_100));
     worker.upstream_duration("users").observe(Duration::from_secs(90));
     worker.attempts("users", AttemptResult::Connect).add(1);
+    worker.retries("users", RetryResult::Budget).add(1);
+    worker.ejections("users", "failures").add(1);
+    worker.panics("users").add(1);
+    worker.refused("users", "open").add(1);
     worker.target_requests("users", "users/v2").add(2);
     worker.upstream_connections("users", ConnectionState::Idle).add(3);
     worker.downstream_connections(&web).add(4);

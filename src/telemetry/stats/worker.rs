@@ -318,6 +318,10 @@ mod tests {
         stats.request_duration("gone");
         stats.upstream_duration("gone");
         stats.attempts("gone", AttemptResult::Ok);
+        stats.retries("gone", RetryResult::Taken);
+        stats.ejections("gone", "failures");
+        stats.panics("gone");
+        stats.refused("gone", "open");
         stats.upstream_connections("gone", ConnectionState::Idle);
         stats.downstream_connections(&web());
         stats.retain(|route| route == "kept", |upstream| upstream == "kept");
