@@ -14,6 +14,7 @@ use super::local::{LocalEndpoint, LocalRoute, LocalUpstream};
 use super::outbound::Outbound;
 use super::pick::Picked;
 use super::retry::{Next, Outcome, Repeatable, Tries};
+use super::worker::Worker;
 use crate::exchange::{Flag, Flow, ProxyError};
 use crate::snapshot::{RetryPermit, Trial, Verdict};
 use crate::spec::retry::{Condition, Retry};
@@ -66,7 +67,7 @@ pub(super) async fn forward(
         }
         let next = tries.failed(index, outcome, retry, repeatable(outbound, retry));
         let wait = tries.wait(outcome, retry, pool.len(), worker.random());
-        match again(destination, next, wait).await {
+        match again(&worker, destination, next, wait).await {
             Ok(permit) => _permit = permit,
             Err(refused) => {
                 if let Some(refused) = refused {
@@ -92,6 +93,7 @@ pub(super) async fn forward(
 /// # Errors
 /// When there is none: why, if one was wanted.
 async fn again(
+    worker: &Worker,
     destination: &Destination,
     next: Next,
     wait: Duration,
@@ -102,17 +104,34 @@ async fn again(
         Next::UsedUp => return Err(Some(RetryResult::Limit)),
         Next::BodyGone => return Err(Some(RetryResult::Body)),
     };
-    if !wait.is_zero() {
-        if is_past(destination.deadline.and_then(|deadline| deadline.checked_sub(wait))) {
-            return Err(Some(RetryResult::Deadline));
-        }
-        tokio::time::sleep(wait).await;
-    }
+    pause(destination, wait).await?;
     if !costs {
         return Ok(None);
     }
-    // After the wait: who waits is no load yet.
+    // After the wait: who waits is no load yet. And when many fail at once, those that the budget has no place for at
+    // first wait a little for one, rather than fail for the sake of a moment.
+    for _ in 0..WAITS_FOR_BUDGET {
+        if let Some(permit) = destination.upstream.upstream.retry() {
+            return Ok(Some(permit));
+        }
+        pause(destination, destination.retry().backoff.longest(worker.random())).await?;
+    }
     destination.upstream.upstream.retry().map(Some).ok_or(Some(RetryResult::Budget))
+}
+
+/// How often a retry waits for a place in the budget.
+const WAITS_FOR_BUDGET: usize = 3;
+
+/// Waits, unless the exchange's time would pass meanwhile.
+async fn pause(destination: &Destination, wait: Duration) -> Result<(), Option<RetryResult>> {
+    if wait.is_zero() {
+        return Ok(());
+    }
+    if is_past(destination.deadline.and_then(|deadline| deadline.checked_sub(wait))) {
+        return Err(Some(RetryResult::Deadline));
+    }
+    tokio::time::sleep(wait).await;
+    Ok(())
 }
 
 /// What a try asks for beyond its answer.

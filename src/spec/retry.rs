@@ -79,9 +79,17 @@ impl Backoff {
     /// The wait before the `retry`-th additional try, counted from 1; `random` is uniform.
     pub fn wait(self, retry: u32, random: u64) -> Duration {
         let doubled = 1u32.checked_shl(retry.saturating_sub(1)).unwrap_or(u32::MAX);
-        let bound = self.base.saturating_mul(doubled).min(self.max);
-        bound.mul_f64(random as f64 / u64::MAX as f64)
+        some_of(self.base.saturating_mul(doubled).min(self.max), random)
     }
+
+    /// A wait up to the greatest bound.
+    pub fn longest(self, random: u64) -> Duration {
+        some_of(self.max, random)
+    }
+}
+
+fn some_of(bound: Duration, random: u64) -> Duration {
+    bound.mul_f64(random as f64 / u64::MAX as f64)
 }
 
 /// What a request is tried again after.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::support::client::{Connection, Request};
 use crate::support::gateway::Gateway;
+use crate::support::load::Load;
 use crate::support::origin::{Behaviour, Origin};
 use crate::support::{place, wait};
 
@@ -239,6 +240,33 @@ async fn a_storm_of_retries_is_kept_to_the_budget() {
         assert_eq!(client.await.expect("an answer").status, 503);
     }
     assert!(busy.requests() <= 40 + 5 * granted as usize, "{}", busy.requests());
+}
+
+#[tokio::test]
+async fn under_load_one_that_begins_to_reset_costs_no_client_anything() {
+    for balance in ["least_requests", "round_robin"] {
+        let (good, bad) = (Origin::start("good").await, Origin::start("bad").await);
+        let gateway = Gateway::start(&format!(
+            r#"
+            listeners.web.address = "127.0.0.1:0"
+            admin.address = "127.0.0.1:0"
+            upstreams.app = {{ balance = "{balance}", endpoints = ["{}", "{}"] }}
+            routes.all = {{ match = {{ path = "/" }}, upstream = "app", retry = {{ attempts = 2 }} }}
+            "#,
+            good.address(),
+            bad.address()
+        ))
+        .await;
+        let load = Load::start(gateway.address(), 32, |_, _| Request::get("/"));
+        load.more(300).await;
+        bad.set(Behaviour::Reset);
+        load.more(1_000).await;
+        let report = load.stop().await;
+        let refused = taken(&gateway, "budget").await;
+        assert_eq!(refused, 0.0, "{balance}");
+        report.assert_all_ok();
+        assert!(taken(&gateway, "taken").await > 0.0);
+    }
 }
 
 #[tokio::test]
