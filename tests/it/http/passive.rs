@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::support::client::Request;
 use crate::support::gateway::Gateway;
+use crate::support::load::Load;
 use crate::support::origin::{Behaviour, Origin};
 use crate::support::wait;
 
@@ -237,6 +238,23 @@ async fn with_the_usable_ones_gone_an_ejected_one_is_better_than_none() {
     for _ in 0..20 {
         assert_eq!(gateway.get("/").await.served_by(), "two/v1");
     }
+}
+
+#[tokio::test]
+async fn a_rolling_restart_under_load_costs_no_client_anything() {
+    let mut origins = [Origin::start("one").await, Origin::start("two").await];
+    let gateway = Gateway::start(&config(&[&origins[0], &origins[1]], "")).await;
+    let load = Load::start(gateway.address(), 8, |_, _| Request::get("/"));
+    for turn in 0..6 {
+        let restarted = &mut origins[turn % 2];
+        restarted.stop().await;
+        load.more(300).await;
+        restarted.start_again().await;
+        load.more(100).await;
+    }
+    load.stop().await.assert_all_ok();
+    let ejections = gateway.metric("fleetgate_upstream_ejections_total", &[("upstream", "app")]).await;
+    assert!(ejections >= Some(1.0), "{ejections:?}: what is out still serves when the other one goes");
 }
 
 #[tokio::test]
