@@ -242,14 +242,22 @@ impl Link {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::rc::Rc;
     use std::time::Duration;
 
-    use http::Request;
+    use http::{HeaderMap, Request, Response};
     use http_body::Body as _;
+    use hyper::body::Incoming;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
     use socket2::SockRef;
+    use tokio::io::{AsyncWriteExt as _, DuplexStream};
 
     use super::super::super::outbound::Added;
     use super::*;
+    use crate::exchange::Flow;
+    use crate::exchange::body::Bounds;
 
     /// A connection that its other side has reset.
     async fn reset() -> Link {
@@ -262,22 +270,52 @@ mod tests {
         Link::new(stream)
     }
 
-    async fn send(outbound: &mut Outbound) -> Result<Head, Broken> {
-        let mut link = reset().await;
-        link.begin(outbound);
-        poll_fn(|cx| link.poll_response(outbound, cx)).await
+    /// A request as it comes from a client, and the client, whose end would cut the body off.
+    async fn came(text: &str) -> (Request<Incoming>, DuplexStream) {
+        let (mut client, server) = tokio::io::duplex(64 * 1024);
+        let (sender, mut requests) = tokio::sync::mpsc::unbounded_channel();
+        let service = service_fn(move |request| {
+            sender.send(request).expect("a receiver");
+            std::future::pending::<Result<Response<String>, Infallible>>()
+        });
+        tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(server), service));
+        client.write_all(text.as_bytes()).await.expect("to write");
+        (requests.recv().await.expect("a request"), client)
+    }
+
+    /// What is there of a body.
+    async fn all(body: &mut Body) -> (String, Option<HeaderMap>) {
+        let (mut data, mut trailers) = (Vec::new(), None);
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
+            match frame.expect("a frame").into_data() {
+                Ok(piece) => data.extend_from_slice(&piece),
+                Err(frame) => trailers = frame.into_trailers().ok(),
+            }
+        }
+        (String::from_utf8(data).expect("text"), trailers)
     }
 
     #[tokio::test]
     async fn a_request_that_was_not_sent_is_as_it_was() {
-        let request = Request::post("/").body(Body::Full(Bytes::from_static(b"all of it"))).expect("a request");
-        let mut outbound = Outbound { request, added: Added::default() };
-        for _ in 0..3 {
-            let sent = send(&mut outbound).await;
-            assert!(matches!(sent, Err(Broken::Unsent)), "{sent:?}");
-            assert_eq!(outbound.request.body().size_hint().exact(), Some(9));
+        let chunked = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n\
+                       3\r\nall\r\n6\r\n of it\r\n0\r\netag: x\r\n\r\n";
+        let plain = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nall of it";
+        for (text, length, has_trailers) in [(chunked, None, true), (plain, Some(9), false)] {
+            let (request, _client) = came(text).await;
+            let (parts, incoming) = request.into_parts();
+            let bounds = Bounds { limit: 9, pause: Duration::from_secs(20), deadline: None, held_back: false };
+            let body = Body::stream(incoming, Rc::<Flow>::default(), bounds);
+            let mut outbound = Outbound { request: Request::from_parts(parts, body), added: Added::default() };
+            for _ in 0..3 {
+                let mut link = reset().await;
+                link.begin(&outbound);
+                let sent = poll_fn(|cx| link.poll_response(&mut outbound, cx)).await;
+                assert!(matches!(sent, Err(Broken::Unsent)), "{sent:?}");
+                assert_eq!(outbound.request.body().size_hint().exact(), length);
+                assert!(!outbound.request.body().is_end_stream());
+            }
+            let (data, trailers) = all(outbound.request.body_mut()).await;
+            assert_eq!((data.as_str(), trailers.is_some()), ("all of it", has_trailers));
         }
-        let body = std::mem::take(outbound.request.body_mut());
-        assert!(matches!(body, Body::Full(data) if data == "all of it"));
     }
 }
