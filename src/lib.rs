@@ -55,8 +55,9 @@
 //! 3. The route table of the worker's snapshot finds the route. None: 404 `NR`. Broken: 503 `NC`.
 //! 4. The first target whose condition holds is taken, else one is drawn by weight; a sticky route draws by a hash
 //!    of its client. A drawn target without a usable endpoint leaves its share to the others.
-//! 5. The balancer picks an endpoint; a kept connection is used, else one is made. Where no endpoint was reached
-//!    another is tried. From here on the exchange holds its route, upstream and endpoint, not the snapshot.
+//! 5. Unless the upstream's breaker refuses it, the balancer picks an endpoint; a kept connection is used, else one is
+//!    made. As far as the route's retries go another is tried; what each try came to judges its endpoint. From here on
+//!    the exchange holds its route, upstream and endpoint, not the snapshot.
 //! 6. Both bodies stream, each with its limits and pauses; an upgrade becomes a tunnel.
 //! 7. When the last byte has gone, or the client has, the frame of the exchange tells log and counters, once.
 //!

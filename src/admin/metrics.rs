@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::view::{provider, upstream};
 use crate::discovery::status::{ProviderStatus, WatchStatus};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{CircuitState, Snapshot};
 use crate::spec::name::ProviderId;
 use crate::telemetry::prometheus::{Definition, Samples, Source, definitions};
 
@@ -28,6 +28,7 @@ impl Source for Picture {
     fn definitions(&self) -> &'static [&'static Definition] {
         &[
             definitions::UPSTREAM_ENDPOINTS,
+            definitions::UPSTREAM_BREAKER,
             definitions::DISCOVERY_UPDATES,
             definitions::DISCOVERY_LAST_SUCCESS,
             definitions::DISCOVERY_REJECTED,
@@ -51,6 +52,12 @@ impl Source for Picture {
         for upstream in snapshot.upstreams() {
             for (state, count) in upstream::states(upstream) {
                 samples.value(definitions::UPSTREAM_ENDPOINTS, &[&upstream.label, state.as_str()], count as f64);
+            }
+            if let Some(now) = upstream.circuit() {
+                for state in CircuitState::ALL {
+                    let value = if state == now { 1.0 } else { 0.0 };
+                    samples.value(definitions::UPSTREAM_BREAKER, &[&upstream.label, state.as_str()], value);
+                }
             }
         }
         for certificate in snapshot.certificates.all() {

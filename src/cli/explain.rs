@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::admin::{self, joined, list, pairs, text};
 use super::routes::matching;
 use super::table::{Table, printable};
+use super::upstreams::refusing;
 
 /// What to ask.
 #[derive(Clone, Debug, clap::Args)]
@@ -166,6 +167,7 @@ fn endpoints(answer: &Value) -> String {
                 joined(list(endpoint, "reasons"), "; "),
             ]);
         }
+        more.extend(refusing(upstream));
         let hidden = upstream.get("more_endpoints").and_then(Value::as_u64).unwrap_or_default();
         if hidden > 0 {
             more.push(format!("{hidden} more endpoints of {name}: fleetgate upstreams"));

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::admin::{joined, list, pairs, text};
-use super::table::Table;
+use super::table::{Table, printable};
 
 /// A line for each endpoint, and one for an upstream without any.
 pub(super) fn render(answer: &Value) -> String {
@@ -32,7 +32,14 @@ pub(super) fn render(answer: &Value) -> String {
             table.row(of(Some(endpoint)));
         }
     }
-    table.render()
+    let refusing = list(answer, "items").iter().filter_map(refusing).map(|line| printable(&line));
+    std::iter::once(table.render()).chain(refusing).collect::<Vec<_>>().join("\n")
+}
+
+/// What the breaker of an upstream says that refuses requests.
+pub(super) fn refusing(upstream: &Value) -> Option<String> {
+    let refuses = upstream.get("breaker")?.get("refuses")?;
+    Some(format!("the breaker of {} refuses requests: {}", text(upstream.get("name")), text(Some(refuses))))
 }
 
 #[cfg(test)]
@@ -47,13 +54,15 @@ mod tests {
             { "name": "users", "provider": "file", "source": "consul:users", "verified_at": null, "endpoints": [
                 { "address": "10.0.0.1:80", "weight": 3, "labels": { "version": "v1", "zone": "a" }, "state": "healthy", "reasons": [], "in_flight": 2 },
                 { "address": "10.0.0.2:80", "weight": 1, "labels": {}, "state": "unhealthy", "reasons": ["connection refused"], "in_flight": 0 } ] },
-            { "name": "orders", "provider": "etcd", "source": "etcd:/fleetgate/endpoints/orders/", "endpoints": [] },
+            { "name": "orders", "provider": "etcd", "source": "etcd:/fleetgate/endpoints/orders/", "endpoints": [],
+              "breaker": { "state": "open", "refuses": "too many errors of late" } },
         ]});
         insta::assert_snapshot!(render(&answer), @"
 UPSTREAM  PROVIDER  SOURCE                             ENDPOINT     STATE      WEIGHT  IN FLIGHT  LABELS             REASONS
 users     file      consul:users                       10.0.0.1:80  healthy    3       2          version=v1,zone=a  -
 users     file      consul:users                       10.0.0.2:80  unhealthy  1       0          -                  connection refused
 orders    etcd      etcd:/fleetgate/endpoints/orders/  -            -          -       -          -                  -
+the breaker of orders refuses requests: too many errors of late
 ");
     }
 }

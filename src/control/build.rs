@@ -13,6 +13,7 @@ use super::merge::{Affected, Merged, MergedRoute, MergedUpstream, absent};
 use crate::snapshot::certificate::Certificates;
 use crate::snapshot::target::seed;
 use crate::snapshot::{Endpoint, EndpointState, Route, RouteState, RouteTable, Snapshot, Target, Upstream};
+use crate::spec::breaker::Fallback;
 use crate::spec::document::Kind;
 use crate::spec::endpoint::{Address, EndpointSpec, Penalty};
 use crate::spec::name::{ItemRef, Name, ProviderId};
@@ -136,7 +137,8 @@ impl Builder {
         let mut upstreams = vec![None; size];
         for (label, upstream) in &merged.upstreams {
             let before = known.get(&**label).copied();
-            upstreams[self.slots[label]] = Some(self.upstream(label, upstream, before));
+            let (fallback, missing) = self.fallback(upstream, merged);
+            upstreams[self.slots[label]] = Some(self.upstream(label, upstream, before, (fallback, missing)));
         }
         upstreams
     }
@@ -150,17 +152,40 @@ impl Builder {
     ) -> Vec<Option<Arc<Upstream>>> {
         let mut upstreams = before.upstreams.to_vec();
         for label in labels {
-            if let (Some(slot), Some(merged)) = (self.slots.get(label).copied(), merged.upstreams.get(label)) {
-                upstreams[slot] = Some(self.upstream(label, merged, before.upstream(slot)));
+            if let (Some(slot), Some(upstream)) = (self.slots.get(label).copied(), merged.upstreams.get(label)) {
+                let fallback = self.fallback(upstream, merged);
+                upstreams[slot] = Some(self.upstream(label, upstream, before.upstream(slot), fallback));
             }
         }
         upstreams
     }
 
-    fn upstream(&mut self, label: &Arc<str>, merged: &MergedUpstream, before: Option<&Arc<Upstream>>) -> Arc<Upstream> {
+    /// The slot of the upstream that another falls back to, or that there is none.
+    fn fallback(&self, upstream: &MergedUpstream, merged: &Merged) -> (Option<usize>, Option<Problem>) {
+        let breaker = upstream.spec.settings.breaker.as_ref();
+        let Some(Fallback::Upstream(reference)) = breaker.and_then(|breaker| breaker.fallback.as_ref()) else {
+            return (None, None);
+        };
+        let slot = merged.label(reference).map(|label| self.slots[label]);
+        let missing = || {
+            let text = format!("there is no upstream `{reference}`: refused requests get 503");
+            let key = format!("upstreams.{}.breaker.fallback", upstream.name);
+            Problem::new(upstream.provider.to_string(), key, text)
+        };
+        (slot, slot.is_none().then(missing))
+    }
+
+    fn upstream(
+        &mut self,
+        label: &Arc<str>,
+        merged: &MergedUpstream,
+        before: Option<&Arc<Upstream>>,
+        (fallback, missing): (Option<usize>, Option<Problem>),
+    ) -> Arc<Upstream> {
         if let (Some(before), Some(input)) = (before, self.inputs.get(label))
             && input.is(merged)
             && before.provider == merged.provider
+            && before.fallback == fallback
             && !self.grace.waited(Kind::Upstream, label)
         {
             return Arc::clone(before);
@@ -169,6 +194,7 @@ impl Builder {
             .map(|before| before.endpoints.iter().map(|endpoint| (endpoint.address, &endpoint.state)).collect())
             .unwrap_or_default();
         let (folded, mut remarks) = fold(merged);
+        remarks.extend(missing);
         if merged.known {
             let gone = merged.drained.iter().filter(|address| !folded.contains_key(address));
             remarks.extend(gone.map(|address| absent(label, *address)));
@@ -204,6 +230,7 @@ impl Builder {
             && before.provider == merged.provider
             && before.source == merged.source
             && before.known == merged.known
+            && before.fallback == fallback
         {
             return Arc::clone(before);
         }
@@ -214,6 +241,7 @@ impl Builder {
             source: merged.source.clone(),
             settings: same_settings
                 .map_or_else(|| Arc::new(merged.spec.settings.clone()), |before| Arc::clone(&before.settings)),
+            fallback,
             endpoints: same_endpoints.map_or_else(|| endpoints.into(), |before| Arc::clone(&before.endpoints)),
             known: merged.known,
             state: before.map_or_else(Arc::default, |before| Arc::clone(&before.state)),

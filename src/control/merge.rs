@@ -10,6 +10,7 @@ use crate::discovery::state::{Origin, ProviderState};
 use crate::snapshot::Report;
 use crate::snapshot::certificate::Certificate;
 use crate::snapshot::report::Shadowed;
+use crate::spec::breaker::Fallback;
 use crate::spec::document::{Documents, Item, Kind};
 use crate::spec::endpoint::{Address, EndpointSpec, Penalty};
 use crate::spec::name::{ItemRef, Name, ProviderId};
@@ -97,6 +98,11 @@ pub(super) fn merge(states: &BTreeMap<ProviderId, Arc<ProviderState>>, rules: &R
     merged.certificates = certificates.map(|(name, (provider, spec))| Certificate { name, provider, spec }).collect();
     for (name, (provider, spec)) in &upstreams {
         merged.add_upstream(name.as_str().into(), name, *provider, spec, states, rules);
+    }
+    for (_, spec) in upstreams.values() {
+        if let Some(Fallback::Upstream(reference)) = spec.settings.breaker.as_ref().and_then(|b| b.fallback.as_ref()) {
+            merged.add_qualified(reference, &upstreams, &documents, states, rules);
+        }
     }
     for (name, (provider, spec)) in routes {
         for target in &spec.targets {

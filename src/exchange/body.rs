@@ -7,11 +7,13 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::flow::{BodyFailure, Flow};
+use super::replay::{MOST_REPLAYED, Replay};
 
 /// A body.
 #[derive(Debug, Default)]
@@ -47,6 +49,8 @@ pub struct Stream<S> {
     flow: Rc<Flow>,
     bounds: Bounds,
     timer: Option<Pin<Box<Sleep>>>,
+    /// For a body that may be sent again.
+    replay: Option<Box<Replay>>,
 }
 
 /// What a streamed body is held to.
@@ -78,7 +82,7 @@ impl<S: Source> Body<S> {
             flow.complete();
             return Self::Empty;
         }
-        Self::Stream(Box::new(Stream { source, flow, bounds, timer: None }))
+        Self::Stream(Box::new(Stream { source, flow, bounds, timer: None, replay: None }))
     }
 
     /// The source, wherever it stands.
@@ -99,6 +103,46 @@ impl<S: Source> Body<S> {
         }
     }
 
+    /// Keeps a copy of what passes, so that all of it can be sent again. Nothing may have passed yet; a body that is
+    /// known to be too large is not copied.
+    pub fn keep_copy(&mut self) {
+        if let Self::Stream(stream) = self
+            && stream.source.size_hint().lower() <= MOST_REPLAYED
+        {
+            stream.replay = Some(Box::new(Replay::copying()));
+        }
+    }
+
+    /// Whether all of it can still be sent: nothing has passed, or there is a copy of what has.
+    pub fn is_whole(&self) -> bool {
+        match self {
+            Self::Empty | Self::Full(_) => true,
+            Self::Stream(stream) => match &stream.replay {
+                Some(replay) if replay.is_whole() => true,
+                Some(_) | None => stream.is_untouched(),
+            },
+        }
+    }
+
+    /// Goes back to its beginning; false when that is gone.
+    pub fn rewind(&mut self) -> bool {
+        match self {
+            Self::Empty | Self::Full(_) => true,
+            Self::Stream(stream) => match &mut stream.replay {
+                Some(replay) if replay.is_whole() => replay.rewind(),
+                Some(_) | None => stream.is_untouched(),
+            },
+        }
+    }
+
+    /// Puts back what was taken last and not sent.
+    pub fn put_back(&mut self, data: Bytes, trailers: Option<HeaderMap>) {
+        match self {
+            Self::Empty | Self::Full(_) => *self = if data.is_empty() { Self::Empty } else { Self::Full(data) },
+            Self::Stream(stream) => stream.replay.get_or_insert_default().put_back(data, trailers),
+        }
+    }
+
     /// Whether it is held back.
     pub fn is_held_back(&self) -> bool {
         matches!(self, Self::Stream(stream) if stream.bounds.held_back)
@@ -106,6 +150,23 @@ impl<S: Source> Body<S> {
 }
 
 impl<S: Source> Stream<S> {
+    /// Whether nothing has passed.
+    fn is_untouched(&self) -> bool {
+        self.flow.bytes() == 0 && !self.flow.is_complete()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = self.source.size_hint();
+        let before = self.replay.as_ref().map_or(0, |replay| replay.len());
+        if before > 0 {
+            if let Some(upper) = hint.upper() {
+                hint.set_upper(upper + before);
+            }
+            hint.set_lower(hint.lower() + before);
+        }
+        hint
+    }
+
     fn fail(&self, failure: BodyFailure) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.flow.fail(failure);
         Poll::Ready(Some(Err(BodyError(failure))))
@@ -143,6 +204,9 @@ impl<S: Source> Stream<S> {
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         ready!(self.poll_held_back(cx));
+        if let Some(frame) = self.replay.as_mut().and_then(|replay| replay.next()) {
+            return Poll::Ready(Some(Ok(frame)));
+        }
         let frame = match self.source.poll_frame(cx) {
             Poll::Pending => return self.poll_pause(cx),
             Poll::Ready(frame) => frame,
@@ -161,6 +225,9 @@ impl<S: Source> Stream<S> {
                 // The last piece of a body of known length is its end: nobody polls again.
                 if frame.is_trailers() || self.source.is_end_stream() {
                     self.flow.complete();
+                }
+                if let Some(replay) = &mut self.replay {
+                    replay.passes(&frame);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -223,7 +290,9 @@ impl<S: Source + Unpin> http_body::Body for Body<S> {
         match self {
             Self::Empty => true,
             Self::Full(_) => false,
-            Self::Stream(stream) => stream.source.is_end_stream(),
+            Self::Stream(stream) => {
+                stream.replay.as_ref().is_none_or(|replay| replay.is_over()) && stream.source.is_end_stream()
+            }
         }
     }
 
@@ -231,7 +300,7 @@ impl<S: Source + Unpin> http_body::Body for Body<S> {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Stream(stream) => stream.source.size_hint(),
+            Self::Stream(stream) => stream.size_hint(),
         }
     }
 }

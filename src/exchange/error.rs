@@ -15,13 +15,21 @@ pub enum ProxyError {
     Denied,
     /// The route refers to something absent or broken.
     Unresolved,
+    /// The upstream has too much to do, or its breaker is open.
+    Overloaded {
+        /// Seconds after which trying again makes sense.
+        seconds: u32,
+    },
     /// The endpoint could not be reached; `retried`: nor could others.
     Unreachable {
         /// Whether more than one try was made.
         retried: bool,
     },
-    /// The endpoint closed or reset the connection before it answered.
-    Reset,
+    /// The endpoint closed or reset the connection before it answered; `retried`: so did others.
+    Reset {
+        /// Whether more than one try was made.
+        retried: bool,
+    },
     /// The endpoint's answer is not HTTP.
     BadResponse,
     /// No response head in time, or the whole exchange took too long.
@@ -39,13 +47,33 @@ pub enum ProxyError {
 }
 
 impl ProxyError {
+    /// The error of the last of several tries.
+    pub fn retried(self) -> Self {
+        match self {
+            Self::Unreachable { .. } => Self::Unreachable { retried: true },
+            Self::Reset { .. } => Self::Reset { retried: true },
+            Self::NoRoute
+            | Self::NoEndpoint
+            | Self::Denied
+            | Self::Unresolved
+            | Self::Overloaded { .. }
+            | Self::BadResponse
+            | Self::Timeout
+            | Self::ClientGone
+            | Self::SlowBody
+            | Self::BodyTooLarge
+            | Self::HeadersTooLarge
+            | Self::BadRequest => self,
+        }
+    }
+
     /// The status of the answer (499, nginx's, is only logged).
     pub fn status(self) -> StatusCode {
         match self {
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::NoEndpoint | Self::Unresolved => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoEndpoint | Self::Unresolved | Self::Overloaded { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Denied => StatusCode::FORBIDDEN,
-            Self::Unreachable { .. } | Self::Reset | Self::BadResponse => StatusCode::BAD_GATEWAY,
+            Self::Unreachable { .. } | Self::Reset { .. } | Self::BadResponse => StatusCode::BAD_GATEWAY,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::ClientGone => CLIENT_CLOSED_REQUEST,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
@@ -62,9 +90,10 @@ impl ProxyError {
             Self::NoEndpoint => Flag::NoHealthyUpstream,
             Self::Denied => Flag::Unauthorized,
             Self::Unresolved => Flag::NoConfiguration,
+            Self::Overloaded { .. } => Flag::UpstreamOverflow,
             Self::Unreachable { retried: false } => Flag::UpstreamConnectFailure,
-            Self::Unreachable { retried: true } => Flag::UpstreamRetryLimitExceeded,
-            Self::Reset => Flag::UpstreamConnectionTermination,
+            Self::Unreachable { retried: true } | Self::Reset { retried: true } => Flag::UpstreamRetryLimitExceeded,
+            Self::Reset { retried: false } => Flag::UpstreamConnectionTermination,
             Self::BadResponse => Flag::UpstreamProtocolError,
             Self::Timeout => Flag::UpstreamTimeout,
             Self::ClientGone => Flag::DownstreamConnectionTermination,
@@ -82,8 +111,9 @@ impl ProxyError {
             Self::NoEndpoint => "no_endpoint",
             Self::Denied => "denied",
             Self::Unresolved => "unresolved_route",
+            Self::Overloaded { .. } => "overloaded",
             Self::Unreachable { .. } => "endpoint_unreachable",
-            Self::Reset => "endpoint_reset",
+            Self::Reset { .. } => "endpoint_reset",
             Self::BadResponse => "endpoint_protocol_error",
             Self::Timeout => "timeout",
             Self::ClientGone => "client_gone",
@@ -102,21 +132,23 @@ impl ProxyError {
             | Self::NoEndpoint
             | Self::Denied
             | Self::Unresolved
+            | Self::Overloaded { .. }
             | Self::Unreachable { .. }
-            | Self::Reset
+            | Self::Reset { .. }
             | Self::BadResponse
             | Self::Timeout => false,
         }
     }
 
     /// Seconds after which trying again makes sense, for `Retry-After`.
-    pub fn retry_after(self) -> Option<&'static str> {
+    pub fn retry_after(self) -> Option<u32> {
         match self {
-            Self::NoEndpoint | Self::Unresolved => Some("1"),
+            Self::NoEndpoint | Self::Unresolved => Some(1),
+            Self::Overloaded { seconds } => Some(seconds),
             Self::NoRoute
             | Self::Denied
             | Self::Unreachable { .. }
-            | Self::Reset
+            | Self::Reset { .. }
             | Self::BadResponse
             | Self::Timeout
             | Self::ClientGone

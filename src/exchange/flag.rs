@@ -19,6 +19,8 @@ pub enum Flag {
     UpstreamProtocolError,
     /// No response in time.
     UpstreamTimeout,
+    /// Too much is going on at the upstream, or its breaker is open.
+    UpstreamOverflow,
     /// The client is not allowed.
     Unauthorized,
     /// The client went away.
@@ -45,6 +47,7 @@ impl Flag {
             Self::UpstreamRetryLimitExceeded => "URX",
             Self::UpstreamProtocolError => "UPE",
             Self::UpstreamTimeout => "UT",
+            Self::UpstreamOverflow => "UO",
             Self::Unauthorized => "UAEX",
             Self::DownstreamConnectionTermination => "DC",
             Self::RequestTimeout => "RT",

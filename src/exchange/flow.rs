@@ -48,7 +48,7 @@ impl BodyFailure {
             Self::TooLarge => ProxyError::BodyTooLarge,
             Self::TooSlow => ProxyError::SlowBody,
             Self::ClientGone => ProxyError::ClientGone,
-            Self::EndpointGone => ProxyError::Reset,
+            Self::EndpointGone => ProxyError::Reset { retried: false },
             Self::EndpointSlow => ProxyError::Timeout,
         }
     }

@@ -6,6 +6,7 @@ pub mod error;
 pub mod flag;
 pub mod flow;
 pub mod header;
+mod replay;
 
 pub use body::Body;
 pub use error::ProxyError;

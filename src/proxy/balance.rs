@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use crate::snapshot::Upstream;
+use crate::snapshot::{Upstream, Usable};
 use crate::spec::endpoint::Labels;
 use crate::spec::upstream::Balance;
 
@@ -15,6 +15,10 @@ pub(super) struct Pool {
     /// `ends[i]` is the sum of the weights up to and with member i, for draws by weight.
     ends: Vec<u64>,
     turn: Option<RefCell<Turn>>,
+    /// Those that requests ejected.
+    pub(super) ejected: Vec<u32>,
+    /// The members are ejected, too: everything looks bad.
+    pub(super) panics: bool,
 }
 
 /// A usable endpoint.
@@ -31,8 +35,8 @@ const LOOK_AT_ALL: usize = 16;
 impl Pool {
     /// The pool of those of an upstream's endpoints that are usable now and have the selector's labels.
     pub(super) fn new(upstream: &Upstream, selector: Option<&Labels>, random: impl FnMut() -> u64) -> Self {
-        let members: Vec<Member> = upstream
-            .usable(selector)
+        let Usable { indexes, ejected, panic } = upstream.choose(selector);
+        let members: Vec<Member> = indexes
             .into_iter()
             .map(|index| Member { index, weight: upstream.endpoints[index as usize].weight })
             .collect();
@@ -47,11 +51,21 @@ impl Pool {
             Balance::RoundRobin => Some(RefCell::new(Turn::new(&members, random))),
             Balance::LeastRequests => None,
         };
-        Self { members, ends, turn }
+        Self { members, ends, turn, ejected, panics: panic }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.members.is_empty()
+    }
+
+    /// Members, and those that are ejected.
+    pub(super) fn len(&self) -> usize {
+        self.members.len() + self.ejected.len()
+    }
+
+    /// Whether there are members not among these.
+    pub(super) fn has_others(&self, than: &[u32]) -> bool {
+        self.members.iter().any(|member| !than.contains(&member.index))
     }
 
     /// Picks an endpoint not among `avoid`, or any when all are to be avoided. `busy` is an endpoint's number of
@@ -67,8 +81,7 @@ impl Pool {
             [only] => return Some(only.index),
             _ => {}
         }
-        let all_tried = self.members.iter().all(|member| avoid.contains(&member.index));
-        let avoid = if all_tried { &[] } else { avoid };
+        let avoid = if self.has_others(avoid) { avoid } else { &[] };
         match &self.turn {
             Some(turn) => {
                 let mut turn = turn.borrow_mut();
@@ -197,6 +210,7 @@ mod tests {
             source: None,
             settings: Arc::new(UpstreamSettings { balance, ..UpstreamSettings::default() }),
             endpoints: (1u16..).zip(weights).map(endpoint).collect(),
+            fallback: None,
             known: true,
             state: Arc::default(),
         }

@@ -1,57 +1,56 @@
-//! Defines the tries at endpoints: pick, connect, send, and again elsewhere where no endpoint was reached.
+//! Defines the tries at endpoints: pick, try, judge, and again elsewhere as far as the route's retries go.
 
 use std::rc::Rc;
-use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Method, Request, header};
+use http::{HeaderValue, header};
 
-use super::alarm::Alarm;
+use super::attempt::{Tried, attempt};
+use super::breaker;
 use super::frame::Frame;
-use super::http1::{Broken, Head};
+use super::http1::Head;
 use super::kept::Connection;
-use super::local::{LocalEndpoint, LocalUpstream};
+use super::local::{LocalEndpoint, LocalRoute, LocalUpstream};
 use super::outbound::Outbound;
-use crate::exchange::{Body, BodyFailure, Flow, ProxyError};
-use crate::telemetry::stats::AttemptResult;
+use super::pick::Picked;
+use super::retry::{Next, Outcome, Repeatable, Tries};
+use super::worker::Worker;
+use crate::exchange::{Flag, Flow, ProxyError};
+use crate::snapshot::{RetryPermit, Trial, Verdict};
+use crate::spec::retry::{Condition, Retry};
+use crate::telemetry::stats::{AttemptResult, RetryResult};
 
 /// Where a request goes, and how long and how often that is tried.
 pub(super) struct Destination {
+    pub(super) route: Rc<LocalRoute>,
     pub(super) upstream: Rc<LocalUpstream>,
     pub(super) subset: usize,
-    /// At least 1.
-    pub(super) tries: u32,
+    /// Where requests go that the upstream's breaker refuses, by slot.
+    pub(super) fallback: Option<(usize, Rc<LocalUpstream>)>,
     /// The end of the whole exchange.
     pub(super) deadline: Option<Instant>,
     /// The `Host` is the endpoint's address.
     pub(super) host_of_endpoint: bool,
 }
 
-/// Why a try gave no response.
-struct Failure {
-    result: AttemptResult,
-    error: ProxyError,
-    /// Nothing of the request was sent.
-    unsent: bool,
-    /// For the log.
-    cause: String,
-}
-
-/// Sends a request to endpoints until one answers.
+/// Sends a request to endpoints until one answers, or no other try is allowed.
 ///
 /// # Errors
-/// When none could be reached in the tries allowed, or one was and failed.
+/// When the last try gave no response.
 pub(super) async fn forward(
     frame: &mut Frame,
     destination: &Destination,
-    mut outbound: Outbound,
+    outbound: &mut Outbound,
 ) -> Result<(Head, Connection), ProxyError> {
     let (worker, upstream) = (Rc::clone(&frame.worker), &destination.upstream);
-    let mut tried: Vec<u32> = Vec::new();
+    let retry = destination.retry();
+    let mut tries = Tries::default();
+    // Held while the try it was given for is under way.
+    let mut _permit: Option<RetryPermit>;
     loop {
         let pool = upstream.pool(destination.subset, || worker.random()).ok_or(ProxyError::Unresolved)?;
-        let busy = |index: u32| upstream.endpoints[index as usize].state.in_flight();
-        let index = pool.pick(&tried, busy, || worker.random()).ok_or(ProxyError::NoEndpoint)?;
+        let picked = upstream.pick(&pool, tries.tried(), frame.started, &worker);
+        let Picked { index, trial } = picked.ok_or(ProxyError::NoEndpoint)?;
         let endpoint = Rc::clone(&upstream.endpoints[index as usize]);
         frame.attempt(&endpoint);
         if (frame.host.is_none() || destination.host_of_endpoint)
@@ -60,34 +59,144 @@ pub(super) async fn forward(
             // Perhaps from an HTTP/1.0 client without one; RFC 9112, 3.2, has it in every request of HTTP/1.1.
             outbound.request.headers_mut().insert(header::HOST, host);
         }
-        let failure = match attempt(frame, destination, &endpoint, &mut outbound).await {
-            Ok((head, mut connection)) => {
-                upstream.attempted(AttemptResult::Ok, &worker.stats);
-                if let Some(rest) = connection.link.upload(outbound.request.into_body()) {
-                    tokio::task::spawn_local(rest);
-                }
-                return Ok((head, connection));
-            }
-            Err(failure) => failure,
-        };
-        upstream.attempted(failure.result, &worker.stats);
-        tracing::debug!(
-            upstream = &*upstream.upstream.label,
-            endpoint = &**endpoint.state.label(),
-            attempt = frame.attempts,
-            "an attempt failed: {}",
-            failure.cause
-        );
-        if !failure.unsent {
-            return Err(failure.error);
-        }
-        if is_past(destination.deadline) {
+        let tried = attempt(frame, destination, &endpoint, tries.wants_fresh(), outbound).await;
+        note(frame, destination, &endpoint, &tried, trial);
+        let Some(outcome) = outcome(&tried, retry) else { return answer(frame, tried, outbound) };
+        if is_past(destination.deadline) && tried.is_err() {
             return Err(ProxyError::Timeout);
         }
-        if frame.attempts >= destination.tries {
-            return Err(ProxyError::Unreachable { retried: frame.attempts > 1 });
+        let next = tries.failed(index, outcome, retry, repeatable(outbound, retry));
+        let wait = tries.wait(outcome, retry, pool.len(), worker.random());
+        match again(&worker, destination, next, wait).await {
+            Ok(permit) => _permit = permit,
+            Err(refused) => {
+                if let Some(refused) = refused {
+                    upstream.retried(refused, &worker.stats);
+                    frame.flag = (frame.attempts > 1).then_some(Flag::UpstreamRetryLimitExceeded);
+                }
+                return answer(frame, tried, outbound);
+            }
         }
-        tried.push(index);
+        upstream.retried(RetryResult::Taken, &worker.stats);
+        if let Ok((_, connection)) = tried {
+            endpoint.keep_unread(connection, &upstream.upstream);
+        }
+        if !outcome.unsent && !outbound.request.body_mut().rewind() {
+            // `repeatable` has seen that it can be.
+            return Err(ProxyError::Reset { retried: true });
+        }
+    }
+}
+
+/// Waits for another try and gets what it costs.
+///
+/// # Errors
+/// When there is none: why, if one was wanted.
+async fn again(
+    worker: &Worker,
+    destination: &Destination,
+    next: Next,
+    wait: Duration,
+) -> Result<Option<RetryPermit>, Option<RetryResult>> {
+    let costs = match next {
+        Next::Again { costs } => costs,
+        Next::Over => return Err(None),
+        Next::UsedUp => return Err(Some(RetryResult::Limit)),
+        Next::BodyGone => return Err(Some(RetryResult::Body)),
+    };
+    pause(destination, wait).await?;
+    if !costs {
+        return Ok(None);
+    }
+    // After the wait: who waits is no load yet. And when many fail at once, those that the budget has no place for at
+    // first wait a little for one, rather than fail for the sake of a moment.
+    for _ in 0..WAITS_FOR_BUDGET {
+        if let Some(permit) = destination.upstream.upstream.retry() {
+            return Ok(Some(permit));
+        }
+        pause(destination, destination.retry().backoff.longest(worker.random())).await?;
+    }
+    destination.upstream.upstream.retry().map(Some).ok_or(Some(RetryResult::Budget))
+}
+
+/// How often a retry waits for a place in the budget.
+const WAITS_FOR_BUDGET: usize = 3;
+
+/// Waits, unless the exchange's time would pass meanwhile.
+async fn pause(destination: &Destination, wait: Duration) -> Result<(), Option<RetryResult>> {
+    if wait.is_zero() {
+        return Ok(());
+    }
+    if is_past(destination.deadline.and_then(|deadline| deadline.checked_sub(wait))) {
+        return Err(Some(RetryResult::Deadline));
+    }
+    tokio::time::sleep(wait).await;
+    Ok(())
+}
+
+/// What a try asks for beyond its answer.
+fn outcome(tried: &Tried, retry: &Retry) -> Option<Outcome> {
+    match tried {
+        Ok((head, _)) => {
+            let status = head.response.status();
+            let condition = Condition::Status(status.as_u16());
+            retry.on_status(status).then_some(Outcome { condition, unsent: false, stale: false })
+        }
+        Err(failure) => failure.outcome,
+    }
+}
+
+/// The outcome of the last try, as what the exchange comes to.
+fn answer(frame: &Frame, tried: Tried, outbound: &mut Outbound) -> Result<(Head, Connection), ProxyError> {
+    match tried {
+        Ok((head, mut connection)) => {
+            if let Some(rest) = connection.link.upload(std::mem::take(outbound.request.body_mut())) {
+                tokio::task::spawn_local(rest);
+            }
+            Ok((head, connection))
+        }
+        Err(failure) if frame.attempts > 1 => Err(failure.error.retried()),
+        Err(failure) => Err(failure.error),
+    }
+}
+
+/// Counts a try, and judges its endpoint by it.
+fn note(frame: &mut Frame, destination: &Destination, endpoint: &LocalEndpoint, tried: &Tried, trial: Option<Trial>) {
+    let upstream = &destination.upstream;
+    let (result, verdict) = match tried {
+        Ok((head, _)) if head.response.status().is_server_error() => (Some(AttemptResult::Ok), Some(Verdict::Error)),
+        Ok(_) => (Some(AttemptResult::Ok), Some(Verdict::Good)),
+        Err(failure) => {
+            tracing::debug!(
+                upstream = &*upstream.upstream.label,
+                endpoint = &**endpoint.state.label(),
+                attempt = frame.attempts,
+                "an attempt failed: {}",
+                failure.cause
+            );
+            (failure.result, failure.is_of_endpoint.then_some(Verdict::Failure))
+        }
+    };
+    if let Some(result) = result {
+        upstream.attempted(result, &frame.worker.stats);
+    }
+    if let Some(verdict) = verdict {
+        upstream.judge(endpoint, trial, verdict, &frame.worker);
+        if upstream.upstream.settings.breaker.is_some() {
+            breaker::note(frame, upstream, verdict);
+        }
+    }
+}
+
+/// Whether a request may reach services twice, as it stands.
+fn repeatable(outbound: &Outbound, retry: &Retry) -> Repeatable {
+    let request = &outbound.request;
+    if !retry.repeats(request.method()) || request.headers().contains_key(header::UPGRADE) {
+        Repeatable::No
+    } else if request.body().is_whole() {
+        Repeatable::Yes
+    } else {
+        Repeatable::BodyGone
     }
 }
 
@@ -95,97 +204,24 @@ fn is_past(deadline: Option<Instant>) -> bool {
     deadline.is_some_and(|deadline| Instant::now() >= deadline)
 }
 
-/// One try at an endpoint. Kept connections that turn out to be closed cost nothing but another connection.
-async fn attempt(
-    frame: &Frame,
-    destination: &Destination,
-    endpoint: &LocalEndpoint,
-    outbound: &mut Outbound,
-) -> Result<(Head, Connection), Failure> {
-    let settings = &destination.upstream.upstream.settings;
-    let began = frame.attempt_started.unwrap_or(frame.started);
-    while let Some(mut connection) = endpoint.kept.take(settings.keep_alive, began) {
-        match send(frame, destination, &mut connection, outbound, began).await {
-            Ok(head) => return Ok((head, connection)),
-            Err(Failure { unsent: true, .. }) => {}
-            // Closed as the request was on its way: RFC 9112, 9.3.1, lets an idempotent request be sent again. Once,
-            // and on a connection of its own (RFC 9110, 9.2.2): a request that kills its service must not meet it
-            // on every kept connection.
-            Err(Failure { result: AttemptResult::Reset, .. }) if can_be_sent_again(&outbound.request) => break,
-            Err(failure) => return Err(failure),
-        }
+impl Destination {
+    fn retry(&self) -> &Retry {
+        &self.route.route.spec.retry
     }
-    let left = destination.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-    let timeout = left.map_or(settings.connect_timeout, |left| left.min(settings.connect_timeout));
-    match Connection::open(&destination.upstream, &endpoint.state, timeout).await {
-        Ok(mut connection) => {
-            let head = send(frame, destination, &mut connection, outbound, Instant::now()).await?;
-            Ok((head, connection))
-        }
-        Err(error) => Err(Failure {
-            result: AttemptResult::Connect,
-            error: ProxyError::Unreachable { retried: false },
-            unsent: true,
-            cause: format!("cannot connect: {error}"),
-        }),
+
+    /// Time for a connection.
+    pub(super) fn connect_timeout(&self) -> Duration {
+        let timeout = self.upstream.upstream.settings.connect_timeout;
+        let timeout = self.retry().per_try_timeout.map_or(timeout, |one| one.min(timeout));
+        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        left.map_or(timeout, |left| left.min(timeout))
     }
-}
 
-/// Whether sending a request twice does no harm and costs little.
-fn can_be_sent_again(request: &Request<Body>) -> bool {
-    let idempotent = matches!(
-        *request.method(),
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
-    );
-    idempotent && matches!(request.body(), Body::Empty) && !request.headers().contains_key(header::UPGRADE)
-}
-
-/// Sends a request on a connection and waits for the head of its response.
-async fn send(
-    frame: &Frame,
-    destination: &Destination,
-    connection: &mut Connection,
-    outbound: &mut Outbound,
-    sent: Instant,
-) -> Result<Head, Failure> {
-    let link = &mut *connection.link;
-    link.begin(outbound);
-    let mut alarm = Alarm::new(&frame.worker.alarms, sent);
-    let outcome = std::future::poll_fn(|cx| {
-        if let Poll::Ready(outcome) = link.poll_response(outbound, cx) {
-            return Poll::Ready(Some(outcome));
-        }
-        // The endpoint's time begins when it has the whole request: an upload may take long.
-        if alarm.poll(head_deadline(destination, sent, frame.request_flow.as_deref()), cx) {
-            return Poll::Ready(None);
-        }
-        Poll::Pending
-    })
-    .await;
-    let failed = |result, error, cause: String| Err(Failure { result, error, unsent: false, cause });
-    match outcome {
-        Some(Ok(head)) => Ok(head),
-        None => failed(AttemptResult::Timeout, ProxyError::Timeout, "no response head in time".to_owned()),
-        Some(Err(broken)) => {
-            let cause = broken.to_string();
-            match broken {
-                Broken::RequestBody => {
-                    let failure = frame.request_flow.as_ref().and_then(|flow| flow.failure());
-                    let failure = failure.unwrap_or(BodyFailure::ClientGone);
-                    failed(AttemptResult::Reset, failure.error(), format!("{cause}: {failure:?}"))
-                }
-                Broken::Protocol(_) => failed(AttemptResult::Protocol, ProxyError::BadResponse, cause),
-                Broken::Closed | Broken::Io(_) => failed(AttemptResult::Reset, ProxyError::Reset, cause),
-                Broken::Unsent => {
-                    Err(Failure { result: AttemptResult::Reset, error: ProxyError::Reset, unsent: true, cause })
-                }
-            }
-        }
+    /// When the head of a response is due.
+    pub(super) fn head_deadline(&self, sent: Instant, request_body: Option<&Flow>) -> Instant {
+        let since = request_body.map_or(sent, |flow| flow.waits_since().max(sent));
+        let timeout = self.upstream.upstream.settings.response_timeout;
+        let at = since + self.retry().per_try_timeout.map_or(timeout, |one| one.min(timeout));
+        self.deadline.map_or(at, |deadline| deadline.min(at))
     }
-}
-
-fn head_deadline(destination: &Destination, sent: Instant, request_body: Option<&Flow>) -> Instant {
-    let since = request_body.map_or(sent, |flow| flow.waits_since().max(sent));
-    let at = since + destination.upstream.upstream.settings.response_timeout;
-    destination.deadline.map_or(at, |deadline| deadline.min(at))
 }

@@ -24,6 +24,7 @@ use crate::exchange::body::BodyError;
 use crate::exchange::error::CLIENT_CLOSED_REQUEST;
 use crate::exchange::header::TRACEPARENT;
 use crate::exchange::{Body, Flag, Flow};
+use crate::snapshot::Admission;
 use crate::telemetry::access_log::Record;
 
 /// An exchange that its client ends this soon was not wanted: whoever means it waits for longer.
@@ -49,6 +50,8 @@ pub(super) struct Frame {
     pub(super) target: Option<usize>,
     upstream: Option<(usize, Rc<LocalUpstream>)>,
     endpoint: Option<Rc<LocalEndpoint>>,
+    /// What it takes of an upstream with a breaker.
+    pub(super) admission: Option<Box<Admission>>,
     pub(super) attempts: u32,
     pub(super) attempt_started: Option<Instant>,
     /// The connection the response came from, when its body is over; kept for others when both bodies came to their
@@ -93,6 +96,7 @@ impl Frame {
             target: None,
             upstream: None,
             endpoint: None,
+            admission: None,
             attempts: 0,
             attempt_started: None,
             lease: None,
@@ -133,8 +137,7 @@ impl Frame {
             && complete(&self.response_flow)
             && let (Some(endpoint), Some((_, upstream))) = (&self.endpoint, &self.upstream)
         {
-            let settings = &upstream.upstream.settings;
-            endpoint.keep(connection, settings.max_idle_per_endpoint, settings.keep_alive, now);
+            endpoint.keep(connection, &upstream.upstream, now);
         }
     }
 

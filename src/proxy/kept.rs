@@ -16,13 +16,15 @@ use super::listener::alive;
 use super::local::{ConnectionGauges, LocalEndpoint, LocalUpstream};
 use crate::exchange::BodyFailure;
 use crate::exchange::body::Source;
-use crate::snapshot::EndpointState;
+use crate::snapshot::{EndpointState, Place, Upstream};
 
 /// A connection to an endpoint that carries an exchange; counted as active while it lives.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) link: Box<Link>,
     pub(super) active: Active,
+    /// Its place among those of the upstream, where they are limited.
+    pub(super) place: Option<Place>,
 }
 
 /// Counts a connection as active.
@@ -50,6 +52,7 @@ impl Connection {
     pub(super) async fn open(
         upstream: &LocalUpstream,
         state: &EndpointState,
+        place: Option<Place>,
         timeout: Duration,
     ) -> std::io::Result<Self> {
         let connecting = async {
@@ -62,7 +65,7 @@ impl Connection {
         let stream = tokio::time::timeout(timeout, connecting)
             .await
             .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
-        Ok(Self { link: Box::new(Link::new(stream)), active: Active::new(&upstream.connections) })
+        Ok(Self { link: Box::new(Link::new(stream)), active: Active::new(&upstream.connections), place })
     }
 }
 
@@ -98,6 +101,7 @@ pub(super) struct Kept(RefCell<Vec<Idle>>);
 struct Idle {
     /// `None` when it was taken.
     link: Option<Box<Link>>,
+    place: Option<Place>,
     since: Instant,
     state: Arc<EndpointState>,
     gauges: Rc<ConnectionGauges>,
@@ -123,7 +127,7 @@ impl Kept {
             if let Some(mut link) = idle.link.take()
                 && link.is_open()
             {
-                return Some(Connection { link, active: Active::new(&idle.gauges) });
+                return Some(Connection { link, active: Active::new(&idle.gauges), place: idle.place.take() });
             }
         }
         None
@@ -142,17 +146,25 @@ impl Kept {
 }
 
 impl LocalEndpoint {
+    /// Keeps a connection whose response nobody wants, if all of it is there already.
+    pub(super) fn keep_unread(&self, mut connection: Connection, upstream: &Upstream) {
+        connection.link.skip_body();
+        self.keep(connection, upstream, Instant::now());
+    }
+
     /// Keeps a connection whose exchange is over.
-    pub(super) fn keep(&self, connection: Connection, most: u32, keep_alive: Duration, now: Instant) {
-        if most == 0 || keep_alive.is_zero() || !connection.link.persists() {
+    pub(super) fn keep(&self, connection: Connection, upstream: &Upstream, now: Instant) {
+        let settings = &upstream.settings;
+        let wanted = settings.max_idle_per_endpoint > 0 && !settings.keep_alive.is_zero();
+        if !wanted || !connection.link.persists() || upstream.is_short_of_connections() {
             return;
         }
         self.state.keep_idle();
-        let Connection { mut link, active } = connection;
+        let Connection { mut link, active, place } = connection;
         link.rest();
         let gauges = Rc::clone(&active.0);
         gauges.idle.add(1);
         let state = Arc::clone(&self.state);
-        self.kept.0.borrow_mut().push(Idle { link: Some(link), since: now, state, gauges });
+        self.kept.0.borrow_mut().push(Idle { link: Some(link), place, since: now, state, gauges });
     }
 }

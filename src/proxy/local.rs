@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use super::balance::Pool;
 use super::kept::Kept;
-use crate::snapshot::{Certificates, EndpointState, Route, RouteTable, Snapshot, Upstream};
+use super::worker::Worker;
+use crate::snapshot::{Certificates, EndpointState, Flip, Route, RouteTable, Snapshot, Trial, Upstream, Verdict};
 use crate::spec::name::Name;
 use crate::telemetry::stats::{
-    AttemptResult, ConnectionState, Counter, Gauge, Histogram, RequestCounters, WorkerStats,
+    AttemptResult, ConnectionState, Counter, Gauge, Histogram, RequestCounters, RetryResult, WorkerStats,
 };
 
 /// A worker's view of a snapshot.
@@ -151,6 +152,8 @@ pub(super) struct LocalUpstream {
     pub(super) duration: Arc<Histogram>,
     pub(super) connections: Rc<ConnectionGauges>,
     attempts: [OnceCell<Arc<Counter>>; 5],
+    retries: [OnceCell<Arc<Counter>>; 5],
+    panics: OnceCell<Arc<Counter>>,
     epoch: Cell<u64>,
     /// By [`crate::snapshot::Target::subset`].
     pools: RefCell<Vec<Option<Rc<Pool>>>>,
@@ -193,6 +196,8 @@ impl LocalUpstream {
                 idle: gauge(ConnectionState::Idle),
             }),
             attempts: Default::default(),
+            retries: Default::default(),
+            panics: OnceCell::new(),
             epoch: Cell::new(upstream.state.epoch()),
             pools: RefCell::new(vec![None; upstream.settings.subsets.len() + 1]),
         }
@@ -219,6 +224,31 @@ impl LocalUpstream {
     pub(super) fn attempted(&self, result: AttemptResult, stats: &WorkerStats) {
         let counter = &self.attempts[result as usize];
         counter.get_or_init(|| stats.attempts(&self.upstream.label, result)).add(1);
+    }
+
+    /// Counts what came of a request that is to be tried again.
+    pub(super) fn retried(&self, result: RetryResult, stats: &WorkerStats) {
+        let counter = &self.retries[result as usize];
+        counter.get_or_init(|| stats.retries(&self.upstream.label, result)).add(1);
+    }
+
+    /// Counts a try at an endpoint that is used though it is ejected, because everything looks bad.
+    pub(super) fn panicked(&self, stats: &WorkerStats) {
+        self.panics.get_or_init(|| stats.panics(&self.upstream.label)).add(1);
+    }
+
+    /// Takes note of what became of a request at an endpoint.
+    pub(super) fn judge(&self, endpoint: &LocalEndpoint, trial: Option<Trial>, verdict: Verdict, worker: &Worker) {
+        let Some(flip) = self.upstream.judge(&endpoint.state, trial, verdict, || worker.random()) else { return };
+        let (upstream, endpoint) = (&*self.upstream.label, &**endpoint.state.label());
+        match flip {
+            Flip::Ejected(cause) => {
+                // Rare, so nothing is kept for it.
+                worker.stats.ejections(upstream, cause.as_str()).add(1);
+                tracing::warn!(upstream, endpoint, cause = cause.as_str(), "endpoint is ejected");
+            }
+            Flip::Restored => tracing::info!(upstream, endpoint, "endpoint is used again"),
+        }
     }
 
     /// Closes kept connections whose time is over.

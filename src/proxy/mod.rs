@@ -1,13 +1,15 @@
 //! The data plane: workers that share nothing they need not, each a thread with its own runtime.
 //!
-//! A request's life in here: `accept` takes its connection, `connection` serves it
-//! (over `tls` perhaps, by `http2` perhaps), `serve` is the exchange in
-//! reading order (`gate`, route, target), `forward` tries endpoints over connections that `kept` keeps, `tunnel`
-//! carries upgrades, and `frame` tells log and metrics when it is over. `local` is a worker's view of a snapshot.
+//! A request's life in here: `accept` takes its connection, `connection` serves it (over `tls` perhaps, by `http2`
+//! perhaps), `serve` is the exchange in reading order (`gate`, route, target), `breaker` lets it through, `forward` tries
+//! endpoints as often as `retry` allows, each that `pick` finds by an `attempt` over a connection that `kept` keeps,
+//! `tunnel` carries upgrades, and `frame` tells log and metrics when it is over. `local` is a worker's view of a snapshot.
 
 mod accept;
 mod alarm;
+mod attempt;
 mod balance;
+mod breaker;
 mod connection;
 mod crowd;
 mod forward;
@@ -19,7 +21,9 @@ mod kept;
 mod listener;
 mod local;
 mod outbound;
+mod pick;
 mod plane;
+mod retry;
 mod serve;
 mod steps;
 mod tls;

@@ -10,8 +10,9 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, 
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
+use super::breaker::{Answered, guarded};
 use super::connection::ClientConnection;
-use super::forward::{Destination, forward};
+use super::forward::Destination;
 use super::frame::{Frame, Outgoing};
 use super::headers::{self, Noted};
 use super::http1::Head;
@@ -23,9 +24,11 @@ use super::tunnel;
 use super::worker::Worker;
 use crate::exchange::body::Bounds;
 use crate::exchange::header::{X_FLEETGATE_FLAG, X_FORWARDED_PREFIX, X_REQUEST_ID};
-use crate::exchange::{Body, Flow, ProxyError};
+use crate::exchange::{Body, Flag, Flow, ProxyError};
 use crate::snapshot::target::{draw, sticky_key};
 use crate::snapshot::{RequestView, gate};
+use crate::spec::breaker::Canned;
+use crate::spec::retry::Retry;
 use crate::spec::route::{HostPolicy, Sticky};
 
 /// Serves one request.
@@ -96,9 +99,10 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
         let upstream = local.upstream(resolved.slot).ok_or(ProxyError::Unresolved)?;
         frame.towards(resolved.slot, upstream);
         let destination = Destination {
+            route: Rc::clone(&route),
             upstream: Rc::clone(upstream),
             subset: resolved.subset,
-            tries: 1 + route.route.spec.retry_attempts,
+            fallback: upstream.upstream.fallback.and_then(|slot| Some((slot, Rc::clone(local.upstream(slot)?)))),
             deadline: route.route.timeout().map(|timeout| frame.started + timeout),
             host_of_endpoint: false,
         };
@@ -126,7 +130,8 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
     // RFC 9110, 7.8: HTTP/1.0 knows no upgrade.
     let upgrade = headers::upgrade_of(request.headers(), noted)
         .filter(|name| frame.version != Version::HTTP_10 && listener.upgrades.contains(name));
-    let way = Way { host: passed.host_header, path, upgrade, deadline: destination.deadline, added };
+    let (retry, deadline) = (&route.route.spec.retry, destination.deadline);
+    let way = Way { retry, host: passed.host_header, path, upgrade, deadline, added };
     let client = way.upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
     let mut outbound = prepare(frame, request, noted, way)?;
     if let Some(host) = fixed_host {
@@ -135,7 +140,10 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
     if let Some(prefix) = stripped {
         outbound.request.headers_mut().insert(X_FORWARDED_PREFIX, prefix.as_header().clone());
     }
-    let (Head { mut response, upgrade, .. }, endpoint) = forward(frame, &destination, outbound).await?;
+    let (Head { mut response, upgrade, .. }, endpoint) = match guarded(frame, &mut destination, outbound).await? {
+        Answered::Endpoint(head, connection) => (head, connection),
+        Answered::Canned(canned) => return Ok(Answer::Response(canned_answer(frame, &canned))),
+    };
 
     let version = response.version();
     response.headers_mut().append(header::VIA, headers::via(version));
@@ -209,7 +217,9 @@ fn choose(
 }
 
 /// What becomes of a request on its way.
-struct Way {
+struct Way<'r> {
+    /// How the request may be tried again.
+    retry: &'r Retry,
     /// The `Host` to forward, where it is not the one that came.
     host: Option<HeaderValue>,
     /// The path, where it did not come in normal form.
@@ -222,7 +232,12 @@ struct Way {
 }
 
 /// Makes the request that an endpoint gets of the one that came.
-fn prepare(frame: &mut Frame, request: Request<Incoming>, noted: Noted, mut way: Way) -> Result<Outbound, ProxyError> {
+fn prepare(
+    frame: &mut Frame,
+    request: Request<Incoming>,
+    noted: Noted,
+    mut way: Way<'_>,
+) -> Result<Outbound, ProxyError> {
     let connection = Rc::clone(&frame.connection);
     let listener = &connection.listener.settings;
     let (mut parts, incoming) = request.into_parts();
@@ -259,8 +274,11 @@ fn prepare(frame: &mut Frame, request: Request<Incoming>, noted: Noted, mut way:
         deadline: way.deadline,
         held_back,
     };
-    let request = Request::from_parts(parts, Body::stream(incoming, flow, bounds));
-    Ok(Outbound { request, added: way.added })
+    let mut body = Body::stream(incoming, flow, bounds);
+    if way.retry.is_after_sending() && way.retry.repeats(&parts.method) {
+        body.keep_copy();
+    }
+    Ok(Outbound { request: Request::from_parts(parts, body), added: way.added })
 }
 
 /// The target of a request in origin form, with the path in normal form and the query untouched.
@@ -291,11 +309,11 @@ fn refuse(frame: &mut Frame, error: ProxyError) -> Response<Body<Connection>> {
     } else {
         ("text/plain; charset=utf-8", format!("{} {code}\n", status.as_u16()))
     };
-    let mut response = own_answer(frame, status, kind, text);
+    let mut response = own_answer(frame, status, HeaderValue::from_static(kind), text);
     let headers = response.headers_mut();
     headers.insert(X_FLEETGATE_FLAG, HeaderValue::from_static(flag));
     if let Some(seconds) = error.retry_after() {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     if error.closes() && frame.version != Version::HTTP_2 {
         headers.insert(header::CONNECTION, CLOSE);
@@ -303,11 +321,20 @@ fn refuse(frame: &mut Frame, error: ProxyError) -> Response<Body<Connection>> {
     response
 }
 
+/// What a breaker has for those it refuses.
+fn canned_answer(frame: &mut Frame, canned: &Canned) -> Response<Body<Connection>> {
+    let flag = Flag::UpstreamOverflow;
+    frame.flag = Some(flag);
+    let mut response = own_answer(frame, canned.status, canned.content_type.clone(), canned.body.clone());
+    response.headers_mut().insert(X_FLEETGATE_FLAG, HeaderValue::from_static(flag.as_str()));
+    response
+}
+
 /// An answer that no endpoint gave.
 pub(super) fn own_answer(
     frame: &mut Frame,
     status: StatusCode,
-    kind: &'static str,
+    kind: HeaderValue,
     text: String,
 ) -> Response<Body<Connection>> {
     let flow = Flow::default();
@@ -317,7 +344,7 @@ pub(super) fn own_answer(
     let mut response = Response::new(Body::Full(Bytes::from(text)));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CONTENT_TYPE, kind);
     if let Some(id) = &frame.request_id {
         headers.insert(X_REQUEST_ID, id.clone());
     }

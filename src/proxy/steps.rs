@@ -1,6 +1,6 @@
 //! Defines what a target does with a request beyond forwarding it: redirects, and what becomes of the path.
 
-use http::{HeaderValue, Response, header};
+use http::{HeaderValue, Response, StatusCode, header};
 
 use super::frame::Frame;
 use super::kept::Connection;
@@ -61,10 +61,7 @@ pub(super) fn redirected(
     let host = frame.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
     let location = HeaderValue::try_from(location(redirect, steps, host, path, query));
     let location = location.map_err(|_| ProxyError::BadRequest)?;
-    let text = format!("{}\n", redirect.status);
-    let mut response = own_answer(frame, redirect.status, "text/plain; charset=utf-8", text);
-    response.headers_mut().insert(header::LOCATION, location);
-    Ok(response)
+    Ok(sent_elsewhere(frame, redirect.status, location))
 }
 
 /// The answer of a listener that sends everything to https.
@@ -77,15 +74,18 @@ pub(super) fn to_https(
     location: String,
 ) -> Result<Response<Body<Connection>>, ProxyError> {
     let location = HeaderValue::try_from(location).map_err(|_| ProxyError::BadRequest)?;
-    let text = format!("{}\n", redirect.status);
-    let mut response = own_answer(frame, redirect.status, "text/plain; charset=utf-8", text);
+    Ok(sent_elsewhere(frame, redirect.status, location))
+}
+
+fn sent_elsewhere(frame: &mut Frame, status: StatusCode, location: HeaderValue) -> Response<Body<Connection>> {
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    let mut response = own_answer(frame, status, kind, format!("{status}\n"));
     response.headers_mut().insert(header::LOCATION, location);
-    Ok(response)
+    response
 }
 
 #[cfg(test)]
 mod tests {
-    use http::StatusCode;
 
     use super::*;
     use crate::spec::route::StripPrefix;

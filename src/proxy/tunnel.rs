@@ -40,7 +40,7 @@ pub(super) fn spawn(mut frame: Box<Frame>, client: OnUpgrade, endpoint: Connecti
 
 async fn carry(client: OnUpgrade, endpoint: Connection, carried: &Carried) -> io::Result<()> {
     // Counted as active until it is over.
-    let Connection { link, active: _active } = endpoint;
+    let Connection { link, active: _active, place: _place } = endpoint;
     let client = client.await.map_err(io::Error::other)?;
     let (endpoint, came) = link.into_stream().ok_or(io::ErrorKind::BrokenPipe)?;
     let mut client = Counted { io: TokioIo::new(client), read: &carried.from_client };

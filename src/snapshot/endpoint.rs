@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::outlier::Outlier;
 use crate::spec::endpoint::{Labels, Penalty, RegistryStatus};
+use crate::spec::upstream::UpstreamSettings;
 
 /// One address of an upstream.
 #[derive(Clone, Debug)]
@@ -57,13 +59,25 @@ pub enum Standing {
     Draining,
     /// In maintenance.
     Maintenance,
-    /// Flapped too often: the last choice, until its penalty has decayed.
+    /// Flapped too often: used where no other is, until its penalty has decayed.
     Damped,
+    /// Requests to it failed: out of use, as far as enough others are left.
+    Ejected,
 }
 
 impl Endpoint {
-    /// Where it stands. `checked`: the upstream has an active health check.
-    pub fn standing(&self, checked: bool) -> Standing {
+    /// Where it stands, by the settings of its upstream.
+    pub fn standing(&self, settings: &UpstreamSettings) -> Standing {
+        match self.reported(settings.health_check.is_some()) {
+            Standing::Healthy if settings.passive_health.is_on() && self.state.outlier.is_ejected() => {
+                Standing::Ejected
+            }
+            standing => standing,
+        }
+    }
+
+    /// Where it stands by all words but that of requests. `checked`: its upstream has an active health check.
+    fn reported(&self, checked: bool) -> Standing {
         if self.drained {
             return Standing::Draining;
         }
@@ -93,19 +107,20 @@ impl Endpoint {
     }
 
     /// Where it stands, in the word that users see.
-    pub fn state_name(&self, checked: bool) -> StateName {
-        match self.standing(checked) {
+    pub fn state_name(&self, settings: &UpstreamSettings) -> StateName {
+        match self.standing(settings) {
             Standing::Healthy if self.held => StateName::Held,
             Standing::Healthy => StateName::Healthy,
             Standing::Untested | Standing::Unhealthy => StateName::Unhealthy,
             Standing::Draining => StateName::Draining,
             Standing::Maintenance => StateName::Maintenance,
-            Standing::Damped => StateName::Ejected,
+            Standing::Damped | Standing::Ejected => StateName::Ejected,
         }
     }
 
     /// Why it stands so, for people.
-    pub fn reasons(&self, checked: bool) -> Vec<String> {
+    pub fn reasons(&self, settings: &UpstreamSettings) -> Vec<String> {
+        let checked = settings.health_check.is_some();
         let mut reasons = Vec::new();
         if self.drained {
             reasons.push("drained by an operator".to_owned());
@@ -143,6 +158,9 @@ impl Endpoint {
                 }),
             }
         }
+        if settings.passive_health.is_on() {
+            reasons.extend(self.state.outlier.reason(&settings.passive_health, Instant::now()));
+        }
         reasons
     }
 }
@@ -161,7 +179,7 @@ pub enum StateName {
     Maintenance,
     /// Takes traffic, though its registry lost it.
     Held,
-    /// Taken out of use by us: it flaps.
+    /// Taken out of use by us: it flaps, or requests to it failed.
     Ejected,
 }
 
@@ -203,6 +221,7 @@ pub struct EndpointState {
     in_flight: AtomicU32,
     idle: AtomicU32,
     last_failure: Mutex<Option<String>>,
+    pub(super) outlier: Outlier,
 }
 
 impl EndpointState {
@@ -215,6 +234,7 @@ impl EndpointState {
             in_flight: AtomicU32::new(0),
             idle: AtomicU32::new(0),
             last_failure: Mutex::new(None),
+            outlier: Outlier::default(),
         }
     }
 

@@ -7,23 +7,31 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+pub mod breaker;
+pub mod budget;
 pub mod certificate;
+mod clock;
 pub mod endpoint;
 pub mod gate;
+pub mod outlier;
 pub mod report;
 pub mod request;
 pub mod route;
 pub mod table;
 pub mod target;
 pub mod upstream;
+mod window;
 
+pub use breaker::{Admission, BreakerView, CircuitState, Limited, Place, Refusal};
+pub use budget::RetryPermit;
 pub use certificate::Certificates;
 pub use endpoint::{Endpoint, EndpointState, Health, Standing, StateName};
+pub use outlier::{Cause, Flip, Trial, Verdict};
 pub use report::Report;
 pub use request::{RequestView, Unmet};
 pub use route::{Route, RouteState, Target};
 pub use table::RouteTable;
-pub use upstream::{Upstream, UpstreamState};
+pub use upstream::{Upstream, UpstreamState, Usable};
 
 /// The complete picture of one generation.
 #[derive(Debug)]

@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
-use super::endpoint::{Endpoint, Standing};
+use super::breaker::Breaker;
+use super::budget::Retries;
+use super::endpoint::{Endpoint, EndpointState, Standing};
+use super::outlier::{Flip, Trial, Verdict};
 use crate::spec::endpoint::Labels;
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::source::Source;
@@ -22,6 +26,8 @@ pub struct Upstream {
     pub source: Option<Source>,
     /// How its endpoints are used.
     pub settings: Arc<UpstreamSettings>,
+    /// The slot of the upstream that requests go to which its breaker refuses.
+    pub fallback: Option<usize>,
     /// Sorted by address; one an address.
     pub endpoints: Arc<[Endpoint]>,
     /// Whether its source was read at least once.
@@ -34,6 +40,8 @@ pub struct Upstream {
 #[derive(Debug, Default)]
 pub struct UpstreamState {
     epoch: AtomicU64,
+    pub(super) retries: Retries,
+    pub(super) breaker: Breaker,
 }
 
 impl UpstreamState {
@@ -63,19 +71,79 @@ impl Upstream {
     }
 
     /// Indexes of the endpoints that take traffic, of those that have all the selector's labels.
-    /// Untested endpoints are the second choice, and those that flap the last: they serve where no other does.
     pub fn usable(&self, selector: Option<&Labels>) -> Vec<u32> {
+        self.choose(selector).indexes
+    }
+
+    /// Who takes traffic, of the endpoints that have all the selector's labels. Those that requests ejected stay out
+    /// as far as enough others are left. Untested endpoints are the second choice, then those that flap, then, when
+    /// everything looks bad, those ejected: they serve where no other does.
+    pub fn choose(&self, selector: Option<&Labels>) -> Usable {
         let with = |wanted: Standing| -> Vec<u32> {
             (0u32..)
                 .zip(self.endpoints.iter())
                 .filter(|(_, endpoint)| selector.is_none_or(|selector| selects(selector, &endpoint.labels)))
-                .filter(|(_, endpoint)| endpoint.standing(self.checked()) == wanted)
+                .filter(|(_, endpoint)| endpoint.standing(&self.settings) == wanted)
                 .map(|(index, _)| index)
                 .collect()
         };
-        let choices = [Standing::Healthy, Standing::Untested, Standing::Damped];
-        choices.into_iter().map(with).find(|usable| !usable.is_empty()).unwrap_or_default()
+        let (mut healthy, mut ejected) = (with(Standing::Healthy), with(Standing::Ejected));
+        let may_eject = self.settings.passive_health.may_eject(healthy.len() + ejected.len());
+        if !healthy.is_empty() && ejected.len() > may_eject {
+            // Those that would be out of use for longest stay out.
+            ejected.sort_by_key(|index| std::cmp::Reverse(self.endpoints[*index as usize].state.outlier.until()));
+            healthy.extend(ejected.drain(may_eject..));
+            healthy.sort_unstable();
+            ejected.sort_unstable();
+        }
+        if !healthy.is_empty() {
+            return Usable { indexes: healthy, ejected, panic: false };
+        }
+        let others = [Standing::Untested, Standing::Damped].into_iter().map(with).find(|usable| !usable.is_empty());
+        match others {
+            Some(indexes) => Usable { indexes, ejected, panic: false },
+            None => Usable { panic: !ejected.is_empty(), indexes: ejected, ejected: Vec::new() },
+        }
     }
+
+    /// Takes note of what became of a request at one of its endpoints; `trial`: it was to try it.
+    pub fn judge(
+        &self,
+        state: &EndpointState,
+        trial: Option<Trial>,
+        verdict: Verdict,
+        random: impl FnOnce() -> u64,
+    ) -> Option<Flip> {
+        let rules = &self.settings.passive_health;
+        if !rules.is_on() {
+            return None;
+        }
+        let flip = match trial {
+            Some(trial) => trial.end(verdict, rules, Instant::now(), random()),
+            None => state.outlier.judge(verdict, rules, || self.has_one_only(), Instant::now, random),
+        };
+        if flip.is_some() {
+            self.state.advance_epoch();
+        }
+        flip
+    }
+
+    /// Whether no more than one endpoint would be used if nothing was ejected.
+    fn has_one_only(&self) -> bool {
+        let standings = self.endpoints.iter().map(|endpoint| endpoint.standing(&self.settings));
+        standings.filter(|standing| matches!(standing, Standing::Healthy | Standing::Ejected)).nth(1).is_none()
+    }
+}
+
+/// Who takes traffic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usable {
+    /// Indexes of endpoints, ascending.
+    pub indexes: Vec<u32>,
+    /// Those that requests ejected: single requests try them when their time is over.
+    pub ejected: Vec<u32>,
+    /// Whether those that take traffic are ejected, too: everything looks bad.
+    pub panic: bool,
 }
 
 /// Whether labels hold every key and value of a selector.

@@ -4,8 +4,11 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value, json};
 
+use crate::spec::breaker::{Breaker, Fallback};
 use crate::spec::certificate::CertificateSpec;
 use crate::spec::matching::{Conditions, MatchSpec, PathMatch, ValueMatch};
+use crate::spec::passive::PassiveHealth;
+use crate::spec::retry::Retry;
 use crate::spec::route::{Choice, RouteSpec, Sticky, TargetSpec};
 use crate::spec::upstream::{HealthCheck, Probe, UpstreamSettings};
 
@@ -27,7 +30,7 @@ pub fn route(spec: &RouteSpec) -> Value {
     if let Some(timeout) = spec.timeout {
         map.insert("timeout".to_owned(), duration_text(timeout).into());
     }
-    map.insert("retry".to_owned(), json!({ "attempts": spec.retry_attempts }));
+    map.insert("retry".to_owned(), retry(&spec.retry));
     Value::Object(map)
 }
 
@@ -82,7 +85,29 @@ pub fn settings(settings: &UpstreamSettings) -> Map<String, Value> {
     if let Some(check) = &settings.health_check {
         add("health_check", health_check(check));
     }
+    add("passive_health", passive_health(&settings.passive_health));
+    if let Some(rules) = &settings.breaker {
+        add("breaker", breaker(rules));
+    }
+    let budget = settings.retry_budget;
+    add("retry_budget", json!({ "percent": budget.percent, "min": budget.min }));
     map
+}
+
+fn retry(retry: &Retry) -> Value {
+    let mut map = Map::new();
+    let mut add = |key: &str, value: Value| map.insert(key.to_owned(), value);
+    add("attempts", retry.attempts.into());
+    add("on", retry.on.iter().map(ToString::to_string).collect());
+    if let Some(methods) = &retry.methods {
+        add("methods", methods.iter().map(|method| method.as_str()).collect());
+    }
+    if let Some(timeout) = retry.per_try_timeout {
+        add("per_try_timeout", duration_text(timeout).into());
+    }
+    let backoff = retry.backoff;
+    add("backoff", json!({ "base": duration_text(backoff.base), "max": duration_text(backoff.max) }));
+    map.into()
 }
 
 fn health_check(check: &HealthCheck) -> Value {
@@ -103,6 +128,58 @@ fn health_check(check: &HealthCheck) -> Value {
     add("timeout", duration_text(check.timeout).into());
     add("healthy_threshold", check.healthy_threshold.into());
     add("unhealthy_threshold", check.unhealthy_threshold.into());
+    map.into()
+}
+
+fn passive_health(rules: &PassiveHealth) -> Value {
+    let mut map = Map::new();
+    let mut add = |key: &str, value: Value| map.insert(key.to_owned(), value);
+    add("consecutive_failures", rules.consecutive_failures.into());
+    add("consecutive_5xx", rules.consecutive_5xx.into());
+    if let Some(ratio) = &rules.success_ratio {
+        add("success_ratio", ratio.min.to_string().into());
+        add("window", duration_text(ratio.window).into());
+        add("min_requests", ratio.min_requests.into());
+    }
+    add("base_ejection", duration_text(rules.base_ejection).into());
+    add("max_ejection", duration_text(rules.max_ejection).into());
+    add("max_ejected", rules.max_ejected.to_string().into());
+    map.into()
+}
+
+fn breaker(rules: &Breaker) -> Value {
+    let mut map = Map::new();
+    let mut add = |key: &str, value: Value| map.insert(key.to_owned(), value);
+    for (key, most) in [
+        ("max_requests", rules.max_requests),
+        ("max_pending", rules.max_pending),
+        ("max_connections", rules.max_connections),
+    ] {
+        if let Some(most) = most {
+            add(key, most.into());
+        }
+    }
+    if let Some(errors) = &rules.errors {
+        add("error_ratio", errors.ratio.to_string().into());
+        if let Some(slow) = errors.slow {
+            add("slow", duration_text(slow).into());
+        }
+        add("window", duration_text(errors.window).into());
+        add("min_requests", errors.min_requests.into());
+        add("open", duration_text(errors.open).into());
+        add("probes", errors.probes.into());
+    }
+    match &rules.fallback {
+        None => {}
+        Some(Fallback::Upstream(upstream)) => {
+            add("fallback", json!({ "upstream": upstream.to_string() }));
+        }
+        Some(Fallback::Answer(canned)) => {
+            let content_type = String::from_utf8_lossy(canned.content_type.as_bytes());
+            let status = canned.status.as_u16();
+            add("fallback", json!({ "status": status, "content_type": content_type, "body": canned.body }));
+        }
+    }
     map.into()
 }
 

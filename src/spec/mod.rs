@@ -1,6 +1,7 @@
 //! What someone asked for, as plain data: names, routes, upstreams, sources, endpoints, and the pure
 //! decoders that make them from text. Nothing here does I/O and nothing here uses another folder of ours.
 
+pub mod breaker;
 pub mod certificate;
 pub mod client_certificate;
 pub mod decode;
@@ -10,8 +11,11 @@ pub mod endpoint;
 pub mod log_filter;
 pub mod matching;
 pub mod name;
+pub mod passive;
 pub mod path;
+pub mod percent;
 pub mod problem;
+pub mod retry;
 pub mod route;
 pub mod settings;
 pub mod source;

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use super::matching::{Conditions, MatchSpec};
 use super::name::{ItemRef, Name};
+use super::retry::Retry;
 
 /// What to match in a request, and what to do with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,8 +26,8 @@ pub struct RouteSpec {
     pub sticky: Option<Sticky>,
     /// The whole exchange, from the request's head to the response's end; ends at an upgrade.
     pub timeout: Option<Duration>,
-    /// Additional tries where no endpoint was reached; 0 to 10, default 1.
-    pub retry_attempts: u32,
+    /// When and how its requests are tried again.
+    pub retry: Retry,
     /// What comes with a route that a registration asked for; empty for one of a document.
     pub registered: Registered,
 }

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::breaker::Breaker;
 use super::endpoint::{EndpointSpec, Labels};
 use super::name::Name;
+use super::passive::PassiveHealth;
+use super::retry::RetryBudget;
 use super::source::{ConsulService, EtcdFormat};
 
 /// A named pool of endpoints and its settings.
@@ -53,6 +56,12 @@ pub struct UpstreamSettings {
     pub keep_alive: Duration,
     /// Active checks; none by default.
     pub health_check: Option<HealthCheck>,
+    /// How requests judge its endpoints.
+    pub passive_health: PassiveHealth,
+    /// When requests are refused at once; never by default.
+    pub breaker: Option<Breaker>,
+    /// How many requests may be tried again at once.
+    pub retry_budget: RetryBudget,
 }
 
 impl Default for UpstreamSettings {
@@ -66,6 +75,9 @@ impl Default for UpstreamSettings {
             max_idle_per_endpoint: 32,
             keep_alive: Duration::from_secs(4),
             health_check: None,
+            passive_health: PassiveHealth::default(),
+            breaker: None,
+            retry_budget: RetryBudget::default(),
         }
     }
 }

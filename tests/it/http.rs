@@ -1,11 +1,14 @@
 //! HTTP/1.1 through the gateway, as clients and services see it.
 
 mod balancing;
+mod breaker;
 mod endpoints;
 mod failures;
 mod forwarding;
 mod hostile;
+mod passive;
 mod reloads;
+mod retries;
 mod stopping;
 mod upgrades;
 

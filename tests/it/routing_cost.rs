@@ -156,7 +156,7 @@ fn plain(path: PathMatch, asked: &str) -> Made {
         targets,
         sticky,
         timeout,
-        retry_attempts: 1,
+        retry: Default::default(),
         registered: Default::default(),
     };
     let mut headers = HeaderMap::new();

@@ -64,6 +64,7 @@ impl Picture {
                 ..UpstreamSettings::default()
             }),
             endpoints: [endpoint(1, "v1"), endpoint(2, "v2")].into(),
+            fallback: None,
             known: self.known,
             state: Arc::default(),
         }
@@ -184,7 +185,7 @@ fn route(text: &str, provider: ProviderId, matching: MatchSpec, targets: Vec<Tar
             targets,
             sticky: None,
             timeout: None,
-            retry_attempts: 1,
+            retry: Default::default(),
             registered: Default::default(),
         }),
         state,

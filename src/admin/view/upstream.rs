@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{Freshness, List, time_text};
 pub use crate::snapshot::StateName as State;
-use crate::snapshot::{Endpoint, Snapshot, Upstream};
+use crate::snapshot::{BreakerView, Endpoint, Snapshot, Upstream};
 use crate::spec::encode;
 use crate::spec::endpoint::Labels;
 use crate::spec::name::ProviderId;
@@ -27,6 +28,11 @@ pub struct UpstreamView {
     pub known: bool,
     /// When the source last confirmed them.
     pub verified_at: Option<String>,
+    /// Whether all its endpoints are ejected, and therefore used.
+    pub panic: bool,
+    /// What its breaker lets through, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<BreakerView>,
     /// Its settings, as in a document.
     pub settings: Map<String, Value>,
     /// Sorted by address.
@@ -66,20 +72,19 @@ pub fn one(snapshot: &Snapshot, name: &str, freshness: &Freshness) -> Option<Ups
 pub fn states(upstream: &Upstream) -> BTreeMap<State, usize> {
     let mut counts: BTreeMap<State, usize> = State::ALL.map(|state| (state, 0)).into();
     for endpoint in upstream.endpoints.iter() {
-        *counts.entry(endpoint.state_name(upstream.checked())).or_default() += 1;
+        *counts.entry(endpoint.state_name(&upstream.settings)).or_default() += 1;
     }
     counts
 }
 
 fn view(upstream: &Upstream, freshness: &Freshness) -> UpstreamView {
     let source = upstream.source.as_ref().map_or_else(|| "static".to_owned(), ToString::to_string);
-    let checked = upstream.checked();
     let endpoint = |endpoint: &Endpoint| EndpointView {
         address: endpoint.address,
         weight: endpoint.weight,
         labels: Arc::clone(&endpoint.labels),
-        state: endpoint.state_name(checked),
-        reasons: endpoint.reasons(checked),
+        state: endpoint.state_name(&upstream.settings),
+        reasons: endpoint.reasons(&upstream.settings),
         in_flight: endpoint.state.in_flight(),
     };
     UpstreamView {
@@ -87,6 +92,8 @@ fn view(upstream: &Upstream, freshness: &Freshness) -> UpstreamView {
         provider: upstream.provider,
         known: upstream.known,
         verified_at: freshness.verified_at(&source).map(time_text),
+        panic: upstream.choose(None).panic,
+        breaker: upstream.breaker(Instant::now()),
         settings: encode::settings(&upstream.settings),
         endpoints: upstream.endpoints.iter().map(endpoint).collect(),
         source,
@@ -103,6 +110,7 @@ mod tests {
     use crate::discovery::status::ProviderStatus;
     use crate::snapshot::Health;
     use crate::spec::endpoint::RegistryStatus;
+    use crate::spec::upstream::UpstreamSettings;
 
     #[test]
     fn an_upstream_is_shown_with_its_endpoints() {
@@ -121,7 +129,7 @@ mod tests {
             shown,
             json!({
                 "name": "users", "provider": "file", "source": "consul:users", "known": true,
-                "verified_at": null,
+                "verified_at": null, "panic": false,
                 "settings": {
                     "balance": "least_requests",
                     "subsets": { "canary": { "version": "v2" } },
@@ -130,7 +138,12 @@ mod tests {
                     "health_check": {
                         "path": "/healthz", "interval": "5s", "timeout": "2s",
                         "healthy_threshold": 2, "unhealthy_threshold": 3
-                    }
+                    },
+                    "passive_health": {
+                        "consecutive_failures": 5, "consecutive_5xx": 0,
+                        "base_ejection": "10s", "max_ejection": "5m", "max_ejected": "50%"
+                    },
+                    "retry_budget": { "percent": 20, "min": 3 }
                 },
                 "endpoints": [
                     {
@@ -155,7 +168,7 @@ mod tests {
         let state = |change: fn(&mut Endpoint)| {
             let mut endpoint = plain.clone();
             change(&mut endpoint);
-            endpoint.state_name(false).as_str()
+            endpoint.state_name(&UpstreamSettings::default()).as_str()
         };
         assert_eq!(state(|_| {}), "healthy");
         assert_eq!(state(|endpoint| endpoint.held = true), "held");

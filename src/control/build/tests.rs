@@ -135,6 +135,21 @@ fn a_change_of_settings_keeps_endpoints_and_routes() {
 }
 
 #[test]
+fn where_refused_requests_go_follows_what_is_there() {
+    let mut gateway = gateway();
+    let falling_back = ALL.replace("[upstreams.b]\n", "[upstreams.b]\nbreaker.fallback.upstream = \"c@file\"\n");
+    gateway.file(&falling_back);
+    let (before, after) = gateway.build();
+    assert_eq!(upstream(&after, "b").fallback, None);
+    assert!(after.report.remarks.iter().any(|problem| problem.text.contains("there is no upstream `c@file`")));
+    assert!(Arc::ptr_eq(&upstream(&before, "b").state, &upstream(&after, "b").state));
+    gateway.file(&format!("[upstreams.c]\nendpoints = [\"10.0.2.1:80\"]\n{falling_back}"));
+    let (_, after) = gateway.build();
+    assert_eq!(upstream(&after, "b").fallback, Some(slot(&after, "c")));
+    assert!(!after.report.remarks.iter().any(|problem| problem.text.contains("c@file")));
+}
+
+#[test]
 fn an_edit_of_one_route_keeps_the_others() {
     let mut gateway = gateway();
     gateway.file(&ALL.replace("path = \"/b\"", "path = \"/c\""));

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::question::Question;
-use crate::snapshot::{Route, StateName};
+use crate::snapshot::{BreakerView, Route, StateName};
 use crate::spec::encode;
 use crate::spec::endpoint::Labels;
 use crate::spec::name::{Name, ProviderId};
@@ -159,6 +159,9 @@ pub struct ExplainedUpstream {
     pub source: String,
     /// Whether the source was read at least once.
     pub known: bool,
+    /// What its breaker lets through, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<BreakerView>,
     /// Sorted by address.
     pub endpoints: Vec<ExplainedEndpoint>,
     /// Endpoints beyond those shown.

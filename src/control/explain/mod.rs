@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::snapshot::target::{DecidedBy, Odds, odds, sticky_key};
 use crate::snapshot::{Endpoint, RequestView, Route, RouteState, Snapshot, Standing, Target, Upstream, gate};
+use crate::spec::breaker::Fallback;
 use crate::spec::encode;
 use crate::spec::name::Name;
 use crate::spec::route::{Choice, Sticky};
@@ -180,7 +182,8 @@ impl Explanation {
             };
             self.answer = Some(Answer::new(error.status(), error.flag().as_str(), error.code(), reason));
         } else {
-            self.answer = answered_by_steps(route, &odds, question.client);
+            let of_steps = answered_by_steps(route, &odds, question.client);
+            self.answer = of_steps.or_else(|| answered_by_breakers(route, &odds, snapshot));
         }
         self.route = Some(explained);
         self.add_upstreams(route, snapshot);
@@ -253,6 +256,27 @@ fn answered_by_steps(route: &Route, odds: &Odds, client: Option<IpAddr>) -> Opti
     answers.all(|other| other.as_ref() == Some(&first)).then_some(first)
 }
 
+/// What a client gets of the breakers of the upstreams it may meet: if each of them refuses it, and with the same
+/// status.
+fn answered_by_breakers(route: &Route, odds: &Odds, snapshot: &Snapshot) -> Option<Answer> {
+    let met = route.targets.iter().zip(&odds.taken).filter(|(_, taken)| **taken > 0.0);
+    let mut answers = met.map(|(target, _)| {
+        let upstream = snapshot.upstream(target.slot)?;
+        let refusal = upstream.refuses(Instant::now())?;
+        let error = refusal.error();
+        let (status, code) = match &upstream.settings.breaker.as_ref()?.fallback {
+            // Its answer, or its breaker's.
+            Some(Fallback::Upstream(_)) if upstream.fallback.is_some() => return None,
+            Some(Fallback::Upstream(_)) | None => (error.status(), error.code()),
+            Some(Fallback::Answer(canned)) => (canned.status, ""),
+        };
+        let reason = format!("the breaker of {} refuses it: {refusal}", upstream.label);
+        Some(Answer::new(status, error.flag().as_str(), code, reason))
+    });
+    let first = answers.next()??;
+    answers.all(|other| other.is_some_and(|other| other.status == first.status)).then_some(first)
+}
+
 fn explained_upstream(upstream: &Upstream, targets: &[&Target], snapshot: &Snapshot) -> ExplainedUpstream {
     // Who is usable for which target; a target's list may leave endpoints out that are well.
     let usable: Vec<(&Target, Vec<u32>)> = targets
@@ -262,19 +286,27 @@ fn explained_upstream(upstream: &Upstream, targets: &[&Target], snapshot: &Snaps
     let endpoint = |(index, endpoint): (u32, &Endpoint)| {
         let serves = usable.iter().filter(|(_, list)| list.binary_search(&index).is_ok());
         let targets: Vec<Arc<str>> = serves.map(|(target, _)| Arc::clone(&target.label)).collect();
-        let mut reasons = endpoint.reasons(upstream.checked());
+        let mut reasons = endpoint.reasons(&upstream.settings);
+        if !targets.is_empty() && endpoint.standing(&upstream.settings) == Standing::Ejected {
+            let most = upstream.settings.passive_health.max_ejected;
+            reasons.push(format!("used all the same: all look bad, or no more than {most} may be out of use"));
+        }
         if targets.is_empty() {
-            match endpoint.standing(upstream.checked()) {
+            match endpoint.standing(&upstream.settings) {
                 Standing::Healthy => reasons.push("no target's subset has its labels".to_owned()),
                 Standing::Untested => {
                     reasons.push("others passed theirs, or no target's subset has its labels".to_owned())
                 }
-                Standing::Unhealthy | Standing::Damped | Standing::Draining | Standing::Maintenance => {}
+                Standing::Unhealthy
+                | Standing::Damped
+                | Standing::Ejected
+                | Standing::Draining
+                | Standing::Maintenance => {}
             }
         }
         ExplainedEndpoint {
             address: endpoint.address,
-            state: endpoint.state_name(upstream.checked()),
+            state: endpoint.state_name(&upstream.settings),
             weight: endpoint.weight,
             labels: Arc::clone(&endpoint.labels),
             usable: !targets.is_empty(),
@@ -287,6 +319,7 @@ fn explained_upstream(upstream: &Upstream, targets: &[&Target], snapshot: &Snaps
         provider: upstream.provider,
         source: upstream.source.as_ref().map_or_else(|| "static".to_owned(), ToString::to_string),
         known: upstream.known,
+        breaker: upstream.breaker(Instant::now()),
         endpoints: (0u32..).zip(upstream.endpoints.iter()).take(MOST_ENDPOINTS).map(endpoint).collect(),
         more_endpoints: upstream.endpoints.len().saturating_sub(MOST_ENDPOINTS),
     }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::event::{Change, Facts, Shape, What};
 use crate::snapshot::certificate::{Certificate, Certificates};
-use crate::snapshot::{Route, RouteState, RouteTable, Snapshot, StateName, Upstream};
+use crate::snapshot::{CircuitState, Route, RouteState, RouteTable, Snapshot, StateName, Upstream};
 use crate::spec::encode;
 use crate::spec::endpoint::RegistryStatus;
 use crate::spec::name::ProviderId;
@@ -32,6 +32,8 @@ pub(super) struct Known {
     pub(super) upstream: Arc<Upstream>,
     epoch: u64,
     pub(super) facts: BTreeMap<SocketAddr, Facts>,
+    /// Its breaker refuses requests, or lets only a few through.
+    is_open: bool,
 }
 
 impl Picture {
@@ -51,7 +53,11 @@ impl Picture {
             }
             let facts = facts_of(upstream);
             compare_upstream(known, upstream, &facts, index_of, &mut changes);
-            let told = Known { upstream: Arc::clone(upstream), epoch, facts };
+            let is_open = upstream.circuit().is_some_and(|circuit| circuit != CircuitState::Closed);
+            if known.is_some_and(|known| known.is_open) != is_open {
+                changes.push(breaker_changed(upstream, is_open));
+            }
+            let told = Known { upstream: Arc::clone(upstream), epoch, facts, is_open };
             self.upstreams.insert(Arc::clone(&upstream.label), told);
         }
         // All that are there are known by now: there are more only when some went.
@@ -73,9 +79,16 @@ impl Picture {
     }
 }
 
+fn breaker_changed(upstream: &Upstream, is_open: bool) -> Change {
+    let (event, cause) = match is_open {
+        true => (What::BreakerOpened, "too many requests of late failed, were answered with 5xx or were slow"),
+        false => (What::BreakerClosed, "the requests that tried it went well, or errors do not count any more"),
+    };
+    Change { upstream: Some(Arc::clone(&upstream.label)), ..Change::new(event, cause) }
+}
+
 fn facts_of(upstream: &Upstream) -> BTreeMap<SocketAddr, Facts> {
-    let checked = upstream.checked();
-    upstream.endpoints.iter().map(|endpoint| (endpoint.address, Facts::of(endpoint, checked))).collect()
+    upstream.endpoints.iter().map(|endpoint| (endpoint.address, Facts::of(endpoint, &upstream.settings))).collect()
 }
 
 fn compare_upstream(
@@ -230,6 +243,14 @@ fn why_changed(before: &Facts, now: &Facts, source: &str, checked: bool) -> Stri
             (true, None) => "active checks fail".to_owned(),
             (false, _) if checked => "active checks pass".to_owned(),
             (false, _) => "nobody checks it any more".to_owned(),
+        });
+    }
+    if before.ejected != now.ejected {
+        let ejected = now.reasons.last().map_or("requests to it failed", String::as_str);
+        causes.push(if now.ejected {
+            format!("ejected: {ejected}")
+        } else {
+            "requests to it go well again".to_owned()
         });
     }
     if causes.is_empty() {

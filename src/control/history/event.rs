@@ -8,9 +8,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use crate::snapshot::{Endpoint, Health, StateName};
+use crate::snapshot::{Endpoint, Health, Standing, StateName};
 use crate::spec::endpoint::{Labels, RegistryStatus};
 use crate::spec::name::ProviderId;
+use crate::spec::upstream::UpstreamSettings;
 
 /// A change that was applied.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -95,6 +96,10 @@ pub enum What {
     EndpointChanged,
     /// An endpoint is gone.
     EndpointRemoved,
+    /// Too many errors: an upstream's breaker refuses requests.
+    BreakerOpened,
+    /// It lets all requests through again.
+    BreakerClosed,
     /// A registry lost endpoints in a suspicious way; they stay.
     HoldBegan,
     /// That was confirmed, or they are back.
@@ -141,26 +146,33 @@ pub struct Facts {
     /// Active checks call it bad.
     #[serde(skip)]
     pub(super) failing: bool,
+    /// Requests to it failed.
+    #[serde(skip)]
+    pub(super) ejected: bool,
 }
 
 impl Facts {
-    /// What is so now. `checked`: the upstream has an active health check.
-    pub(super) fn of(endpoint: &Endpoint, checked: bool) -> Self {
+    /// What is so now, by the settings of the upstream.
+    pub(super) fn of(endpoint: &Endpoint, settings: &UpstreamSettings) -> Self {
         Self {
-            state: endpoint.state_name(checked),
+            state: endpoint.state_name(settings),
             weight: endpoint.weight,
             labels: Arc::clone(&endpoint.labels),
-            reasons: endpoint.reasons(checked),
+            reasons: endpoint.reasons(settings),
             status: endpoint.status,
             held: endpoint.held,
             drained: endpoint.drained,
-            failing: checked && endpoint.state.health() == Health::Unhealthy,
+            failing: settings.health_check.is_some() && endpoint.state.health() == Health::Unhealthy,
+            ejected: endpoint.standing(settings) == Standing::Ejected,
         }
     }
 
     /// Whether nothing worth an event differs: another text of a failure is the same failure.
     pub(super) fn says_the_same(&self, other: &Self) -> bool {
-        let words = |facts: &Self| (facts.state, facts.weight, facts.status, facts.held, facts.drained, facts.failing);
+        let words = |facts: &Self| {
+            let words = (facts.state, facts.weight, facts.status, facts.held, facts.drained);
+            (words, facts.failing, facts.ejected)
+        };
         words(self) == words(other) && (Arc::ptr_eq(&self.labels, &other.labels) || self.labels == other.labels)
     }
 }

@@ -42,6 +42,9 @@ const MOST_FOLLOWERS: usize = 32;
 /// Flips that come within this time are looked at together.
 const TOGETHER: Duration = Duration::from_millis(20);
 
+/// Flips that workers bring about are looked for so often.
+const FLIPS_OF_WORKERS: Duration = Duration::from_secs(1);
+
 /// The changes so far. Shared by who writes and who reads.
 pub struct History {
     kept: Mutex<Kept>,
@@ -185,14 +188,16 @@ impl History {
         self.record(&mut self.kept(), vec![change]);
     }
 
-    /// Looks for flips of health whenever there are some, until the end.
+    /// Looks for flips of health whenever checks found some, and for those that requests brought about again and again,
+    /// until the end.
     pub async fn follow_health(&self, flips: Arc<Notify>, snapshots: watch::Receiver<Arc<Snapshot>>) {
         loop {
             tokio::select! {
                 () = self.ended.cancelled() => return,
-                () = flips.notified() => {}
+                () = flips.notified() => tokio::time::sleep(TOGETHER).await,
+                // Workers wake nobody.
+                () = tokio::time::sleep(FLIPS_OF_WORKERS) => {}
             }
-            tokio::time::sleep(TOGETHER).await;
             let snapshot = Arc::clone(&snapshots.borrow());
             self.observe(&snapshot);
         }

@@ -69,6 +69,9 @@ const LEAST_ROOM: usize = 8 * 1024;
 /// Room for a read of a body that comes faster than it is read.
 const MOST_ROOM: usize = 128 * 1024;
 
+/// Parts of a body that nobody wants which are read nevertheless, to keep the connection.
+const MOST_SKIPPED: usize = 8;
+
 impl Link {
     pub(in super::super) fn new(stream: TcpStream) -> Self {
         let (read, write) = stream.into_split();
@@ -94,7 +97,8 @@ impl Link {
     /// sent: [`Link::upload`] sends the rest.
     ///
     /// # Errors
-    /// When there is none, or one that breaks HTTP. The connection is of no use then.
+    /// When there is none, or one that breaks HTTP. The connection is of no use then; the request is as it was when
+    /// nothing of it was sent.
     pub(in super::super) fn poll_response(
         &mut self,
         outbound: &mut Outbound,
@@ -122,10 +126,12 @@ impl Link {
                 continue;
             }
             match ready!(self.poll_read(cx)) {
-                Ok(0) if self.sending.is_unsent() => return Poll::Ready(Err(Broken::Unsent)),
+                Ok(1..) => {}
+                Ok(0) | Err(_) if self.sending.is_unsent() => {
+                    self.sending.put_back(request.body_mut());
+                    return Poll::Ready(Err(Broken::Unsent));
+                }
                 Ok(0) => return Poll::Ready(Err(Broken::Closed)),
-                Ok(_) => {}
-                Err(_) if self.sending.is_unsent() => return Poll::Ready(Err(Broken::Unsent)),
                 Err(error) => return Poll::Ready(Err(Broken::Io(error))),
             }
         }
@@ -169,6 +175,16 @@ impl Link {
             }
             if ready!(self.poll_read(cx))? == 0 {
                 self.body.closed()?;
+            }
+        }
+    }
+
+    /// Passes over what has come of a response's body that nobody wants.
+    pub(in super::super) fn skip_body(&mut self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..MOST_SKIPPED {
+            if !matches!(self.poll_body(&mut cx), Poll::Ready(Some(Ok(_)))) {
+                return;
             }
         }
     }
@@ -221,5 +237,85 @@ impl Link {
             self.room *= 2;
         }
         Poll::Ready(Ok(read))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::rc::Rc;
+    use std::time::Duration;
+
+    use http::{HeaderMap, Request, Response};
+    use http_body::Body as _;
+    use hyper::body::Incoming;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+    use socket2::SockRef;
+    use tokio::io::{AsyncWriteExt as _, DuplexStream};
+
+    use super::super::super::outbound::Added;
+    use super::*;
+    use crate::exchange::Flow;
+    use crate::exchange::body::Bounds;
+
+    /// A connection that its other side has reset.
+    async fn reset() -> Link {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let stream = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("to connect");
+        let (other, _) = listener.accept().expect("to accept");
+        SockRef::from(&other).set_linger(Some(Duration::ZERO)).expect("to linger");
+        drop(other);
+        stream.readable().await.expect("an event");
+        Link::new(stream)
+    }
+
+    /// A request as it comes from a client, and the client, whose end would cut the body off.
+    async fn came(text: &str) -> (Request<Incoming>, DuplexStream) {
+        let (mut client, server) = tokio::io::duplex(64 * 1024);
+        let (sender, mut requests) = tokio::sync::mpsc::unbounded_channel();
+        let service = service_fn(move |request| {
+            sender.send(request).expect("a receiver");
+            std::future::pending::<Result<Response<String>, Infallible>>()
+        });
+        tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(server), service));
+        client.write_all(text.as_bytes()).await.expect("to write");
+        (requests.recv().await.expect("a request"), client)
+    }
+
+    /// What is there of a body.
+    async fn all(body: &mut Body) -> (String, Option<HeaderMap>) {
+        let (mut data, mut trailers) = (Vec::new(), None);
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
+            match frame.expect("a frame").into_data() {
+                Ok(piece) => data.extend_from_slice(&piece),
+                Err(frame) => trailers = frame.into_trailers().ok(),
+            }
+        }
+        (String::from_utf8(data).expect("text"), trailers)
+    }
+
+    #[tokio::test]
+    async fn a_request_that_was_not_sent_is_as_it_was() {
+        let chunked = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n\
+                       3\r\nall\r\n6\r\n of it\r\n0\r\netag: x\r\n\r\n";
+        let plain = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nall of it";
+        for (text, length, has_trailers) in [(chunked, None, true), (plain, Some(9), false)] {
+            let (request, _client) = came(text).await;
+            let (parts, incoming) = request.into_parts();
+            let bounds = Bounds { limit: 9, pause: Duration::from_secs(20), deadline: None, held_back: false };
+            let body = Body::stream(incoming, Rc::<Flow>::default(), bounds);
+            let mut outbound = Outbound { request: Request::from_parts(parts, body), added: Added::default() };
+            for _ in 0..3 {
+                let mut link = reset().await;
+                link.begin(&outbound);
+                let sent = poll_fn(|cx| link.poll_response(&mut outbound, cx)).await;
+                assert!(matches!(sent, Err(Broken::Unsent)), "{sent:?}");
+                assert_eq!(outbound.request.body().size_hint().exact(), length);
+                assert!(!outbound.request.body().is_end_stream());
+            }
+            let (data, trailers) = all(outbound.request.body_mut()).await;
+            assert_eq!((data.as_str(), trailers.is_some()), ("all of it", has_trailers));
+        }
     }
 }

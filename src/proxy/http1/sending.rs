@@ -4,12 +4,13 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, Bytes, BytesMut};
 use http_body::Body as _;
 use tokio::io::AsyncWrite as _;
 use tokio::net::tcp::OwnedWriteHalf;
 
 use super::super::outbound::Outbound;
+use super::decoder::{Chunked, Decoded, Decoder};
 use super::encoder::{self, Framing, Piece};
 use crate::exchange::Body;
 
@@ -18,6 +19,8 @@ use crate::exchange::Body;
 pub(super) struct Sending {
     /// The head, and small pieces of the body.
     out: Vec<u8>,
+    /// So much of `out` is the head, until some of it is written.
+    head: usize,
     /// So much of `out` is written.
     written: usize,
     /// A large piece of the body, not copied; goes after `out`.
@@ -58,6 +61,7 @@ impl Sending {
     pub(super) fn begin(&mut self, outbound: &Outbound) {
         self.out.clear();
         encoder::head(&mut self.out, outbound);
+        self.head = self.out.len();
         let body = outbound.request.body();
         self.framing = Framing::of(body);
         self.state = if matches!(body, Body::Empty) { State::Encoded } else { State::Open };
@@ -155,6 +159,29 @@ impl Sending {
     /// Whether nothing of the request was written.
     pub(super) fn is_unsent(&self) -> bool {
         !self.started
+    }
+
+    /// Gives back what was taken of the body, when nothing of the request was written.
+    pub(super) fn put_back(&mut self, body: &mut Body) {
+        if self.started || self.out.len() + self.piece.len() <= self.head {
+            return;
+        }
+        let mut taken = BytesMut::from(&self.out[self.head..]);
+        taken.extend_from_slice(&self.piece);
+        let mut decoder = match self.framing {
+            Framing::Length => Decoder::length(taken.len() as u64),
+            Framing::Chunked => Decoder::Chunked(Chunked::Size),
+        };
+        let (mut data, mut trailers) = (BytesMut::new(), None);
+        loop {
+            match decoder.decode(&mut taken) {
+                Ok(Decoded::Data(piece)) => data.extend_from_slice(&piece),
+                Ok(Decoded::Trailers(fields)) => trailers = Some(fields),
+                // It is our own encoding, whole but perhaps for the end of its last piece.
+                Ok(Decoded::End | Decoded::Partial) | Err(_) => break,
+            }
+        }
+        body.put_back(data.freeze(), trailers);
     }
 
     /// Whether the whole request is written.

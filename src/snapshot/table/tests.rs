@@ -42,7 +42,7 @@ fn spec(hosts: &[&str], at: &str) -> RouteSpec {
         targets: Vec::new(),
         sticky: None,
         timeout: None,
-        retry_attempts: 1,
+        retry: Default::default(),
         registered: Default::default(),
     }
 }

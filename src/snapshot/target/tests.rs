@@ -45,7 +45,7 @@ fn route(choices: Vec<Choice>) -> Route {
             targets,
             sticky: None,
             timeout: None,
-            retry_attempts: 1,
+            retry: Default::default(),
             registered: Default::default(),
         }),
         state: RouteState::Resolved,

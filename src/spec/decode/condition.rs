@@ -161,7 +161,7 @@ pub(super) fn parse_host(text: &str) -> Result<HostMatch, String> {
     Ok(if wildcard { HostMatch::Wildcard(name.to_owned()) } else { HostMatch::Exact(name.to_owned()) })
 }
 
-fn parse_method(text: &str) -> Result<Method, String> {
+pub(super) fn parse_method(text: &str) -> Result<Method, String> {
     let upper = text.to_ascii_uppercase();
     match Method::from_bytes(text.as_bytes()) {
         // Methods are case-sensitive (RFC 9110, 9.1); `get` would never match.

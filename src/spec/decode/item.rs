@@ -217,7 +217,20 @@ RouteSpec {
     timeout: Some(
         90s,
     ),
-    retry_attempts: 0,
+    retry: Retry {
+        attempts: 0,
+        on: {
+            Connect,
+            Reset,
+            RefusedStream,
+        },
+        methods: None,
+        per_try_timeout: None,
+        backoff: Backoff {
+            base: 25ms,
+            max: 250ms,
+        },
+    },
     registered: Registered {
         yields: false,
         broken: [],
@@ -260,7 +273,20 @@ RouteSpec {
     ],
     sticky: None,
     timeout: None,
-    retry_attempts: 1,
+    retry: Retry {
+        attempts: 1,
+        on: {
+            Connect,
+            Reset,
+            RefusedStream,
+        },
+        methods: None,
+        per_try_timeout: None,
+        backoff: Backoff {
+            base: 25ms,
+            max: 250ms,
+        },
+    },
     registered: Registered {
         yields: false,
         broken: [],
@@ -398,6 +424,21 @@ UpstreamSpec {
                 unhealthy_threshold: 5,
             },
         ),
+        passive_health: PassiveHealth {
+            consecutive_failures: 5,
+            consecutive_5xx: 0,
+            success_ratio: None,
+            base_ejection: 10s,
+            max_ejection: 300s,
+            max_ejected: Percent(
+                50,
+            ),
+        },
+        breaker: None,
+        retry_budget: RetryBudget {
+            percent: 20,
+            min: 3,
+        },
     },
 }
 "#);
@@ -425,6 +466,21 @@ UpstreamSpec {
                 unhealthy_threshold: 3,
             },
         ),
+        passive_health: PassiveHealth {
+            consecutive_failures: 5,
+            consecutive_5xx: 0,
+            success_ratio: None,
+            base_ejection: 10s,
+            max_ejection: 300s,
+            max_ejected: Percent(
+                50,
+            ),
+        },
+        breaker: None,
+        retry_budget: RetryBudget {
+            percent: 20,
+            min: 3,
+        },
     },
 }
 ");

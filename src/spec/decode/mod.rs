@@ -7,6 +7,7 @@
 //! Document providers use [`documents::DocumentSet`] (one key an item) and [`files::FileSet`] (whole files).
 
 mod attached;
+pub mod breaker;
 pub mod certificate;
 pub mod condition;
 pub mod documents;
@@ -15,7 +16,9 @@ pub mod format;
 pub mod item;
 pub mod key;
 pub mod parse;
+pub mod passive;
 pub mod reader;
+pub mod retry;
 pub mod route;
 pub mod scalar;
 pub mod scope;

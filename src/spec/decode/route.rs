@@ -7,6 +7,7 @@ use crate::spec::name::{ItemRef, Name};
 use crate::spec::route::{Choice, Registered, RouteSpec, Sticky, TargetSpec};
 
 use super::condition::{RawMatch, RawWhen, parse_header_name, resolve_each};
+use super::retry::RawRetry;
 use super::scalar::RawDuration;
 use super::scope::{Referent, Scope};
 
@@ -28,7 +29,7 @@ pub struct RawRoute {
     sticky: Option<RawSticky>,
     /// For the whole exchange, from the request's head to the response's end; none by default.
     timeout: Option<RawDuration>,
-    /// When an endpoint cannot be reached.
+    /// When a request is tried again, and how.
     retry: Option<RawRetry>,
     /// Routes with a greater one are tried first; default 0.
     #[schemars(range(min = -1_000_000, max = 1_000_000))]
@@ -66,18 +67,6 @@ pub struct RawSticky {
     client_ip: Option<bool>,
 }
 
-/// When an endpoint cannot be reached.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(default)]
-#[schemars(rename = "Retry", deny_unknown_fields)]
-pub struct RawRetry {
-    /// Additional tries; default 1.
-    #[schemars(range(min = 0, max = 10))]
-    attempts: Option<i64>,
-}
-
-const DEFAULT_RETRY_ATTEMPTS: u32 = 1;
-
 impl RawRoute {
     /// The route, as far as it is right; what is not is reported.
     pub(super) fn resolve(self, scope: &Scope<'_>) -> Option<RouteSpec> {
@@ -106,7 +95,6 @@ impl RawRoute {
             scope.refers(Referent::Listener(name.clone()));
             Some(name)
         });
-        let retry = scope.key("retry");
         Some(RouteSpec {
             matching,
             priority: scope.key("priority").number(self.priority, 0, -1_000_000..=1_000_000),
@@ -114,11 +102,7 @@ impl RawRoute {
             targets,
             sticky: self.sticky.and_then(|sticky| sticky.resolve(&scope.key("sticky"))),
             timeout: self.timeout.map(|RawDuration(timeout)| timeout),
-            retry_attempts: retry.key("attempts").number(
-                self.retry.unwrap_or_default().attempts,
-                DEFAULT_RETRY_ATTEMPTS,
-                0..=10,
-            ),
+            retry: self.retry.unwrap_or_default().resolve(&scope.key("retry")),
             registered: Registered::default(),
         })
     }

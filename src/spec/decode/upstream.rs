@@ -15,7 +15,10 @@ use crate::spec::name::{Name, ProviderId};
 use crate::spec::source::{ConsulService, EtcdFormat};
 use crate::spec::upstream::{Balance, HealthCheck, Probe, UpstreamSettings, UpstreamSource, UpstreamSpec};
 
+use super::breaker::RawBreaker;
+use super::passive::RawPassiveHealth;
 use super::reader::{TEXT_OR_TABLE, nearest};
+use super::retry::RawRetryBudget;
 use super::scalar::RawDuration;
 use super::scope::{Referent, Scope};
 
@@ -48,6 +51,12 @@ pub struct RawUpstream {
     keep_alive: Option<RawDuration>,
     /// Active checks; off by default.
     health_check: Option<RawHealthCheck>,
+    /// When requests that fail take an endpoint out of use.
+    passive_health: Option<RawPassiveHealth>,
+    /// When requests are refused at once; never by default.
+    breaker: Option<RawBreaker>,
+    /// How many requests may be tried again at once, for the process.
+    retry_budget: Option<RawRetryBudget>,
 }
 
 /// The instances of a service in Consul.
@@ -160,6 +169,9 @@ impl RawUpstream {
             ),
             keep_alive: or(self.keep_alive, default.keep_alive),
             health_check: self.health_check.and_then(|check| check.resolve(&scope.key("health_check"))),
+            passive_health: self.passive_health.unwrap_or_default().resolve(&scope.key("passive_health")),
+            breaker: self.breaker.map(|breaker| breaker.resolve(&scope.key("breaker"))),
+            retry_budget: self.retry_budget.unwrap_or_default().resolve(&scope.key("retry_budget")),
         };
         if self.consul.is_some() {
             scope.key("consul").refers(Referent::Provider(ProviderId::Consul));

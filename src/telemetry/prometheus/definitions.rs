@@ -82,6 +82,46 @@ pub const UPSTREAM_ATTEMPTS: &Definition = &Definition::new(
     "Tries at endpoints, by result: ok, connect, reset, timeout, protocol.",
 );
 
+/// Retries.
+pub const UPSTREAM_RETRIES: &Definition = &Definition::new(
+    Kind::Counter,
+    "fleetgate_upstream_retries_total",
+    &["upstream", "result"],
+    "Requests that were to be tried again, by what came of it: taken, or refused by budget, limit, body, deadline.",
+);
+
+/// Ejections.
+pub const UPSTREAM_EJECTIONS: &Definition = &Definition::new(
+    Kind::Counter,
+    "fleetgate_upstream_ejections_total",
+    &["upstream", "cause"],
+    "Endpoints that requests took out of use, by why: failures, errors, ratio.",
+);
+
+/// Requests for want of better endpoints.
+pub const UPSTREAM_PANICS: &Definition = &Definition::new(
+    Kind::Counter,
+    "fleetgate_upstream_panic_attempts_total",
+    &["upstream"],
+    "Tries at endpoints that are ejected, made because all endpoints are.",
+);
+
+/// Refused requests.
+pub const UPSTREAM_REFUSED: &Definition = &Definition::new(
+    Kind::Counter,
+    "fleetgate_upstream_refused_requests_total",
+    &["upstream", "reason"],
+    "Requests that the upstream's breaker refused, by reason: open, requests, pending, connections.",
+);
+
+/// Breakers.
+pub const UPSTREAM_BREAKER: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_upstream_breaker",
+    &["upstream", "state"],
+    "1 for the state that the upstream's breaker is in, 0 for the others: closed, open, half_open.",
+);
+
 /// Endpoints.
 pub const UPSTREAM_ENDPOINTS: &Definition = &Definition::new(
     Kind::Gauge,

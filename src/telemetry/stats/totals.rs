@@ -31,6 +31,10 @@ impl Source for WorkersStats {
             definitions::REQUEST_DURATION,
             definitions::UPSTREAM_DURATION,
             definitions::UPSTREAM_ATTEMPTS,
+            definitions::UPSTREAM_RETRIES,
+            definitions::UPSTREAM_EJECTIONS,
+            definitions::UPSTREAM_PANICS,
+            definitions::UPSTREAM_REFUSED,
             definitions::TARGET_REQUESTS,
             definitions::TARGET_PASSED_OVER,
             definitions::UPSTREAM_CONNECTIONS,
@@ -44,6 +48,10 @@ impl Source for WorkersStats {
         let mut request_duration = BTreeMap::<_, HistogramTotal>::new();
         let mut upstream_duration = BTreeMap::<_, HistogramTotal>::new();
         let mut attempts = BTreeMap::<_, u64>::new();
+        let mut retries = BTreeMap::<_, u64>::new();
+        let mut ejections = BTreeMap::<_, u64>::new();
+        let mut panics = BTreeMap::<_, u64>::new();
+        let mut refused = BTreeMap::<_, u64>::new();
         let mut target_requests = BTreeMap::<_, u64>::new();
         let mut target_passed_over = BTreeMap::<_, u64>::new();
         let mut upstream_connections = BTreeMap::<_, i64>::new();
@@ -62,6 +70,18 @@ impl Source for WorkersStats {
             }
             for (key, counter) in &series.attempts {
                 *attempts.entry(key.clone()).or_default() += counter.value();
+            }
+            for (key, counter) in &series.retries {
+                *retries.entry(key.clone()).or_default() += counter.value();
+            }
+            for (key, counter) in &series.ejections {
+                *ejections.entry(key.clone()).or_default() += counter.value();
+            }
+            for (key, counter) in &series.refused {
+                *refused.entry(key.clone()).or_default() += counter.value();
+            }
+            for (upstream, counter) in &series.panics {
+                *panics.entry(upstream.clone()).or_default() += counter.value();
             }
             for (key, counter) in &series.target_requests {
                 *target_requests.entry(key.clone()).or_default() += counter.value();
@@ -92,6 +112,18 @@ impl Source for WorkersStats {
         }
         for ((upstream, result), total) in attempts {
             samples.value(definitions::UPSTREAM_ATTEMPTS, &[&upstream, result.as_str()], total as f64);
+        }
+        for ((upstream, result), total) in retries {
+            samples.value(definitions::UPSTREAM_RETRIES, &[&upstream, result.as_str()], total as f64);
+        }
+        for ((upstream, cause), total) in ejections {
+            samples.value(definitions::UPSTREAM_EJECTIONS, &[&upstream, cause], total as f64);
+        }
+        for ((upstream, reason), total) in refused {
+            samples.value(definitions::UPSTREAM_REFUSED, &[&upstream, reason], total as f64);
+        }
+        for (upstream, total) in panics {
+            samples.value(definitions::UPSTREAM_PANICS, &[&upstream], total as f64);
         }
         for ((route, target), total) in target_requests {
             samples.value(definitions::TARGET_REQUESTS, &[&route, &target], total as f64);

@@ -38,6 +38,34 @@ impl AttemptResult {
     }
 }
 
+/// What came of a request that was to be tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RetryResult {
+    /// It was.
+    Taken,
+    /// As many were being tried again already as the upstream's budget allows.
+    Budget,
+    /// The route allows no more tries.
+    Limit,
+    /// Its body was too large to keep.
+    Body,
+    /// The time for the whole exchange would have passed meanwhile.
+    Deadline,
+}
+
+impl RetryResult {
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Taken => "taken",
+            Self::Budget => "budget",
+            Self::Limit => "limit",
+            Self::Body => "body",
+            Self::Deadline => "deadline",
+        }
+    }
+}
+
 /// Whether a connection to an endpoint carries an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ConnectionState {
@@ -106,6 +134,10 @@ pub(super) struct Series {
     pub(super) request_duration: HashMap<Box<str>, Arc<Histogram>>,
     pub(super) upstream_duration: HashMap<Box<str>, Arc<Histogram>>,
     pub(super) attempts: HashMap<(Box<str>, AttemptResult), Arc<Counter>>,
+    pub(super) retries: HashMap<(Box<str>, RetryResult), Arc<Counter>>,
+    pub(super) ejections: HashMap<(Box<str>, &'static str), Arc<Counter>>,
+    pub(super) panics: HashMap<Box<str>, Arc<Counter>>,
+    pub(super) refused: HashMap<(Box<str>, &'static str), Arc<Counter>>,
     pub(super) target_requests: HashMap<(Box<str>, Box<str>), Arc<Counter>>,
     pub(super) target_passed_over: HashMap<(Box<str>, Box<str>), Arc<Counter>>,
     pub(super) upstream_connections: HashMap<(Box<str>, ConnectionState), Arc<Gauge>>,
@@ -151,6 +183,26 @@ impl WorkerStats {
         handle(&mut self.series().attempts, (upstream.into(), result))
     }
 
+    /// Requests that were to be tried again, by what came of it.
+    pub fn retries(&self, upstream: &str, result: RetryResult) -> Arc<Counter> {
+        handle(&mut self.series().retries, (upstream.into(), result))
+    }
+
+    /// Endpoints that requests ejected, by why.
+    pub fn ejections(&self, upstream: &str, cause: &'static str) -> Arc<Counter> {
+        handle(&mut self.series().ejections, (upstream.into(), cause))
+    }
+
+    /// Attempts at ejected endpoints, because all were.
+    pub fn panics(&self, upstream: &str) -> Arc<Counter> {
+        handle(&mut self.series().panics, upstream.into())
+    }
+
+    /// Requests that an upstream's breaker refused, by why.
+    pub fn refused(&self, upstream: &str, reason: &'static str) -> Arc<Counter> {
+        handle(&mut self.series().refused, (upstream.into(), reason))
+    }
+
     /// Exchanges that a target was chosen for; `target` is `UPSTREAM` or `UPSTREAM/SUBSET`.
     pub fn target_requests(&self, route: &str, target: &str) -> Arc<Counter> {
         handle(&mut self.series().target_requests, (route.into(), target.into()))
@@ -187,6 +239,10 @@ impl WorkerStats {
         series.request_duration.retain(|route, _| route_stays(route));
         series.upstream_duration.retain(|upstream, _| upstream_stays(upstream));
         series.attempts.retain(|(upstream, _), _| upstream_stays(upstream));
+        series.retries.retain(|(upstream, _), _| upstream_stays(upstream));
+        series.ejections.retain(|(upstream, _), _| upstream_stays(upstream));
+        series.panics.retain(|upstream, _| upstream_stays(upstream));
+        series.refused.retain(|(upstream, _), _| upstream_stays(upstream));
         let target_stays = |(route, target): &(Box<str>, Box<str>)| {
             let upstream = target.split('/').next().unwrap_or(target);
             // `NAME@PROVIDER` may refer to an upstream that is known by its plain name.
@@ -212,6 +268,10 @@ impl Series {
             + self.request_duration.len()
             + self.upstream_duration.len()
             + self.attempts.len()
+            + self.retries.len()
+            + self.ejections.len()
+            + self.panics.len()
+            + self.refused.len()
             + self.target_requests.len()
             + self.target_passed_over.len()
             + self.upstream_connections.len()
@@ -295,6 +355,10 @@ mod tests {
         stats.request_duration("gone");
         stats.upstream_duration("gone");
         stats.attempts("gone", AttemptResult::Ok);
+        stats.retries("gone", RetryResult::Taken);
+        stats.ejections("gone", "failures");
+        stats.panics("gone");
+        stats.refused("gone", "open");
         stats.upstream_connections("gone", ConnectionState::Idle);
         stats.downstream_connections(&web());
         stats.retain(|route| route == "kept", |upstream| upstream == "kept");

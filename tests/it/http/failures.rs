@@ -194,7 +194,7 @@ async fn a_request_that_kills_its_service_meets_it_twice_at_most() {
         assert_eq!(answer.await.unwrap().status, 200);
     }
     let answer = gateway.get("/deadly").await;
-    assert_eq!((answer.status, answer.header("x-fleetgate-flag")), (502, Some("UC")));
+    assert_eq!((answer.status, answer.header("x-fleetgate-flag")), (502, Some("URX")));
     assert_eq!(origin.requests(), 8 + 2, "once on a kept connection, once on a new one");
 }
 

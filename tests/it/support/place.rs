@@ -1,8 +1,9 @@
 //! Loopback addresses, ports and mounts of one's own.
 
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
+use std::time::Duration;
 
 use rand::RngExt as _;
 
@@ -73,4 +74,27 @@ pub fn with_mounts(commands: &str, command: &Command) -> Command {
         with.current_dir(folder);
     }
     with
+}
+
+/// A loopback address where connections are neither made nor refused, as those to a machine that is gone.
+pub struct Full {
+    pub address: SocketAddr,
+    _listener: socket2::Socket,
+    _waiting: Vec<TcpStream>,
+}
+
+/// An address whose listener takes no connection any more.
+pub async fn full() -> Full {
+    tokio::task::spawn_blocking(|| {
+        let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(500)).ok();
+        let waiting = std::iter::from_fn(connect).take(1_000).collect();
+        assert!(connect().is_none(), "{address} takes every connection");
+        Full { address, _listener: listener, _waiting: waiting }
+    })
+    .await
+    .unwrap()
 }

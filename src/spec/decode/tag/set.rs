@@ -17,6 +17,7 @@ use crate::spec::document::{Documents, Item};
 use crate::spec::endpoint::{EndpointSpec, Labels};
 use crate::spec::name::{ItemRef, Name, ProviderId};
 use crate::spec::problem::Problem;
+use crate::spec::retry::Retry;
 use crate::spec::route::{Choice, Registered, RouteSpec, TargetSpec};
 use crate::spec::source::ConsulService;
 use crate::spec::upstream::{UpstreamSettings, UpstreamSource, UpstreamSpec};
@@ -261,8 +262,8 @@ fn native_route(upstream: &Name, form: &Native, registered: Registered) -> Route
 }
 
 fn route(matching: crate::spec::matching::MatchSpec, targets: Vec<TargetSpec>, registered: Registered) -> RouteSpec {
-    let (priority, listeners, sticky, timeout, retry_attempts) = (0, Vec::new(), None, None, 1);
-    RouteSpec { matching, priority, listeners, targets, sticky, timeout, retry_attempts, registered }
+    let (priority, listeners, sticky, timeout, retry) = (0, Vec::new(), None, None, Retry::default());
+    RouteSpec { matching, priority, listeners, targets, sticky, timeout, retry, registered }
 }
 
 fn subsets(claims: &Claims) -> BTreeMap<Name, Labels> {
