@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::grace::Grace;
 use super::merge::{Affected, Merged, MergedRoute, MergedUpstream, absent};
 use crate::snapshot::target::seed;
-use crate::snapshot::{Endpoint, EndpointState, Route, RouteState, RouteTable, Snapshot, Target, Upstream};
+use crate::snapshot::{Affinity, Endpoint, EndpointState, Route, RouteState, RouteTable, Snapshot, Target, Upstream};
 use crate::spec::document::Kind;
 use crate::spec::endpoint::{Address, EndpointSpec, Penalty};
 use crate::spec::name::{ItemRef, Name, ProviderId};
@@ -203,8 +203,17 @@ impl Builder {
         {
             return Arc::clone(before);
         }
+        let made_alike = before.filter(|before| {
+            let (before, after) = (&before.settings, &merged.spec.settings);
+            same_endpoints.is_some() && Affinity::depends_on_equal(before, after)
+        });
+        let affinity = made_alike.map_or_else(
+            || Arc::new(Affinity::new(&merged.spec.settings, &endpoints)),
+            |before| Arc::clone(&before.affinity),
+        );
         Arc::new(Upstream {
             name: merged.name.clone(),
+            affinity,
             label: Arc::clone(label),
             provider: merged.provider,
             source: merged.source.clone(),

@@ -7,18 +7,22 @@ use std::time::Instant;
 use http::{HeaderValue, Method, Request, header};
 
 use super::alarm::Alarm;
+use super::balance::Wish;
 use super::frame::Frame;
 use super::http1::{Broken, Head};
 use super::kept::Connection;
 use super::local::{LocalEndpoint, LocalUpstream};
 use super::outbound::Outbound;
 use crate::exchange::{Body, BodyFailure, Flow, ProxyError};
+use crate::spec::upstream::Balance;
 use crate::telemetry::stats::AttemptResult;
 
 /// Where a request goes, and how long and how often that is tried.
 pub(super) struct Destination {
     pub(super) upstream: Rc<LocalUpstream>,
     pub(super) subset: usize,
+    /// What balancers that hash go by.
+    pub(super) key: Option<u64>,
     /// At least 1.
     pub(super) tries: u32,
     /// The end of the whole exchange.
@@ -50,8 +54,8 @@ pub(super) async fn forward(
     let mut tried: Vec<u32> = Vec::new();
     loop {
         let pool = upstream.pool(destination.subset, || worker.random()).ok_or(ProxyError::Unresolved)?;
-        let busy = |index: u32| upstream.endpoints[index as usize].state.in_flight();
-        let index = pool.pick(&tried, busy, || worker.random()).ok_or(ProxyError::NoEndpoint)?;
+        let wish = Wish { avoid: &tried, key: destination.key };
+        let index = pool.pick(wish, &**upstream, || worker.random()).ok_or(ProxyError::NoEndpoint)?;
         let endpoint = Rc::clone(&upstream.endpoints[index as usize]);
         frame.attempt(&endpoint);
         if (frame.host.is_none() || destination.host_of_endpoint)
@@ -60,7 +64,11 @@ pub(super) async fn forward(
             // Perhaps from an HTTP/1.0 client without one; RFC 9112, 3.2, has it in every request of HTTP/1.1.
             outbound.request.headers_mut().insert(header::HOST, host);
         }
-        let failure = match attempt(frame, destination, &endpoint, &mut outbound).await {
+        let outcome = attempt(frame, destination, &endpoint, &mut outbound).await;
+        if upstream.upstream.settings.balance == Balance::P2cEwma {
+            measure(frame, &endpoint, &outcome);
+        }
+        let failure = match outcome {
             Ok((head, mut connection)) => {
                 upstream.attempted(AttemptResult::Ok, &worker.stats);
                 if let Some(rest) = connection.link.upload(outbound.request.into_body()) {
@@ -88,6 +96,22 @@ pub(super) async fn forward(
             return Err(ProxyError::Unreachable { retried: frame.attempts > 1 });
         }
         tried.push(index);
+    }
+}
+
+/// Notes how long an endpoint took. Answers that say it cannot serve count as failures: they come fast.
+fn measure(frame: &Frame, endpoint: &LocalEndpoint, outcome: &Result<(Head, Connection), Failure>) {
+    let (now, began) = (Instant::now(), frame.attempt_started.unwrap_or(frame.started));
+    // An upload takes as long as its client.
+    let since = frame.request_flow.as_ref().map_or(began, |flow| flow.waits_since().max(began));
+    let took = now.saturating_duration_since(since);
+    match outcome {
+        Ok((head, _)) if !matches!(head.response.status().as_u16(), 429 | 500 | 502..=504) => {
+            endpoint.latency.answered(took, now);
+        }
+        // Nothing that it did.
+        Err(failure) if failure.error == ProxyError::ClientGone || failure.error.closes() => {}
+        Ok(_) | Err(_) => endpoint.latency.failed(took, now),
     }
 }
 

@@ -25,7 +25,7 @@ use crate::exchange::body::Bounds;
 use crate::exchange::header::{X_FLEETGATE_FLAG, X_FORWARDED_PREFIX, X_REQUEST_ID};
 use crate::exchange::{Body, Flow, ProxyError};
 use crate::snapshot::target::{draw, sticky_key};
-use crate::snapshot::{RequestView, gate};
+use crate::snapshot::{RequestView, affinity, gate};
 use crate::spec::route::{HostPolicy, Sticky};
 
 /// Serves one request.
@@ -91,6 +91,7 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
         let destination = Destination {
             upstream: Rc::clone(upstream),
             subset: resolved.subset,
+            key: upstream.upstream.settings.hash.as_ref().and_then(|hash| affinity::key(hash, &view, frame.client)),
             tries: 1 + route.route.spec.retry_attempts,
             deadline: route.route.timeout().map(|timeout| frame.started + timeout),
             host_of_endpoint: false,

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+pub mod affinity;
 pub mod endpoint;
 pub mod gate;
 pub mod report;
@@ -16,6 +17,7 @@ pub mod table;
 pub mod target;
 pub mod upstream;
 
+pub use affinity::Affinity;
 pub use endpoint::{Endpoint, EndpointState, Health, Standing, StateName};
 pub use report::Report;
 pub use request::{RequestView, Unmet};

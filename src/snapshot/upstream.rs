@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::affinity::Affinity;
 use super::endpoint::{Endpoint, Standing};
 use crate::spec::endpoint::Labels;
 use crate::spec::name::{Name, ProviderId};
@@ -24,6 +25,8 @@ pub struct Upstream {
     pub settings: Arc<UpstreamSettings>,
     /// Sorted by address; one an address.
     pub endpoints: Arc<[Endpoint]>,
+    /// What leads equal keys to equal endpoints.
+    pub affinity: Arc<Affinity>,
     /// Whether its source was read at least once.
     pub known: bool,
     /// What survives every change of the above.

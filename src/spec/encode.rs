@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::spec::matching::{Conditions, MatchSpec, PathMatch, ValueMatch};
 use crate::spec::route::{Choice, RouteSpec, Sticky, TargetSpec};
-use crate::spec::upstream::{HealthCheck, Probe, UpstreamSettings};
+use crate::spec::upstream::{Hash, HashKey, HealthCheck, Probe, UpstreamSettings};
 
 /// A route.
 pub fn route(spec: &RouteSpec) -> Value {
@@ -70,6 +70,9 @@ pub fn settings(settings: &UpstreamSettings) -> Map<String, Value> {
     let mut map = Map::new();
     let mut add = |key: &str, value: Value| map.insert(key.to_owned(), value);
     add("balance", settings.balance.as_str().into());
+    if let Some(hash) = &settings.hash {
+        add("hash", hash_key(hash));
+    }
     if !settings.subsets.is_empty() {
         add("subsets", json!(settings.subsets));
     }
@@ -82,6 +85,16 @@ pub fn settings(settings: &UpstreamSettings) -> Map<String, Value> {
         add("health_check", health_check(check));
     }
     map
+}
+
+fn hash_key(hash: &Hash) -> Value {
+    let (key, value): (_, Value) = match &hash.key {
+        HashKey::Header(name) => ("header", name.as_str().into()),
+        HashKey::Cookie(name) => ("cookie", name.as_str().into()),
+        HashKey::Path => ("path", true.into()),
+        HashKey::ClientIp => ("client_ip", true.into()),
+    };
+    json!({ key: value, "balance_factor": hash.balance_factor.unwrap_or(0) })
 }
 
 fn health_check(check: &HealthCheck) -> Value {

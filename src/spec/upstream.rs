@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderName;
+
 use super::endpoint::{EndpointSpec, Labels};
 use super::name::Name;
 use super::source::{ConsulService, EtcdFormat};
@@ -39,6 +41,8 @@ pub enum UpstreamSource {
 pub struct UpstreamSettings {
     /// How one endpoint is picked among the usable ones.
     pub balance: Balance,
+    /// What a request is told from others by; there for the balancers that hash, and only for them.
+    pub hash: Option<Hash>,
     /// Named selections of endpoints: all of the labels must be equal.
     pub subsets: BTreeMap<Name, Labels>,
     /// To an established connection; default 2 s.
@@ -59,6 +63,7 @@ impl Default for UpstreamSettings {
     fn default() -> Self {
         Self {
             balance: Balance::LeastRequests,
+            hash: None,
             subsets: BTreeMap::new(),
             connect_timeout: Duration::from_secs(2),
             response_timeout: Duration::from_secs(30),
@@ -77,6 +82,14 @@ pub enum Balance {
     RoundRobin,
     /// The fewest requests in flight for its weight.
     LeastRequests,
+    /// Of two drawn by weight, the one with the lower latency times requests in flight for its weight.
+    P2cEwma,
+    /// Drawn by weight.
+    Random,
+    /// By the request's hash, on a ring of points.
+    RingHash,
+    /// By the request's hash, in a table of turns.
+    Maglev,
 }
 
 impl Balance {
@@ -85,8 +98,42 @@ impl Balance {
         match self {
             Self::RoundRobin => "round_robin",
             Self::LeastRequests => "least_requests",
+            Self::P2cEwma => "p2c_ewma",
+            Self::Random => "random",
+            Self::RingHash => "ring_hash",
+            Self::Maglev => "maglev",
         }
     }
+
+    /// Whether requests are led by their hash.
+    pub fn hashes(self) -> bool {
+        match self {
+            Self::RingHash | Self::Maglev => true,
+            Self::RoundRobin | Self::LeastRequests | Self::P2cEwma | Self::Random => false,
+        }
+    }
+}
+
+/// How a request is hashed, and how far its endpoint may be above the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hash {
+    /// What is hashed.
+    pub key: HashKey,
+    /// Most requests in flight of an endpoint, in percent of its share; default 125. `None`: no bound.
+    pub balance_factor: Option<u16>,
+}
+
+/// What of a request is hashed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashKey {
+    /// The value of a header.
+    Header(HeaderName),
+    /// The value of a cookie.
+    Cookie(String),
+    /// The path in normal form.
+    Path,
+    /// The client's address.
+    ClientIp,
 }
 
 /// An active health check.

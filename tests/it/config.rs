@@ -517,3 +517,38 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn balancers_that_hash_say_what_they_need() {
+    let check = |keys: &str| {
+        let listeners = "[listeners.web]\naddress = \"127.0.0.1:0\"\n";
+        let text = format!("{listeners}[upstreams.u]\nendpoints = [\"127.0.0.1:80\"]\n{keys}\n");
+        Files::new(&[("fleetgate.toml", &text)]).check(&[])
+    };
+    for good in [
+        "balance = \"p2c_ewma\"",
+        "balance = \"random\"",
+        "balance = \"ring_hash\"\nhash = { header = \"x-user-id\" }",
+        "balance = \"maglev\"\nhash = { cookie = \"user\", balance_factor = 0 }",
+        "balance = \"maglev\"\nhash = { path = true, balance_factor = 150 }",
+        "balance = \"ring_hash\"\nhash = { client_ip = true }",
+    ] {
+        assert_eq!(check(good), "", "{good}");
+    }
+    for (bad, said) in [
+        ("balance = \"maglev\"", "fleetgate.toml:5:11: upstreams.u.balance: `maglev` needs to know what to hash"),
+        (
+            "hash = { path = true }",
+            "fleetgate.toml:5:8: upstreams.u.hash: only `ring_hash` and `maglev` hash, and `balance` is `least_requests`",
+        ),
+        ("balance = \"ring_hash\"\nhash = {}", "upstreams.u.hash: give one of `header`, `cookie`"),
+        ("balance = \"maglev\"\nhash = { path = true, cookie = \"a\" }", "they exclude each other"),
+        ("balance = \"maglev\"\nhash = { path = false }", "upstreams.u.hash.path: only `true` means something"),
+        ("balance = \"maglev\"\nhash = { path = true, balance_factor = 80 }", "hash.balance_factor: must be above 100"),
+        ("balance = \"maglev\"\nhash = { header = \"a b\" }", "`a b` is not a header name"),
+        ("balance = \"ringhash\"", "ring_hash"),
+    ] {
+        let found = check(bad);
+        assert!(found.contains(said) && found.lines().count() == 1, "{bad}: {found}");
+    }
+}

@@ -1,5 +1,6 @@
 //! HTTP/1.1 through the gateway, as clients and services see it.
 
+mod balancers;
 mod balancing;
 mod endpoints;
 mod failures;

@@ -63,6 +63,7 @@ impl Picture {
                 ..UpstreamSettings::default()
             }),
             endpoints: [endpoint(1, "v1"), endpoint(2, "v2")].into(),
+            affinity: Arc::default(),
             known: self.known,
             state: Arc::default(),
         }

@@ -37,6 +37,7 @@ fn upstream(states: &[Arc<EndpointState>], weight: u16, check: Option<HealthChec
         source: None,
         settings: Arc::new(UpstreamSettings { health_check: check, ..UpstreamSettings::default() }),
         endpoints: states.iter().map(endpoint).collect(),
+        affinity: Arc::default(),
         known: true,
         state: Arc::default(),
     }

@@ -6,6 +6,7 @@
 //!
 //! Document providers use [`documents::DocumentSet`] (one key an item) and [`files::FileSet`] (whole files).
 
+pub mod balance;
 pub mod condition;
 pub mod documents;
 pub mod files;

@@ -13,8 +13,9 @@ use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use crate::spec::endpoint::{Address, EndpointSpec, Labels, RegistryStatus};
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::source::{ConsulService, EtcdFormat};
-use crate::spec::upstream::{Balance, HealthCheck, Probe, UpstreamSettings, UpstreamSource, UpstreamSpec};
+use crate::spec::upstream::{HealthCheck, Probe, UpstreamSettings, UpstreamSource, UpstreamSpec};
 
+use super::balance::{RawBalance, RawHash, resolve_hash};
 use super::reader::{TEXT_OR_TABLE, nearest};
 use super::scalar::RawDuration;
 use super::scope::{Referent, Scope};
@@ -33,6 +34,8 @@ pub struct RawUpstream {
     endpoints: Option<Vec<RawEndpoint>>,
     /// How one endpoint is picked; default `least_requests`.
     balance: Option<RawBalance>,
+    /// What `ring_hash` and `maglev` lead a request by.
+    hash: Option<RawHash>,
     /// Named selections of endpoints: those whose labels have all these values.
     subsets: Option<BTreeMap<String, BTreeMap<String, String>>>,
     /// To an established connection; default 2s.
@@ -104,17 +107,6 @@ pub struct RawEndpointTable {
     labels: Option<BTreeMap<String, String>>,
 }
 
-/// How one endpoint is picked.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(rename = "Balance")]
-pub enum RawBalance {
-    /// In turn, by weight.
-    RoundRobin,
-    /// The fewest requests in flight for its weight.
-    LeastRequests,
-}
-
 /// An active check: of a path over HTTP, or `tcp = true` for a connect.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -143,12 +135,10 @@ impl RawUpstream {
     pub(super) fn resolve(self, scope: &Scope<'_>) -> Option<UpstreamSpec> {
         let default = UpstreamSettings::default();
         let or = |raw: Option<RawDuration>, default: Duration| raw.map_or(default, |RawDuration(duration)| duration);
+        let balance = self.balance.map_or(default.balance, RawBalance::resolve);
         let settings = UpstreamSettings {
-            balance: match self.balance {
-                Some(RawBalance::RoundRobin) => Balance::RoundRobin,
-                Some(RawBalance::LeastRequests) => Balance::LeastRequests,
-                None => default.balance,
-            },
+            balance,
+            hash: resolve_hash(self.hash, balance, scope),
             subsets: resolve_subsets(self.subsets, &scope.key("subsets")),
             connect_timeout: or(self.connect_timeout, default.connect_timeout),
             response_timeout: or(self.response_timeout, default.response_timeout),

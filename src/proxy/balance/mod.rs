@@ -1,0 +1,245 @@
+//! Defines how one endpoint is picked among the usable ones of an upstream or subset, on one worker.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use crate::snapshot::{Affinity, Upstream};
+use crate::spec::upstream::Balance;
+
+mod latency;
+mod turn;
+
+pub(super) use latency::Latency;
+use turn::Turn;
+
+/// The usable endpoints of an upstream or subset, ready to pick from. Made anew when usability changes.
+#[derive(Debug)]
+pub(super) struct Pool {
+    members: Vec<Member>,
+    /// `ends[i]` is the sum of the weights up to and with member i, for draws by weight.
+    ends: Vec<u64>,
+    way: Way,
+}
+
+/// A usable endpoint.
+#[derive(Clone, Copy, Debug)]
+struct Member {
+    /// Its position among the upstream's endpoints.
+    index: u32,
+    weight: u16,
+}
+
+/// How one is picked.
+#[derive(Debug)]
+enum Way {
+    Turns(RefCell<Turn>),
+    LeastRequests,
+    LowestCost,
+    Random,
+    Hashed(Hashed),
+}
+
+/// What picking by a key reads.
+#[derive(Debug)]
+struct Hashed {
+    affinity: Arc<Affinity>,
+    subset: usize,
+    /// By an endpoint's position: its weight, or 0 for those that are not members.
+    weights: Box<[u16]>,
+    /// Percent.
+    balance_factor: Option<u16>,
+}
+
+/// What a pick is made for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wish<'w> {
+    /// Endpoints that were tried.
+    pub(super) avoid: &'w [u32],
+    /// What balancers that hash go by.
+    pub(super) key: Option<u64>,
+}
+
+/// How endpoints are doing, by their position.
+pub(super) trait Load {
+    /// Exchanges in flight, for the process.
+    fn in_flight(&self, index: u32) -> u32;
+
+    /// Seconds to an answer, as this worker knows it; `None` when it never had one.
+    fn latency(&self, index: u32) -> Option<f64>;
+}
+
+/// Up to so many endpoints the least busy one is found by looking at all of them.
+const LOOK_AT_ALL: usize = 16;
+
+/// An endpoint with fewer exchanges than that in flight is never too busy for a key: with a handful of them a mean says
+/// nothing, and a client's few parallel requests would be torn apart.
+const FEW: u32 = 4;
+
+impl Pool {
+    /// The pool of those of an upstream's endpoints that are usable now and belong to a subset
+    /// ([`crate::snapshot::Target::subset`]); `None` when there is no such subset.
+    pub(super) fn new(upstream: &Upstream, subset: usize, random: impl FnMut() -> u64) -> Option<Self> {
+        let usable = upstream.usable(upstream.selector(subset)?);
+        let members: Vec<Member> = usable
+            .into_iter()
+            .map(|index| Member { index, weight: upstream.endpoints[index as usize].weight })
+            .collect();
+        let ends = members
+            .iter()
+            .scan(0u64, |sum, member| {
+                *sum += u64::from(member.weight);
+                Some(*sum)
+            })
+            .collect();
+        let way = match upstream.settings.balance {
+            Balance::RoundRobin => Way::Turns(RefCell::new(Turn::new(&members, random))),
+            Balance::LeastRequests => Way::LeastRequests,
+            Balance::P2cEwma => Way::LowestCost,
+            Balance::Random => Way::Random,
+            Balance::RingHash | Balance::Maglev => {
+                let mut weights = vec![0; upstream.endpoints.len()];
+                members.iter().for_each(|member| weights[member.index as usize] = member.weight);
+                Way::Hashed(Hashed {
+                    affinity: Arc::clone(&upstream.affinity),
+                    subset,
+                    weights: weights.into(),
+                    balance_factor: upstream.settings.hash.as_ref().and_then(|hash| hash.balance_factor),
+                })
+            }
+        };
+        Some(Self { members, ends, way })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Picks an endpoint that is not to be avoided, or any when all are. `None` only when the pool is empty.
+    pub(super) fn pick(&self, wish: Wish<'_>, load: &impl Load, mut random: impl FnMut() -> u64) -> Option<u32> {
+        match self.members.as_slice() {
+            [] => return None,
+            [only] => return Some(only.index),
+            _ => {}
+        }
+        let all_tried = self.members.iter().all(|member| wish.avoid.contains(&member.index));
+        let avoid = if all_tried { &[] } else { wish.avoid };
+        match &self.way {
+            Way::Turns(turn) => {
+                let mut turn = turn.borrow_mut();
+                // Ends: some member is not avoided, and every member's turn comes.
+                loop {
+                    let member = turn.next(&self.members)?;
+                    if !avoid.contains(&member.index) {
+                        return Some(member.index);
+                    }
+                }
+            }
+            Way::LeastRequests if self.members.len() <= LOOK_AT_ALL => self.least_of_all(avoid, load, random()),
+            Way::LeastRequests => Some(self.better_of_two(avoid, is_less_busy(load), random)),
+            Way::LowestCost => Some(self.better_of_two(avoid, costs_less(load), random)),
+            Way::Random => Some(self.drawn(|index| avoid.contains(&index), &mut random).index),
+            Way::Hashed(hashed) => wish
+                .key
+                .and_then(|key| self.by_key(hashed, key, avoid, load))
+                .or_else(|| Some(self.drawn(|index| avoid.contains(&index), &mut random).index)),
+        }
+    }
+
+    /// The lowest (in flight + 1) / weight; ties go to the one a random start meets first.
+    fn least_of_all(&self, avoid: &[u32], load: &impl Load, random: u64) -> Option<u32> {
+        let start = (random % self.members.len() as u64) as usize;
+        let (tail, head) = self.members.split_at(start);
+        let mut best: Option<Member> = None;
+        let is_less_busy = is_less_busy(load);
+        for member in head.iter().chain(tail).filter(|member| !avoid.contains(&member.index)) {
+            if best.is_none_or(|best| is_less_busy(*member, best)) {
+                best = Some(*member);
+            }
+        }
+        best.map(|member| member.index)
+    }
+
+    /// The better of two drawn by weight (Mitzenmacher, "The power of two choices", 2001).
+    fn better_of_two(
+        &self,
+        avoid: &[u32],
+        is_better: impl Fn(Member, Member) -> bool,
+        mut random: impl FnMut() -> u64,
+    ) -> u32 {
+        let one = self.drawn(|index| avoid.contains(&index), &mut random);
+        // Two different ones: of a pair, a bad one would else be drawn against itself for a quarter of the requests.
+        let other = self.drawn(|index| index == one.index || avoid.contains(&index), &mut random);
+        if is_better(other, one) && !avoid.contains(&other.index) { other.index } else { one.index }
+    }
+
+    /// Drawn by weight among those that are not out, or any when all are.
+    fn drawn(&self, out: impl Fn(u32) -> bool, mut random: impl FnMut() -> u64) -> Member {
+        let total = self.ends.last().copied().unwrap_or(1);
+        // Few of many are out: another draw soon hits. After eight the next in line will do.
+        let mut position = 0;
+        for _ in 0..8 {
+            let point = ((u128::from(random()) * u128::from(total)) >> 64) as u64;
+            position = self.ends.partition_point(|end| *end <= point);
+            if !out(self.members[position].index) {
+                return self.members[position];
+            }
+        }
+        let next = self.members.iter().cycle().skip(position).take(self.members.len());
+        next.copied().find(|member| !out(member.index)).unwrap_or(self.members[position])
+    }
+
+    /// The first one that the key prefers and that is not too busy: "Consistent hashing with bounded loads" (Mirrokni,
+    /// Thorup and Zadimoghaddam, 2018). `None` when no place of the table is a member's that is not avoided.
+    fn by_key(&self, hashed: &Hashed, key: u64, avoid: &[u32], load: &impl Load) -> Option<u32> {
+        let mut all_in_flight = None;
+        let mut first = None;
+        for index in hashed.affinity.walk(hashed.subset, key) {
+            let weight = u64::from(hashed.weights[index as usize]);
+            if weight == 0 || avoid.contains(&index) {
+                continue;
+            }
+            let Some(factor) = hashed.balance_factor else { return Some(index) };
+            let busy = load.in_flight(index);
+            if busy < FEW {
+                return Some(index);
+            }
+            // Counted only where it matters, and once.
+            let all = *all_in_flight.get_or_insert_with(|| {
+                self.members.iter().map(|member| u64::from(load.in_flight(member.index))).sum::<u64>()
+            });
+            let weights = self.ends.last().copied().unwrap_or(1);
+            let most = (u64::from(factor) * (all + 1) * weight).div_ceil(100 * weights);
+            if u64::from(busy) < most {
+                return Some(index);
+            }
+            // Not all can be above their shares, but those below may be the ones to avoid.
+            first = first.or(Some(index));
+        }
+        first
+    }
+}
+
+/// Compares (in flight + 1) / weight: drawn by weight or not, a heavy one has more in flight without being busier.
+fn is_less_busy(load: &impl Load) -> impl Fn(Member, Member) -> bool {
+    |a, b| {
+        let busy = |member: Member| u64::from(load.in_flight(member.index)) + 1;
+        // a/b < c/d as a*d < c*b
+        busy(a) * u64::from(b.weight) < busy(b) * u64::from(a.weight)
+    }
+}
+
+/// Compares latency * (in flight + 1) / weight. An unmeasured one is taken to be as quick as the other: it gets traffic,
+/// and no more than it answers.
+fn costs_less(load: &impl Load) -> impl Fn(Member, Member) -> bool {
+    |a, b| {
+        let busy = |member: Member| (f64::from(load.in_flight(member.index)) + 1.0) / f64::from(member.weight);
+        let (quick_a, quick_b) = match (load.latency(a.index), load.latency(b.index)) {
+            (Some(a), Some(b)) => (a, b),
+            (None, _) | (_, None) => (1.0, 1.0),
+        };
+        quick_a * busy(a) < quick_b * busy(b)
+    }
+}
+
+#[cfg(test)]
+mod tests;
