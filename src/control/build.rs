@@ -194,6 +194,9 @@ impl Builder {
             let stay = before.endpoints.iter();
             endpoints = stay.map(|endpoint| Endpoint { drained: drained(endpoint), ..endpoint.clone() }).collect();
         }
+        if let Some(before) = before.filter(|before| !before.endpoints.is_empty()) {
+            freshen(before, &endpoints);
+        }
         let same_endpoints = before.filter(|before| *before.endpoints == *endpoints);
         let same_settings = before.filter(|before| *before.settings == merged.spec.settings);
         if let (Some(before), Some(_)) = (same_endpoints, same_settings)
@@ -208,7 +211,7 @@ impl Builder {
             same_endpoints.is_some() && Affinity::depends_on_equal(before, after)
         });
         let affinity = made_alike.map_or_else(
-            || Arc::new(Affinity::new(&merged.spec.settings, &endpoints)),
+            || Arc::new(Affinity::new(&merged.name, &merged.spec.settings, &endpoints)),
             |before| Arc::clone(&before.affinity),
         );
         Arc::new(Upstream {
@@ -318,6 +321,16 @@ impl Builder {
                 None => Err(format!("upstream `{reference}` has no subset `{name}`")),
             },
         }
+    }
+}
+
+/// Tells the endpoints that were not admitted before that they begin.
+fn freshen(before: &Upstream, endpoints: &[Endpoint]) {
+    let admitted: BTreeSet<SocketAddr> =
+        before.endpoints.iter().filter(|endpoint| endpoint.is_admitted()).map(|endpoint| endpoint.address).collect();
+    for endpoint in endpoints.iter().filter(|endpoint| endpoint.is_admitted() && !admitted.contains(&endpoint.address))
+    {
+        endpoint.state.freshen();
     }
 }
 

@@ -23,6 +23,8 @@ pub(super) struct Destination {
     pub(super) subset: usize,
     /// What balancers that hash go by.
     pub(super) key: Option<u64>,
+    /// Where the client is, and stays if it can.
+    pub(super) stay: Option<u32>,
     /// At least 1.
     pub(super) tries: u32,
     /// The end of the whole exchange.
@@ -54,7 +56,7 @@ pub(super) async fn forward(
     let mut tried: Vec<u32> = Vec::new();
     loop {
         let pool = upstream.pool(destination.subset, || worker.random()).ok_or(ProxyError::Unresolved)?;
-        let wish = Wish { avoid: &tried, key: destination.key };
+        let wish = Wish { avoid: &tried, key: destination.key, stay: destination.stay };
         let index = pool.pick(wish, &**upstream, || worker.random()).ok_or(ProxyError::NoEndpoint)?;
         let endpoint = Rc::clone(&upstream.endpoints[index as usize]);
         frame.attempt(&endpoint);

@@ -114,6 +114,11 @@ impl Frame {
         self.attempt_started = Some(if self.attempts == 1 { self.started } else { Instant::now() });
     }
 
+    /// The endpoint of the last try.
+    pub(super) fn endpoint(&self) -> Option<&Rc<LocalEndpoint>> {
+        self.endpoint.as_ref()
+    }
+
     fn leave_endpoint(&mut self) {
         if let Some(endpoint) = self.endpoint.take() {
             endpoint.state.leave();

@@ -92,6 +92,7 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
             upstream: Rc::clone(upstream),
             subset: resolved.subset,
             key: upstream.upstream.settings.hash.as_ref().and_then(|hash| affinity::key(hash, &view, frame.client)),
+            stay: upstream.upstream.affinity.sessions().and_then(|sessions| sessions.find(&view)),
             tries: 1 + route.route.spec.retry_attempts,
             deadline: route.route.timeout().map(|timeout| frame.started + timeout),
             host_of_endpoint: false,
@@ -129,11 +130,15 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
     if let Some(prefix) = stripped {
         outbound.request.headers_mut().insert(X_FORWARDED_PREFIX, prefix.as_header().clone());
     }
+    let secure = outbound.came_secure();
     let (Head { mut response, upgrade, .. }, endpoint) = forward(frame, &destination, outbound).await?;
 
     let version = response.version();
     response.headers_mut().append(header::VIA, headers::via(version));
     if let Some(cookie) = set_cookie {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    if let Some(cookie) = session_cookie(frame, &destination, secure) {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
     *response.version_mut() = Version::HTTP_11;
@@ -157,6 +162,17 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
         held_back: false,
     };
     Ok(Answer::Response(response.map(|()| Body::stream(endpoint, flow, bounds))))
+}
+
+/// The cookie for a client that is now at another endpoint than it said, where clients have one.
+fn session_cookie(frame: &Frame, destination: &Destination, secure: bool) -> Option<HeaderValue> {
+    let upstream = &destination.upstream;
+    let (sessions, endpoint) = (upstream.upstream.affinity.sessions()?, frame.endpoint()?);
+    let position = upstream.endpoints.iter().position(|other| Rc::ptr_eq(other, endpoint))?;
+    if destination.stay.is_some_and(|stay| stay as usize == position) {
+        return None;
+    }
+    sessions.set_cookie(position, secure).cloned()
 }
 
 /// Draws the target, and makes the cookie that a sticky route's new client gets.

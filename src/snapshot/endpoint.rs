@@ -1,9 +1,9 @@
 //! Defines an endpoint as it is served: settings from its source, and the state that outlives them.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -90,6 +90,15 @@ impl Endpoint {
             Health::Unknown if self.status == RegistryStatus::Unchecked && !self.held => Standing::Untested,
             Health::Unknown => Standing::Healthy,
         }
+    }
+
+    /// Whether source and operators let it take traffic, whatever checks say.
+    pub fn is_admitted(&self) -> bool {
+        let admitted = match self.status {
+            RegistryStatus::Unchecked | RegistryStatus::Passing | RegistryStatus::Warning => true,
+            RegistryStatus::Critical | RegistryStatus::Maintenance => false,
+        };
+        admitted && !self.drained && self.weight > 0
     }
 
     /// Where it stands, in the word that users see.
@@ -203,6 +212,9 @@ pub struct EndpointState {
     in_flight: AtomicU32,
     idle: AtomicU32,
     last_failure: Mutex<Option<String>>,
+    made: Instant,
+    /// Milliseconds from when it was made, and 1 more; 0: never.
+    fresh_since: AtomicU64,
 }
 
 impl EndpointState {
@@ -215,6 +227,8 @@ impl EndpointState {
             in_flight: AtomicU32::new(0),
             idle: AtomicU32::new(0),
             last_failure: Mutex::new(None),
+            made: Instant::now(),
+            fresh_since: AtomicU64::new(0),
         }
     }
 
@@ -244,7 +258,20 @@ impl EndpointState {
             Health::Healthy => 1,
             Health::Unhealthy => 2,
         };
-        self.health.store(word, Relaxed);
+        if self.health.swap(word, Relaxed) != word && health == Health::Healthy {
+            self.freshen();
+        }
+    }
+
+    /// It is new, or well again: slow starts count from now.
+    pub fn freshen(&self) {
+        self.fresh_since.store(self.made.elapsed().as_millis() as u64 + 1, Relaxed);
+    }
+
+    /// Since when it is new or well again; `None` when it is what this process began with.
+    pub fn fresh_since(&self) -> Option<Instant> {
+        let after = self.fresh_since.load(Relaxed).checked_sub(1)?;
+        self.made.checked_add(Duration::from_millis(after))
     }
 
     /// Why the last active check failed.

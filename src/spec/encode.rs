@@ -73,6 +73,12 @@ pub fn settings(settings: &UpstreamSettings) -> Map<String, Value> {
     if let Some(hash) = &settings.hash {
         add("hash", hash_key(hash));
     }
+    if let Some(session) = &settings.session {
+        add("session", json!({ "cookie": session.cookie }));
+    }
+    if let Some(window) = settings.slow_start {
+        add("slow_start", duration_text(window).into());
+    }
     if !settings.subsets.is_empty() {
         add("subsets", json!(settings.subsets));
     }

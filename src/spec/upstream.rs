@@ -43,6 +43,10 @@ pub struct UpstreamSettings {
     pub balance: Balance,
     /// What a request is told from others by; there for the balancers that hash, and only for them.
     pub hash: Option<Hash>,
+    /// Keeps a client at its endpoint.
+    pub session: Option<Session>,
+    /// How long the weight of an endpoint that is new, or well again, grows to what it should be; at once by default.
+    pub slow_start: Option<Duration>,
     /// Named selections of endpoints: all of the labels must be equal.
     pub subsets: BTreeMap<Name, Labels>,
     /// To an established connection; default 2 s.
@@ -64,6 +68,8 @@ impl Default for UpstreamSettings {
         Self {
             balance: Balance::LeastRequests,
             hash: None,
+            session: None,
+            slow_start: None,
             subsets: BTreeMap::new(),
             connect_timeout: Duration::from_secs(2),
             response_timeout: Duration::from_secs(30),
@@ -134,6 +140,13 @@ pub enum HashKey {
     Path,
     /// The client's address.
     ClientIp,
+}
+
+/// A session: a client stays at its endpoint for as long as that is usable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// The name of the cookie that tells the endpoint.
+    pub cookie: String,
 }
 
 /// An active health check.

@@ -527,7 +527,7 @@ fn balancers_that_hash_say_what_they_need() {
     };
     for good in [
         "balance = \"p2c_ewma\"",
-        "balance = \"random\"",
+        "balance = \"random\"\nsession = { cookie = \"at\" }\nslow_start = \"30s\"",
         "balance = \"ring_hash\"\nhash = { header = \"x-user-id\" }",
         "balance = \"maglev\"\nhash = { cookie = \"user\", balance_factor = 0 }",
         "balance = \"maglev\"\nhash = { path = true, balance_factor = 150 }",
@@ -539,7 +539,7 @@ fn balancers_that_hash_say_what_they_need() {
         ("balance = \"maglev\"", "fleetgate.toml:5:11: upstreams.u.balance: `maglev` needs to know what to hash"),
         (
             "hash = { path = true }",
-            "fleetgate.toml:5:8: upstreams.u.hash: only `ring_hash` and `maglev` hash, and `balance` is `least_requests`",
+            "fleetgate.toml:5:1: upstreams.u.hash: only `ring_hash` and `maglev` hash, and `balance` is `least_requests`",
         ),
         ("balance = \"ring_hash\"\nhash = {}", "upstreams.u.hash: give one of `header`, `cookie`"),
         ("balance = \"maglev\"\nhash = { path = true, cookie = \"a\" }", "they exclude each other"),
@@ -547,6 +547,9 @@ fn balancers_that_hash_say_what_they_need() {
         ("balance = \"maglev\"\nhash = { path = true, balance_factor = 80 }", "hash.balance_factor: must be above 100"),
         ("balance = \"maglev\"\nhash = { header = \"a b\" }", "`a b` is not a header name"),
         ("balance = \"ringhash\"", "ring_hash"),
+        ("balance = \"maglev\"\nhash = { path = true }\nslow_start = \"5s\"", "slow_start: `maglev` has none"),
+        ("session = {}", "upstreams.u.session: `cookie` is missing"),
+        ("session = { cookie = \"a;b\" }", "upstreams.u.session.cookie: `a;b` is not a cookie name"),
     ] {
         let found = check(bad);
         assert!(found.contains(said) && found.lines().count() == 1, "{bad}: {found}");

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::snapshot::{Affinity, Upstream};
 use crate::spec::upstream::Balance;
@@ -19,6 +20,8 @@ pub(super) struct Pool {
     /// `ends[i]` is the sum of the weights up to and with member i, for draws by weight.
     ends: Vec<u64>,
     way: Way,
+    /// How long a fresh member's share grows; `None` when no member is fresh, or too many are.
+    slow_start: Option<Duration>,
 }
 
 /// A usable endpoint.
@@ -27,6 +30,8 @@ struct Member {
     /// Its position among the upstream's endpoints.
     index: u32,
     weight: u16,
+    /// Of one that is new, or well again.
+    fresh_since: Option<Instant>,
 }
 
 /// How one is picked.
@@ -57,6 +62,8 @@ pub(super) struct Wish<'w> {
     pub(super) avoid: &'w [u32],
     /// What balancers that hash go by.
     pub(super) key: Option<u64>,
+    /// Where the client is, and stays if it can.
+    pub(super) stay: Option<u32>,
 }
 
 /// How endpoints are doing, by their position.
@@ -82,8 +89,13 @@ impl Pool {
         let usable = upstream.usable(upstream.selector(subset)?);
         let members: Vec<Member> = usable
             .into_iter()
-            .map(|index| Member { index, weight: upstream.endpoints[index as usize].weight })
+            .map(|index| {
+                let endpoint = &upstream.endpoints[index as usize];
+                Member { index, weight: endpoint.weight, fresh_since: endpoint.state.fresh_since() }
+            })
             .collect();
+        let slow_start = upstream.settings.slow_start.filter(|window| slows(&members, *window));
+        let pace = Pace::now(slow_start);
         let ends = members
             .iter()
             .scan(0u64, |sum, member| {
@@ -92,7 +104,7 @@ impl Pool {
             })
             .collect();
         let way = match upstream.settings.balance {
-            Balance::RoundRobin => Way::Turns(RefCell::new(Turn::new(&members, random))),
+            Balance::RoundRobin => Way::Turns(RefCell::new(Turn::new(&members, pace, random))),
             Balance::LeastRequests => Way::LeastRequests,
             Balance::P2cEwma => Way::LowestCost,
             Balance::Random => Way::Random,
@@ -107,7 +119,7 @@ impl Pool {
                 })
             }
         };
-        Some(Self { members, ends, way })
+        Some(Self { members, ends, way, slow_start })
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -115,7 +127,17 @@ impl Pool {
     }
 
     /// Picks an endpoint that is not to be avoided, or any when all are. `None` only when the pool is empty.
-    pub(super) fn pick(&self, wish: Wish<'_>, load: &impl Load, mut random: impl FnMut() -> u64) -> Option<u32> {
+    pub(super) fn pick(&self, wish: Wish<'_>, load: &impl Load, random: impl FnMut() -> u64) -> Option<u32> {
+        self.pick_at(Pace::now(self.slow_start), wish, load, random)
+    }
+
+    fn pick_at(&self, pace: Pace, wish: Wish<'_>, load: &impl Load, mut random: impl FnMut() -> u64) -> Option<u32> {
+        if let Some(stay) = wish.stay
+            && self.members.binary_search_by_key(&stay, |member| member.index).is_ok()
+            && !wish.avoid.contains(&stay)
+        {
+            return Some(stay);
+        }
         match self.members.as_slice() {
             [] => return None,
             [only] => return Some(only.index),
@@ -128,35 +150,44 @@ impl Pool {
                 let mut turn = turn.borrow_mut();
                 // Ends: some member is not avoided, and every member's turn comes.
                 loop {
-                    let member = turn.next(&self.members)?;
+                    let member = turn.next(&self.members, pace)?;
                     if !avoid.contains(&member.index) {
                         return Some(member.index);
                     }
                 }
             }
-            Way::LeastRequests if self.members.len() <= LOOK_AT_ALL => self.least_of_all(avoid, load, random()),
-            Way::LeastRequests => Some(self.better_of_two(avoid, is_less_busy(load), random)),
-            Way::LowestCost => Some(self.better_of_two(avoid, costs_less(load), random)),
-            Way::Random => Some(self.drawn(|index| avoid.contains(&index), &mut random).index),
+            Way::LeastRequests if self.members.len() <= LOOK_AT_ALL => self.least_of_all(avoid, load, pace, random),
+            Way::LeastRequests => Some(self.better_of_two(avoid, is_less_busy(load, pace), pace, random)),
+            Way::LowestCost => Some(self.better_of_two(avoid, costs_less(load, pace), pace, random)),
+            Way::Random => Some(self.drawn(|index| avoid.contains(&index), pace, &mut random).index),
             Way::Hashed(hashed) => wish
                 .key
                 .and_then(|key| self.by_key(hashed, key, avoid, load))
-                .or_else(|| Some(self.drawn(|index| avoid.contains(&index), &mut random).index)),
+                .or_else(|| Some(self.drawn(|index| avoid.contains(&index), pace, &mut random).index)),
         }
     }
 
     /// The lowest (in flight + 1) / weight; ties go to the one a random start meets first.
-    fn least_of_all(&self, avoid: &[u32], load: &impl Load, random: u64) -> Option<u32> {
-        let start = (random % self.members.len() as u64) as usize;
+    fn least_of_all(
+        &self,
+        avoid: &[u32],
+        load: &impl Load,
+        pace: Pace,
+        mut random: impl FnMut() -> u64,
+    ) -> Option<u32> {
+        let start = (random() % self.members.len() as u64) as usize;
         let (tail, head) = self.members.split_at(start);
         let mut best: Option<Member> = None;
-        let is_less_busy = is_less_busy(load);
+        let mut passed_over = None;
+        let is_less_busy = is_less_busy(load, pace);
         for member in head.iter().chain(tail).filter(|member| !avoid.contains(&member.index)) {
-            if best.is_none_or(|best| is_less_busy(*member, best)) {
+            if !pace.takes_part(member, &mut random) {
+                passed_over = Some(*member);
+            } else if best.is_none_or(|best| is_less_busy(*member, best)) {
                 best = Some(*member);
             }
         }
-        best.map(|member| member.index)
+        best.or(passed_over).map(|member| member.index)
     }
 
     /// The better of two drawn by weight (Mitzenmacher, "The power of two choices", 2001).
@@ -164,24 +195,26 @@ impl Pool {
         &self,
         avoid: &[u32],
         is_better: impl Fn(Member, Member) -> bool,
+        pace: Pace,
         mut random: impl FnMut() -> u64,
     ) -> u32 {
-        let one = self.drawn(|index| avoid.contains(&index), &mut random);
+        let one = self.drawn(|index| avoid.contains(&index), pace, &mut random);
         // Two different ones: of a pair, a bad one would else be drawn against itself for a quarter of the requests.
-        let other = self.drawn(|index| index == one.index || avoid.contains(&index), &mut random);
+        let other = self.drawn(|index| index == one.index || avoid.contains(&index), pace, &mut random);
         if is_better(other, one) && !avoid.contains(&other.index) { other.index } else { one.index }
     }
 
     /// Drawn by weight among those that are not out, or any when all are.
-    fn drawn(&self, out: impl Fn(u32) -> bool, mut random: impl FnMut() -> u64) -> Member {
+    fn drawn(&self, out: impl Fn(u32) -> bool, pace: Pace, mut random: impl FnMut() -> u64) -> Member {
         let total = self.ends.last().copied().unwrap_or(1);
         // Few of many are out: another draw soon hits. After eight the next in line will do.
         let mut position = 0;
         for _ in 0..8 {
             let point = ((u128::from(random()) * u128::from(total)) >> 64) as u64;
             position = self.ends.partition_point(|end| *end <= point);
-            if !out(self.members[position].index) {
-                return self.members[position];
+            let member = self.members[position];
+            if !out(member.index) && pace.takes_part(&member, &mut random) {
+                return member;
             }
         }
         let next = self.members.iter().cycle().skip(position).take(self.members.len());
@@ -219,10 +252,54 @@ impl Pool {
     }
 }
 
+/// Whether members slow down at their start: not where most are fresh, who would then be no less than each other.
+fn slows(members: &[Member], window: Duration) -> bool {
+    let is_fresh = |member: &&Member| member.fresh_since.is_some_and(|since| since.elapsed() < window);
+    let fresh = members.iter().filter(is_fresh).count();
+    fresh > 0 && fresh * 2 <= members.len()
+}
+
+/// How far slow starts are.
+#[derive(Clone, Copy, Debug)]
+struct Pace(Option<(Duration, Instant)>);
+
+/// The share of a member that is not fresh.
+const FULL: u64 = 1024;
+
+/// A fresh one begins with a tenth: with less it might get nothing for most of its time.
+const FIRST: u64 = FULL / 10;
+
+impl Pace {
+    #[cfg(test)]
+    const FULL: Self = Self(None);
+
+    /// The clock is read only where somebody is slow.
+    fn now(slow_start: Option<Duration>) -> Self {
+        Self(slow_start.map(|window| (window, Instant::now())))
+    }
+
+    /// What part of its weight a member has, of [`FULL`]; never 0.
+    fn share(self, member: &Member) -> u64 {
+        match (self.0, member.fresh_since) {
+            (Some((window, now)), Some(since)) => {
+                let grown = now.saturating_duration_since(since).as_secs_f64() / window.as_secs_f64();
+                ((grown * FULL as f64) as u64).clamp(FIRST, FULL)
+            }
+            (None, _) | (_, None) => FULL,
+        }
+    }
+
+    /// Whether a draw counts for a member: as often as its share says, so that the shares hold among idle ones too.
+    fn takes_part(self, member: &Member, mut random: impl FnMut() -> u64) -> bool {
+        let share = self.share(member);
+        share == FULL || random() % FULL < share
+    }
+}
+
 /// Compares (in flight + 1) / weight: drawn by weight or not, a heavy one has more in flight without being busier.
-fn is_less_busy(load: &impl Load) -> impl Fn(Member, Member) -> bool {
-    |a, b| {
-        let busy = |member: Member| u64::from(load.in_flight(member.index)) + 1;
+fn is_less_busy(load: &impl Load, pace: Pace) -> impl Fn(Member, Member) -> bool {
+    move |a, b| {
+        let busy = |member: Member| u64::from(load.in_flight(member.index)) * FULL / pace.share(&member) + 1;
         // a/b < c/d as a*d < c*b
         busy(a) * u64::from(b.weight) < busy(b) * u64::from(a.weight)
     }
@@ -230,9 +307,11 @@ fn is_less_busy(load: &impl Load) -> impl Fn(Member, Member) -> bool {
 
 /// Compares latency * (in flight + 1) / weight. An unmeasured one is taken to be as quick as the other: it gets traffic,
 /// and no more than it answers.
-fn costs_less(load: &impl Load) -> impl Fn(Member, Member) -> bool {
-    |a, b| {
-        let busy = |member: Member| (f64::from(load.in_flight(member.index)) + 1.0) / f64::from(member.weight);
+fn costs_less(load: &impl Load, pace: Pace) -> impl Fn(Member, Member) -> bool {
+    move |a, b| {
+        let share = |member: Member| pace.share(&member) as f64 / FULL as f64;
+        let busy =
+            |member: Member| (f64::from(load.in_flight(member.index)) / share(member) + 1.0) / f64::from(member.weight);
         let (quick_a, quick_b) = match (load.latency(a.index), load.latency(b.index)) {
             (Some(a), Some(b)) => (a, b),
             (None, _) | (_, None) => (1.0, 1.0),

@@ -26,12 +26,13 @@ fn upstream(balance: Balance, weights: &[u16]) -> Upstream {
     let hash = balance.hashes().then_some(Hash { key: HashKey::Path, balance_factor: Some(125) });
     let settings = UpstreamSettings { balance, hash, ..UpstreamSettings::default() };
     let endpoints: Arc<[Endpoint]> = (1u16..).zip(weights).map(endpoint).collect();
+    let name = "u".parse().expect("a name");
     Upstream {
-        name: "u".parse().expect("a name"),
+        affinity: Arc::new(Affinity::new(&name, &settings, &endpoints)),
+        name,
         label: "u".into(),
         provider: ProviderId::File,
         source: None,
-        affinity: Arc::new(Affinity::new(&settings, &endpoints)),
         settings: Arc::new(settings),
         endpoints,
         known: true,
@@ -120,7 +121,7 @@ fn tried_endpoints_are_avoided_while_there_are_others() {
     for (balance, size) in all.into_iter().flat_map(|balance| [(balance, 3), (balance, 40)]) {
         let pool = Pool::new(&upstream(balance, &vec![1; size]), 0, || rng.next_u64()).expect("all of it");
         for _ in 0..50 {
-            let wish = Wish { avoid: &[0, 1], key: Some(rng.next_u64()) };
+            let wish = Wish { key: Some(rng.next_u64()), ..avoiding(&[0, 1]) };
             let picked = pool.pick(wish, &Busy(|_| 0), || rng.next_u64());
             assert!(picked > Some(1), "{picked:?}");
         }
@@ -178,7 +179,7 @@ fn held(balance: Balance, weights: &[u16], key: impl Fn(u64) -> u64) -> Vec<u32>
     let pool = Pool::new(&upstream, 0, || 0).expect("all of it");
     let mut in_flight = vec![0; weights.len()];
     for number in 0..1_000 {
-        let wish = Wish { avoid: &[], key: Some(key(number)) };
+        let wish = Wish { key: Some(key(number)), ..Wish::default() };
         let index = pool.pick(wish, &Doing(&in_flight, &[]), || 0).expect("not empty");
         in_flight[index as usize] += 1;
     }
@@ -208,13 +209,72 @@ fn a_key_keeps_its_endpoint_while_little_is_in_flight() {
         let upstream = upstream(balance, &[1; 5]);
         let pool = Pool::new(&upstream, 0, || 0).expect("all of it");
         for key in (0..1_000u64).map(|key| key.wrapping_mul(0x9e37_79b9_7f4a_7c15)) {
-            let wish = Wish { avoid: &[], key: Some(key) };
+            let wish = Wish { key: Some(key), ..Wish::default() };
             let idle = pool.pick(wish, &Busy(|_| 0), || 0).expect("not empty");
             assert_eq!(pool.pick(wish, &Busy(|index| if index == idle { 3 } else { 0 }), || 1), Some(idle));
             let other = pool.pick(wish, &Busy(|index| if index == idle { 4 } else { 0 }), || 1);
             assert_ne!(other, Some(idle), "4 of 4 are too much");
             // Who is tried and failed leaves the key to the one that a busy one leaves it to.
-            assert_eq!(pool.pick(Wish { avoid: &[idle], key: Some(key) }, &Busy(|_| 0), || 1), other);
+            assert_eq!(pool.pick(Wish { avoid: &[idle], ..wish }, &Busy(|_| 0), || 1), other);
         }
     }
+}
+
+#[test]
+fn a_client_stays_while_its_endpoint_is_usable() {
+    let pool = Pool::new(&upstream(Balance::RoundRobin, &[1, 0, 1]), 0, || 0).expect("all of it");
+    let at = |stay, avoid| Wish { stay: Some(stay), ..avoiding(avoid) };
+    assert!((0..10).all(|_| pool.pick(at(2, &[]), &Busy(|_| 9), || 0) == Some(2)));
+    assert_eq!(pool.pick(at(2, &[2]), &Busy(|_| 0), || 0), Some(0), "it was tried");
+    assert_ne!(pool.pick(at(1, &[]), &Busy(|_| 0), || 0), Some(1), "it drains");
+    assert_ne!(pool.pick(at(7, &[]), &Busy(|_| 0), || 0), Some(7), "it is gone");
+}
+
+/// Shares of 20,000 picks among endpoints of which the last one is fresh, `grown` of its slow start ago.
+fn slowly(balance: Balance, count: usize, grown: f64, busy: impl Fn(u32) -> u32 + Copy) -> Vec<usize> {
+    let mut rng = SmallRng::seed_from_u64(7);
+    let mut pool = Pool::new(&upstream(balance, &vec![1; count]), 0, || rng.next_u64()).expect("all of it");
+    // So long that the test takes no part of it.
+    let window = Duration::from_secs(1_000_000);
+    pool.slow_start = Some(window);
+    pool.members.last_mut().expect("members").fresh_since = Some(Instant::now());
+    let pace = Pace(Some((window, Instant::now() + window.mul_f64(grown))));
+    let mut counts = vec![0; count];
+    for _ in 0..20_000 {
+        counts[pool.pick_at(pace, Wish::default(), &Busy(busy), || rng.next_u64()).expect("not empty") as usize] += 1;
+    }
+    counts
+}
+
+#[test]
+fn a_fresh_endpoints_share_grows() {
+    for balance in [Balance::RoundRobin, Balance::LeastRequests, Balance::P2cEwma, Balance::Random] {
+        for (grown, of_fair) in [(0.0, 0.1), (0.25, 0.25), (0.5, 0.5), (1.0, 1.0), (2.0, 1.0)] {
+            // Four idle ones: the shares are w/(3+w).
+            let counts = slowly(balance, 4, grown, |_| 0);
+            let (share, wanted) = (counts[3] as f64 / 20_000.0, of_fair / (3.0 + of_fair));
+            // Two different ones of four are compared: a fresh one that is drawn wins half of its pairs.
+            let close = if balance == Balance::P2cEwma { 0.05 } else { 0.02 };
+            assert!((share - wanted).abs() < close, "{balance:?} at {grown}: {share}, not {wanted}");
+        }
+    }
+    // Among busy ones it is never busier than its share.
+    let busy = slowly(Balance::LeastRequests, 4, 0.25, |index| if index == 3 { 3 } else { 10 });
+    assert_eq!(busy[3], 0, "3 of its 2.5");
+    assert!(slowly(Balance::LeastRequests, 4, 0.25, |index| if index == 3 { 2 } else { 10 })[3] > 4_000);
+}
+
+#[test]
+fn where_most_are_fresh_nobody_is_slow() {
+    let window = Some(Duration::from_secs(1_000));
+    let settings = UpstreamSettings { slow_start: window, ..UpstreamSettings::default() };
+    let upstream = Upstream { settings: Arc::new(settings), ..upstream(Balance::LeastRequests, &[1; 4]) };
+    let slow_start = || Pool::new(&upstream, 0, || 0).expect("all of it").slow_start;
+    assert_eq!(slow_start(), None);
+    upstream.endpoints[0].state.freshen();
+    assert_eq!(slow_start(), window);
+    upstream.endpoints[1].state.set_health(crate::snapshot::Health::Healthy);
+    assert_eq!(slow_start(), window);
+    upstream.endpoints[2].state.freshen();
+    assert_eq!(slow_start(), None);
 }

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::Member;
+use super::{FULL, Member, Pace};
 
 /// A member's turns are 1/weight apart.
 #[derive(Debug)]
@@ -20,13 +20,13 @@ const FAR: u64 = 1 << 62;
 
 impl Turn {
     /// Starts somewhere in the first lap, so that workers and gateways that start together do not march in step.
-    pub(super) fn new(members: &[Member], mut random: impl FnMut() -> u64) -> Self {
-        let mut first = |member: &Member| random() % (LAP / u64::from(member.weight.max(1)));
+    pub(super) fn new(members: &[Member], pace: Pace, mut random: impl FnMut() -> u64) -> Self {
+        let mut first = |member: &Member| random() % step(member, pace);
         let queue = (0u32..).zip(members).map(|(position, member)| Reverse((first(member), position))).collect();
         Self { queue }
     }
 
-    pub(super) fn next(&mut self, members: &[Member]) -> Option<Member> {
+    pub(super) fn next(&mut self, members: &[Member], pace: Pace) -> Option<Member> {
         if let Some(&Reverse((earliest, _))) = self.queue.peek()
             && earliest >= FAR
         {
@@ -36,9 +36,14 @@ impl Turn {
         let mut earliest = self.queue.peek_mut()?;
         let Reverse((turn, position)) = *earliest;
         let member = members[position as usize];
-        *earliest = Reverse((turn.saturating_add(LAP / u64::from(member.weight.max(1))), position));
+        *earliest = Reverse((turn.saturating_add(step(&member, pace)), position));
         Some(member)
     }
+}
+
+/// From a member's turn to its next.
+fn step(member: &Member, pace: Pace) -> u64 {
+    LAP * FULL / (u64::from(member.weight.max(1)) * pace.share(member))
 }
 
 #[cfg(test)]
@@ -47,12 +52,12 @@ mod tests {
 
     #[test]
     fn turns_go_on_for_ever() {
-        let members = [(0, 2), (1, 1)].map(|(index, weight)| Member { index, weight });
+        let members = [(0, 2), (1, 1)].map(|(index, weight)| Member { index, weight, fresh_since: None });
         let far = FAR - 3 * LAP;
         let mut turn = Turn { queue: [(far, 0), (far + 1, 1)].map(Reverse).into_iter().collect() };
         let mut counts = [0; 2];
         for _ in 0..300 {
-            counts[turn.next(&members).expect("members").index as usize] += 1;
+            counts[turn.next(&members, Pace::FULL).expect("members").index as usize] += 1;
         }
         assert_eq!(counts, [200, 100]);
         assert!(turn.queue.iter().all(|Reverse((at, _))| *at < FAR));

@@ -7,41 +7,38 @@ use super::endpoint::Endpoint;
 use super::request::{RequestView, cookie_values};
 use super::target::{client_octets, hash};
 use super::upstream::selects;
+use crate::spec::name::Name;
 use crate::spec::upstream::{Balance, Hash, HashKey, UpstreamSettings};
 
 mod maglev;
 mod ring;
+mod session;
+
+pub use session::Sessions;
 
 /// The tables of an upstream's endpoints.
 #[derive(Debug, Default)]
 pub struct Affinity {
     /// By [`super::Target::subset`]; empty where nothing hashes.
     tables: Vec<Table>,
+    sessions: Option<Sessions>,
 }
 
 impl Affinity {
-    /// What the settings want of the endpoints.
-    pub fn new(settings: &UpstreamSettings, endpoints: &[Endpoint]) -> Self {
-        let make: fn(&[Entry]) -> Table = match settings.balance {
-            Balance::RingHash => ring::table,
-            Balance::Maglev => maglev::table,
-            Balance::RoundRobin | Balance::LeastRequests | Balance::P2cEwma | Balance::Random => {
-                return Self::default();
-            }
-        };
-        let selectors = std::iter::once(None).chain(settings.subsets.values().map(Some));
-        let tables = selectors.map(|selector| {
-            let selected = (0u32..)
-                .zip(endpoints)
-                .filter(|(_, endpoint)| selector.is_none_or(|selector| selects(selector, &endpoint.labels)));
-            make(&selected.filter_map(|(index, endpoint)| Entry::of(index, endpoint)).collect::<Vec<_>>())
-        });
-        Self { tables: tables.collect() }
+    /// What the settings want of the endpoints. `name` is the upstream's.
+    pub fn new(name: &Name, settings: &UpstreamSettings, endpoints: &[Endpoint]) -> Self {
+        let sessions = settings.session.as_ref().map(|session| Sessions::new(name, session, endpoints));
+        Self { tables: tables(settings, endpoints), sessions }
     }
 
     /// Whether two settings make the same of the same endpoints.
     pub fn depends_on_equal(a: &UpstreamSettings, b: &UpstreamSettings) -> bool {
-        a.balance == b.balance && a.subsets == b.subsets
+        a.balance == b.balance && a.subsets == b.subsets && a.session == b.session
+    }
+
+    /// Where clients stay; `None` where they do not.
+    pub fn sessions(&self) -> Option<&Sessions> {
+        self.sessions.as_ref()
     }
 
     /// The endpoints of a subset in the order in which a key prefers them; most come many times.
@@ -52,6 +49,24 @@ impl Affinity {
             from.iter().chain(before).copied()
         })
     }
+}
+
+fn tables(settings: &UpstreamSettings, endpoints: &[Endpoint]) -> Vec<Table> {
+    let make: fn(&[Entry]) -> Table = match settings.balance {
+        Balance::RingHash => ring::table,
+        Balance::Maglev => maglev::table,
+        Balance::RoundRobin | Balance::LeastRequests | Balance::P2cEwma | Balance::Random => {
+            return Vec::new();
+        }
+    };
+    let selectors = std::iter::once(None).chain(settings.subsets.values().map(Some));
+    let tables = selectors.map(|selector| {
+        let selected = (0u32..)
+            .zip(endpoints)
+            .filter(|(_, endpoint)| selector.is_none_or(|selector| selects(selector, &endpoint.labels)));
+        make(&selected.filter_map(|(index, endpoint)| Entry::of(index, endpoint)).collect::<Vec<_>>())
+    });
+    tables.collect()
 }
 
 /// Owners of places that keys fall on. It has all endpoints that may take traffic, whoever does now: a key whose

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::snapshot::EndpointState;
 use crate::spec::endpoint::RegistryStatus;
+use crate::spec::upstream::Session;
 
 const KEYS: u64 = 20_000;
 
@@ -29,7 +30,11 @@ fn endpoints(weights: &BTreeMap<u8, u16>) -> Vec<Endpoint> {
 }
 
 fn affinity(balance: Balance, endpoints: &[Endpoint]) -> Affinity {
-    Affinity::new(&UpstreamSettings { balance, ..UpstreamSettings::default() }, endpoints)
+    Affinity::new(&name(), &UpstreamSettings { balance, ..UpstreamSettings::default() }, endpoints)
+}
+
+fn name() -> Name {
+    "u".parse().expect("a name")
 }
 
 /// The last octet of each key's endpoint.
@@ -103,13 +108,40 @@ fn a_subset_has_a_table_of_its_own() {
     let all = [endpoint("10.0.0.1:80", 1, "v1"), endpoint("10.0.0.2:80", 1, "v2"), endpoint("10.0.0.3:80", 1, "v2")];
     let subsets = [("new".parse().expect("a name"), [("version".to_owned(), "v2".to_owned())].into())];
     let settings = UpstreamSettings { balance: Balance::Maglev, subsets: subsets.into(), ..Default::default() };
-    let affinity = Affinity::new(&settings, &all);
+    let affinity = Affinity::new(&name(), &settings, &all);
     assert!((0..100).all(|key| affinity.walk(1, key * 7919).all(|index| index != 0)));
     assert!(affinity.walk(0, 1).any(|index| index == 0));
     assert_eq!(affinity.walk(2, 1).count(), 0);
     let drained = [endpoint("10.0.0.1:80", 0, "v1")];
-    assert_eq!(Affinity::new(&settings, &drained).walk(0, 1).count(), 0);
-    assert_eq!(Affinity::new(&settings, &[]).walk(0, 1).count(), 0);
+    assert_eq!(Affinity::new(&name(), &settings, &drained).walk(0, 1).count(), 0);
+    assert_eq!(Affinity::new(&name(), &settings, &[]).walk(0, 1).count(), 0);
+}
+
+#[test]
+fn a_cookie_tells_the_endpoint_and_not_its_address() {
+    use http::{HeaderMap, Method, header};
+
+    let settings = UpstreamSettings { session: Some(Session { cookie: "at".to_owned() }), ..Default::default() };
+    let all = endpoints(&equal(3));
+    let affinity = Affinity::new(&name(), &settings, &all);
+    let sessions = affinity.sessions().expect("sessions");
+    let listener: Name = "web".parse().expect("a name");
+    let find = |cookie: &str| {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::COOKIE, cookie.parse().expect("a value"));
+        let (host, path, method) = ("", "/", &Method::GET);
+        sessions.find(&RequestView { listener: &listener, host, path, method, headers: &headers, query: None })
+    };
+    for position in 0..3usize {
+        let set = sessions.set_cookie(position, false).expect("a cookie").to_str().expect("text");
+        assert!(set.ends_with("; Path=/; HttpOnly; SameSite=Lax"), "{set}");
+        assert!(!set.contains("10.0") && !set.contains("8080"), "{set}");
+        assert_eq!(find(&format!("a=1; {}", set.split(';').next().expect("a pair"))), Some(position as u32));
+        let secure = sessions.set_cookie(position, true).expect("a cookie").to_str().expect("text");
+        assert_eq!(secure, format!("{set}; Secure"));
+    }
+    assert_eq!(find("at=10.0.0.1:8080"), None);
+    assert_eq!(find("at="), None);
 }
 
 proptest! {

@@ -1,12 +1,15 @@
 //! Defines how the balancing of an upstream is written, and what it resolves to.
 
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::spec::upstream::{Balance, Hash, HashKey};
+use crate::spec::upstream::{Balance, Hash, HashKey, Session};
 
 use super::condition::parse_header_name;
 use super::route::parse_cookie_name;
+use super::scalar::RawDuration;
 use super::scope::Scope;
 
 /// How one endpoint is picked.
@@ -124,4 +127,37 @@ impl RawHash {
         }
         Some(Hash { key: key?, balance_factor: (factor > 0).then_some(factor) })
     }
+}
+
+/// Keeps a client at its endpoint while that is usable.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(rename = "Session", deny_unknown_fields)]
+pub struct RawSession {
+    /// The cookie that tells the endpoint, by a digest of its address. Clients get it with their first answer, and again
+    /// when they were moved. Another one than the `sticky` of a route.
+    cookie: Option<String>,
+}
+
+impl RawSession {
+    pub(super) fn resolve(self, scope: &Scope<'_>) -> Option<Session> {
+        let Some(cookie) = self.cookie else {
+            scope.missing("`cookie` is missing: the name of the cookie that tells a client's endpoint");
+            return None;
+        };
+        scope.key("cookie").check(parse_cookie_name(cookie)).map(|cookie| Session { cookie })
+    }
+}
+
+/// The slow start of an upstream, where its balancer has one.
+pub(super) fn resolve_slow_start(raw: Option<RawDuration>, balance: Balance, scope: &Scope<'_>) -> Option<Duration> {
+    let RawDuration(window) = raw?;
+    if balance.hashes() {
+        scope.key("slow_start").problem(format!(
+            "`{}` has none: keys would move all the while; remove it, or choose another `balance`",
+            balance.as_str()
+        ));
+        return None;
+    }
+    Some(window)
 }

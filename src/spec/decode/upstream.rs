@@ -15,7 +15,7 @@ use crate::spec::name::{Name, ProviderId};
 use crate::spec::source::{ConsulService, EtcdFormat};
 use crate::spec::upstream::{HealthCheck, Probe, UpstreamSettings, UpstreamSource, UpstreamSpec};
 
-use super::balance::{RawBalance, RawHash, resolve_hash};
+use super::balance::{RawBalance, RawHash, RawSession, resolve_hash, resolve_slow_start};
 use super::reader::{TEXT_OR_TABLE, nearest};
 use super::scalar::RawDuration;
 use super::scope::{Referent, Scope};
@@ -36,6 +36,11 @@ pub struct RawUpstream {
     balance: Option<RawBalance>,
     /// What `ring_hash` and `maglev` lead a request by.
     hash: Option<RawHash>,
+    /// Keeps a client at its endpoint while that is usable.
+    session: Option<RawSession>,
+    /// The weight of an endpoint that is new, or well again, grows for so long; at once by default. Where more than half
+    /// of a pool is new, all are as they are.
+    slow_start: Option<RawDuration>,
     /// Named selections of endpoints: those whose labels have all these values.
     subsets: Option<BTreeMap<String, BTreeMap<String, String>>>,
     /// To an established connection; default 2s.
@@ -139,6 +144,8 @@ impl RawUpstream {
         let settings = UpstreamSettings {
             balance,
             hash: resolve_hash(self.hash, balance, scope),
+            session: self.session.and_then(|session| session.resolve(&scope.key("session"))),
+            slow_start: resolve_slow_start(self.slow_start, balance, scope),
             subsets: resolve_subsets(self.subsets, &scope.key("subsets")),
             connect_timeout: or(self.connect_timeout, default.connect_timeout),
             response_timeout: or(self.response_timeout, default.response_timeout),

@@ -1,9 +1,9 @@
 //! What the balancers do with real traffic: keys and clients that keep their endpoints, quick and slow endpoints.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::support::client::Request;
+use crate::support::client::{Answer, Request};
 use crate::support::gateway::Gateway;
 use crate::support::origin::{Behaviour, Origin};
 use crate::support::wait;
@@ -133,16 +133,85 @@ async fn one_key_that_all_ask_for_spills_over() {
 
 #[tokio::test]
 async fn the_quick_endpoint_gets_most_and_one_that_fails_fast_little() {
-    let services = services(3).await;
-    services[0].set(Behaviour::Delay(Duration::from_millis(150), Box::new(Behaviour::Echo)));
-    services[1].set(Behaviour::Status(503));
-    services[2].set(Behaviour::Delay(Duration::from_millis(5), Box::new(Behaviour::Echo)));
-    let gateway = before(&services, "balance = \"p2c_ewma\"").await;
-    let mut counts = BTreeMap::new();
-    for _ in 0..200 {
-        *counts.entry(gateway.get("/").await.served_by().to_owned()).or_insert(0) += 1;
+    let slow = Behaviour::Delay(Duration::from_millis(100), Box::new(Behaviour::Echo));
+    for (bad, most) in [(slow, 10), (Behaviour::Status(503), 20)] {
+        let services = services(2).await;
+        services[0].set(bad.clone());
+        services[1].set(Behaviour::Delay(Duration::from_millis(2), Box::new(Behaviour::Echo)));
+        let gateway = before(&services, "balance = \"p2c_ewma\"").await;
+        for _ in 0..100 {
+            gateway.get("/").await;
+        }
+        assert!(services[0].requests() <= most, "{bad:?}: {} of 100", services[0].requests());
+        assert_eq!(services[0].requests() + services[1].requests(), 100);
     }
-    let count = |name: &str| counts.get(name).copied().unwrap_or(0);
-    assert!(count("app/v2") > 150, "{counts:?}");
-    assert!(count("app/v0") < 25 && count("app/v1") < 40, "{counts:?}");
+}
+
+/// The pair in a `Set-Cookie`, and whether it has all that a cookie of ours must have.
+fn cookie(set: &str) -> String {
+    assert!(set.ends_with("; Path=/; HttpOnly; SameSite=Lax"), "{set}");
+    set.split(';').next().unwrap().to_owned()
+}
+
+async fn ask(gateway: &Gateway, cookie: &str) -> Answer {
+    gateway.send(Request::get("/").header("cookie", cookie)).await
+}
+
+#[tokio::test]
+async fn a_client_stays_at_its_endpoint_while_that_is_usable() {
+    let mut services = services(3).await;
+    let lines = "balance = \"round_robin\"\nsession = { cookie = \"at\" }\nconnect_timeout = \"2s\"";
+    let (gateway, other) = (before(&services, lines).await, before(&services, lines).await);
+    let mut clients = Vec::new();
+    for _ in 0..12 {
+        let first = gateway.get("/").await;
+        let set = first.values("set-cookie");
+        assert_eq!(set.len(), 1);
+        clients.push((cookie(set[0]), first.served_by().to_owned()));
+    }
+    assert_eq!(clients.iter().map(|(_, at)| at).collect::<BTreeSet<_>>().len(), 3, "{clients:?}");
+    for service in &services {
+        let told = clients.iter().any(|(cookie, _)| {
+            let port = service.address().port();
+            cookie.contains("127.0.0.1") || cookie.contains(&port.to_string()) || cookie.contains(&format!("{port:x}"))
+        });
+        assert!(!told, "the address stands in {clients:?}");
+    }
+    for (cookie, at) in &clients {
+        for gateway in [&gateway, &other, &gateway] {
+            let answer = ask(gateway, &format!("a=1; {cookie}")).await;
+            assert_eq!(answer.served_by(), at);
+            assert_eq!(answer.header("set-cookie"), None, "it has it");
+        }
+    }
+
+    services[0].stop().await;
+    let (lost, _) = clients.iter().find(|(_, at)| at == "app/v0").unwrap();
+    let moved = ask(&gateway, lost).await;
+    assert_ne!(moved.served_by(), "app/v0");
+    let next = cookie(moved.header("set-cookie").expect("a new one"));
+    let stays = ask(&gateway, &next).await;
+    assert_eq!((stays.served_by(), stays.header("set-cookie")), (moved.served_by(), None));
+    let invented = ask(&gateway, "at=127.0.0.1:80").await;
+    assert!(invented.status == 200 && invented.header("set-cookie").is_some());
+}
+
+#[tokio::test]
+async fn an_endpoint_that_comes_begins_slowly() {
+    let services = services(3).await;
+    let lines = "balance = \"round_robin\"\nslow_start = \"1h\"";
+    let gateway = before(&services[..2], lines).await;
+    for _ in 0..40 {
+        gateway.get("/").await;
+    }
+    assert!(services[0].requests().abs_diff(services[1].requests()) <= 2, "both began with the gateway");
+
+    gateway.write_config(&config(&services, lines));
+    wait::until(SOON, "three endpoints", || async { gateway.endpoints("app").await.len() == 3 }).await;
+    for _ in 0..210 {
+        assert_eq!(gateway.get("/").await.status, 200);
+    }
+    // A tenth beside two whole ones: 1 of 21; two workers may each round it up.
+    let begun = services[2].requests();
+    assert!((5..=16).contains(&begun), "{begun} of 210");
 }
