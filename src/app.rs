@@ -162,6 +162,7 @@ impl App {
         let control = Control {
             providers: discovery.states,
             rules,
+            labels: settings.runtime.labels.clone(),
             wanted,
             snapshot,
             orders,

@@ -13,11 +13,11 @@ use super::merge::{Affected, Merged, MergedRoute, MergedUpstream, absent};
 use crate::snapshot::target::seed;
 use crate::snapshot::{Affinity, Endpoint, EndpointState, Route, RouteState, RouteTable, Snapshot, Target, Upstream};
 use crate::spec::document::Kind;
-use crate::spec::endpoint::{Address, EndpointSpec, Penalty};
+use crate::spec::endpoint::{Address, EndpointSpec, Labels, Penalty};
 use crate::spec::name::{ItemRef, Name, ProviderId};
 use crate::spec::problem::Problem;
 use crate::spec::route::{Choice, TargetSpec};
-use crate::spec::upstream::UpstreamSpec;
+use crate::spec::upstream::{Priorities, UpstreamSpec};
 
 /// Makes snapshots, and remembers of what it made the last one.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub(super) struct Builder {
     inputs: BTreeMap<Arc<str>, Input>,
     resolution: Resolution,
     grace: Grace,
+    /// Where this gateway is.
+    own: Labels,
 }
 
 /// What an upstream was made of; compared by pointer where that is exact.
@@ -48,8 +50,13 @@ type Resolution = BTreeMap<Arc<str>, (ProviderId, usize, Vec<Name>)>;
 
 impl Builder {
     pub(super) fn new(now: Instant) -> Self {
-        let (slots, inputs, resolution) = Default::default();
-        Self { slots, inputs, resolution, grace: Grace::new(now) }
+        let (slots, inputs, resolution, own) = Default::default();
+        Self { slots, inputs, resolution, grace: Grace::new(now), own }
+    }
+
+    /// For a gateway with these labels.
+    pub(super) fn labelled(self, own: Labels) -> Self {
+        Self { own, ..self }
     }
 
     /// When to build again though nothing changed.
@@ -169,6 +176,17 @@ impl Builder {
             let gone = merged.drained.iter().filter(|address| !folded.contains_key(address));
             remarks.extend(gone.map(|address| absent(label, *address)));
         }
+        if let Priorities::Nearest(names) = &merged.spec.settings.priorities
+            && let Some(unknown) = names.iter().find(|name| !self.own.contains_key(*name))
+        {
+            remarks.push(Problem::new(
+                "configuration",
+                format!("upstreams.{label}.nearest"),
+                format!(
+                    "this gateway has no label `{unknown}`: set it in `runtime.labels`, or no endpoint is near by it"
+                ),
+            ));
+        }
         let mut endpoints: Vec<Endpoint> = folded
             .into_iter()
             .map(|(address, spec)| Endpoint {
@@ -179,6 +197,7 @@ impl Builder {
                 held: merged.held && merged.kept.as_ref().is_none_or(|kept| kept.contains(&spec.address)),
                 drained: merged.drained.contains(&address),
                 penalty: merged.penalties.as_ref().and_then(|all| all.get(&spec.address).cloned()),
+                priority: merged.spec.settings.priorities.level(&spec.labels, &self.own),
                 state: states.get(&address).map_or_else(|| Arc::new(EndpointState::new(address)), |s| Arc::clone(s)),
             })
             .collect();

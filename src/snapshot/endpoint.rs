@@ -26,6 +26,8 @@ pub struct Endpoint {
     pub drained: bool,
     /// What it has against it that its registry took it out again and again.
     pub penalty: Option<Penalty>,
+    /// 0 goes first; the next ones get what it cannot take.
+    pub priority: u16,
     /// What survives every change of the above.
     pub state: Arc<EndpointState>,
 }
@@ -40,6 +42,7 @@ impl PartialEq for Endpoint {
             && self.held == other.held
             && self.drained == other.drained
             && self.penalty == other.penalty
+            && self.priority == other.priority
             && Arc::ptr_eq(&self.state, &other.state)
     }
 }

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 pub mod affinity;
 pub mod endpoint;
 pub mod gate;
+pub mod level;
 pub mod report;
 pub mod request;
 pub mod route;
@@ -19,6 +20,7 @@ pub mod upstream;
 
 pub use affinity::Affinity;
 pub use endpoint::{Endpoint, EndpointState, Health, Standing, StateName};
+pub use level::Level;
 pub use report::Report;
 pub use request::{RequestView, Unmet};
 pub use route::{Route, RouteState, Target};

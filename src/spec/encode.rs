@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::spec::matching::{Conditions, MatchSpec, PathMatch, ValueMatch};
 use crate::spec::route::{Choice, RouteSpec, Sticky, TargetSpec};
-use crate::spec::upstream::{Hash, HashKey, HealthCheck, Probe, UpstreamSettings};
+use crate::spec::upstream::{Hash, HashKey, HealthCheck, Priorities, Probe, UpstreamSettings};
 
 /// A route.
 pub fn route(spec: &RouteSpec) -> Value {
@@ -79,6 +79,11 @@ pub fn settings(settings: &UpstreamSettings) -> Map<String, Value> {
     if let Some(window) = settings.slow_start {
         add("slow_start", duration_text(window).into());
     }
+    match &settings.priorities {
+        Priorities::None => None,
+        Priorities::Levels(levels) => add("priorities", json!(levels)),
+        Priorities::Nearest(names) => add("nearest", json!(names)),
+    };
     if !settings.subsets.is_empty() {
         add("subsets", json!(settings.subsets));
     }

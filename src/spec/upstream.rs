@@ -47,6 +47,8 @@ pub struct UpstreamSettings {
     pub session: Option<Session>,
     /// How long the weight of an endpoint that is new, or well again, grows to what it should be; at once by default.
     pub slow_start: Option<Duration>,
+    /// Which endpoints go first.
+    pub priorities: Priorities,
     /// Named selections of endpoints: all of the labels must be equal.
     pub subsets: BTreeMap<Name, Labels>,
     /// To an established connection; default 2 s.
@@ -70,6 +72,7 @@ impl Default for UpstreamSettings {
             hash: None,
             session: None,
             slow_start: None,
+            priorities: Priorities::None,
             subsets: BTreeMap::new(),
             connect_timeout: Duration::from_secs(2),
             response_timeout: Duration::from_secs(30),
@@ -147,6 +150,35 @@ pub enum HashKey {
 pub struct Session {
     /// The name of the cookie that tells the endpoint.
     pub cookie: String,
+}
+
+/// Which endpoints go first: the others get what those cannot take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Priorities {
+    /// All go together.
+    None,
+    /// Those that have the labels of the first entry, then those of the second, ...; who has none of them goes last.
+    Levels(Vec<Labels>),
+    /// Those that agree with the gateway's own labels in all these, then in all but the last, ...
+    Nearest(Vec<String>),
+}
+
+impl Priorities {
+    /// The level of an endpoint, 0 first. `own` are the gateway's labels.
+    pub fn level(&self, labels: &Labels, own: &Labels) -> u16 {
+        let level = match self {
+            Self::None => 0,
+            Self::Levels(levels) => {
+                let has = |level: &Labels| level.iter().all(|(key, value)| labels.get(key) == Some(value));
+                levels.iter().position(has).unwrap_or(levels.len())
+            }
+            Self::Nearest(names) => {
+                let agrees = |name: &&String| own.get(*name).is_some_and(|value| labels.get(*name) == Some(value));
+                names.len() - names.iter().take_while(agrees).count()
+            }
+        };
+        u16::try_from(level).unwrap_or(u16::MAX)
+    }
 }
 
 /// An active health check.

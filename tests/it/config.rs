@@ -548,6 +548,9 @@ fn balancers_that_hash_say_what_they_need() {
         ("balance = \"maglev\"\nhash = { header = \"a b\" }", "`a b` is not a header name"),
         ("balance = \"ringhash\"", "ring_hash"),
         ("balance = \"maglev\"\nhash = { path = true }\nslow_start = \"5s\"", "slow_start: `maglev` has none"),
+        ("priorities = []", "upstreams.u.priorities: give 1 to 16 of them"),
+        ("priorities = [{ zone = \"a\" }, {}]", "upstreams.u.priorities[1]: needs at least one label"),
+        ("nearest = [\"zone\"]\npriorities = [{ zone = \"a\" }]", "`priorities` and `nearest` exclude each other"),
         ("session = {}", "upstreams.u.session: `cookie` is missing"),
         ("session = { cookie = \"a;b\" }", "upstreams.u.session.cookie: `a;b` is not a cookie name"),
     ] {

@@ -28,6 +28,7 @@ fn upstream(states: &[Arc<EndpointState>], weight: u16, check: Option<HealthChec
         held: false,
         drained: false,
         penalty: None,
+        priority: 0,
         state: Arc::clone(state),
     };
     Upstream {

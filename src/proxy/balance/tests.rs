@@ -1,13 +1,15 @@
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
+use super::tier::Pace;
 use super::*;
-use crate::snapshot::{Endpoint, EndpointState};
+use crate::snapshot::{Affinity, Endpoint, EndpointState};
 use crate::spec::endpoint::RegistryStatus;
 use crate::spec::name::ProviderId;
-use crate::spec::upstream::{Hash, HashKey, UpstreamSettings};
+use crate::spec::upstream::{Balance, Hash, HashKey, UpstreamSettings};
 
 fn upstream(balance: Balance, weights: &[u16]) -> Upstream {
     let endpoint = |(port, weight): (u16, &u16)| {
@@ -20,6 +22,7 @@ fn upstream(balance: Balance, weights: &[u16]) -> Upstream {
             held: false,
             drained: false,
             penalty: None,
+            priority: 0,
             state: Arc::new(EndpointState::new(address)),
         }
     };
@@ -236,12 +239,13 @@ fn slowly(balance: Balance, count: usize, grown: f64, busy: impl Fn(u32) -> u32 
     let mut pool = Pool::new(&upstream(balance, &vec![1; count]), 0, || rng.next_u64()).expect("all of it");
     // So long that the test takes no part of it.
     let window = Duration::from_secs(1_000_000);
-    pool.slow_start = Some(window);
-    pool.members.last_mut().expect("members").fresh_since = Some(Instant::now());
+    let tier = &mut pool.tiers[0].1;
+    tier.slow_start = Some(window);
+    tier.members.last_mut().expect("members").fresh_since = Some(Instant::now());
     let pace = Pace(Some((window, Instant::now() + window.mul_f64(grown))));
     let mut counts = vec![0; count];
     for _ in 0..20_000 {
-        counts[pool.pick_at(pace, Wish::default(), &Busy(busy), || rng.next_u64()).expect("not empty") as usize] += 1;
+        counts[tier.pick_at(pace, Wish::default(), &Busy(busy), || rng.next_u64()).expect("not empty") as usize] += 1;
     }
     counts
 }
@@ -269,7 +273,7 @@ fn where_most_are_fresh_nobody_is_slow() {
     let window = Some(Duration::from_secs(1_000));
     let settings = UpstreamSettings { slow_start: window, ..UpstreamSettings::default() };
     let upstream = Upstream { settings: Arc::new(settings), ..upstream(Balance::LeastRequests, &[1; 4]) };
-    let slow_start = || Pool::new(&upstream, 0, || 0).expect("all of it").slow_start;
+    let slow_start = || Pool::new(&upstream, 0, || 0).expect("all of it").tiers[0].1.slow_start;
     assert_eq!(slow_start(), None);
     upstream.endpoints[0].state.freshen();
     assert_eq!(slow_start(), window);
@@ -277,4 +281,32 @@ fn where_most_are_fresh_nobody_is_slow() {
     assert_eq!(slow_start(), window);
     upstream.endpoints[2].state.freshen();
     assert_eq!(slow_start(), None);
+}
+
+#[test]
+fn a_level_that_cannot_take_all_spills_over() {
+    let mut upstream = upstream(Balance::Random, &[1; 4]);
+    let drained = |index: usize| index == 1;
+    let endpoints = upstream.endpoints.iter().enumerate().map(|(index, endpoint)| Endpoint {
+        priority: u16::from(index >= 2),
+        drained: drained(index),
+        ..endpoint.clone()
+    });
+    upstream.endpoints = endpoints.collect();
+    let mut rng = SmallRng::seed_from_u64(7);
+    let pool = Pool::new(&upstream, 0, || rng.next_u64()).expect("all of it");
+    let mut counts = [0usize; 4];
+    for _ in 0..10_000 {
+        counts[pool.pick(Wish::default(), &Busy(|_| 0), || rng.next_u64()).expect("not empty") as usize] += 1;
+    }
+    // Half of the first level takes 1.4 times as much as half.
+    for (count, wanted) in counts.into_iter().zip([7_000usize, 0, 1_500, 1_500]) {
+        assert!(count.abs_diff(wanted) < 200, "{counts:?}");
+    }
+    let picked = pool.pick(avoiding(&[0]), &Busy(|_| 0), || 0);
+    assert!(picked > Some(1), "the first level was tried: {picked:?}");
+    let key = |key: u64| Wish { key: Some(key), ..Wish::default() };
+    let first = (0..1_000).filter(|n| pool.pick(key(n * 7_919), &Busy(|_| 0), || 0) == Some(0)).count();
+    assert!((650..750).contains(&first), "{first}: keys spill over, too");
+    assert_eq!(pool.pick(Wish { stay: Some(3), ..Wish::default() }, &Busy(|_| 0), || 0), Some(3));
 }

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::{FULL, Member, Pace};
+use super::tier::{FULL, Member, Pace};
 
 /// A member's turns are 1/weight apart.
 #[derive(Debug)]

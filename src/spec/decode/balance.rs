@@ -1,11 +1,12 @@
 //! Defines how the balancing of an upstream is written, and what it resolves to.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::spec::upstream::{Balance, Hash, HashKey, Session};
+use crate::spec::upstream::{Balance, Hash, HashKey, Priorities, Session};
 
 use super::condition::parse_header_name;
 use super::route::parse_cookie_name;
@@ -160,4 +161,38 @@ pub(super) fn resolve_slow_start(raw: Option<RawDuration>, balance: Balance, sco
         return None;
     }
     Some(window)
+}
+
+/// More levels than that are a mistake.
+const MOST_LEVELS: usize = 16;
+
+/// Which endpoints of an upstream go first.
+pub(super) fn resolve_priorities(
+    levels: Option<Vec<BTreeMap<String, String>>>,
+    nearest: Option<Vec<String>>,
+    scope: &Scope<'_>,
+) -> Priorities {
+    let check = |scope: &Scope<'_>, count: usize, empty: Option<usize>| {
+        if !(1..=MOST_LEVELS).contains(&count) {
+            scope.problem(format!("give 1 to {MOST_LEVELS} of them, or remove the key"));
+        }
+        if let Some(index) = empty {
+            scope.index(index).problem("needs at least one label, such as `zone`");
+        }
+    };
+    match (levels, nearest) {
+        (None, None) => Priorities::None,
+        (Some(levels), None) => {
+            check(&scope.key("priorities"), levels.len(), levels.iter().position(BTreeMap::is_empty));
+            Priorities::Levels(levels)
+        }
+        (None, Some(names)) => {
+            check(&scope.key("nearest"), names.len(), names.iter().position(String::is_empty));
+            Priorities::Nearest(names)
+        }
+        (Some(_), Some(_)) => {
+            scope.key("nearest").problem("`priorities` and `nearest` exclude each other");
+            Priorities::None
+        }
+    }
 }

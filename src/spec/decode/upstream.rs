@@ -15,7 +15,7 @@ use crate::spec::name::{Name, ProviderId};
 use crate::spec::source::{ConsulService, EtcdFormat};
 use crate::spec::upstream::{HealthCheck, Probe, UpstreamSettings, UpstreamSource, UpstreamSpec};
 
-use super::balance::{RawBalance, RawHash, RawSession, resolve_hash, resolve_slow_start};
+use super::balance::{RawBalance, RawHash, RawSession, resolve_hash, resolve_priorities, resolve_slow_start};
 use super::reader::{TEXT_OR_TABLE, nearest};
 use super::scalar::RawDuration;
 use super::scope::{Referent, Scope};
@@ -41,6 +41,12 @@ pub struct RawUpstream {
     /// The weight of an endpoint that is new, or well again, grows for so long; at once by default. Where more than half
     /// of a pool is new, all are as they are.
     slow_start: Option<RawDuration>,
+    /// Which endpoints go first: those with the labels of the first entry, then of the second, ...; the others last. What
+    /// a level cannot take, once less than 5 in 7 of it is usable, goes to the next.
+    priorities: Option<Vec<BTreeMap<String, String>>>,
+    /// Instead of `priorities`: labels that are compared with the gateway's own (`runtime.labels`). Endpoints that agree
+    /// in all of them go first, then those that agree in all but the last, ...
+    nearest: Option<Vec<String>>,
     /// Named selections of endpoints: those whose labels have all these values.
     subsets: Option<BTreeMap<String, BTreeMap<String, String>>>,
     /// To an established connection; default 2s.
@@ -146,6 +152,7 @@ impl RawUpstream {
             hash: resolve_hash(self.hash, balance, scope),
             session: self.session.and_then(|session| session.resolve(&scope.key("session"))),
             slow_start: resolve_slow_start(self.slow_start, balance, scope),
+            priorities: resolve_priorities(self.priorities, self.nearest, scope),
             subsets: resolve_subsets(self.subsets, &scope.key("subsets")),
             connect_timeout: or(self.connect_timeout, default.connect_timeout),
             response_timeout: or(self.response_timeout, default.response_timeout),

@@ -215,3 +215,53 @@ async fn an_endpoint_that_comes_begins_slowly() {
     let begun = services[2].requests();
     assert!((5..=16).contains(&begun), "{begun} of 210");
 }
+
+#[tokio::test]
+async fn the_gateways_own_zone_goes_first_and_spills_over() {
+    let services = services(3).await;
+    let endpoint = |(service, zone): (&Origin, &str)| {
+        format!("{{ address = \"{}\", labels = {{ zone = \"{zone}\" }} }}", service.address())
+    };
+    let endpoints: Vec<String> = services.iter().zip(["a", "a", "b"]).map(endpoint).collect();
+    let gateway = Gateway::start(&format!(
+        r#"
+        listeners.web.address = "127.0.0.1:0"
+        admin.address = "127.0.0.1:0"
+        runtime.labels = {{ zone = "a" }}
+        routes.all = {{ match = {{ path = "/" }}, upstream = "app" }}
+        [upstreams.app]
+        endpoints = [{}]
+        balance = "round_robin"
+        nearest = ["zone"]
+        health_check = {{ path = "/healthz", interval = "100ms", unhealthy_threshold = 1 }}
+        "#,
+        endpoints.join(", ")
+    ))
+    .await;
+    let healthy = |count: usize| {
+        let gateway = &gateway;
+        wait::until(SOON, "the checks to see it", move || async move {
+            gateway.endpoints("app").await.iter().filter(|(_, state)| state == "healthy").count() == count
+        })
+    };
+    healthy(3).await;
+    let far = || async {
+        let before = services[2].requests();
+        for _ in 0..200 {
+            assert_eq!(gateway.get("/").await.status, 200);
+        }
+        services[2].requests() - before
+    };
+    assert_eq!(far().await, 0, "its own zone can take all");
+    services[0].set_healthy(false);
+    healthy(2).await;
+    let spilled = far().await;
+    assert!((35..=90).contains(&spilled), "{spilled} of 200 are not 30 %");
+    services[1].set_healthy(false);
+    healthy(1).await;
+    assert_eq!(far().await, 200);
+    services[0].set_healthy(true);
+    services[1].set_healthy(true);
+    healthy(3).await;
+    assert_eq!(far().await, 0);
+}
