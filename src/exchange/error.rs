@@ -26,6 +26,8 @@ pub enum ProxyError {
     BadResponse,
     /// No response head in time, or the whole exchange took too long.
     Timeout,
+    /// All endpoints have as much to do as they may, and nobody can wait any longer.
+    Overloaded,
     /// The client went away; nobody reads the answer.
     ClientGone,
     /// The client did not send its body in time.
@@ -41,7 +43,7 @@ impl ProxyError {
     pub fn status(self) -> StatusCode {
         match self {
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::NoEndpoint | Self::Unresolved => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoEndpoint | Self::Unresolved | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::Denied => StatusCode::FORBIDDEN,
             Self::Unreachable { .. } | Self::Reset | Self::BadResponse => StatusCode::BAD_GATEWAY,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
@@ -64,6 +66,7 @@ impl ProxyError {
             Self::Reset => Flag::UpstreamConnectionTermination,
             Self::BadResponse => Flag::UpstreamProtocolError,
             Self::Timeout => Flag::UpstreamTimeout,
+            Self::Overloaded => Flag::UpstreamOverflow,
             Self::ClientGone => Flag::DownstreamConnectionTermination,
             Self::SlowBody => Flag::RequestTimeout,
             Self::BodyTooLarge => Flag::BodyLimit,
@@ -82,6 +85,7 @@ impl ProxyError {
             Self::Reset => "endpoint_reset",
             Self::BadResponse => "endpoint_protocol_error",
             Self::Timeout => "timeout",
+            Self::Overloaded => "overloaded",
             Self::ClientGone => "client_gone",
             Self::SlowBody => "request_timeout",
             Self::BodyTooLarge => "body_too_large",
@@ -100,14 +104,15 @@ impl ProxyError {
             | Self::Unreachable { .. }
             | Self::Reset
             | Self::BadResponse
-            | Self::Timeout => false,
+            | Self::Timeout
+            | Self::Overloaded => false,
         }
     }
 
     /// Seconds after which trying again makes sense, for `Retry-After`.
     pub fn retry_after(self) -> Option<&'static str> {
         match self {
-            Self::NoEndpoint | Self::Unresolved => Some("1"),
+            Self::NoEndpoint | Self::Unresolved | Self::Overloaded => Some("1"),
             Self::NoRoute
             | Self::Denied
             | Self::Unreachable { .. }

@@ -19,6 +19,8 @@ pub enum Flag {
     UpstreamProtocolError,
     /// No response in time.
     UpstreamTimeout,
+    /// The upstream has more to do than it takes.
+    UpstreamOverflow,
     /// The client is not allowed.
     Unauthorized,
     /// The client went away.
@@ -45,6 +47,7 @@ impl Flag {
             Self::UpstreamRetryLimitExceeded => "URX",
             Self::UpstreamProtocolError => "UPE",
             Self::UpstreamTimeout => "UT",
+            Self::UpstreamOverflow => "UO",
             Self::Unauthorized => "UAEX",
             Self::DownstreamConnectionTermination => "DC",
             Self::RequestTimeout => "RT",

@@ -7,12 +7,12 @@ use std::time::Instant;
 use http::{HeaderValue, Method, Request, header};
 
 use super::alarm::Alarm;
-use super::balance::Wish;
 use super::frame::Frame;
 use super::http1::{Broken, Head};
 use super::kept::Connection;
 use super::local::{LocalEndpoint, LocalUpstream};
 use super::outbound::Outbound;
+use super::room;
 use crate::exchange::{Body, BodyFailure, Flow, ProxyError};
 use crate::spec::upstream::Balance;
 use crate::telemetry::stats::AttemptResult;
@@ -55,9 +55,7 @@ pub(super) async fn forward(
     let (worker, upstream) = (Rc::clone(&frame.worker), &destination.upstream);
     let mut tried: Vec<u32> = Vec::new();
     loop {
-        let pool = upstream.pool(destination.subset, || worker.random()).ok_or(ProxyError::Unresolved)?;
-        let wish = Wish { avoid: &tried, key: destination.key, stay: destination.stay };
-        let index = pool.pick(wish, &**upstream, || worker.random()).ok_or(ProxyError::NoEndpoint)?;
+        let index = room::find(frame, destination, &tried).await?;
         let endpoint = Rc::clone(&upstream.endpoints[index as usize]);
         frame.attempt(&endpoint);
         if (frame.host.is_none() || destination.host_of_endpoint)

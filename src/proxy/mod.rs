@@ -17,6 +17,7 @@ mod listener;
 mod local;
 mod outbound;
 mod plane;
+mod room;
 mod serve;
 mod steps;
 mod tunnel;

@@ -297,7 +297,12 @@ impl EndpointState {
         self.in_flight.fetch_add(1, Relaxed);
     }
 
-    /// An exchange ends; once for each `enter`.
+    /// An exchange begins, if there are fewer than `most`.
+    pub fn enter_below(&self, most: u32) -> bool {
+        self.in_flight.fetch_update(Relaxed, Relaxed, |now| (now < most).then_some(now + 1)).is_ok()
+    }
+
+    /// An exchange ends; once for each that began.
     pub fn leave(&self) {
         self.in_flight.fetch_sub(1, Relaxed);
     }

@@ -11,6 +11,7 @@ pub mod affinity;
 pub mod endpoint;
 pub mod gate;
 pub mod level;
+pub mod line;
 pub mod report;
 pub mod request;
 pub mod route;

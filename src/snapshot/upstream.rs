@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::affinity::Affinity;
 use super::endpoint::{Endpoint, Standing};
+use super::line::Line;
 use crate::spec::endpoint::Labels;
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::source::Source;
@@ -37,6 +38,8 @@ pub struct Upstream {
 #[derive(Debug, Default)]
 pub struct UpstreamState {
     epoch: AtomicU64,
+    /// Who waits for room.
+    pub line: Line,
 }
 
 impl UpstreamState {

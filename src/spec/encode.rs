@@ -91,6 +91,12 @@ pub fn settings(settings: &UpstreamSettings) -> Map<String, Value> {
     add("response_timeout", duration_text(settings.response_timeout).into());
     add("idle_timeout", duration_text(settings.idle_timeout).into());
     add("max_idle_per_endpoint", settings.max_idle_per_endpoint.into());
+    if let Some(most) = settings.max_requests_per_endpoint {
+        add("max_requests_per_endpoint", most.into());
+    }
+    if let Some(queue) = settings.queue {
+        add("queue", json!({ "size": queue.size, "timeout": duration_text(queue.timeout) }));
+    }
     add("keep_alive", duration_text(settings.keep_alive).into());
     if let Some(check) = &settings.health_check {
         add("health_check", health_check(check));

@@ -59,6 +59,10 @@ pub struct UpstreamSettings {
     pub idle_timeout: Duration,
     /// Idle connections kept for an endpoint, for the process; default 32.
     pub max_idle_per_endpoint: u32,
+    /// Most requests in flight at an endpoint, for the process; no bound by default.
+    pub max_requests_per_endpoint: Option<u32>,
+    /// Where requests wait while all endpoints have that many; none by default: they are refused at once.
+    pub queue: Option<Queue>,
     /// How long an idle connection is kept; default 4 s, under the usual 5 s of services.
     pub keep_alive: Duration,
     /// Active checks; none by default.
@@ -78,6 +82,8 @@ impl Default for UpstreamSettings {
             response_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(60),
             max_idle_per_endpoint: 32,
+            max_requests_per_endpoint: None,
+            queue: None,
             keep_alive: Duration::from_secs(4),
             health_check: None,
         }
@@ -150,6 +156,15 @@ pub enum HashKey {
 pub struct Session {
     /// The name of the cookie that tells the endpoint.
     pub cookie: String,
+}
+
+/// Where requests wait for an endpoint with room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// Most of them that wait at once, for the process; default 100.
+    pub size: u32,
+    /// How long one waits; default 1 s.
+    pub timeout: Duration,
 }
 
 /// Which endpoints go first: the others get what those cannot take.

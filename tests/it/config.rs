@@ -131,7 +131,7 @@ health_check = { path = "/", interval = "5s", thresholds = 3 }
     insta::assert_snapshot!(files.check(&[]), @r#"
 fleetgate.toml:3:11: runtime.workers: -1 is not from 0 to 1024
 fleetgate.toml:4:18: runtime.shutdown_grace: a duration needs a unit: write "30s" or "30ms"
-fleetgate.toml:5:1: runtime.state_dir: unknown key; known are workers, shutdown_grace, shutdown_delay, ready_timeout
+fleetgate.toml:5:1: runtime.state_dir: unknown key; known are workers, shutdown_grace, shutdown_delay, ready_timeout, labels
 fleetgate.toml:7:12: listeners.Web: `Web` is not a name: 1 to 63 of a-z, 0-9, `.`, `_` and `-`, beginning with a letter or digit
 fleetgate.toml:10:12: listeners.a: `address` is missing, such as "0.0.0.0:8080"
 fleetgate.toml:11:1: listeners.a.adress: unknown key; did you mean `address`?
@@ -526,7 +526,7 @@ fn balancers_that_hash_say_what_they_need() {
         Files::new(&[("fleetgate.toml", &text)]).check(&[])
     };
     for good in [
-        "balance = \"p2c_ewma\"",
+        "balance = \"p2c_ewma\"\nmax_requests_per_endpoint = 10\nqueue = { size = 5, timeout = \"200ms\" }",
         "balance = \"random\"\nsession = { cookie = \"at\" }\nslow_start = \"30s\"",
         "balance = \"ring_hash\"\nhash = { header = \"x-user-id\" }",
         "balance = \"maglev\"\nhash = { cookie = \"user\", balance_factor = 0 }",
@@ -551,6 +551,8 @@ fn balancers_that_hash_say_what_they_need() {
         ("priorities = []", "upstreams.u.priorities: give 1 to 16 of them"),
         ("priorities = [{ zone = \"a\" }, {}]", "upstreams.u.priorities[1]: needs at least one label"),
         ("nearest = [\"zone\"]\npriorities = [{ zone = \"a\" }]", "`priorities` and `nearest` exclude each other"),
+        ("queue = { size = 5 }", "upstreams.u.queue: nobody would ever wait"),
+        ("max_requests_per_endpoint = 0", "max_requests_per_endpoint: 0 is not from 1 to 1000000"),
         ("session = {}", "upstreams.u.session: `cookie` is missing"),
         ("session = { cookie = \"a;b\" }", "upstreams.u.session.cookie: `a;b` is not a cookie name"),
     ] {

@@ -6,6 +6,7 @@ mod endpoints;
 mod failures;
 mod forwarding;
 mod hostile;
+mod queue;
 mod reloads;
 mod stopping;
 mod upgrades;

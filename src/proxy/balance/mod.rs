@@ -27,6 +27,8 @@ pub(super) struct Wish<'w> {
     pub(super) key: Option<u64>,
     /// Where the client is, and stays if it can.
     pub(super) stay: Option<u32>,
+    /// Endpoints with so many exchanges in flight are full.
+    pub(super) most: Option<u32>,
 }
 
 /// How endpoints are doing, by their position.
@@ -54,8 +56,31 @@ impl Pool {
         self.tiers.is_empty()
     }
 
-    /// Picks an endpoint that is not to be avoided, or any when all are. `None` only when the pool is empty.
-    pub(super) fn pick(&self, wish: Wish<'_>, load: &impl Load, mut random: impl FnMut() -> u64) -> Option<u32> {
+    /// Picks an endpoint that is not full and not to be avoided, or any that is not full when all others are to be avoided.
+    /// `None` when the pool is empty or all of it is full.
+    pub(super) fn pick(&self, wish: Wish<'_>, load: &impl Load, random: impl FnMut() -> u64) -> Option<u32> {
+        let Some(most) = wish.most else { return self.pick_any(wish, load, random) };
+        // Holds nothing, and costs nothing, but under pressure.
+        let mut out: Vec<u32> = self
+            .tiers
+            .iter()
+            .flat_map(|(_, tier)| tier.indexes())
+            .filter(|index| load.in_flight(*index) >= most)
+            .collect();
+        if out.is_empty() {
+            return self.pick_any(wish, load, random);
+        }
+        let full = out.len();
+        out.extend(wish.avoid);
+        for avoid in [&out[..], &out[..full]] {
+            if self.tiers.iter().any(|(_, tier)| tier.has_other_than(avoid)) {
+                return self.pick_any(Wish { avoid, ..wish }, load, random);
+            }
+        }
+        None
+    }
+
+    fn pick_any(&self, wish: Wish<'_>, load: &impl Load, mut random: impl FnMut() -> u64) -> Option<u32> {
         if let Some(stay) = wish.stay
             && !wish.avoid.contains(&stay)
             && self.tiers.iter().any(|(_, tier)| tier.has(stay))

@@ -310,3 +310,22 @@ fn a_level_that_cannot_take_all_spills_over() {
     assert!((650..750).contains(&first), "{first}: keys spill over, too");
     assert_eq!(pool.pick(Wish { stay: Some(3), ..Wish::default() }, &Busy(|_| 0), || 0), Some(3));
 }
+
+#[test]
+fn full_endpoints_get_nothing_more() {
+    for balance in [Balance::RoundRobin, Balance::LeastRequests, Balance::P2cEwma, Balance::Random, Balance::Maglev] {
+        let pool = Pool::new(&upstream(balance, &[1; 3]), 0, || 0).expect("all of it");
+        let mut rng = SmallRng::seed_from_u64(7);
+        let mut pick = |avoid, in_flight: [u32; 3]| {
+            let wish = Wish { most: Some(2), key: Some(rng.next_u64()), stay: Some(1), ..avoiding(avoid) };
+            pool.pick(wish, &Doing(&in_flight, &[None; 3]), || rng.next_u64())
+        };
+        for _ in 0..20 {
+            assert_eq!(pick(&[], [2, 2, 1]), Some(2));
+            assert_eq!(pick(&[2], [2, 5, 1]), Some(2), "it was tried, but the others are full");
+            assert_eq!(pick(&[2], [1, 2, 1]), Some(0));
+            assert_eq!(pick(&[], [2, 2, 2]), None);
+            assert_eq!(pick(&[], [0, 1, 0]), Some(1), "it stays");
+        }
+    }
+}

@@ -96,6 +96,11 @@ impl Tier {
         Self { members, ends, way, slow_start }
     }
 
+    /// Its endpoints.
+    pub(super) fn indexes(&self) -> impl Iterator<Item = u32> {
+        self.members.iter().map(|member| member.index)
+    }
+
     /// Whether it has this endpoint.
     pub(super) fn has(&self, index: u32) -> bool {
         self.members.binary_search_by_key(&index, |member| member.index).is_ok()

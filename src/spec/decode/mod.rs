@@ -14,6 +14,7 @@ pub mod format;
 pub mod item;
 pub mod key;
 pub mod parse;
+pub mod queue;
 pub mod reader;
 pub mod route;
 pub mod scalar;

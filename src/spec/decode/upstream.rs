@@ -16,6 +16,7 @@ use crate::spec::source::{ConsulService, EtcdFormat};
 use crate::spec::upstream::{HealthCheck, Probe, UpstreamSettings, UpstreamSource, UpstreamSpec};
 
 use super::balance::{RawBalance, RawHash, RawSession, resolve_hash, resolve_priorities, resolve_slow_start};
+use super::queue::{RawQueue, resolve_most, resolve_queue};
 use super::reader::{TEXT_OR_TABLE, nearest};
 use super::scalar::RawDuration;
 use super::scope::{Referent, Scope};
@@ -58,6 +59,11 @@ pub struct RawUpstream {
     /// Idle connections kept for one endpoint, for the process; default 32.
     #[schemars(range(min = 0, max = 65_536))]
     max_idle_per_endpoint: Option<i64>,
+    /// Most requests in flight at one endpoint, for the process; no bound by default.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    max_requests_per_endpoint: Option<i64>,
+    /// Where requests wait while all endpoints have that many; none by default: they are refused at once.
+    queue: Option<RawQueue>,
     /// How long an idle connection is kept; default 4s, under the usual 5 s of services.
     keep_alive: Option<RawDuration>,
     /// Active checks; off by default.
@@ -162,6 +168,8 @@ impl RawUpstream {
                 default.max_idle_per_endpoint,
                 0..=65_536,
             ),
+            max_requests_per_endpoint: resolve_most(self.max_requests_per_endpoint, scope),
+            queue: resolve_queue(self.queue, scope),
             keep_alive: or(self.keep_alive, default.keep_alive),
             health_check: self.health_check.and_then(|check| check.resolve(&scope.key("health_check"))),
         };
