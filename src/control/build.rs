@@ -17,7 +17,8 @@ use crate::spec::endpoint::{Address, EndpointSpec, Labels, Penalty};
 use crate::spec::name::{ItemRef, Name, ProviderId};
 use crate::spec::problem::Problem;
 use crate::spec::route::{Choice, TargetSpec};
-use crate::spec::upstream::{Priorities, UpstreamSpec};
+use crate::spec::source::DnsRecords;
+use crate::spec::upstream::{Priorities, UpstreamSource, UpstreamSpec};
 
 /// Makes snapshots, and remembers of what it made the last one.
 #[derive(Debug)]
@@ -197,7 +198,7 @@ impl Builder {
                 held: merged.held && merged.kept.as_ref().is_none_or(|kept| kept.contains(&spec.address)),
                 drained: merged.drained.contains(&address),
                 penalty: merged.penalties.as_ref().and_then(|all| all.get(&spec.address).cloned()),
-                priority: merged.spec.settings.priorities.level(&spec.labels, &self.own),
+                priority: self.priority(&merged.spec, &spec.labels),
                 state: states.get(&address).map_or_else(|| Arc::new(EndpointState::new(address)), |s| Arc::clone(s)),
             })
             .collect();
@@ -245,6 +246,16 @@ impl Builder {
             known: merged.known,
             state: before.map_or_else(Arc::default, |before| Arc::clone(&before.state)),
         })
+    }
+
+    /// As the settings say; where they are silent, as SRV records do.
+    fn priority(&self, spec: &UpstreamSpec, labels: &Labels) -> u16 {
+        match (&spec.settings.priorities, &spec.source) {
+            (Priorities::None, UpstreamSource::Dns(_)) => {
+                labels.get(DnsRecords::PRIORITY).and_then(|priority| priority.parse().ok()).unwrap_or(0)
+            }
+            (priorities, _) => priorities.level(labels, &self.own),
+        }
     }
 
     fn routes(&mut self, merged: &Merged, before: &Snapshot, upstreams: &[Option<Arc<Upstream>>]) -> Arc<RouteTable> {

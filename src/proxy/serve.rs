@@ -130,7 +130,7 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
     if let Some(prefix) = stripped {
         outbound.request.headers_mut().insert(X_FORWARDED_PREFIX, prefix.as_header().clone());
     }
-    let secure = outbound.came_secure();
+    let secure = destination.upstream.upstream.affinity.sessions().is_some() && outbound.came_secure();
     let (Head { mut response, upgrade, .. }, endpoint) = forward(frame, &destination, outbound).await?;
 
     let version = response.version();

@@ -8,7 +8,7 @@ use http::HeaderName;
 
 use super::endpoint::{EndpointSpec, Labels};
 use super::name::Name;
-use super::source::{ConsulService, EtcdFormat};
+use super::source::{ConsulService, DnsRecords, EtcdFormat};
 
 /// A named pool of endpoints and its settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub enum UpstreamSource {
         /// How their values are written.
         format: EtcdFormat,
     },
+    /// The records of a name in DNS.
+    Dns(DnsRecords),
     /// Written down; host names among them are resolved by discovery.
     Static(Arc<[EndpointSpec]>),
 }

@@ -234,7 +234,7 @@ fn a_client_stays_while_its_endpoint_is_usable() {
 }
 
 /// Shares of 20,000 picks among endpoints of which the last one is fresh, `grown` of its slow start ago.
-fn slowly(balance: Balance, count: usize, grown: f64, busy: impl Fn(u32) -> u32 + Copy) -> Vec<usize> {
+fn slowly(balance: Balance, count: usize, grown: f64, load: &impl Load) -> Vec<usize> {
     let mut rng = SmallRng::seed_from_u64(7);
     let mut pool = Pool::new(&upstream(balance, &vec![1; count]), 0, || rng.next_u64()).expect("all of it");
     // So long that the test takes no part of it.
@@ -245,7 +245,7 @@ fn slowly(balance: Balance, count: usize, grown: f64, busy: impl Fn(u32) -> u32 
     let pace = Pace(Some((window, Instant::now() + window.mul_f64(grown))));
     let mut counts = vec![0; count];
     for _ in 0..20_000 {
-        counts[tier.pick_at(pace, Wish::default(), &Busy(busy), || rng.next_u64()).expect("not empty") as usize] += 1;
+        counts[tier.pick_at(pace, Wish::default(), load, || rng.next_u64()).expect("not empty") as usize] += 1;
     }
     counts
 }
@@ -255,17 +255,19 @@ fn a_fresh_endpoints_share_grows() {
     for balance in [Balance::RoundRobin, Balance::LeastRequests, Balance::P2cEwma, Balance::Random] {
         for (grown, of_fair) in [(0.0, 0.1), (0.25, 0.25), (0.5, 0.5), (1.0, 1.0), (2.0, 1.0)] {
             // Four idle ones: the shares are w/(3+w).
-            let counts = slowly(balance, 4, grown, |_| 0);
+            let counts = slowly(balance, 4, grown, &Busy(|_| 0));
             let (share, wanted) = (counts[3] as f64 / 20_000.0, of_fair / (3.0 + of_fair));
-            // Two different ones of four are compared: a fresh one that is drawn wins half of its pairs.
-            let close = if balance == Balance::P2cEwma { 0.05 } else { 0.02 };
-            assert!((share - wanted).abs() < close, "{balance:?} at {grown}: {share}, not {wanted}");
+            assert!((share - wanted).abs() < 0.02, "{balance:?} at {grown}: {share}, not {wanted}");
         }
     }
     // Among busy ones it is never busier than its share.
-    let busy = slowly(Balance::LeastRequests, 4, 0.25, |index| if index == 3 { 3 } else { 10 });
+    let busy = slowly(Balance::LeastRequests, 4, 0.25, &Busy(|index| if index == 3 { 3 } else { 10 }));
     assert_eq!(busy[3], 0, "3 of its 2.5");
-    assert!(slowly(Balance::LeastRequests, 4, 0.25, |index| if index == 3 { 2 } else { 10 })[3] > 4_000);
+    let room = slowly(Balance::LeastRequests, 4, 0.25, &Busy(|index| if index == 3 { 2 } else { 10 }));
+    assert!(room[3] > 4_000, "{room:?}");
+    // However quick it is: of a pair it is drawn first, or considered, a tenth of the times each.
+    let quick = slowly(Balance::P2cEwma, 2, 0.0, &Doing(&[0, 0], &[Some(0.1), Some(0.001)]));
+    assert!((3_000..4_200).contains(&quick[1]), "{quick:?}");
 }
 
 #[test]

@@ -184,8 +184,9 @@ impl Tier {
     ) -> u32 {
         let one = self.drawn(|index| avoid.contains(&index), pace, &mut random);
         // Two different ones: of a pair, a bad one would else be drawn against itself for a quarter of the requests.
-        let other = self.drawn(|index| index == one.index || avoid.contains(&index), pace, &mut random);
-        if is_better(other, one) && !avoid.contains(&other.index) { other.index } else { one.index }
+        let other = self.drawn(|index| index == one.index || avoid.contains(&index), Pace::FULL, &mut random);
+        let is_other = !avoid.contains(&other.index) && pace.takes_part(&other, &mut random);
+        if is_other && is_better(other, one) { other.index } else { one.index }
     }
 
     /// Drawn by weight among those that are not out, or any when all are.
@@ -254,7 +255,7 @@ pub(super) const FULL: u64 = 1024;
 const FIRST: u64 = FULL / 10;
 
 impl Pace {
-    #[cfg(test)]
+    /// Nobody is slow.
     pub(super) const FULL: Self = Self(None);
 
     /// The clock is read only where somebody is slow.

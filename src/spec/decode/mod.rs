@@ -8,6 +8,7 @@
 
 pub mod balance;
 pub mod condition;
+pub mod dns;
 pub mod documents;
 pub mod files;
 pub mod format;

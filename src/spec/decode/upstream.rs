@@ -16,13 +16,14 @@ use crate::spec::source::{ConsulService, EtcdFormat};
 use crate::spec::upstream::{HealthCheck, Probe, UpstreamSettings, UpstreamSource, UpstreamSpec};
 
 use super::balance::{RawBalance, RawHash, RawSession, resolve_hash, resolve_priorities, resolve_slow_start};
+use super::dns::RawDnsSource;
 use super::queue::{RawQueue, resolve_most, resolve_queue};
 use super::reader::{TEXT_OR_TABLE, nearest};
 use super::scalar::RawDuration;
 use super::scope::{Referent, Scope};
 
-/// A named pool of endpoints and its settings. Exactly one of `consul`, `etcd` and `endpoints` says where its
-/// endpoints come from.
+/// A named pool of endpoints and its settings. Exactly one of `consul`, `etcd`, `dns` and `endpoints` says
+/// where its endpoints come from.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(rename = "Upstream", deny_unknown_fields)]
@@ -31,6 +32,8 @@ pub struct RawUpstream {
     consul: Option<RawConsulSource>,
     /// Keys in etcd: `{}` for those below `PREFIX/endpoints/NAME/`.
     etcd: Option<RawEtcdSource>,
+    /// The records of a name in DNS.
+    dns: Option<RawDnsSource>,
     /// Written down here.
     endpoints: Option<Vec<RawEndpoint>>,
     /// How one endpoint is picked; default `least_requests`.
@@ -182,14 +185,15 @@ impl RawUpstream {
         // Each is resolved, so that a mistake in one comes out even where another one is too many.
         let consul = self.consul.map(|consul| consul.resolve(&scope.key("consul")));
         let etcd = self.etcd.map(|etcd| etcd.resolve(&scope.key("etcd")));
+        let dns = self.dns.map(|dns| dns.resolve(&scope.key("dns")));
         let endpoints = self.endpoints.map(|endpoints| Some(resolve_endpoints(endpoints, &scope.key("endpoints"))));
-        let mut sources = [consul, etcd, endpoints].into_iter().flatten();
+        let mut sources = [consul, etcd, dns, endpoints].into_iter().flatten();
         let source = sources.next();
         if source.is_none() {
-            scope.missing("it has no source: give one of `consul`, `etcd` and `endpoints`");
+            scope.missing("it has no source: give one of `consul`, `etcd`, `dns` and `endpoints`");
         }
         if sources.next().is_some() {
-            scope.problem("`consul`, `etcd` and `endpoints` exclude each other: an upstream has one source");
+            scope.problem("`consul`, `etcd`, `dns` and `endpoints` exclude each other: an upstream has one source");
         }
         Some(UpstreamSpec { source: source.flatten()?, settings })
     }
