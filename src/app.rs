@@ -175,6 +175,7 @@ impl App {
         let control = Control {
             providers: discovery.states,
             rules,
+            labels: settings.runtime.labels.clone(),
             wanted,
             snapshot,
             orders,

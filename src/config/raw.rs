@@ -60,6 +60,8 @@ pub(super) struct RawRuntime {
     pub shutdown_delay: Option<RawDurationOrZero>,
     /// Ready after this time whatever is missing; by default `/readyz` waits for every source.
     pub ready_timeout: Option<RawDuration>,
+    /// Where this gateway is, such as `{ zone = "a" }`: what `nearest` of upstreams compares with their endpoints' labels.
+    pub labels: Option<BTreeMap<String, String>>,
 }
 
 /// `[listeners.NAME]`: an address that accepts client connections.

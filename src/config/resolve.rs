@@ -121,6 +121,7 @@ fn resolve_runtime(raw: RawRuntime, scope: &Scope<'_>) -> Runtime {
         shutdown_grace: raw.shutdown_grace.map_or(Duration::from_secs(30), |raw| raw.0),
         shutdown_delay: raw.shutdown_delay.map_or(Duration::ZERO, |raw| raw.0),
         ready_timeout: raw.ready_timeout.map(|raw| raw.0),
+        labels: raw.labels.unwrap_or_default(),
     }
 }
 

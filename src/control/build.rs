@@ -12,14 +12,15 @@ use super::grace::Grace;
 use super::merge::{Affected, Merged, MergedRoute, MergedUpstream, absent};
 use crate::snapshot::certificate::Certificates;
 use crate::snapshot::target::seed;
-use crate::snapshot::{Endpoint, EndpointState, Route, RouteState, RouteTable, Snapshot, Target, Upstream};
+use crate::snapshot::{Affinity, Endpoint, EndpointState, Route, RouteState, RouteTable, Snapshot, Target, Upstream};
 use crate::spec::breaker::Fallback;
 use crate::spec::document::Kind;
-use crate::spec::endpoint::{Address, EndpointSpec, Penalty};
+use crate::spec::endpoint::{Address, EndpointSpec, Labels, Penalty};
 use crate::spec::name::{ItemRef, Name, ProviderId};
 use crate::spec::problem::Problem;
 use crate::spec::route::{Choice, TargetSpec};
-use crate::spec::upstream::UpstreamSpec;
+use crate::spec::source::DnsRecords;
+use crate::spec::upstream::{Priorities, UpstreamSource, UpstreamSpec};
 
 /// Makes snapshots, and remembers of what it made the last one.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub(super) struct Builder {
     inputs: BTreeMap<Arc<str>, Input>,
     resolution: Resolution,
     grace: Grace,
+    /// Where this gateway is.
+    own: Labels,
 }
 
 /// What an upstream was made of; compared by pointer where that is exact.
@@ -50,8 +53,13 @@ type Resolution = BTreeMap<Arc<str>, (ProviderId, usize, Vec<Name>)>;
 
 impl Builder {
     pub(super) fn new(now: Instant) -> Self {
-        let (slots, inputs, resolution) = Default::default();
-        Self { slots, inputs, resolution, grace: Grace::new(now) }
+        let (slots, inputs, resolution, own) = Default::default();
+        Self { slots, inputs, resolution, grace: Grace::new(now), own }
+    }
+
+    /// For a gateway with these labels.
+    pub(super) fn labelled(self, own: Labels) -> Self {
+        Self { own, ..self }
     }
 
     /// When to build again though nothing changed.
@@ -199,6 +207,17 @@ impl Builder {
             let gone = merged.drained.iter().filter(|address| !folded.contains_key(address));
             remarks.extend(gone.map(|address| absent(label, *address)));
         }
+        if let Priorities::Nearest(names) = &merged.spec.settings.priorities
+            && let Some(unknown) = names.iter().find(|name| !self.own.contains_key(*name))
+        {
+            remarks.push(Problem::new(
+                "configuration",
+                format!("upstreams.{label}.nearest"),
+                format!(
+                    "this gateway has no label `{unknown}`: set it in `runtime.labels`, or no endpoint is near by it"
+                ),
+            ));
+        }
         let mut endpoints: Vec<Endpoint> = folded
             .into_iter()
             .map(|(address, spec)| Endpoint {
@@ -209,6 +228,7 @@ impl Builder {
                 held: merged.held && merged.kept.as_ref().is_none_or(|kept| kept.contains(&spec.address)),
                 drained: merged.drained.contains(&address),
                 penalty: merged.penalties.as_ref().and_then(|all| all.get(&spec.address).cloned()),
+                priority: self.priority(&merged.spec, &spec.labels),
                 state: states.get(&address).map_or_else(|| Arc::new(EndpointState::new(address)), |s| Arc::clone(s)),
             })
             .collect();
@@ -224,6 +244,9 @@ impl Builder {
             let stay = before.endpoints.iter();
             endpoints = stay.map(|endpoint| Endpoint { drained: drained(endpoint), ..endpoint.clone() }).collect();
         }
+        if let Some(before) = before.filter(|before| !before.endpoints.is_empty()) {
+            freshen(before, &endpoints);
+        }
         let same_endpoints = before.filter(|before| *before.endpoints == *endpoints);
         let same_settings = before.filter(|before| *before.settings == merged.spec.settings);
         if let (Some(before), Some(_)) = (same_endpoints, same_settings)
@@ -234,8 +257,17 @@ impl Builder {
         {
             return Arc::clone(before);
         }
+        let made_alike = before.filter(|before| {
+            let (before, after) = (&before.settings, &merged.spec.settings);
+            same_endpoints.is_some() && Affinity::depends_on_equal(before, after)
+        });
+        let affinity = made_alike.map_or_else(
+            || Arc::new(Affinity::new(&merged.name, &merged.spec.settings, &endpoints)),
+            |before| Arc::clone(&before.affinity),
+        );
         Arc::new(Upstream {
             name: merged.name.clone(),
+            affinity,
             label: Arc::clone(label),
             provider: merged.provider,
             source: merged.source.clone(),
@@ -246,6 +278,16 @@ impl Builder {
             known: merged.known,
             state: before.map_or_else(Arc::default, |before| Arc::clone(&before.state)),
         })
+    }
+
+    /// As the settings say; where they are silent, as SRV records do.
+    fn priority(&self, spec: &UpstreamSpec, labels: &Labels) -> u16 {
+        match (&spec.settings.priorities, &spec.source) {
+            (Priorities::None, UpstreamSource::Dns(_)) => {
+                labels.get(DnsRecords::PRIORITY).and_then(|priority| priority.parse().ok()).unwrap_or(0)
+            }
+            (priorities, _) => priorities.level(labels, &self.own),
+        }
     }
 
     fn routes(&mut self, merged: &Merged, before: &Snapshot, upstreams: &[Option<Arc<Upstream>>]) -> Arc<RouteTable> {
@@ -341,6 +383,16 @@ impl Builder {
                 None => Err(format!("upstream `{reference}` has no subset `{name}`")),
             },
         }
+    }
+}
+
+/// Tells the endpoints that were not admitted before that they begin.
+fn freshen(before: &Upstream, endpoints: &[Endpoint]) {
+    let admitted: BTreeSet<SocketAddr> =
+        before.endpoints.iter().filter(|endpoint| endpoint.is_admitted()).map(|endpoint| endpoint.address).collect();
+    for endpoint in endpoints.iter().filter(|endpoint| endpoint.is_admitted() && !admitted.contains(&endpoint.address))
+    {
+        endpoint.state.freshen();
     }
 }
 

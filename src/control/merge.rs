@@ -282,6 +282,7 @@ impl Merged {
                 let prefix = prefix.clone().unwrap_or_else(|| format!("{ours}endpoints/{name}/").into());
                 Some(Source::Etcd { prefix, format: *format })
             }
+            UpstreamSource::Dns(records) => Some(Source::Records(records.clone())),
             UpstreamSource::Consul(_) => {
                 self.report.remarks.push(off(name, "consul"));
                 None
@@ -294,7 +295,7 @@ impl Merged {
         };
         let endpoints = match &spec.source {
             UpstreamSource::Static(endpoints) => Arc::clone(endpoints),
-            UpstreamSource::Consul(_) | UpstreamSource::Etcd { .. } => Arc::from([]),
+            UpstreamSource::Consul(_) | UpstreamSource::Etcd { .. } | UpstreamSource::Dns(_) => Arc::from([]),
         };
         let mut upstream = MergedUpstream {
             name: name.clone(),

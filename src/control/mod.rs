@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::discovery::state::ProviderState;
 use crate::snapshot::{Report, RouteTable, Snapshot};
+use crate::spec::endpoint::Labels;
 use crate::spec::name::ProviderId;
 use crate::spec::source::Source;
 
@@ -49,6 +50,8 @@ pub struct Control {
     pub providers: BTreeMap<ProviderId, watch::Receiver<Arc<ProviderState>>>,
     /// How names are decided.
     pub rules: Rules,
+    /// Where this gateway is, for upstreams that put the nearest endpoints first.
+    pub labels: Labels,
     /// The sources that upstreams name.
     pub wanted: watch::Sender<Arc<BTreeSet<Source>>>,
     /// What workers serve from.
@@ -82,7 +85,7 @@ impl Control {
         }
         guard.look(&BTreeSet::new(), now);
         let mut pace = pace::Pace::new(now);
-        let mut builder = build::Builder::new(now);
+        let mut builder = build::Builder::new(now).labelled(std::mem::take(&mut self.labels));
         let mut retired: Vec<Arc<RouteTable>> = Vec::new();
         let mut merger = merge::Merger::default();
         self.publish(&mut guard, &mut merger, &mut builder, &mut retired);

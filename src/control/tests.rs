@@ -30,6 +30,7 @@ impl Running {
         let control = Control {
             providers: ends.into_iter().map(|(id, (_, receiver))| (id, receiver)).collect(),
             rules: world.rules.clone(),
+            labels: Default::default(),
             wanted: wanted_sender,
             snapshot: snapshot_sender,
             orders,

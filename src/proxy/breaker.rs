@@ -42,8 +42,11 @@ pub(super) async fn guarded(
         Some(Fallback::Upstream(_)) => {
             // Its own fallback is not followed: two that name each other would go on for ever.
             let (slot, fallback) = destination.fallback.take().ok_or(refused)?;
+            frame.leave_endpoint();
             frame.towards(slot, &fallback);
             (destination.upstream, destination.subset) = (fallback, 0);
+            // They speak of the endpoints of the other one.
+            (destination.key, destination.stay) = (None, None);
             let (head, connection) = through(frame, destination, &mut outbound).await?;
             Ok(Answered::Endpoint(head, connection))
         }

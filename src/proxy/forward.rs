@@ -14,10 +14,12 @@ use super::local::{LocalEndpoint, LocalRoute, LocalUpstream};
 use super::outbound::Outbound;
 use super::pick::Picked;
 use super::retry::{Next, Outcome, Repeatable, Tries};
+use super::room;
 use super::worker::Worker;
 use crate::exchange::{Flag, Flow, ProxyError};
 use crate::snapshot::{RetryPermit, Trial, Verdict};
 use crate::spec::retry::{Condition, Retry};
+use crate::spec::upstream::Balance;
 use crate::telemetry::stats::{AttemptResult, RetryResult};
 
 /// Where a request goes, and how long and how often that is tried.
@@ -27,6 +29,10 @@ pub(super) struct Destination {
     pub(super) subset: usize,
     /// Where requests go that the upstream's breaker refuses, by slot.
     pub(super) fallback: Option<(usize, Rc<LocalUpstream>)>,
+    /// What balancers that hash go by.
+    pub(super) key: Option<u64>,
+    /// Where the client is, and stays if it can.
+    pub(super) stay: Option<u32>,
     /// The end of the whole exchange.
     pub(super) deadline: Option<Instant>,
     /// The `Host` is the endpoint's address.
@@ -48,9 +54,7 @@ pub(super) async fn forward(
     // Held while the try it was given for is under way.
     let mut _permit: Option<RetryPermit>;
     loop {
-        let pool = upstream.pool(destination.subset, || worker.random()).ok_or(ProxyError::Unresolved)?;
-        let picked = upstream.pick(&pool, tries.tried(), frame.started, &worker);
-        let Picked { index, trial } = picked.ok_or(ProxyError::NoEndpoint)?;
+        let Picked { index, trial } = room::find(frame, destination, tries.tried()).await?;
         let endpoint = Rc::clone(&upstream.endpoints[index as usize]);
         frame.attempt(&endpoint);
         if (frame.host.is_none() || destination.host_of_endpoint)
@@ -60,13 +64,17 @@ pub(super) async fn forward(
             outbound.request.headers_mut().insert(header::HOST, host);
         }
         let tried = attempt(frame, destination, &endpoint, tries.wants_fresh(), outbound).await;
+        if upstream.upstream.settings.balance == Balance::P2cEwma {
+            measure(frame, &endpoint, &tried);
+        }
         note(frame, destination, &endpoint, &tried, trial);
         let Some(outcome) = outcome(&tried, retry) else { return answer(frame, tried, outbound) };
         if is_past(destination.deadline) && tried.is_err() {
             return Err(ProxyError::Timeout);
         }
         let next = tries.failed(index, outcome, retry, repeatable(outbound, retry));
-        let wait = tries.wait(outcome, retry, pool.len(), worker.random());
+        let pool = upstream.pool(destination.subset, || worker.random()).map_or(0, |pool| pool.len());
+        let wait = tries.wait(outcome, retry, pool, worker.random());
         match again(&worker, destination, next, wait).await {
             Ok(permit) => _permit = permit,
             Err(refused) => {
@@ -197,6 +205,22 @@ fn repeatable(outbound: &Outbound, retry: &Retry) -> Repeatable {
         Repeatable::Yes
     } else {
         Repeatable::BodyGone
+    }
+}
+
+/// Notes how long an endpoint took. Answers that say it cannot serve count as failures: they come fast.
+fn measure(frame: &Frame, endpoint: &LocalEndpoint, tried: &Tried) {
+    let (now, began) = (Instant::now(), frame.attempt_started.unwrap_or(frame.started));
+    // An upload takes as long as its client.
+    let since = frame.request_flow.as_ref().map_or(began, |flow| flow.waits_since().max(began));
+    let took = now.saturating_duration_since(since);
+    match tried {
+        Ok((head, _)) if !matches!(head.response.status().as_u16(), 429 | 500 | 502..=504) => {
+            endpoint.latency.answered(took, now);
+        }
+        // Nothing that it did.
+        Err(failure) if failure.error == ProxyError::ClientGone || failure.error.closes() => {}
+        Ok(_) | Err(_) => endpoint.latency.failed(took, now),
     }
 }
 

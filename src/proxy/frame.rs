@@ -113,19 +113,29 @@ impl Frame {
         self.upstream = Some((slot, Rc::clone(upstream)));
     }
 
-    /// A try at an endpoint begins; the one before is over.
+    /// A try at an endpoint begins, which was entered for it; the one before is over.
     pub(super) fn attempt(&mut self, endpoint: &Rc<LocalEndpoint>) {
         self.leave_endpoint();
-        endpoint.state.enter();
         self.endpoint = Some(Rc::clone(endpoint));
         self.attempts += 1;
         // The first one begins with the exchange, as far as anybody can tell.
         self.attempt_started = Some(if self.attempts == 1 { self.started } else { Instant::now() });
     }
 
-    fn leave_endpoint(&mut self) {
+    /// The endpoint of the last try.
+    pub(super) fn endpoint(&self) -> Option<&Rc<LocalEndpoint>> {
+        self.endpoint.as_ref()
+    }
+
+    /// The try is over.
+    pub(super) fn leave_endpoint(&mut self) {
         if let Some(endpoint) = self.endpoint.take() {
             endpoint.state.leave();
+            if let Some((_, local)) = &self.upstream
+                && local.upstream.settings.max_requests_per_endpoint.is_some()
+            {
+                local.upstream.state.line.advance();
+            }
         }
     }
 

@@ -5,8 +5,9 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
-use super::balance::Pool;
+use super::balance::{Latency, Load, Pool};
 use super::kept::Kept;
 use super::worker::Worker;
 use crate::snapshot::{Certificates, EndpointState, Flip, Route, RouteTable, Snapshot, Trial, Upstream, Verdict};
@@ -171,6 +172,24 @@ pub(super) struct ConnectionGauges {
 pub(super) struct LocalEndpoint {
     pub(super) state: Arc<EndpointState>,
     pub(super) kept: Kept,
+    /// Measured where the balancer asks for it.
+    pub(super) latency: Latency,
+}
+
+impl Load for LocalUpstream {
+    fn in_flight(&self, index: u32) -> u32 {
+        self.endpoints[index as usize].state.in_flight()
+    }
+
+    fn latency(&self, index: u32) -> Option<f64> {
+        self.endpoints[index as usize].latency.at(Instant::now())
+    }
+}
+
+impl LocalEndpoint {
+    fn new(state: Arc<EndpointState>) -> Self {
+        Self { state, kept: Kept::default(), latency: Latency::default() }
+    }
 }
 
 impl LocalUpstream {
@@ -183,7 +202,7 @@ impl LocalUpstream {
             .iter()
             .map(|endpoint| match known.get(&Arc::as_ptr(&endpoint.state)) {
                 Some(local) => Rc::clone(local),
-                None => Rc::new(LocalEndpoint { state: Arc::clone(&endpoint.state), kept: Kept::default() }),
+                None => Rc::new(LocalEndpoint::new(Arc::clone(&endpoint.state))),
             })
             .collect();
         let gauge = |state| stats.upstream_connections(&upstream.label, state);
@@ -214,8 +233,7 @@ impl LocalUpstream {
         if let Some(pool) = pool {
             return Some(Rc::clone(pool));
         }
-        let selector = self.upstream.selector(subset)?;
-        let made = Rc::new(Pool::new(&self.upstream, selector, random));
+        let made = Rc::new(Pool::new(&self.upstream, subset, random)?);
         *pool = Some(Rc::clone(&made));
         Some(made)
     }

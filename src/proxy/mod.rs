@@ -24,6 +24,7 @@ mod outbound;
 mod pick;
 mod plane;
 mod retry;
+mod room;
 mod serve;
 mod steps;
 mod tls;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::balance::Pool;
+use super::balance::{Pool, Wish};
 use super::local::LocalUpstream;
 use super::worker::Worker;
 use crate::snapshot::{EndpointState, Trial};
@@ -18,26 +18,28 @@ pub(super) struct Picked {
 }
 
 impl LocalUpstream {
-    /// Picks an endpoint of a pool; none of `tried` while there are others. `None` only when the pool is empty.
-    pub(super) fn pick(&self, pool: &Pool, tried: &[u32], now: Instant, worker: &Worker) -> Option<Picked> {
+    /// Picks an endpoint of a pool; none to be avoided while there are others. `None` when the pool is empty or full.
+    pub(super) fn pick(&self, pool: &Pool, wish: Wish<'_>, now: Instant, worker: &Worker) -> Option<Picked> {
         if pool.panics {
             self.panicked(&worker.stats);
         }
         if !pool.ejected.is_empty()
-            && let Some(picked) = self.pick_ejected(pool, tried, now)
+            && let Some(picked) = self.pick_ejected(pool, wish, now)
         {
             return Some(picked);
         }
-        let busy = |index: u32| self.state(index).in_flight();
-        let index = pool.pick(tried, busy, || worker.random())?;
+        let index = pool.pick(wish, self, || worker.random())?;
         Some(Picked { index, trial: None })
     }
 
     /// The first try of a request is what tries an endpoint: another endpoint then answers if that fails. And a request
     /// that no usable endpoint answered has nothing to lose at one that is out of use.
-    fn pick_ejected(&self, pool: &Pool, tried: &[u32], now: Instant) -> Option<Picked> {
+    fn pick_ejected(&self, pool: &Pool, wish: Wish<'_>, now: Instant) -> Option<Picked> {
+        let tried = wish.avoid;
+        let has_room = |index: u32| wish.most.is_none_or(|most| self.state(index).in_flight() < most);
+        let mut ejected = pool.ejected.iter().filter(|index| has_room(**index));
         if tried.is_empty() {
-            return pool.ejected.iter().find_map(|index| {
+            return ejected.find_map(|index| {
                 let trial = Trial::begin(self.state(*index), now)?;
                 Some(Picked { index: *index, trial: Some(trial) })
             });
@@ -45,7 +47,7 @@ impl LocalUpstream {
         if pool.has_others(tried) {
             return None;
         }
-        let other = pool.ejected.iter().find(|index| !tried.contains(index));
+        let other = ejected.find(|index| !tried.contains(index));
         other.map(|index| Picked { index: *index, trial: None })
     }
 

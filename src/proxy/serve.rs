@@ -26,7 +26,7 @@ use crate::exchange::body::Bounds;
 use crate::exchange::header::{X_FLEETGATE_FLAG, X_FORWARDED_PREFIX, X_REQUEST_ID};
 use crate::exchange::{Body, Flag, Flow, ProxyError};
 use crate::snapshot::target::{draw, sticky_key};
-use crate::snapshot::{RequestView, gate};
+use crate::snapshot::{RequestView, affinity, gate};
 use crate::spec::breaker::Canned;
 use crate::spec::retry::Retry;
 use crate::spec::route::{HostPolicy, Sticky};
@@ -103,6 +103,8 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
             upstream: Rc::clone(upstream),
             subset: resolved.subset,
             fallback: upstream.upstream.fallback.and_then(|slot| Some((slot, Rc::clone(local.upstream(slot)?)))),
+            key: upstream.upstream.settings.hash.as_ref().and_then(|hash| affinity::key(hash, &view, frame.client)),
+            stay: upstream.upstream.affinity.sessions().and_then(|sessions| sessions.find(&view)),
             deadline: route.route.timeout().map(|timeout| frame.started + timeout),
             host_of_endpoint: false,
         };
@@ -140,6 +142,8 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
     if let Some(prefix) = stripped {
         outbound.request.headers_mut().insert(X_FORWARDED_PREFIX, prefix.as_header().clone());
     }
+    let may_set_cookie = destination.upstream.upstream.affinity.sessions().is_some() || destination.fallback.is_some();
+    let secure = may_set_cookie && outbound.came_secure();
     let (Head { mut response, upgrade, .. }, endpoint) = match guarded(frame, &mut destination, outbound).await? {
         Answered::Endpoint(head, connection) => (head, connection),
         Answered::Canned(canned) => return Ok(Answer::Response(canned_answer(frame, &canned))),
@@ -148,6 +152,9 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
     let version = response.version();
     response.headers_mut().append(header::VIA, headers::via(version));
     if let Some(cookie) = set_cookie {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    if let Some(cookie) = session_cookie(frame, &destination, secure) {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
     *response.version_mut() = Version::HTTP_11;
@@ -171,6 +178,17 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
         held_back: false,
     };
     Ok(Answer::Response(response.map(|()| Body::stream(endpoint, flow, bounds))))
+}
+
+/// The cookie for a client that is now at another endpoint than it said, where clients have one.
+fn session_cookie(frame: &Frame, destination: &Destination, secure: bool) -> Option<HeaderValue> {
+    let upstream = &destination.upstream;
+    let (sessions, endpoint) = (upstream.upstream.affinity.sessions()?, frame.endpoint()?);
+    let position = upstream.endpoints.iter().position(|other| Rc::ptr_eq(other, endpoint))?;
+    if destination.stay.is_some_and(|stay| stay as usize == position) {
+        return None;
+    }
+    sessions.set_cookie(position, secure).cloned()
 }
 
 /// Draws the target, and makes the cookie that a sticky route's new client gets.

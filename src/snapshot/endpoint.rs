@@ -1,9 +1,9 @@
 //! Defines an endpoint as it is served: settings from its source, and the state that outlives them.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,8 @@ pub struct Endpoint {
     pub drained: bool,
     /// What it has against it that its registry took it out again and again.
     pub penalty: Option<Penalty>,
+    /// 0 goes first; the next ones get what it cannot take.
+    pub priority: u16,
     /// What survives every change of the above.
     pub state: Arc<EndpointState>,
 }
@@ -42,6 +44,7 @@ impl PartialEq for Endpoint {
             && self.held == other.held
             && self.drained == other.drained
             && self.penalty == other.penalty
+            && self.priority == other.priority
             && Arc::ptr_eq(&self.state, &other.state)
     }
 }
@@ -104,6 +107,15 @@ impl Endpoint {
             Health::Unknown if self.status == RegistryStatus::Unchecked && !self.held => Standing::Untested,
             Health::Unknown => Standing::Healthy,
         }
+    }
+
+    /// Whether source and operators let it take traffic, whatever checks say.
+    pub fn is_admitted(&self) -> bool {
+        let admitted = match self.status {
+            RegistryStatus::Unchecked | RegistryStatus::Passing | RegistryStatus::Warning => true,
+            RegistryStatus::Critical | RegistryStatus::Maintenance => false,
+        };
+        admitted && !self.drained && self.weight > 0
     }
 
     /// Where it stands, in the word that users see.
@@ -222,6 +234,9 @@ pub struct EndpointState {
     idle: AtomicU32,
     last_failure: Mutex<Option<String>>,
     pub(super) outlier: Outlier,
+    made: Instant,
+    /// Milliseconds from when it was made, and 1 more; 0: never.
+    fresh_since: AtomicU64,
 }
 
 impl EndpointState {
@@ -235,6 +250,8 @@ impl EndpointState {
             idle: AtomicU32::new(0),
             last_failure: Mutex::new(None),
             outlier: Outlier::default(),
+            made: Instant::now(),
+            fresh_since: AtomicU64::new(0),
         }
     }
 
@@ -264,7 +281,20 @@ impl EndpointState {
             Health::Healthy => 1,
             Health::Unhealthy => 2,
         };
-        self.health.store(word, Relaxed);
+        if self.health.swap(word, Relaxed) != word && health == Health::Healthy {
+            self.freshen();
+        }
+    }
+
+    /// It is new, or well again: slow starts count from now.
+    pub fn freshen(&self) {
+        self.fresh_since.store(self.made.elapsed().as_millis() as u64 + 1, Relaxed);
+    }
+
+    /// Since when it is new or well again; `None` when it is what this process began with.
+    pub fn fresh_since(&self) -> Option<Instant> {
+        let after = self.fresh_since.load(Relaxed).checked_sub(1)?;
+        self.made.checked_add(Duration::from_millis(after))
     }
 
     /// Why the last active check failed.
@@ -287,7 +317,12 @@ impl EndpointState {
         self.in_flight.fetch_add(1, Relaxed);
     }
 
-    /// An exchange ends; once for each `enter`.
+    /// An exchange begins, if there are fewer than `most`.
+    pub fn enter_below(&self, most: u32) -> bool {
+        self.in_flight.fetch_update(Relaxed, Relaxed, |now| (now < most).then_some(now + 1)).is_ok()
+    }
+
+    /// An exchange ends; once for each that began.
     pub fn leave(&self) {
         self.in_flight.fetch_sub(1, Relaxed);
     }

@@ -7,12 +7,15 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+pub mod affinity;
 pub mod breaker;
 pub mod budget;
 pub mod certificate;
 mod clock;
 pub mod endpoint;
 pub mod gate;
+pub mod level;
+pub mod line;
 pub mod outlier;
 pub mod report;
 pub mod request;
@@ -22,10 +25,12 @@ pub mod target;
 pub mod upstream;
 mod window;
 
+pub use affinity::Affinity;
 pub use breaker::{Admission, BreakerView, CircuitState, Limited, Place, Refusal};
 pub use budget::RetryPermit;
 pub use certificate::Certificates;
 pub use endpoint::{Endpoint, EndpointState, Health, Standing, StateName};
+pub use level::Level;
 pub use outlier::{Cause, Flip, Trial, Verdict};
 pub use report::Report;
 pub use request::{RequestView, Unmet};

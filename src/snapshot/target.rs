@@ -215,14 +215,19 @@ pub fn sticky_key<'r>(
         Sticky::Header(name) => request.headers.get(name).map(|value| value.as_bytes()),
         Sticky::Cookie(name) => cookie_values(request.headers, name).next().map(str::as_bytes),
         Sticky::ClientIp => {
-            *buffer = match client {
-                IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
-                IpAddr::V6(address) => address.octets(),
-            };
+            *buffer = client_octets(client);
             Some(&buffer[..])
         }
     }
     .filter(|key| !key.is_empty())
+}
+
+/// An address in the one form that is hashed.
+pub(super) fn client_octets(client: IpAddr) -> [u8; 16] {
+    match client {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
 }
 
 #[cfg(test)]

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use super::affinity::Affinity;
 use super::breaker::Breaker;
 use super::budget::Retries;
 use super::endpoint::{Endpoint, EndpointState, Standing};
+use super::line::Line;
 use super::outlier::{Flip, Trial, Verdict};
 use crate::spec::endpoint::Labels;
 use crate::spec::name::{Name, ProviderId};
@@ -30,6 +32,8 @@ pub struct Upstream {
     pub fallback: Option<usize>,
     /// Sorted by address; one an address.
     pub endpoints: Arc<[Endpoint]>,
+    /// What leads equal keys to equal endpoints.
+    pub affinity: Arc<Affinity>,
     /// Whether its source was read at least once.
     pub known: bool,
     /// What survives every change of the above.
@@ -42,6 +46,8 @@ pub struct UpstreamState {
     epoch: AtomicU64,
     pub(super) retries: Retries,
     pub(super) breaker: Breaker,
+    /// Who waits for room.
+    pub line: Line,
 }
 
 impl UpstreamState {
@@ -122,6 +128,9 @@ impl Upstream {
             Some(trial) => trial.end(verdict, rules, Instant::now(), random()),
             None => state.outlier.judge(verdict, rules, || self.has_one_only(), Instant::now, random),
         };
+        if flip == Some(Flip::Restored) {
+            state.freshen();
+        }
         if flip.is_some() {
             self.state.advance_epoch();
         }

@@ -10,7 +10,7 @@ use crate::spec::matching::{Conditions, MatchSpec, PathMatch, ValueMatch};
 use crate::spec::passive::PassiveHealth;
 use crate::spec::retry::Retry;
 use crate::spec::route::{Choice, RouteSpec, Sticky, TargetSpec};
-use crate::spec::upstream::{HealthCheck, Probe, UpstreamSettings};
+use crate::spec::upstream::{Hash, HashKey, HealthCheck, Priorities, Probe, UpstreamSettings};
 
 /// A route.
 pub fn route(spec: &RouteSpec) -> Value {
@@ -74,6 +74,20 @@ pub fn settings(settings: &UpstreamSettings) -> Map<String, Value> {
     let mut map = Map::new();
     let mut add = |key: &str, value: Value| map.insert(key.to_owned(), value);
     add("balance", settings.balance.as_str().into());
+    if let Some(hash) = &settings.hash {
+        add("hash", hash_key(hash));
+    }
+    if let Some(session) = &settings.session {
+        add("session", json!({ "cookie": session.cookie }));
+    }
+    if let Some(window) = settings.slow_start {
+        add("slow_start", duration_text(window).into());
+    }
+    match &settings.priorities {
+        Priorities::None => None,
+        Priorities::Levels(levels) => add("priorities", json!(levels)),
+        Priorities::Nearest(names) => add("nearest", json!(names)),
+    };
     if !settings.subsets.is_empty() {
         add("subsets", json!(settings.subsets));
     }
@@ -81,6 +95,12 @@ pub fn settings(settings: &UpstreamSettings) -> Map<String, Value> {
     add("response_timeout", duration_text(settings.response_timeout).into());
     add("idle_timeout", duration_text(settings.idle_timeout).into());
     add("max_idle_per_endpoint", settings.max_idle_per_endpoint.into());
+    if let Some(most) = settings.max_requests_per_endpoint {
+        add("max_requests_per_endpoint", most.into());
+    }
+    if let Some(queue) = settings.queue {
+        add("queue", json!({ "size": queue.size, "timeout": duration_text(queue.timeout) }));
+    }
     add("keep_alive", duration_text(settings.keep_alive).into());
     if let Some(check) = &settings.health_check {
         add("health_check", health_check(check));
@@ -108,6 +128,16 @@ fn retry(retry: &Retry) -> Value {
     let backoff = retry.backoff;
     add("backoff", json!({ "base": duration_text(backoff.base), "max": duration_text(backoff.max) }));
     map.into()
+}
+
+fn hash_key(hash: &Hash) -> Value {
+    let (key, value): (_, Value) = match &hash.key {
+        HashKey::Header(name) => ("header", name.as_str().into()),
+        HashKey::Cookie(name) => ("cookie", name.as_str().into()),
+        HashKey::Path => ("path", true.into()),
+        HashKey::ClientIp => ("client_ip", true.into()),
+    };
+    json!({ key: value, "balance_factor": hash.balance_factor.unwrap_or(0) })
 }
 
 fn health_check(check: &HealthCheck) -> Value {

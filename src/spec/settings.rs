@@ -11,7 +11,7 @@ use http::StatusCode;
 use ipnet::IpNet;
 
 use super::decode::tag::Rules as TagRules;
-use super::endpoint::Address;
+use super::endpoint::{Address, Labels};
 use super::name::{Name, ProviderId};
 
 /// All static settings, read once at start.
@@ -40,6 +40,8 @@ pub struct Runtime {
     pub shutdown_delay: Duration,
     /// Ready after this time whatever is missing; `None`: wait for the sources.
     pub ready_timeout: Option<Duration>,
+    /// Where this gateway is, such as its zone; what `nearest` of upstreams compares. None by default.
+    pub labels: Labels,
 }
 
 /// `[listeners.NAME]`: an address that accepts client connections.

@@ -1,6 +1,7 @@
 //! Defines what a provider can be asked to watch for endpoints.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::name::ProviderId;
@@ -17,6 +18,8 @@ pub enum Source {
         /// How their values are written.
         format: EtcdFormat,
     },
+    /// The records of a name.
+    Records(DnsRecords),
     /// The addresses of a host name.
     Dns {
         /// The name, in lower case.
@@ -64,25 +67,81 @@ impl fmt::Display for ConsulService {
     }
 }
 
+/// The records of a name in DNS that tell endpoints.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DnsRecords {
+    /// The name, in lower case.
+    pub name: Arc<str>,
+    /// Which of its records.
+    pub kind: RecordKind,
+    /// Where endpoints listen; 0 for SRV records, which tell it.
+    pub port: u16,
+    /// Who is asked; `None`: whom the system asks.
+    pub server: Option<SocketAddr>,
+}
+
+impl DnsRecords {
+    /// The label that carries the priority of an SRV record.
+    pub const PRIORITY: &str = "priority";
+}
+
+impl fmt::Display for DnsRecords {
+    /// As in a [`Source`].
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        if self.port > 0 {
+            write!(f, ":{}", self.port)?;
+        }
+        write!(f, "?type={}", self.kind.as_str())?;
+        self.server.map_or(Ok(()), |server| write!(f, "&server={server}"))
+    }
+}
+
+/// A type of DNS records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RecordKind {
+    /// IPv4 addresses.
+    A,
+    /// IPv6 addresses.
+    Aaaa,
+    /// Hosts with ports, weights and priorities (RFC 2782).
+    Srv,
+}
+
+impl RecordKind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::A, Self::Aaaa, Self::Srv];
+
+    /// As users write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::A => "A",
+            Self::Aaaa => "AAAA",
+            Self::Srv => "SRV",
+        }
+    }
+}
+
 impl Source {
     /// The provider that watches it.
     pub fn provider(&self) -> ProviderId {
         match self {
             Self::Consul(_) => ProviderId::Consul,
             Self::Etcd { .. } => ProviderId::Etcd,
-            Self::Dns { .. } => ProviderId::Dns,
+            Self::Records(_) | Self::Dns { .. } => ProviderId::Dns,
         }
     }
 }
 
 impl fmt::Display for Source {
     /// As users see it: `consul:users`, `etcd:/fleetgate/endpoints/users/`, `etcd+kratos:/microservices/users/`,
-    /// `dns:orders.internal`.
+    /// `dns:orders.internal`, `dns:orders.internal:8080?type=AAAA`, `dns:_orders._tcp.internal?type=SRV&server=10.0.0.1:53`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Consul(service) => write!(f, "consul:{service}"),
             Self::Etcd { prefix, format: EtcdFormat::Fleetgate } => write!(f, "etcd:{prefix}"),
             Self::Etcd { prefix, format } => write!(f, "etcd+{}:{prefix}", format.as_str()),
+            Self::Records(records) => write!(f, "dns:{records}"),
             Self::Dns { host } => write!(f, "dns:{host}"),
         }
     }

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderName;
+
 use super::breaker::Breaker;
 use super::endpoint::{EndpointSpec, Labels};
 use super::name::Name;
 use super::passive::PassiveHealth;
 use super::retry::RetryBudget;
-use super::source::{ConsulService, EtcdFormat};
+use super::source::{ConsulService, DnsRecords, EtcdFormat};
 
 /// A named pool of endpoints and its settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +35,8 @@ pub enum UpstreamSource {
         /// How their values are written.
         format: EtcdFormat,
     },
+    /// The records of a name in DNS.
+    Dns(DnsRecords),
     /// Written down; host names among them are resolved by discovery.
     Static(Arc<[EndpointSpec]>),
 }
@@ -42,6 +46,14 @@ pub enum UpstreamSource {
 pub struct UpstreamSettings {
     /// How one endpoint is picked among the usable ones.
     pub balance: Balance,
+    /// What a request is told from others by; there for the balancers that hash, and only for them.
+    pub hash: Option<Hash>,
+    /// Keeps a client at its endpoint.
+    pub session: Option<Session>,
+    /// How long the weight of an endpoint that is new, or well again, grows to what it should be; at once by default.
+    pub slow_start: Option<Duration>,
+    /// Which endpoints go first.
+    pub priorities: Priorities,
     /// Named selections of endpoints: all of the labels must be equal.
     pub subsets: BTreeMap<Name, Labels>,
     /// To an established connection; default 2 s.
@@ -52,6 +64,10 @@ pub struct UpstreamSettings {
     pub idle_timeout: Duration,
     /// Idle connections kept for an endpoint, for the process; default 32.
     pub max_idle_per_endpoint: u32,
+    /// Most requests in flight at an endpoint, for the process; no bound by default.
+    pub max_requests_per_endpoint: Option<u32>,
+    /// Where requests wait while all endpoints have that many; none by default: they are refused at once.
+    pub queue: Option<Queue>,
     /// How long an idle connection is kept; default 4 s, under the usual 5 s of services.
     pub keep_alive: Duration,
     /// Active checks; none by default.
@@ -68,11 +84,17 @@ impl Default for UpstreamSettings {
     fn default() -> Self {
         Self {
             balance: Balance::LeastRequests,
+            hash: None,
+            session: None,
+            slow_start: None,
+            priorities: Priorities::None,
             subsets: BTreeMap::new(),
             connect_timeout: Duration::from_secs(2),
             response_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(60),
             max_idle_per_endpoint: 32,
+            max_requests_per_endpoint: None,
+            queue: None,
             keep_alive: Duration::from_secs(4),
             health_check: None,
             passive_health: PassiveHealth::default(),
@@ -89,6 +111,14 @@ pub enum Balance {
     RoundRobin,
     /// The fewest requests in flight for its weight.
     LeastRequests,
+    /// Of two drawn by weight, the one with the lower latency times requests in flight for its weight.
+    P2cEwma,
+    /// Drawn by weight.
+    Random,
+    /// By the request's hash, on a ring of points.
+    RingHash,
+    /// By the request's hash, in a table of turns.
+    Maglev,
 }
 
 impl Balance {
@@ -97,7 +127,86 @@ impl Balance {
         match self {
             Self::RoundRobin => "round_robin",
             Self::LeastRequests => "least_requests",
+            Self::P2cEwma => "p2c_ewma",
+            Self::Random => "random",
+            Self::RingHash => "ring_hash",
+            Self::Maglev => "maglev",
         }
+    }
+
+    /// Whether requests are led by their hash.
+    pub fn hashes(self) -> bool {
+        match self {
+            Self::RingHash | Self::Maglev => true,
+            Self::RoundRobin | Self::LeastRequests | Self::P2cEwma | Self::Random => false,
+        }
+    }
+}
+
+/// How a request is hashed, and how far its endpoint may be above the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hash {
+    /// What is hashed.
+    pub key: HashKey,
+    /// Most requests in flight of an endpoint, in percent of its share; default 125. `None`: no bound.
+    pub balance_factor: Option<u16>,
+}
+
+/// What of a request is hashed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashKey {
+    /// The value of a header.
+    Header(HeaderName),
+    /// The value of a cookie.
+    Cookie(String),
+    /// The path in normal form.
+    Path,
+    /// The client's address.
+    ClientIp,
+}
+
+/// A session: a client stays at its endpoint for as long as that is usable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// The name of the cookie that tells the endpoint.
+    pub cookie: String,
+}
+
+/// Where requests wait for an endpoint with room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// Most of them that wait at once, for the process; default 100.
+    pub size: u32,
+    /// How long one waits; default 1 s.
+    pub timeout: Duration,
+}
+
+/// Which endpoints go first: the others get what those cannot take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Priorities {
+    /// All go together.
+    None,
+    /// Those that have the labels of the first entry, then those of the second, ...; who has none of them goes last.
+    Levels(Vec<Labels>),
+    /// Those that agree with the gateway's own labels in all these, then in all but the last, ...
+    Nearest(Vec<String>),
+}
+
+impl Priorities {
+    /// The level of an endpoint, 0 first. `own` are the gateway's labels.
+    pub fn level(&self, labels: &Labels, own: &Labels) -> u16 {
+        let level = match self {
+            Self::None => 0,
+            Self::Levels(levels) => {
+                let has = |level: &Labels| level.iter().all(|(key, value)| labels.get(key) == Some(value));
+                levels.iter().position(has).unwrap_or(levels.len())
+            }
+            Self::Nearest(names) => {
+                let agrees = |name: &&String| own.get(*name).is_some_and(|value| labels.get(*name) == Some(value));
+                names.len() - names.iter().take_while(agrees).count()
+            }
+        };
+        u16::try_from(level).unwrap_or(u16::MAX)
     }
 }
 

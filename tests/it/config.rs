@@ -131,7 +131,7 @@ health_check = { path = "/", interval = "5s", thresholds = 3 }
     insta::assert_snapshot!(files.check(&[]), @r#"
 fleetgate.toml:3:11: runtime.workers: -1 is not from 0 to 1024
 fleetgate.toml:4:18: runtime.shutdown_grace: a duration needs a unit: write "30s" or "30ms"
-fleetgate.toml:5:1: runtime.state_dir: unknown key; known are workers, shutdown_grace, shutdown_delay, ready_timeout
+fleetgate.toml:5:1: runtime.state_dir: unknown key; known are workers, shutdown_grace, shutdown_delay, ready_timeout, labels
 fleetgate.toml:7:12: listeners.Web: `Web` is not a name: 1 to 63 of a-z, 0-9, `.`, `_` and `-`, beginning with a letter or digit
 fleetgate.toml:10:12: listeners.a: `address` is missing, such as "0.0.0.0:8080"
 fleetgate.toml:11:1: listeners.a.adress: unknown key; did you mean `address`?
@@ -515,5 +515,48 @@ proptest! {
         for line in told.lines() {
             prop_assert!(line.starts_with("a.") || line.starts_with("env:"), "{}", line);
         }
+    }
+}
+
+#[test]
+fn balancers_that_hash_say_what_they_need() {
+    let check = |keys: &str| {
+        let listeners = "[listeners.web]\naddress = \"127.0.0.1:0\"\n";
+        let text = format!("{listeners}[upstreams.u]\nendpoints = [\"127.0.0.1:80\"]\n{keys}\n");
+        Files::new(&[("fleetgate.toml", &text)]).check(&[])
+    };
+    for good in [
+        "balance = \"p2c_ewma\"\nmax_requests_per_endpoint = 10\nqueue = { size = 5, timeout = \"200ms\" }",
+        "balance = \"random\"\nsession = { cookie = \"at\" }\nslow_start = \"30s\"",
+        "balance = \"ring_hash\"\nhash = { header = \"x-user-id\" }",
+        "balance = \"maglev\"\nhash = { cookie = \"user\", balance_factor = 0 }",
+        "balance = \"maglev\"\nhash = { path = true, balance_factor = 150 }",
+        "balance = \"ring_hash\"\nhash = { client_ip = true }",
+    ] {
+        assert_eq!(check(good), "", "{good}");
+    }
+    for (bad, said) in [
+        ("balance = \"maglev\"", "fleetgate.toml:5:11: upstreams.u.balance: `maglev` needs to know what to hash"),
+        (
+            "hash = { path = true }",
+            "fleetgate.toml:5:1: upstreams.u.hash: only `ring_hash` and `maglev` hash, and `balance` is `least_requests`",
+        ),
+        ("balance = \"ring_hash\"\nhash = {}", "upstreams.u.hash: give one of `header`, `cookie`"),
+        ("balance = \"maglev\"\nhash = { path = true, cookie = \"a\" }", "they exclude each other"),
+        ("balance = \"maglev\"\nhash = { path = false }", "upstreams.u.hash.path: only `true` means something"),
+        ("balance = \"maglev\"\nhash = { path = true, balance_factor = 80 }", "hash.balance_factor: must be above 100"),
+        ("balance = \"maglev\"\nhash = { header = \"a b\" }", "`a b` is not a header name"),
+        ("balance = \"ringhash\"", "ring_hash"),
+        ("balance = \"maglev\"\nhash = { path = true }\nslow_start = \"5s\"", "slow_start: `maglev` has none"),
+        ("priorities = []", "upstreams.u.priorities: give 1 to 16 of them"),
+        ("priorities = [{ zone = \"a\" }, {}]", "upstreams.u.priorities[1]: needs at least one label"),
+        ("nearest = [\"zone\"]\npriorities = [{ zone = \"a\" }]", "`priorities` and `nearest` exclude each other"),
+        ("queue = { size = 5 }", "upstreams.u.queue: nobody would ever wait"),
+        ("max_requests_per_endpoint = 0", "max_requests_per_endpoint: 0 is not from 1 to 1000000"),
+        ("session = {}", "upstreams.u.session: `cookie` is missing"),
+        ("session = { cookie = \"a;b\" }", "upstreams.u.session.cookie: `a;b` is not a cookie name"),
+    ] {
+        let found = check(bad);
+        assert!(found.contains(said) && found.lines().count() == 1, "{bad}: {found}");
     }
 }

@@ -1,5 +1,6 @@
 //! HTTP/1.1 through the gateway, as clients and services see it.
 
+mod balancers;
 mod balancing;
 mod breaker;
 mod endpoints;
@@ -7,6 +8,7 @@ mod failures;
 mod forwarding;
 mod hostile;
 mod passive;
+mod queue;
 mod reloads;
 mod retries;
 mod stopping;

@@ -10,6 +10,7 @@ mod compose;
 mod config;
 mod consul;
 mod demo;
+mod dns;
 mod etcd;
 mod explain;
 mod files;

@@ -78,6 +78,7 @@ fn settings(settings: &Settings) -> Value {
             "shutdown_grace": duration_text(settings.runtime.shutdown_grace),
             "shutdown_delay": duration_text(settings.runtime.shutdown_delay),
             "ready_timeout": settings.runtime.ready_timeout.map(duration_text),
+            "labels": settings.runtime.labels,
         },
         "listeners": listeners,
         "admin": {

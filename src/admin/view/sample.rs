@@ -65,6 +65,7 @@ impl Picture {
             }),
             endpoints: [endpoint(1, "v1"), endpoint(2, "v2")].into(),
             fallback: None,
+            affinity: Arc::default(),
             known: self.known,
             state: Arc::default(),
         }
@@ -79,6 +80,7 @@ pub(in crate::admin) fn settings() -> Settings {
             shutdown_grace: Duration::from_secs(30),
             shutdown_delay: Duration::ZERO,
             ready_timeout: None,
+            labels: Labels::new(),
         },
         listeners: [(name("web"), Listener::new(([127, 0, 0, 1], 8080).into()))].into(),
         admin: Admin { address: ([127, 0, 0, 1], 9901).into(), token: None, metrics_public: false },
@@ -118,6 +120,7 @@ fn endpoint(last: u8, version: &str) -> Endpoint {
         held: false,
         drained: false,
         penalty: None,
+        priority: 0,
         state: Arc::new(EndpointState::new(address)),
     }
 }

@@ -28,6 +28,7 @@ fn upstream(states: &[Arc<EndpointState>], weight: u16, check: Option<HealthChec
         held: false,
         drained: false,
         penalty: None,
+        priority: 0,
         state: Arc::clone(state),
     };
     Upstream {
@@ -38,6 +39,7 @@ fn upstream(states: &[Arc<EndpointState>], weight: u16, check: Option<HealthChec
         settings: Arc::new(UpstreamSettings { health_check: check, ..UpstreamSettings::default() }),
         endpoints: states.iter().map(endpoint).collect(),
         fallback: None,
+        affinity: Arc::default(),
         known: true,
         state: Arc::default(),
     }

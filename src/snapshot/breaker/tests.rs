@@ -24,6 +24,7 @@ impl Guarded {
             source: None,
             settings: Arc::new(UpstreamSettings { breaker: Some(rules), ..UpstreamSettings::default() }),
             fallback: None,
+            affinity: Arc::default(),
             endpoints: [].into(),
             known: true,
             state: Arc::default(),

@@ -33,6 +33,7 @@ impl Pool {
                 held: false,
                 drained: false,
                 penalty: None,
+                priority: 0,
                 state: Arc::new(EndpointState::new(address)),
             }
         };
@@ -44,6 +45,7 @@ impl Pool {
             settings: Arc::new(UpstreamSettings { passive_health, ..UpstreamSettings::default() }),
             endpoints: (1..=size).map(endpoint).collect(),
             fallback: None,
+            affinity: Arc::default(),
             known: true,
             state: Arc::default(),
         };

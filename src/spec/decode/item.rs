@@ -400,6 +400,10 @@ UpstreamSpec {
     ),
     settings: UpstreamSettings {
         balance: RoundRobin,
+        hash: None,
+        session: None,
+        slow_start: None,
+        priorities: None,
         subsets: {
             "a": {
                 "zone": "a",
@@ -409,6 +413,8 @@ UpstreamSpec {
         response_timeout: 2s,
         idle_timeout: 3s,
         max_idle_per_endpoint: 0,
+        max_requests_per_endpoint: None,
+        queue: None,
         keep_alive: 5s,
         health_check: Some(
             HealthCheck {
@@ -451,11 +457,17 @@ UpstreamSpec {
     },
     settings: UpstreamSettings {
         balance: LeastRequests,
+        hash: None,
+        session: None,
+        slow_start: None,
+        priorities: None,
         subsets: {},
         connect_timeout: 2s,
         response_timeout: 30s,
         idle_timeout: 60s,
         max_idle_per_endpoint: 32,
+        max_requests_per_endpoint: None,
+        queue: None,
         keep_alive: 4s,
         health_check: Some(
             HealthCheck {
@@ -491,7 +503,7 @@ UpstreamSpec {
         let text = r#"
 consul = { service = "a/b" }
 endpoints = ["a", { weight = -1 }, { address = "a:80", weight = 70000 }, "a:80", { adress = "b:80" }]
-balance = "random"
+balance = "fastest"
 subsets = { A = { v = "1" }, b = {} }
 connect_timeout = "0s"
 max_idle_per_endpoint = "many"
@@ -503,7 +515,7 @@ host = "a b"
 tls = true
 "#;
         insta::assert_snapshot!(decoded::<UpstreamSpec>(text), @r#"
-kv:1:1: `consul`, `etcd` and `endpoints` exclude each other: an upstream has one source
+kv:1:1: `consul`, `etcd`, `dns` and `endpoints` exclude each other: an upstream has one source
 kv:2:22: consul.service: "a/b" is not a service's name
 kv:3:14: endpoints[0]: `a` is not `host:port`
 kv:3:19: endpoints[1]: `address` is missing
@@ -512,7 +524,7 @@ kv:3:65: endpoints[2].weight: 70000 is not from 0 to 65535
 kv:3:74: endpoints[3]: `a:80` is there already
 kv:3:82: endpoints[4]: `address` is missing
 kv:3:84: endpoints[4].adress: unknown key; did you mean `address`?
-kv:4:11: balance: unknown variant `random`, expected `round_robin` or `least_requests`
+kv:4:11: balance: unknown variant `fastest`, expected one of `round_robin`, `least_requests`, `p2c_ewma`, `random`, `ring_hash`, `maglev`
 kv:5:13: subsets.A: `A` is not a name: 1 to 63 of a-z, 0-9, `.`, `_` and `-`, beginning with a letter or digit
 kv:5:30: subsets.b: a subset needs at least one label, such as `{ version = "v2" }`
 kv:6:19: connect_timeout: `0s`: must be more than 0
@@ -523,7 +535,7 @@ kv:12:8: health_check.host: `a b` is not a host or `host:port`
 kv:13:1: health_check.tls: unknown key; known are path, host, tcp, interval, timeout, healthy_threshold, unhealthy_threshold
 "#);
         insta::assert_snapshot!(decoded::<UpstreamSpec>("{\"health_check\": {}}"), @"
-kv:1:1: it has no source: give one of `consul`, `etcd` and `endpoints`
+kv:1:1: it has no source: give one of `consul`, `etcd`, `dns` and `endpoints`
 kv:1:2: health_check: give a `path` to ask for, or `tcp = true` for a connect
 ");
     }

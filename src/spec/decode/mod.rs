@@ -7,9 +7,11 @@
 //! Document providers use [`documents::DocumentSet`] (one key an item) and [`files::FileSet`] (whole files).
 
 mod attached;
+pub mod balance;
 pub mod breaker;
 pub mod certificate;
 pub mod condition;
+pub mod dns;
 pub mod documents;
 pub mod files;
 pub mod format;
@@ -17,6 +19,7 @@ pub mod item;
 pub mod key;
 pub mod parse;
 pub mod passive;
+pub mod queue;
 pub mod reader;
 pub mod retry;
 pub mod route;

@@ -13,17 +13,20 @@ use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use crate::spec::endpoint::{Address, EndpointSpec, Labels, RegistryStatus};
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::source::{ConsulService, EtcdFormat};
-use crate::spec::upstream::{Balance, HealthCheck, Probe, UpstreamSettings, UpstreamSource, UpstreamSpec};
+use crate::spec::upstream::{HealthCheck, Probe, UpstreamSettings, UpstreamSource, UpstreamSpec};
 
+use super::balance::{RawBalance, RawHash, RawSession, resolve_hash, resolve_priorities, resolve_slow_start};
 use super::breaker::RawBreaker;
+use super::dns::RawDnsSource;
 use super::passive::RawPassiveHealth;
+use super::queue::{RawQueue, resolve_most, resolve_queue};
 use super::reader::{TEXT_OR_TABLE, nearest};
 use super::retry::RawRetryBudget;
 use super::scalar::RawDuration;
 use super::scope::{Referent, Scope};
 
-/// A named pool of endpoints and its settings. Exactly one of `consul`, `etcd` and `endpoints` says where its
-/// endpoints come from.
+/// A named pool of endpoints and its settings. Exactly one of `consul`, `etcd`, `dns` and `endpoints` says
+/// where its endpoints come from.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(rename = "Upstream", deny_unknown_fields)]
@@ -32,10 +35,25 @@ pub struct RawUpstream {
     consul: Option<RawConsulSource>,
     /// Keys in etcd: `{}` for those below `PREFIX/endpoints/NAME/`.
     etcd: Option<RawEtcdSource>,
+    /// The records of a name in DNS.
+    dns: Option<RawDnsSource>,
     /// Written down here.
     endpoints: Option<Vec<RawEndpoint>>,
     /// How one endpoint is picked; default `least_requests`.
     balance: Option<RawBalance>,
+    /// What `ring_hash` and `maglev` lead a request by.
+    hash: Option<RawHash>,
+    /// Keeps a client at its endpoint while that is usable.
+    session: Option<RawSession>,
+    /// The weight of an endpoint that is new, or well again, grows for so long; at once by default. Where more than half
+    /// of a pool is new, all are as they are.
+    slow_start: Option<RawDuration>,
+    /// Which endpoints go first: those with the labels of the first entry, then of the second, ...; the others last. What
+    /// a level cannot take, once less than 5 in 7 of it is usable, goes to the next.
+    priorities: Option<Vec<BTreeMap<String, String>>>,
+    /// Instead of `priorities`: labels that are compared with the gateway's own (`runtime.labels`). Endpoints that agree
+    /// in all of them go first, then those that agree in all but the last, ...
+    nearest: Option<Vec<String>>,
     /// Named selections of endpoints: those whose labels have all these values.
     subsets: Option<BTreeMap<String, BTreeMap<String, String>>>,
     /// To an established connection; default 2s.
@@ -47,6 +65,11 @@ pub struct RawUpstream {
     /// Idle connections kept for one endpoint, for the process; default 32.
     #[schemars(range(min = 0, max = 65_536))]
     max_idle_per_endpoint: Option<i64>,
+    /// Most requests in flight at one endpoint, for the process; no bound by default.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    max_requests_per_endpoint: Option<i64>,
+    /// Where requests wait while all endpoints have that many; none by default: they are refused at once.
+    queue: Option<RawQueue>,
     /// How long an idle connection is kept; default 4s, under the usual 5 s of services.
     keep_alive: Option<RawDuration>,
     /// Active checks; off by default.
@@ -113,17 +136,6 @@ pub struct RawEndpointTable {
     labels: Option<BTreeMap<String, String>>,
 }
 
-/// How one endpoint is picked.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(rename = "Balance")]
-pub enum RawBalance {
-    /// In turn, by weight.
-    RoundRobin,
-    /// The fewest requests in flight for its weight.
-    LeastRequests,
-}
-
 /// An active check: of a path over HTTP, or `tcp = true` for a connect.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -152,12 +164,13 @@ impl RawUpstream {
     pub(super) fn resolve(self, scope: &Scope<'_>) -> Option<UpstreamSpec> {
         let default = UpstreamSettings::default();
         let or = |raw: Option<RawDuration>, default: Duration| raw.map_or(default, |RawDuration(duration)| duration);
+        let balance = self.balance.map_or(default.balance, RawBalance::resolve);
         let settings = UpstreamSettings {
-            balance: match self.balance {
-                Some(RawBalance::RoundRobin) => Balance::RoundRobin,
-                Some(RawBalance::LeastRequests) => Balance::LeastRequests,
-                None => default.balance,
-            },
+            balance,
+            hash: resolve_hash(self.hash, balance, scope),
+            session: self.session.and_then(|session| session.resolve(&scope.key("session"))),
+            slow_start: resolve_slow_start(self.slow_start, balance, scope),
+            priorities: resolve_priorities(self.priorities, self.nearest, scope),
             subsets: resolve_subsets(self.subsets, &scope.key("subsets")),
             connect_timeout: or(self.connect_timeout, default.connect_timeout),
             response_timeout: or(self.response_timeout, default.response_timeout),
@@ -167,6 +180,8 @@ impl RawUpstream {
                 default.max_idle_per_endpoint,
                 0..=65_536,
             ),
+            max_requests_per_endpoint: resolve_most(self.max_requests_per_endpoint, scope),
+            queue: resolve_queue(self.queue, scope),
             keep_alive: or(self.keep_alive, default.keep_alive),
             health_check: self.health_check.and_then(|check| check.resolve(&scope.key("health_check"))),
             passive_health: self.passive_health.unwrap_or_default().resolve(&scope.key("passive_health")),
@@ -182,14 +197,15 @@ impl RawUpstream {
         // Each is resolved, so that a mistake in one comes out even where another one is too many.
         let consul = self.consul.map(|consul| consul.resolve(&scope.key("consul")));
         let etcd = self.etcd.map(|etcd| etcd.resolve(&scope.key("etcd")));
+        let dns = self.dns.map(|dns| dns.resolve(&scope.key("dns")));
         let endpoints = self.endpoints.map(|endpoints| Some(resolve_endpoints(endpoints, &scope.key("endpoints"))));
-        let mut sources = [consul, etcd, endpoints].into_iter().flatten();
+        let mut sources = [consul, etcd, dns, endpoints].into_iter().flatten();
         let source = sources.next();
         if source.is_none() {
-            scope.missing("it has no source: give one of `consul`, `etcd` and `endpoints`");
+            scope.missing("it has no source: give one of `consul`, `etcd`, `dns` and `endpoints`");
         }
         if sources.next().is_some() {
-            scope.problem("`consul`, `etcd` and `endpoints` exclude each other: an upstream has one source");
+            scope.problem("`consul`, `etcd`, `dns` and `endpoints` exclude each other: an upstream has one source");
         }
         Some(UpstreamSpec { source: source.flatten()?, settings })
     }

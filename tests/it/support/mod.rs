@@ -4,6 +4,7 @@
 pub mod between;
 pub mod client;
 pub mod consul;
+pub mod dns;
 pub mod etcd;
 pub mod frames;
 pub mod gateway;

@@ -1,6 +1,7 @@
-//! Defines the dns provider: the addresses of host names, looked up again every 30 s.
+//! Defines the dns provider: the records of names, as long as their time to live; and the addresses of the host names of
+//! endpoints, looked up by the system again every 30 s.
 //!
-//! An endpoint it publishes has **port 0**: a [`Source::Dns`] names a host, and whoever wrote the host down
+//! An endpoint it publishes of a host name has **port 0**: a [`Source::Dns`] names a host, and whoever wrote the host down
 //! wrote a port, a weight and labels next to it. Control puts those in.
 
 use std::collections::BTreeSet;
@@ -22,6 +23,11 @@ use crate::spec::endpoint::{Address, EndpointSpec, Labels, RegistryStatus};
 use crate::spec::name::ProviderId;
 use crate::spec::problem::Problem;
 use crate::spec::source::Source;
+
+mod endpoint;
+mod records;
+
+use records::RecordsWatch;
 
 /// Between two lookups of a name, give or take 10 %.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -48,9 +54,19 @@ impl Provider for DnsProvider {
         let backoff = Backoff::new(CAP);
         let publisher = self.publisher;
         keep_wanted(ProviderId::Dns, &publisher, context, |source, stop| {
-            let watch =
-                HostWatch { source: source.clone(), publisher: publisher.clone(), lookup: system, known: false };
-            supervise(watch, source.to_string(), Arc::clone(publisher.status()), backoff.clone(), stop)
+            let (name, status, backoff) = (source.to_string(), Arc::clone(publisher.status()), backoff.clone());
+            let publisher = publisher.clone();
+            async move {
+                match source {
+                    Source::Records(records) => {
+                        supervise(RecordsWatch::new(records, publisher), name, status, backoff, stop).await;
+                    }
+                    source => {
+                        let watch = HostWatch { source, publisher, lookup: system, known: false };
+                        supervise(watch, name, status, backoff, stop).await;
+                    }
+                }
+            }
         })
         .await;
     }

@@ -1,0 +1,57 @@
+//! Defines sessions: the cookie that tells at which endpoint a client is, without telling where that is.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use http::HeaderValue;
+
+use super::super::endpoint::Endpoint;
+use super::super::request::{RequestView, cookie_values};
+use crate::spec::name::Name;
+use crate::spec::upstream::Session;
+
+/// The cookies of an upstream's endpoints.
+#[derive(Debug)]
+pub struct Sessions {
+    cookie: String,
+    /// With the endpoints' positions, sorted.
+    tokens: Vec<(String, u32)>,
+    /// By position: as set over plain HTTP, and over TLS.
+    set: Vec<[HeaderValue; 2]>,
+}
+
+impl Sessions {
+    pub(super) fn new(name: &Name, session: &Session, endpoints: &[Endpoint]) -> Self {
+        let all: Vec<String> = endpoints.iter().map(|endpoint| token(name, endpoint)).collect();
+        let set = |token: &String| {
+            let plain = format!("{}={token}; Path=/; HttpOnly; SameSite=Lax", session.cookie);
+            // A cookie's name is a token, and the rest is ours: always a header's value.
+            [format!("{plain}; Secure"), plain].map(|text| HeaderValue::try_from(text).unwrap_or(NONE))
+        };
+        let set = all.iter().map(set).collect();
+        let mut tokens: Vec<(String, u32)> = all.into_iter().zip(0u32..).collect();
+        tokens.sort_unstable();
+        Self { cookie: session.cookie.clone(), tokens, set }
+    }
+
+    /// The position of the endpoint that a client is at; `None` for a new client, and for one whose endpoint is gone.
+    pub fn find(&self, request: &RequestView<'_>) -> Option<u32> {
+        cookie_values(request.headers, &self.cookie).find_map(|value| {
+            let found = self.tokens.binary_search_by(|(token, _)| token.as_str().cmp(value)).ok()?;
+            Some(self.tokens[found].1)
+        })
+    }
+
+    /// The `Set-Cookie` for a client that is now at the endpoint at a position.
+    pub fn set_cookie(&self, position: usize, secure: bool) -> Option<&HeaderValue> {
+        let [with, without] = self.set.get(position)?;
+        Some(if secure { with } else { without })
+    }
+}
+
+const NONE: HeaderValue = HeaderValue::from_static("");
+
+/// Equal on every gateway. A digest and nothing less: what is made to be quick can be turned around.
+fn token(name: &Name, endpoint: &Endpoint) -> String {
+    let text = format!("fleetgate session\n{name}\n{}", endpoint.address);
+    let digest = digest(&SHA256, text.as_bytes());
+    digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
