@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -16,15 +17,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Readiness};
 use crate::control::command::Commands;
-use crate::control::history::{self, History};
+use crate::control::history::{self, Former, History};
 use crate::control::saved::{Identity, Loaded, SavedState, Store, Verified};
 use crate::control::{Control, Rules};
 use crate::discovery::consul::ConsulProvider;
 use crate::discovery::dns::DnsProvider;
 use crate::discovery::file::FileProvider;
-use crate::discovery::register::{self, Gateway, Registration, Standing};
+use crate::discovery::register::{self, Event, Gateway, Registration, Standing};
 use crate::discovery::state::ProviderState;
-use crate::discovery::status::ProviderStatus;
+use crate::discovery::status::{ProviderStatus, Registered};
 use crate::discovery::{Context, Provider, Publisher};
 use crate::health::Prober;
 use crate::proxy::{self, DataPlane};
@@ -105,6 +106,7 @@ pub struct App {
     readiness: Arc<Readiness>,
     plane: DataPlane,
     log: Writer,
+    history: Arc<History>,
     reread: watch::Sender<u64>,
     tasks: JoinSet<()>,
     registered: JoinSet<()>,
@@ -139,6 +141,7 @@ impl App {
             .map_err(|error| StartError::new("telemetry.access_log", error))?;
 
         let events = settings.telemetry.events.as_ref();
+        let former = events.map_or_else(Former::default, |events| read_back(&events.path, started_at));
         let events = events.map(|events| history::disk::Log::open(&events.path, events.max_size)).transpose();
         let events = events.map_err(|error| StartError::new("telemetry.events", error))?;
 
@@ -158,7 +161,8 @@ impl App {
         let rules = Rules::of(&settings.discovery);
         let (commands, orders) = Commands::channel();
         let (shown, showing) = watch::channel(None);
-        let history = History::new(index_of(&statuses), shutdown.clone());
+        let history = History::resuming(former, index_of(&statuses), shutdown.clone());
+        history.starts();
         let control = Control {
             providers: discovery.states,
             rules,
@@ -194,9 +198,13 @@ impl App {
         tasks.spawn(async move { following.follow(followed, limit).await });
 
         let (mut registered, leave) = (JoinSet::new(), CancellationToken::new());
-        for registration in discovery.registrations {
+        for (status, registration) in discovery.registrations {
             let standing = standing(&readiness);
-            registered.spawn(register::keep(registration, standing, leave.clone(), register::log));
+            let tell = move |place: &str, event: Event| {
+                note_registration(&status, place, &event);
+                register::log(place, event);
+            };
+            registered.spawn(register::keep(registration, standing, leave.clone(), tell));
         }
 
         let stats = Arc::new(WorkersStats::default());
@@ -206,6 +214,7 @@ impl App {
         let metrics = metrics(&snapshots, &statuses, stats, &log, started_at)
             .and_then(|metrics| metrics.register(saved_errors).map(|()| metrics))
             .map_err(|error| StartError::new("metrics", error))?;
+        let noted = Arc::clone(&history);
         let (delay, grace) = (settings.runtime.shutdown_delay, settings.runtime.shutdown_grace);
         let state = admin::State {
             settings: Arc::new(settings),
@@ -220,7 +229,21 @@ impl App {
         };
         tasks.spawn(admin::serve(admin, state, shutdown.clone()));
         let admin = admin_address;
-        Ok(Self { listeners, admin, readiness, plane, log, reread, tasks, registered, leave, shutdown, delay, grace })
+        Ok(Self {
+            listeners,
+            admin,
+            readiness,
+            plane,
+            log,
+            history: noted,
+            reread,
+            tasks,
+            registered,
+            leave,
+            shutdown,
+            delay,
+            grace,
+        })
     }
 
     /// Listeners with the addresses they are bound to.
@@ -251,6 +274,7 @@ impl App {
     /// Stops: registered no more, not ready, still serving, drained, ended.
     pub async fn stop(mut self) {
         tracing::info!("stopping");
+        self.history.stops();
         self.leave.cancel();
         let left = async { while self.registered.join_next().await.is_some() {} };
         if tokio::time::timeout(LEAVE, left).await.is_err() {
@@ -277,7 +301,8 @@ struct Discovering {
     states: BTreeMap<ProviderId, watch::Receiver<Arc<ProviderState>>>,
     statuses: Vec<Arc<ProviderStatus>>,
     accepts: BTreeMap<ProviderId, watch::Sender<u64>>,
-    registrations: Vec<Box<dyn Registration>>,
+    /// Each with the status of its provider.
+    registrations: Vec<(Arc<ProviderStatus>, Box<dyn Registration>)>,
 }
 
 impl Discovering {
@@ -294,7 +319,8 @@ impl Discovering {
             if let Some(register) = &consul.register {
                 let gateway = Gateway::new(&register.place, listeners)
                     .map_err(|error| StartError::new("discovery.consul.register", error))?;
-                all.registrations.push(Box::new(provider.registration(register, gateway)));
+                let registration = provider.registration(register, gateway);
+                all.register(ProviderId::Consul, registration);
             }
             all.providers.push(Box::new(provider));
         }
@@ -314,7 +340,7 @@ impl Discovering {
             let registration = Gateway::new(&register.place, listeners)
                 .and_then(|gateway| provider.registration(register, gateway))
                 .map_err(|error| StartError::new("discovery.etcd.register", error))?;
-            self.registrations.push(Box::new(registration));
+            self.register(ProviderId::Etcd, registration);
         }
         self.providers.push(Box::new(provider));
         Ok(())
@@ -323,6 +349,12 @@ impl Discovering {
     #[cfg(not(feature = "etcd"))]
     fn add_etcd(&mut self, _: &EtcdSettings, _: &[(Name, SocketAddr)]) -> Result<(), StartError> {
         Err(StartError::new("discovery.etcd", "this binary was built without the feature `etcd`"))
+    }
+
+    fn register(&mut self, id: ProviderId, registration: impl Registration + 'static) {
+        let Some(status) = self.statuses.iter().find(|status| status.id() == id) else { return };
+        status.set_registered(Registered { place: registration.place().to_owned(), ..Registered::default() });
+        self.registrations.push((Arc::clone(status), Box::new(registration)));
     }
 
     fn publisher(&mut self, id: ProviderId) -> Publisher {
@@ -342,6 +374,18 @@ fn standing(readiness: &Arc<Readiness>) -> Standing {
         let progress = readiness.progress();
         if progress.ready { Ok(()) } else { Err(progress.reasons.join("; ")) }
     })
+}
+
+/// Notes what became of a registration in the status of its provider.
+fn note_registration(status: &ProviderStatus, place: &str, event: &Event) {
+    let (stands, error) = match event {
+        // An assertion is told after it.
+        Event::Changed(_) => return,
+        Event::Asserted(stands) => (*stands, None),
+        Event::Left => (false, None),
+        Event::Failed(error) | Event::LeftBehind(error) => (false, Some(error.clone())),
+    };
+    status.set_registered(Registered { place: place.to_owned(), stands, error });
 }
 
 /// What tells whether a saved file is of the registry that is configured.
@@ -391,6 +435,19 @@ fn metrics(
     let (snapshot, providers) = (snapshots.clone(), statuses.to_vec());
     metrics.register(admin::metrics::Picture { snapshot, providers, started_at })?;
     Ok(metrics)
+}
+
+/// What earlier processes wrote of their history; what can't be read is not needed to serve.
+fn read_back(path: &Path, now: SystemTime) -> Former {
+    let former = Former::read(path, now).unwrap_or_else(|error| {
+        tracing::warn!(path = %path.display(), %error, "earlier events can't be read back");
+        Former::default()
+    });
+    let (events, damaged) = former.counts();
+    if damaged > 0 {
+        tracing::warn!(path = %path.display(), events, damaged, "lines of earlier events are damaged, and skipped");
+    }
+    former
 }
 
 /// Tells the history indexes and revisions.

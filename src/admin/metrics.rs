@@ -36,6 +36,7 @@ impl Source for Picture {
             definitions::DISCOVERY_BYTES,
             definitions::DISCOVERY_TOKEN_EXPIRES,
             definitions::DISCOVERY_HELD,
+            definitions::DISCOVERY_REGISTERED,
             definitions::SNAPSHOT_GENERATION,
             definitions::SNAPSHOT_AGE,
         ]
@@ -77,6 +78,9 @@ impl Source for Picture {
             }
             if let Some(at) = provider.token_expires_at() {
                 samples.value(definitions::DISCOVERY_TOKEN_EXPIRES, &[name], unix(at));
+            }
+            if let Some(registered) = provider.registered() {
+                samples.value(definitions::DISCOVERY_REGISTERED, &[name], f64::from(u8::from(registered.stands)));
             }
             let held = snapshot.report.held.iter().filter(|(by, _)| *by == provider.id()).count();
             samples.value(definitions::DISCOVERY_HELD, &[name], held as f64);

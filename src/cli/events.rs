@@ -130,6 +130,10 @@ fn table(answer: &Value) -> String {
     if dropped > 0 {
         notes.push(format!("{dropped} older ones had to go"));
     }
+    let damaged = answer.get("damaged").and_then(Value::as_u64).unwrap_or_default();
+    if damaged > 0 {
+        notes.push(format!("{damaged} lines of the file of earlier events are damaged, and left out"));
+    }
     std::iter::once(table.render()).chain(notes).collect::<Vec<_>>().join("\n")
 }
 
@@ -199,7 +203,11 @@ fn past(answer: &Value) -> String {
         ]);
     }
     let field = |key: &str| text(answer.get(key));
-    let mut out = format!("at {} (the gateway started at {})\n{}", field("at"), field("started_at"), table.render());
+    let run = match answer.get("started_at").and_then(Value::as_str) {
+        Some(started_at) => format!("the gateway started at {started_at}"),
+        None => "no gateway is known to have run then".to_owned(),
+    };
+    let mut out = format!("at {} ({run})\n{}", field("at"), table.render());
     let more = answer.get("more").and_then(Value::as_u64).unwrap_or_default();
     if more > 0 {
         out += &format!("\n{more} more endpoints: --upstream NAME shows those of one upstream");

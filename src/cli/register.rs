@@ -177,6 +177,7 @@ impl Arguments {
         let kept = keep(Box::new(leased), standing, stop.clone(), |key, event| match event {
             Event::Changed(Change::Registered) => tell(&format!("registered {key}")),
             Event::Changed(Change::Removed) => tell(&format!("removed {key}")),
+            Event::Asserted(_) => {}
             Event::Left => tell(&format!("left {key}")),
             Event::Failed(error) => say(remarks, &format!("fleetgate: cannot register, trying again: {error}")),
             Event::LeftBehind(error) => {

@@ -226,6 +226,7 @@ fn leased(arguments: &Arguments, url: &str, identity: &Identity) -> Result<Box<d
         prefix: arguments.etcd_prefix.clone(),
         user: None,
         password_file: None,
+        write_status: false,
         tls: ClientTls::default(),
         register: None,
     };
@@ -274,6 +275,11 @@ impl Registration for AgentService {
 
     fn every(&self) -> Duration {
         LOOK_AFTER
+    }
+
+    /// What could be asserted is there.
+    fn stands(&self) -> bool {
+        true
     }
 
     /// Registers it unless it is.

@@ -202,6 +202,9 @@ pub(super) struct RawEtcd {
     pub password: Option<String>,
     /// A file that holds the password, read again when it changes.
     pub password_file: Option<String>,
+    /// Whether problems of documents are written below `status/` of the prefix, for the teams that can mend them; default
+    /// false. The user must be allowed to write there.
+    pub write_status: Option<bool>,
     /// For `https`.
     pub tls: Option<RawClientTls>,
     /// Registers the gateway itself at `PREFIX/gateways/ID`; off unless given.

@@ -241,7 +241,8 @@ fn resolve_etcd(
     let tls = resolve_tls(raw.tls.unwrap_or_default(), &scope.key("tls"), surroundings, tls_names);
     let register_scope = scope.key("register");
     let register = raw.register.and_then(|raw| raw.resolve(listeners, &register_scope));
-    Some(EtcdProvider { endpoints, prefix, user, password_file, tls, register })
+    let write_status = raw.write_status.unwrap_or(false);
+    Some(EtcdProvider { endpoints, prefix, user, password_file, write_status, tls, register })
 }
 
 /// `names` are the usual variables for the authorities, the certificate, its key, and the server's name.

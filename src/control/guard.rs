@@ -1,5 +1,5 @@
-//! Defines what spans watches: a registry that loses much at once, or whose counter went back, was wiped or
-//! restored, and is not believed. What it lost is held until it is back, until `wipe_hold` has passed since the
+//! Defines what spans watches: a registry that loses much at once, or whose counter went back or servers are others, was
+//! wiped, restored or replaced, and is not believed. What it lost is held until it is back, until `wipe_hold` has passed since the
 //! registry filled again, or until an operator accepts what it shows. Pure: time comes in.
 //!
 //! A watch has confirmed each removal by a second read before it gets here; a wiped registry confirms them all.
@@ -136,9 +136,16 @@ impl Guard {
     pub(super) fn take(&mut self, id: ProviderId, state: Arc<ProviderState>, now: Instant) {
         let before = self.states.insert(id, Arc::clone(&state)).unwrap_or_default();
         let registry = Registry::of(id);
-        if let (Some(registry), true) = (registry, state.regressions > before.regressions) {
+        let why = if state.other_servers > before.other_servers {
+            Some("other servers answer than before")
+        } else if state.regressions > before.regressions {
+            Some("its counter went back")
+        } else {
+            None
+        };
+        if let (Some(registry), Some(why)) = (registry, why) {
             // Its watches say so before they publish what they read, so what is known here is older than that.
-            self.disbelieve(registry, "its counter went back".into(), &BTreeMap::new(), now);
+            self.disbelieve(registry, why.into(), &BTreeMap::new(), now);
         }
         let sources = state.changed_sources(&before).into_iter().cloned().map(Part::Source);
         for part in sources.chain([Part::Documents]) {
@@ -319,7 +326,7 @@ impl Guard {
                 (1.., false) => {
                     let command = name.to_lowercase();
                     tracing::warn!(
-                        "{name} looks wiped or restored ({why}): {held} endpoints and documents that it lost are \
+                        "{name} looks wiped, restored or replaced ({why}): {held} endpoints and documents that it lost are \
                          held; `fleetgate accept {command}` lets them go"
                     );
                     wipe.told = true;

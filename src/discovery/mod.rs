@@ -19,6 +19,7 @@ pub mod consul;
 pub mod dns;
 #[cfg(feature = "etcd")]
 pub mod etcd;
+pub mod feedback;
 pub mod file;
 pub mod judge;
 pub mod publish;

@@ -88,6 +88,13 @@ impl Publisher {
         self.change(|before| Some(ProviderState { regressions: before.regressions + 1, ..before.clone() }));
     }
 
+    /// A watch met servers with other ids than before: another registry stands there. Publish what was read only after
+    /// this.
+    pub fn other_servers(&self) {
+        self.status.updates.held.fetch_add(1, Relaxed);
+        self.change(|before| Some(ProviderState { other_servers: before.other_servers + 1, ..before.clone() }));
+    }
+
     /// Publishes what is known of a source.
     pub fn source(&self, source: &Source, known: SourceState) {
         self.change(|before| {

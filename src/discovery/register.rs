@@ -33,6 +33,9 @@ pub trait Registration: Send {
     /// Makes the registry say what is so: `Ok`, or why it should get no traffic. Tells what changed by that.
     async fn assert(&mut self, standing: &Result<(), String>) -> Result<Option<Change>, WatchError>;
 
+    /// Whether it is in the registry, as of the last assertion.
+    fn stands(&self) -> bool;
+
     /// Takes it away.
     async fn leave(&mut self) -> Result<(), WatchError>;
 }
@@ -51,6 +54,8 @@ pub enum Change {
 pub enum Event {
     /// It changed in the registry.
     Changed(Change),
+    /// It was asserted: whether it is in the registry. Told first, and when that changes or was in doubt.
+    Asserted(bool),
     /// It can't be asserted; it is tried again.
     Failed(String),
     /// It was taken away for good.
@@ -70,7 +75,7 @@ pub async fn keep(
     mut tell: impl FnMut(&str, Event) + Send,
 ) {
     let mut failures = 0u32;
-    let mut said = None;
+    let (mut said, mut stood) = (None, None);
     while !stop.is_cancelled() {
         let now = standing();
         // Not cut short by the stop: a request under way could arrive after the one that takes it away.
@@ -80,10 +85,15 @@ pub async fn keep(
                 if let Some(change) = change {
                     tell(registration.place(), Event::Changed(change));
                 }
+                let stands = registration.stands();
+                if stood.replace(stands) != Some(stands) {
+                    tell(registration.place(), Event::Asserted(stands));
+                }
                 registration.every()
             }
             Err(error) => {
                 failures = failures.saturating_add(1);
+                stood = None;
                 if said.as_ref() != Some(&error.text) {
                     tell(registration.place(), Event::Failed(error.text.clone()));
                     said = Some(error.text);
@@ -107,6 +117,7 @@ pub async fn keep(
 /// Writes events to our own log.
 pub fn log(place: &str, event: Event) {
     match event {
+        Event::Asserted(_) => {}
         Event::Changed(Change::Registered) => tracing::info!(place, "registered"),
         Event::Changed(Change::Removed) => tracing::info!(place, "registered no more"),
         Event::Left => tracing::info!(place, "left the registry"),

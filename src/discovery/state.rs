@@ -25,6 +25,8 @@ pub struct ProviderState {
     pub documents_held: bool,
     /// How often one of its watches saw the registry's counter go back.
     pub regressions: u64,
+    /// How often one of its watches met servers with other ids than before.
+    pub other_servers: u64,
     /// What of the above is not the registry's word. Watches leave it empty; control fills it.
     pub kept: Kept,
 }

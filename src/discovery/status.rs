@@ -157,6 +157,18 @@ pub struct ProviderStatus {
     /// What it costs its registry.
     pub cost: Cost,
     token_expires_at_ms: AtomicU64,
+    registered: Mutex<Option<Registered>>,
+}
+
+/// How the gateway's own registration stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Registered {
+    /// What it is called in the registry: a service's id, a key.
+    pub place: String,
+    /// Whether the last assertion of it succeeded, and left it in the registry.
+    pub stands: bool,
+    /// Why it can't be asserted.
+    pub error: Option<String>,
 }
 
 impl ProviderStatus {
@@ -176,6 +188,7 @@ impl ProviderStatus {
             updates: Updates::default(),
             cost: Cost::default(),
             token_expires_at_ms: AtomicU64::new(0),
+            registered: Mutex::new(None),
         })
     }
 
@@ -192,6 +205,16 @@ impl ProviderStatus {
     /// Notes when the token in use ends.
     pub fn set_token_expires_at(&self, at: Option<SystemTime>) {
         self.token_expires_at_ms.store(at.map_or(0, millis), Relaxed);
+    }
+
+    /// How the gateway's own registration stands; `None` where none is wanted.
+    pub fn registered(&self) -> Option<Registered> {
+        self.registered.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes how the gateway's own registration stands.
+    pub fn set_registered(&self, registered: Registered) {
+        *self.registered.lock().unwrap_or_else(PoisonError::into_inner) = Some(registered);
     }
 
     /// The status of the watch with this name, made when there is none. The watch of a source is named by

@@ -283,6 +283,8 @@ pub struct EtcdProvider {
     pub user: Option<(String, Secret)>,
     /// The file that holds the password; re-read when it changes.
     pub password_file: Option<PathBuf>,
+    /// Whether problems of documents are written below `status/` of the prefix; default false.
+    pub write_status: bool,
     /// For `https`.
     pub tls: ClientTls,
     /// How the gateway registers itself; off by default.

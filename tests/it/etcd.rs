@@ -29,6 +29,7 @@ fn settings<Url: Into<String>>(urls: impl IntoIterator<Item = Url>) -> Settings 
         prefix: "/fleetgate/".to_owned(),
         user: None,
         password_file: None,
+        write_status: false,
         tls: ClientTls::default(),
         register: None,
     }

@@ -236,8 +236,74 @@ async fn checks_flip_followers_see_it_and_the_file_keeps_it() {
     let file = gateway.folder().join("events.jsonl");
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     let text = std::fs::read_to_string(&file).unwrap();
-    let written: Value = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect();
-    assert_eq!(written, wanted, "every event is there, once and in order");
+    let mut written: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(written.pop().unwrap()["event"], "gateway_stopped");
+    assert_eq!(Value::from(written), wanted, "every event is there, once and in order");
+}
+
+/// Why was it out? A gateway that was started again since still knows.
+#[tokio::test]
+async fn what_an_earlier_process_wrote_has_its_answer_after_a_restart() {
+    let (origin, gone) = (Origin::start("users").await, Origin::start("gone").await);
+    let both = |path: &str| {
+        let one = format!("endpoints = [\"{}\"]", origin.address());
+        let two = format!("endpoints = [\"{}\", \"{}\"]", origin.address(), gone.address());
+        checked(&origin, path).replace(&one, &two)
+    };
+    let mut gateway = Setup::new(&both("/users")).start().await;
+    let address = origin.address();
+    let state = |state| move |event: &Value| of(event, "endpoint_changed", address, Some(state));
+    origin.set_healthy(false);
+    until_event(&gateway, "", "it is out", state("unhealthy")).await;
+    let while_out = later();
+    origin.set_healthy(true);
+    until_event(&gateway, "", "it is back", state("healthy")).await;
+    let file = gateway.folder().join("events.jsonl");
+    let written = async |part: &str| {
+        wait::until(SOON, "the file to have it", || async {
+            std::fs::read_to_string(&file).is_ok_and(|text| text.contains(part))
+        })
+        .await;
+    };
+    written("active checks pass").await;
+
+    // Its host dies: nothing is said at the end, and the last line is cut short.
+    gateway.process().kill();
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text + "{\"id\":17,\"ev").unwrap();
+    let dead = later();
+    gateway.write_config(&checked(&origin, "/users"));
+    let gateway = gateway.restart().await;
+    until_event(&gateway, "", "the second start", |event| event["event"] == "gateway_started").await;
+    written("gateway_started").await;
+    let second = later();
+    let line = stood(&gateway, "users", &while_out, origin.address());
+    assert!(line.contains("unhealthy") && line.contains("active checks fail: "), "{line}");
+    assert!(line.contains("active checks pass"), "{line}");
+    // It was there when the process died, and has not been since.
+    let line = stood(&gateway, "users", &dead, gone.address());
+    assert!(line.contains("healthy") && line.contains("the gateway starts"), "{line}");
+    let (_, said) = run(&gateway, &["events", "--at", &second, "--upstream", "users"]);
+    assert!(!said.contains(&gone.address().to_string()), "{said}");
+    let (_, said) = run(&gateway, &["events", "--limit", "1000"]);
+    assert!(said.contains("1 lines of the file") && said.contains("gateway_started"), "{said}");
+
+    // A stop is told, and while nobody ran nobody knows.
+    let mut gateway = gateway;
+    assert!(gateway.terminate().await.success());
+    let stopped = later();
+    let gateway = gateway.restart().await;
+    let (_, said) = run(&gateway, &["events", "--at", &stopped]);
+    assert!(said.contains("no gateway is known to have run then") && !said.contains("healthy"), "{said}");
+    let line = stood(&gateway, "users", &while_out, origin.address());
+    assert!(line.contains("unhealthy"), "{line}");
+    let page = gateway.api("events?limit=1000").await;
+    let ids: Vec<u64> = page["items"].as_array().unwrap().iter().map(|event| event["id"].as_u64().unwrap()).collect();
+    assert!(ids.is_sorted_by(|one, next| one < next), "{page}");
+    written("gateway_stopped").await;
+    let text = std::fs::read_to_string(&file).unwrap();
+    let starts = text.lines().filter(|line| line.contains("gateway_started")).count();
+    assert_eq!(starts, 3, "what was read back is not written again: {text}");
 }
 
 #[tokio::test]

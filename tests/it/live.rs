@@ -6,6 +6,7 @@
 mod consul;
 mod etcd;
 mod faults;
+mod feedback;
 mod flapping;
 mod saved;
 mod tags;

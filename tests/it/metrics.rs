@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fleetgate::admin::metrics::Picture;
-use fleetgate::discovery::status::ProviderStatus;
+use fleetgate::discovery::status::{ProviderStatus, Registered};
 use fleetgate::snapshot::Snapshot;
 use fleetgate::spec::name::ProviderId;
 use fleetgate::spec::settings::AccessLog;
@@ -57,6 +57,7 @@ fn promtool_has_nothing_to_say_about_any_family() {
 
     let consul = ProviderStatus::new(ProviderId::Consul);
     consul.watch("consul:users").confirmed(SystemTime::now());
+    consul.set_registered(Registered { place: "fleetgate-gw-1".to_owned(), stands: true, error: None });
     let (_publish, snapshot) = watch::channel(Arc::new(Snapshot::empty()));
     let access_log = Writer::start(&AccessLog::Off).unwrap();
 

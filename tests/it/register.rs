@@ -54,6 +54,24 @@ async fn registered(consul: &Consul, status: &str) {
     .await;
 }
 
+/// Waits until the gateway says this of its own registration, with this in the error, if any.
+async fn says(gateway: &Gateway, provider: &str, place: &str, registered: bool, error: Option<&str>) {
+    wait::until_ok(SOON, &format!("{place} in {provider}: {registered}, {error:?}"), || async {
+        let list = gateway.api("providers").await;
+        let found = list["items"].as_array().and_then(|items| items.iter().find(|item| item["name"] == provider));
+        let told = found.map(|it| it["registration"].clone()).unwrap_or_default();
+        let as_told = match (error, told["error"].as_str()) {
+            (None, None) => true,
+            (Some(part), Some(text)) => text.contains(part),
+            _ => false,
+        };
+        let metric = gateway.metric("fleetgate_discovery_registered", &[("provider", provider)]).await;
+        let fits = as_told && told["registered"] == registered && metric == Some(f64::from(u8::from(registered)));
+        if fits && told["place"] == place { Ok(()) } else { Err(format!("{told} {metric:?}")) }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_gateway_is_in_consul_while_it_should_get_traffic() {
     let (Some(mut consul), Some(mut etcd)) = (Consul::start().await, Etcd::start().await) else { return };
@@ -92,6 +110,8 @@ async fn a_gateway_is_in_consul_while_it_should_get_traffic() {
     etcd.start_again().await;
     gateway.wait_ready().await;
     registered(&consul, "passing").await;
+    says(&gateway, "consul", "fleetgate-gw-1", true, None).await;
+    assert!(gateway.metric("fleetgate_discovery_registered", &[("provider", "etcd")]).await.is_none());
     let (service, _) = gateways(&consul).await.remove(0);
     assert_eq!(service["ID"], "fleetgate-gw-1");
     assert_eq!((&service["Address"], &service["Tags"]), (&json!("127.0.0.1"), &json!(["edge"])));
@@ -100,8 +120,10 @@ async fn a_gateway_is_in_consul_while_it_should_get_traffic() {
     // An agent that starts again with nothing has forgotten it, and is told.
     consul.kill();
     assert_eq!(gateway.get("/").await.status, 200);
+    says(&gateway, "consul", "fleetgate-gw-1", false, Some("refused")).await;
     consul.start_empty().await;
     registered(&consul, "passing").await;
+    says(&gateway, "consul", "fleetgate-gw-1", true, None).await;
 
     let load = Load::start(gateway.address(), 2, |_, _| Request::get("/"));
     load.more(50).await;
@@ -143,12 +165,17 @@ async fn a_gateway_is_in_etcd_while_it_is_ready() {
     .await;
     let address = gateway.address();
     let lease = wait::until_ok(SOON, "its key", || own_key(&etcd, address)).await;
+    says(&gateway, "etcd", "/fleetgate/gateways/gw-1", true, None).await;
     // A lease that is revoked, and a key that is deleted, come back.
     etcd.revoke(lease).await;
     let other = wait::until_ok(SOON, "its key again", || own_key(&etcd, address)).await;
     assert_ne!(lease, other);
     etcd.delete("/fleetgate/gateways/gw-1").await;
     wait::until_ok(SOON, "its key again", || own_key(&etcd, address)).await;
+    etcd.freeze();
+    says(&gateway, "etcd", "/fleetgate/gateways/gw-1", false, Some("no answer")).await;
+    etcd.thaw();
+    says(&gateway, "etcd", "/fleetgate/gateways/gw-1", true, None).await;
     etcd.kill();
     etcd.start_empty().await;
     wait::until_ok(SOON, "its key in an etcd that lost its data", || own_key(&etcd, address)).await;

@@ -154,6 +154,7 @@ fn etcd(etcd: &EtcdProvider) -> Value {
         "user": etcd.user.as_ref().map(|(name, _)| name),
         "password": shown(etcd.user.is_some()),
         "password_file": etcd.password_file,
+        "write_status": etcd.write_status,
         "tls": tls(&etcd.tls),
         "register": etcd.register.as_ref().map(|it| {
             let (id, address, listener) = place(&it.place);
@@ -215,6 +216,7 @@ mod tests {
             prefix: "/fleetgate/".to_owned(),
             user: Some(("gateway".to_owned(), secret())),
             password_file: None,
+            write_status: false,
             tls: ClientTls::default(),
             register: None,
         });

@@ -28,6 +28,8 @@ pub struct ProviderView {
     pub cost: Cost,
     /// When the token in use ends.
     pub token_expires_at: Option<String>,
+    /// How the gateway's own registration stands; `null` where none is wanted.
+    pub registration: Option<Registration>,
     /// By name.
     pub watches: Vec<WatchView>,
     /// Documents and registrations that can't be used as they are; an item's last good form is still served.
@@ -60,6 +62,17 @@ pub struct Cost {
     pub wakeups: u64,
     /// Their bytes, decompressed.
     pub bytes: u64,
+}
+
+/// The gateway's own registration.
+#[derive(Debug, Serialize)]
+pub struct Registration {
+    /// What it is called there: a service's id, a key.
+    pub place: String,
+    /// Whether it is in the registry, as of the last time it was asserted.
+    pub registered: bool,
+    /// Why it can't be asserted.
+    pub error: Option<String>,
 }
 
 /// One watch of a provider.
@@ -129,6 +142,11 @@ fn view(provider: &ProviderStatus, report: &Report) -> ProviderView {
             bytes: provider.cost.bytes.load(Relaxed),
         },
         token_expires_at: provider.token_expires_at().map(time_text),
+        registration: provider.registered().map(|it| Registration {
+            place: it.place,
+            registered: it.stands,
+            error: it.error,
+        }),
         watches,
         rejected: report.rejected.iter().filter(|(by, _)| *by == id).map(|(_, problem)| problem.clone()).collect(),
         held: report.held.iter().filter(|(by, _)| *by == id).map(|(_, problem)| problem.clone()).collect(),
@@ -161,6 +179,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::discovery::status::Registered;
 
     #[test]
     fn a_provider_is_as_fresh_and_as_well_as_its_worst_watch() {
@@ -172,6 +191,7 @@ mod tests {
         for (counter, count) in [(&consul.cost.answers, 2), (&consul.cost.wakeups, 1), (&consul.cost.bytes, 300)] {
             counter.fetch_add(count, Relaxed);
         }
+        consul.set_registered(Registered { place: "fleetgate-gw-1".to_owned(), stands: true, error: None });
         consul.set_token_expires_at(Some(UNIX_EPOCH + Duration::from_secs(100)));
         let report = Report {
             rejected: vec![
@@ -191,6 +211,7 @@ mod tests {
                 "updates": { "applied": 3, "unchanged": 0, "failed": 0, "held": 0 },
                 "cost": { "answers": 2, "wakeups": 1, "bytes": 300 },
                 "token_expires_at": "1970-01-01T00:01:40.000Z",
+                "registration": { "place": "fleetgate-gw-1", "registered": true, "error": null },
                 "watches": [{
                     "name": "consul:users", "state": "live", "failures": 0, "error": null,
                     "verified_at": "1970-01-01T00:00:02.000Z", "index": 42, "sessions": 0, "polled": false

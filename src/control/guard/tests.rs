@@ -14,6 +14,7 @@ struct Told {
     guard: Guard,
     now: Instant,
     regressions: u64,
+    other_servers: u64,
 }
 
 impl Told {
@@ -23,7 +24,13 @@ impl Told {
 
     fn with(saved: BTreeMap<ProviderId, SavedState>) -> Self {
         let now = Instant::now();
-        Self { world: World::new(), guard: Guard::new(Some(HOLD), true, saved, now), now, regressions: 0 }
+        Self {
+            world: World::new(),
+            guard: Guard::new(Some(HOLD), true, saved, now),
+            now,
+            regressions: 0,
+            other_servers: 0,
+        }
     }
 
     /// Services with as many endpoints each.
@@ -48,7 +55,7 @@ impl Told {
 
     fn take(&mut self, id: ProviderId) {
         let mut state = ProviderState::clone(&self.world.states[&id]);
-        state.regressions = self.regressions;
+        (state.regressions, state.other_servers) = (self.regressions, self.other_servers);
         self.guard.take(id, Arc::new(state), self.now);
         self.passes(Duration::ZERO);
     }
@@ -96,6 +103,21 @@ fn what_a_registry_lost_that_went_back_is_held_until_it_is_back() {
     assert_eq!(told.served("b"), "[1.1] [1.2]");
     told.passes(SECOND);
     assert_eq!((told.served("a"), told.served("b")), ("0.9".into(), String::new()));
+}
+
+#[test]
+fn what_other_servers_do_not_list_is_held_and_what_they_list_flows() {
+    let mut told = Told::fleet(&["a", "b"], 2);
+    told.other_servers += 1;
+    told.take(ProviderId::Consul);
+    assert_eq!(told.served("a"), "0.1 0.2", "nothing is lost yet, so nothing is held");
+    told.shows("a", "10.0.0.2:80 weight=7\n10.0.0.9:80");
+    assert_eq!(told.served("a"), "[0.1] 0.2 0.9");
+    let why = told.guard.served()[&ProviderId::Consul].kept.why.clone();
+    assert_eq!(why.as_deref(), Some("other servers answer than before"));
+    assert_eq!(told.guard.accept(ProviderId::Consul), 1);
+    told.passes(Duration::ZERO);
+    assert_eq!(told.served("a"), "0.2 0.9");
 }
 
 #[test]

@@ -20,8 +20,8 @@ pub struct Past {
     pub generation: u64,
     /// When.
     pub at: String,
-    /// When the gateway started: nothing is known of before.
-    pub started_at: String,
+    /// When the gateway started that ran then; `None` where none is known to have run.
+    pub started_at: Option<String>,
     /// The oldest event that is still there; causes before it are not known any more.
     pub oldest: Option<String>,
     /// By upstream and address.
@@ -68,7 +68,23 @@ pub(super) fn past(kept: &Kept, time: SystemTime, upstream: Option<&str>, starte
             }
         }
     }
+    let mut runs_since = (time >= started_at).then_some(started_at);
+    // What ended the process that ran then: what a later one says is not its word.
+    let mut ended: Option<&Event> = None;
     for event in &kept.events {
+        let begins = match event.change.event {
+            What::GatewayStarted => Some(event.time),
+            _ => None,
+        };
+        if begins.is_some() || event.change.event == What::GatewayStopped {
+            if event.time <= time {
+                runs_since = begins;
+                around.values_mut().for_each(|around| around.last = None);
+            } else if ended.is_none() {
+                ended = Some(event);
+            }
+            continue;
+        }
         let (Some(label), Some(address)) = (&event.change.upstream, event.change.endpoint) else { continue };
         let of_endpoint =
             matches!(event.change.event, What::EndpointAdded | What::EndpointChanged | What::EndpointRemoved);
@@ -78,7 +94,7 @@ pub(super) fn past(kept: &Kept, time: SystemTime, upstream: Option<&str>, starte
         let around = around.entry((Arc::clone(label), address)).or_default();
         if event.time <= time {
             around.last = Some(event);
-        } else if around.next.is_none() {
+        } else if around.next.is_none() && ended.is_none() {
             around.next = Some(event);
         }
     }
@@ -93,7 +109,8 @@ pub(super) fn past(kept: &Kept, time: SystemTime, upstream: Option<&str>, starte
         let stood = match (last, next) {
             (Some(last), _) => facts(&last.change.after),
             (None, Some(next)) => facts(&next.change.before),
-            (None, None) => now(),
+            (None, None) if ended.is_none() => now(),
+            (None, None) => None,
         };
         // One that came only later, and nothing is known of before.
         if stood.is_none() && last.is_none() {
@@ -103,6 +120,7 @@ pub(super) fn past(kept: &Kept, time: SystemTime, upstream: Option<&str>, starte
             more += 1;
             continue;
         }
+        let next = next.or(ended);
         items.push(Stood {
             upstream: label,
             address,
@@ -117,7 +135,7 @@ pub(super) fn past(kept: &Kept, time: SystemTime, upstream: Option<&str>, starte
     Past {
         generation: kept.picture.generation,
         at: time_text(time),
-        started_at: time_text(started_at),
+        started_at: runs_since.map(time_text),
         oldest: kept.events.front().map(|oldest| time_text(oldest.time)),
         items,
         more,

@@ -204,6 +204,13 @@ fn why_changed(before: &Facts, now: &Facts, source: &str, checked: bool) -> Stri
         let held = format!("{source} lost it, which is not confirmed: it is held");
         causes.push(if now.held { held } else { format!("{source} is taken at its word again") });
     }
+    let ejected = |facts: &Facts| facts.state == StateName::Ejected;
+    if ejected(now) && !ejected(before) {
+        let flaps = now.reasons.iter().find(|reason| reason.starts_with("flaps: "));
+        causes.push(flaps.map_or_else(|| "it flaps".to_owned(), Clone::clone));
+    } else if ejected(before) && now.state == StateName::Healthy {
+        causes.push("used again: its penalty has decayed, or most of its pool flaps".to_owned());
+    }
     if before.weight != now.weight {
         causes.push(format!("{source} gives it weight {}", now.weight));
     }

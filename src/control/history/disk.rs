@@ -1,12 +1,12 @@
 //! Defines the history on disk: a JSON line an event, in one file and the one before it.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Filter, History};
+use super::{Filter, History, former};
 
 /// Events written at once.
 const BATCH: usize = 1_000;
@@ -31,20 +31,19 @@ impl Log {
     /// # Errors
     /// What the system says.
     pub fn open(path: &Path, most: u64) -> io::Result<Self> {
+        let torn = is_torn(path);
         let file = OpenOptions::new().create(true).append(true).mode(MODE).open(path)?;
         // One that was there may have been open to others.
         file.set_permissions(Permissions::from_mode(MODE))?;
         let size = file.metadata()?.len();
-        Ok(Self { path: path.to_owned(), most, file, size, torn: false })
+        Ok(Self { path: path.to_owned(), most, file, size, torn })
     }
 
     /// Appends a line.
     fn append(&mut self, line: &[u8]) -> io::Result<()> {
         let length = line.len() as u64;
         if self.size > 0 && self.size + length > self.most {
-            let mut former = self.path.clone().into_os_string();
-            former.push(".1");
-            fs::rename(&self.path, former)?;
+            fs::rename(&self.path, former::before(&self.path))?;
             *self = Self::open(&self.path, self.most)?;
         }
         if std::mem::replace(&mut self.torn, true) {
@@ -57,10 +56,24 @@ impl Log {
     }
 }
 
+/// Whether a file does not end with a line: who wrote it was killed meanwhile.
+fn is_torn(path: &Path) -> bool {
+    let last = || {
+        let mut last = [0];
+        fs::metadata(path)?.is_file().then_some(()).ok_or(io::ErrorKind::Unsupported)?;
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+        Ok::<_, io::Error>(last[0])
+    };
+    last().is_ok_and(|last| last != b'\n')
+}
+
 /// Writes every event until the gateway stops. A disk that refuses costs events, and nothing else.
 pub async fn write(history: Arc<History>, mut log: Log) {
     let mut last = history.last.subscribe();
-    let mut filter = Filter { after: Some(0), ..Filter::default() };
+    // What was read back is there.
+    let mut filter = Filter { after: Some(history.first_id - 1), ..Filter::default() };
     let mut refused = false;
     loop {
         let ended = history.ended.is_cancelled();
@@ -129,8 +142,11 @@ mod tests {
         let former = folder.path().join("events.jsonl.1");
         assert_eq!(text(&path), "line 096\nline 097\nline 098\nline 099\n");
         assert_eq!(text(&former), "line 092\nline 093\nline 094\nline 095\n");
-        for path in [path, former] {
+        for path in [&path, &former] {
             assert_eq!(fs::metadata(path).expect("a file").permissions().mode() & 0o777, MODE);
         }
+        fs::write(&path, "line 099\ntorn").expect("a file");
+        Log::open(&path, 40).expect("a log").append(b"line 100\n").expect("room");
+        assert_eq!(text(&path), "line 099\ntorn\nline 100\n", "a line that was cut short spoils no other");
     }
 }

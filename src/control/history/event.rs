@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use jiff::Timestamp;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use crate::snapshot::{Endpoint, Health, StateName};
@@ -13,12 +13,12 @@ use crate::spec::endpoint::{Labels, RegistryStatus};
 use crate::spec::name::ProviderId;
 
 /// A change that was applied.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Event {
     /// Greater for later ones, over restarts, too.
     pub id: u64,
     /// When it was applied.
-    #[serde(serialize_with = "written")]
+    #[serde(serialize_with = "written", deserialize_with = "read")]
     pub time: SystemTime,
     /// Of the snapshot that has it.
     pub generation: u64,
@@ -28,7 +28,7 @@ pub struct Event {
 }
 
 /// What changed, of what, and why.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Change {
     /// The kind of change.
     pub event: What,
@@ -61,9 +61,13 @@ pub struct Change {
 }
 
 /// Kinds of changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum What {
+    /// The gateway started: what was before it is of an earlier process.
+    GatewayStarted,
+    /// It stops, as it was told to.
+    GatewayStopped,
     /// A route is there.
     RouteAdded,
     /// A route is another.
@@ -99,7 +103,7 @@ pub enum What {
 }
 
 /// How something was or is.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Shape {
     /// An endpoint.
@@ -109,7 +113,7 @@ pub enum Shape {
 }
 
 /// An endpoint, as far as it is told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     /// Where it stands.
     pub state: StateName,
@@ -119,7 +123,7 @@ pub struct Facts {
     pub labels: Arc<Labels>,
     /// Why it stands so, or what else is to know.
     pub reasons: Vec<String>,
-    #[serde(skip)]
+    #[serde(skip, default = "unchecked")]
     pub(super) status: RegistryStatus,
     #[serde(skip)]
     pub(super) held: bool,
@@ -194,4 +198,13 @@ pub(super) fn time_text(time: SystemTime) -> String {
 
 fn written<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&time_text(*time))
+}
+
+fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+    Timestamp::deserialize(deserializer).map(SystemTime::from)
+}
+
+/// Of an earlier process it is not known, and nothing asks for it.
+fn unchecked() -> RegistryStatus {
+    RegistryStatus::Unchecked
 }

@@ -1,4 +1,5 @@
-//! Defines what was applied, when and why: every change since the start, as far as the memory for it reaches.
+//! Defines what was applied, when and why: every change since the start, and those of earlier processes that were read
+//! back, as far as the memory for it reaches.
 //!
 //! Control writes it, by comparing what it publishes with what was told last ([`diff`], [`trouble`]); flips of health
 //! are found when health says that there are some. Readers copy pointers under a lock that nobody holds for long,
@@ -22,12 +23,14 @@ mod at;
 mod diff;
 pub mod disk;
 mod event;
+pub mod former;
 mod time;
 mod trouble;
 
 pub use at::{Past, Stood};
 pub use diff::IndexOf;
 pub use event::{Change, Event, Facts, Shape, What};
+pub use former::Former;
 pub use time::{Moment, moment};
 
 /// Events kept; older ones go.
@@ -45,6 +48,8 @@ pub struct History {
     last: watch::Sender<u64>,
     index_of: Box<IndexOf>,
     followers: Semaphore,
+    /// Of the first event of this process.
+    first_id: u64,
     started_at: SystemTime,
     /// The gateway stops: nobody waits any longer.
     ended: CancellationToken,
@@ -54,6 +59,7 @@ struct Kept {
     events: VecDeque<Arc<Event>>,
     bytes: usize,
     dropped: u64,
+    damaged: u64,
     next_id: u64,
     picture: diff::Picture,
     rejected: trouble::Rejected,
@@ -88,6 +94,8 @@ pub struct Page {
     pub more: bool,
     /// Events that had to go, the oldest first, to keep the memory bounded.
     pub dropped: u64,
+    /// Lines of the file of events that could not be read back.
+    pub damaged: u64,
 }
 
 /// As many follow already as may.
@@ -98,27 +106,47 @@ pub struct TooMany;
 impl History {
     /// An empty history. `index_of` tells indexes and revisions; `ended` ends all waiting.
     pub fn new(index_of: Box<IndexOf>, ended: CancellationToken) -> Arc<Self> {
+        Self::resuming(Former::default(), index_of, ended)
+    }
+
+    /// As [`Self::new`], with what earlier processes wrote.
+    pub fn resuming(former: Former, index_of: Box<IndexOf>, ended: CancellationToken) -> Arc<Self> {
         let started_at = SystemTime::now();
         // A thousand a millisecond: after a restart ids go on above those of before.
         let next_id = started_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
-        let next_id = u64::try_from(next_id).unwrap_or(0).max(1);
-        let kept = Kept {
+        let last_id = former.events.last().map_or(0, |last| last.id);
+        let next_id = u64::try_from(next_id).unwrap_or(0).max(last_id + 1);
+        let mut kept = Kept {
             events: VecDeque::new(),
             bytes: 0,
             dropped: 0,
+            damaged: former.damaged,
             next_id,
             picture: diff::Picture::default(),
             rejected: trouble::Rejected::default(),
             failing: trouble::Failing::default(),
         };
+        former.events.into_iter().for_each(|event| kept.keep(event));
         Arc::new(Self {
             kept: Mutex::new(kept),
             last: watch::Sender::new(next_id - 1),
             index_of,
             followers: Semaphore::new(MOST_FOLLOWERS),
+            first_id: next_id,
             started_at,
             ended,
         })
+    }
+
+    /// Notes that the gateway starts: what was before is an earlier process's.
+    pub fn starts(&self) {
+        let cause = concat!("the gateway starts, version ", env!("CARGO_PKG_VERSION"));
+        self.record(&mut self.kept(), vec![Change::new(What::GatewayStarted, cause)]);
+    }
+
+    /// Notes that the gateway stops.
+    pub fn stops(&self) {
+        self.record(&mut self.kept(), vec![Change::new(What::GatewayStopped, "the gateway stops")]);
     }
 
     /// Notes what a snapshot changes, and flips of health since the last look.
@@ -223,8 +251,12 @@ impl Kept {
     fn push(&mut self, change: Change, time: SystemTime) {
         let (id, generation) = (self.next_id, self.picture.generation);
         self.next_id += 1;
-        self.bytes += change.size();
-        self.events.push_back(Arc::new(Event { id, time, generation, change }));
+        self.keep(Event { id, time, generation, change });
+    }
+
+    fn keep(&mut self, event: Event) {
+        self.bytes += event.change.size();
+        self.events.push_back(Arc::new(event));
         while self.events.len() > MOST_EVENTS || self.bytes > MOST_BYTES && self.events.len() > 1 {
             let Some(oldest) = self.events.pop_front() else { break };
             self.bytes = self.bytes.saturating_sub(oldest.change.size());
@@ -250,7 +282,7 @@ impl Kept {
             Some(last) if more => last.id,
             _ => self.next_id - 1,
         };
-        Page { generation: self.picture.generation, items, next, more, dropped: self.dropped }
+        Page { generation: self.picture.generation, items, next, more, dropped: self.dropped, damaged: self.damaged }
     }
 
     fn source_of(&self, label: &str) -> Option<String> {

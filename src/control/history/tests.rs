@@ -10,6 +10,7 @@ use super::super::merge::Affected;
 use super::*;
 use crate::discovery::state::Origin;
 use crate::snapshot::Health;
+use crate::spec::endpoint::Penalty;
 
 const DOCUMENT: &str =
     "[upstreams.u]\nconsul = { service = \"u\" }\n[routes.r]\nmatch = { path = \"/r\" }\nupstream = \"u\"\n";
@@ -279,6 +280,71 @@ fn how_it_was_is_read_backwards() {
     // What is forgotten is told by what came after it.
     told.history.kept().events.drain(..5);
     assert_eq!(at(4), ["10.0.0.1 healthy: -; then -", "10.0.0.2 unhealthy: -; then consul:u has it no more"]);
+}
+
+#[test]
+fn who_flaps_is_told_when_it_waits_and_when_it_is_used_again() {
+    let mut told = Told::new();
+    told.world.documents(ProviderId::File, DOCUMENT);
+    told.world.source(&consul("u"), "10.0.0.1:80\n10.0.0.2:80 critical");
+    told.next();
+    let penalise = |told: &mut Told, damped: bool| {
+        let now = std::time::Instant::now();
+        let mut penalty = (0..3).fold(Penalty::none(now), |penalty, _| penalty.after_flap(now));
+        penalty.damped = damped;
+        let state = Arc::make_mut(told.world.states.get_mut(&ProviderId::Consul).expect("a state"));
+        let of_source = BTreeMap::from([("10.0.0.2:80".parse().expect("an address"), penalty)]);
+        state.kept.penalties.insert(consul("u"), Arc::new(of_source));
+    };
+    penalise(&mut told, true);
+    assert_eq!(told.next(), "", "it is out anyway");
+    told.world.source(&consul("u"), "10.0.0.1:80\n10.0.0.2:80");
+    penalise(&mut told, true);
+    let line = told.next();
+    assert!(
+        line.contains("10.0.0.2:80 [unhealthy > ejected] consul:u says that its checks pass; flaps: its"),
+        "{line}"
+    );
+    penalise(&mut told, false);
+    let line = told.next();
+    assert!(line.contains("10.0.0.2:80 [ejected > healthy] used again: its penalty has decayed"), "{line}");
+}
+
+#[test]
+fn a_process_knows_nothing_of_what_another_one_saw() {
+    let (mut first, ended) = (Told::new(), CancellationToken::new());
+    first.history.starts();
+    first.world.documents(ProviderId::File, DOCUMENT);
+    first.world.source(&consul("u"), "10.0.0.1:80\n10.0.0.2:80");
+    first.next();
+    first.history.stops();
+    let seen = first.history.kept().events.iter().map(|event| Event::clone(event)).collect();
+    // The second process read that back, and never saw 10.0.0.2.
+    let mut second = Told::new();
+    second.history = History::resuming(Former { events: seen, damaged: 3 }, Box::new(|_, _| None), ended);
+    second.history.starts();
+    second.world.documents(ProviderId::File, DOCUMENT);
+    second.world.source(&consul("u"), "10.0.0.1:80");
+    second.next();
+    let page = second.history.select(&Filter::default(), 1_000);
+    assert!(page.items.is_sorted_by(|one, next| one.id < next.id) && page.damaged == 3);
+    let start = UNIX_EPOCH + Duration::from_secs(1_000_000);
+    for (seconds, event) in (0..).zip(&mut second.history.kept().events) {
+        Arc::make_mut(event).time = start + Duration::from_secs(seconds);
+    }
+    let at = |time: SystemTime| {
+        let past = second.history.at(time, Some("u"));
+        let then = |stood: &Stood| format!("{} then {}", stood.address, stood.then.as_deref().unwrap_or("-"));
+        (past.started_at.is_some(), past.items.iter().map(then).collect::<Vec<_>>())
+    };
+    let kinds: Vec<What> = second.history.kept().events.iter().map(|event| event.change.event).collect();
+    let stop = kinds.iter().position(|kind| *kind == What::GatewayStopped).expect("a stop") as u64;
+    let second_of = |number: u64| start + Duration::from_secs(number);
+    let both = ["10.0.0.1:80 then the gateway stops", "10.0.0.2:80 then the gateway stops"].map(str::to_owned);
+    assert_eq!(at(second_of(stop - 1)), (true, both.to_vec()));
+    assert_eq!(at(second_of(stop)), (false, vec![]), "nobody ran");
+    assert_eq!(at(second_of(stop + 1)), (true, vec![]), "nothing was read yet");
+    assert_eq!(at(SystemTime::now()), (true, vec!["10.0.0.1:80 then -".to_owned()]));
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout};
 
 use super::budget::Budget;
 use super::query::{Place, Query};
+use super::servers::Servers;
 use super::token::Token;
 pub use super::transport::ClientError;
 use super::transport::{Lane, Transport, describe};
@@ -28,6 +29,8 @@ pub(super) struct Client {
     tls: bool,
     /// Over HTTP/1.1 each read has a connection: a start with a thousand services must not open a thousand.
     short: Semaphore,
+    /// Who answers.
+    known: Servers,
     /// Whose permissions every request has.
     pub(super) token: Arc<Token>,
     /// Of the provider of endpoints; that of documents asks by the same connections.
@@ -52,6 +55,8 @@ const MAX_BODY: usize = 64 << 20;
 const SHORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Beyond what a blocked query may take: the wait and the sixteenth the server adds.
 const GRACE: Duration = Duration::from_secs(10);
+/// For a question that answers wait for.
+const SERVERS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Short reads at once.
 const SHORT_AT_ONCE: usize = 48;
 
@@ -64,6 +69,7 @@ impl Client {
         settings: &Settings,
         token: Arc<Token>,
         status: &Arc<ProviderStatus>,
+        servers: Servers,
     ) -> Result<Self, ClientError> {
         let tls = settings.address.starts_with("https://");
         let budget = Budget::new(tls, settings.max_watches);
@@ -78,6 +84,7 @@ impl Client {
             consistency: settings.consistency,
             tls,
             short: Semaphore::new(SHORT_AT_ONCE),
+            known: servers,
             token,
             status: Arc::clone(status),
         })
@@ -145,6 +152,28 @@ impl Client {
             return Err(WatchError::failed(format!("{}: {}", reply.status, reply.excerpt())));
         }
         serde_json::from_slice(&reply.body).map_err(|error| WatchError::failed(format!("leader: {error}")))
+    }
+
+    /// Which servers there are, as far as the agent's knows and the token may see.
+    ///
+    /// # Errors
+    /// No complete answer within [`SERVERS_TIMEOUT`].
+    pub(super) async fn servers(&self) -> Result<Reply, WatchError> {
+        // Past the limit of short reads: those wait for it.
+        let lane = &self.transport.clients().short;
+        let place = Place { datacenter: self.place.datacenter.clone(), ..Place::default() };
+        let url = Query::servers().url(self.transport.base(), parameter(Consistency::Stale), &place);
+        self.fetch(lane, lane.client.get(url), SERVERS_TIMEOUT).await
+    }
+
+    /// Makes sure that what other servers said than before is not taken for the word of those known.
+    pub(super) async fn ascertain(&self) {
+        self.known.ascertain(self).await;
+    }
+
+    /// Follows who answers, for ever.
+    pub(super) async fn follow_servers(&self) {
+        self.known.follow(self).await;
     }
 
     /// Asks whether the token may do what `questions` (a JSON array) lists, by a query of [`Query::authorize`].

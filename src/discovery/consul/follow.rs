@@ -270,6 +270,7 @@ impl<Q: Question> Follow<Q> {
             return Box::pin(async move {
                 sleep_until(begin).await;
                 let reply = client.poll(&question.query()).await?;
+                client.ascertain().await;
                 Ok(reading(question, reply, bounds).await?.0)
             });
         }
@@ -278,6 +279,7 @@ impl<Q: Question> Follow<Q> {
         Box::pin(async move {
             sleep_until(begin).await;
             let reply = client.block(&question.query(), index, wait, lane).await?;
+            client.ascertain().await;
             Ok(reading(question, reply, bounds).await?.0)
         })
     }
@@ -449,6 +451,7 @@ async fn finished<T>(aside: &mut Option<(u64, Boxed<T>)>) -> (u64, T) {
 /// A read from the leader; one that is stale all the same is a failure.
 async fn read_now<Q: Question>(question: Arc<Q>, client: Arc<Client>, bounds: Bounds) -> ReadingOf<Q> {
     let reply = client.read(&question.query(), Consistency::Default).await?;
+    client.ascertain().await;
     match reading(question, reply, bounds).await?.0 {
         Reading { answer: super::answer::Answer { worth: Worth::Stale(reason), .. }, .. } => {
             Err(WatchError::failed(reason))
@@ -466,6 +469,7 @@ async fn prove<Q: Question>(
     held_for: Duration,
 ) -> Result<Proof<Q::Entry>, WatchError> {
     let reply = client.read(&question.query(), Consistency::Consistent).await?;
+    client.ascertain().await;
     let (reading, reply) = reading(Arc::clone(&question), reply, bounds).await?;
     let known = known.unwrap_or_default();
     let lost: Vec<_> = judge::lost(&known, &reading.contents.entries).collect();

@@ -4,9 +4,9 @@
 //! A read goes: [`client`] asks a [`query`] by its [`transport`], as many at once as its [`budget`] allows; [`answer`]
 //! says what the answer is worth; [`health`], [`kv`] or [`catalog`] read its body; [`known`] decides what becomes of it,
 //! and [`permission`] finds out whether what it lacks is gone or hidden; [`follow`] is the loop that does all that.
-//! [`tags`] makes documents of what instances say, [`feedback`] writes what is wrong where teams can read it. [`token`],
+//! [`tags`] makes documents of what instances say, [`feedback`] is where it is written what is wrong, for teams to read. [`token`],
 //! [`expiry`] and [`probe`] serve all watches; [`register`] registers the gateway itself. [`unreported`] keeps instances
-//! whose checks an agent has forgotten as it started again.
+//! whose checks an agent has forgotten as it started again. [`servers`] notices that another Consul stands at the address.
 //!
 //! What Consul really does, and what the rules here rest on (measured with 1.8.7, the newer headers from its
 //! source): it answers `200 []` to a token without permission, error answers carry an index of 1, a blocked
@@ -21,13 +21,15 @@ use tokio::sync::watch;
 
 use self::catalog::Catalog;
 use self::client::Client;
-use self::feedback::Feedback;
+use self::feedback::KvBoard;
 use self::follow::{Bounds, Follow};
 use self::kv::Keys;
 use self::register::Registered;
+use self::servers::Servers;
 use self::service::Instances;
 use self::tags::Tags;
 use self::token::Token;
+use super::feedback::{Feedback, Registrations};
 use super::register::{Gateway, Registration};
 use super::supervise::{Backoff, supervise};
 use super::wanted::keep_wanted;
@@ -53,6 +55,7 @@ mod permission;
 mod probe;
 mod query;
 mod register;
+mod servers;
 mod service;
 mod tags;
 mod token;
@@ -93,8 +96,9 @@ impl ConsulProvider {
         let backoff = Backoff::new(CAP);
         let changed = Arc::clone(&backoff.credentials_changed);
         let token = Token::new(settings.token.as_ref(), settings.token_file.clone(), changed);
+        let servers = Servers::new(vec![sources.clone(), documents.clone()]);
         Ok(Self {
-            client: Arc::new(Client::new(settings, Arc::new(token), sources.status())?),
+            client: Arc::new(Client::new(settings, Arc::new(token), sources.status(), servers)?),
             bounds: Bounds { wait: settings.wait, max_stale: settings.max_stale },
             prefix: settings.kv_prefix.clone(),
             sources,
@@ -139,11 +143,11 @@ impl Provider for ConsulProvider {
             context.shutdown.clone(),
         );
         let feedback = write_status.then(|| Feedback {
-            client: Arc::clone(&client),
-            prefix: format!("{prefix}status/"),
+            board: KvBoard { client: Arc::clone(&client), prefix: format!("{prefix}status/") },
             documents: documents.states(),
-            sources: sources.states(),
-            tags: tags.as_ref().map(|(_, publisher)| publisher.states()),
+            registrations: tags
+                .as_ref()
+                .map(|(_, publisher)| Registrations { sources: sources.states(), tags: publisher.states() }),
         });
         let feedback = async {
             match feedback {
@@ -192,6 +196,7 @@ impl Provider for ConsulProvider {
         tokio::select! {
             ((), (), ()) = futures_util::future::join3(keys, instances, tags) => {}
             () = client.token.follow() => {}
+            () = client.follow_servers() => {}
             () = feedback => {}
             () = expiry::follow(&client, sources.status(), &backoff.credentials_changed) => {}
             () = client.transport.follow(|| backoff.answers_again.notify_waiters()) => {}

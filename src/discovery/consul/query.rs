@@ -39,6 +39,11 @@ impl Query {
         Self::fixed("/v1/catalog/services")
     }
 
+    /// The servers.
+    pub(super) fn servers() -> Self {
+        Self::fixed("/v1/catalog/service/consul")
+    }
+
     /// What the token may do. What Consul's own interface uses to hide buttons; servers before 1.7 lack it.
     pub(super) fn authorize() -> Self {
         Self::fixed("/v1/internal/acl/authorize")

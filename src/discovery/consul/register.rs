@@ -110,6 +110,10 @@ impl Registration for Registered {
         Ok(renewed.then_some(Change::Registered))
     }
 
+    fn stands(&self) -> bool {
+        self.registered_at.is_some()
+    }
+
     async fn leave(&mut self) -> Result<(), WatchError> {
         let query = Query::deregister(&self.id);
         let reply = self.client.put(&query, String::new()).await?;

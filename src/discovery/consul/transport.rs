@@ -7,12 +7,13 @@ use std::error::Error as _;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Certificate, Identity, RequestBuilder, Url};
+use tower::util::MapResponseLayer;
 
 use crate::spec::settings::{ClientTls, ConsulProvider as Settings};
 
@@ -67,6 +68,8 @@ struct Way {
     /// `None` without TLS.
     tls: Option<ClientTls>,
     lanes: usize,
+    /// How many connections were opened.
+    opened: Arc<AtomicU64>,
 }
 
 /// The contents of the TLS files: authorities, certificate, key.
@@ -113,6 +116,11 @@ impl Transport {
         &self.way.base
     }
 
+    /// How many connections were opened since the start.
+    pub(super) fn opened(&self) -> u64 {
+        self.way.opened.load(Relaxed)
+    }
+
     /// The clients to use now.
     pub(super) fn clients(&self) -> Arc<Clients> {
         Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
@@ -156,9 +164,10 @@ impl Transport {
 
 impl Way {
     fn new(settings: &Settings, lanes: usize) -> Result<Self, ClientError> {
+        let opened = Arc::default();
         if let Some(path) = settings.address.strip_prefix("unix://") {
             let (base, socket) = ("http://localhost".to_owned(), Some(PathBuf::from(path)));
-            return Ok(Self { base, socket, real_host: None, tls: None, lanes });
+            return Ok(Self { base, socket, real_host: None, tls: None, lanes, opened });
         }
         let wrong = || ClientError::Address(settings.address.clone());
         let url = Url::parse(&settings.address).map_err(|_| wrong())?;
@@ -172,7 +181,7 @@ impl Way {
         let shown = tls.as_ref().and_then(|tls| tls.server_name.as_deref());
         let real_host = shown.map(|_| host.trim_start_matches('[').trim_end_matches(']').to_owned());
         let base = format!("{}://{}:{port}", url.scheme(), shown.unwrap_or(host));
-        Ok(Self { base, socket: None, real_host, tls, lanes })
+        Ok(Self { base, socket: None, real_host, tls, lanes, opened })
     }
 
     fn files(&self) -> Result<Files, ClientError> {
@@ -189,7 +198,13 @@ impl Way {
     }
 
     fn lane(&self, files: &Files) -> Result<Lane, ClientError> {
+        let opened = Arc::clone(&self.opened);
+        let counted = MapResponseLayer::new(move |connection| {
+            opened.fetch_add(1, Relaxed);
+            connection
+        });
         let mut builder = reqwest::Client::builder()
+            .connector_layer(counted)
             .user_agent(concat!("fleetgate/", env!("CARGO_PKG_VERSION")))
             .no_proxy()
             .gzip(true)

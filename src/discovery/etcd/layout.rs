@@ -11,20 +11,29 @@ pub struct KeyRange {
     pub start: Vec<u8>,
     /// The key after the last one.
     pub end: Vec<u8>,
+    /// Keys between that are none of it, though whoever watches it is told of them.
+    pub except: Option<Box<KeyRange>>,
 }
 
 impl KeyRange {
     /// The keys that begin with `prefix`. A prefix ends in a slash, so that `svc/` and `svc2/` never meet.
     pub fn of_prefix(prefix: &str) -> Self {
-        Self { start: prefix.as_bytes().to_vec(), end: after(prefix) }
+        Self { start: prefix.as_bytes().to_vec(), end: after(prefix), except: None }
     }
 
     /// The documents below `prefix`, of all kinds. The kinds are neighbours, so that one range, and so one
     /// watch, has them all: a route and its upstream written in one transaction are seen at once. The keys
-    /// below `PREFIX/endpoints/`, of which there are many more, lie outside.
+    /// below `PREFIX/endpoints/`, of which there are many more, lie outside; what gateways write below [`status`] lies
+    /// between, and is left out.
     pub fn of_documents(prefix: &str) -> Self {
         let folder = |kind: Kind| format!("{prefix}{}/", kind.as_str());
-        Self { start: folder(Kind::Route).into_bytes(), end: after(&folder(Kind::Upstream)) }
+        let except = Some(Box::new(Self::of_prefix(&status(prefix))));
+        Self { start: folder(Kind::Route).into_bytes(), end: after(&folder(Kind::Upstream)), except }
+    }
+
+    /// Whether a key between `start` and `end` is of the range.
+    pub fn has(&self, key: &[u8]) -> bool {
+        self.except.as_ref().is_none_or(|except| key < except.start.as_slice() || key >= except.end.as_slice())
     }
 }
 
@@ -32,6 +41,11 @@ impl fmt::Display for KeyRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", String::from_utf8_lossy(&self.start))
     }
+}
+
+/// Where gateways write what is wrong with documents.
+pub fn status(prefix: &str) -> String {
+    format!("{prefix}status/")
 }
 
 /// The first key after all that begin with `prefix`: its last byte that can grow, grown. A single 0 byte
@@ -62,7 +76,7 @@ mod tests {
     use super::*;
 
     fn has(range: &KeyRange, key: &str) -> bool {
-        range.start.as_slice() <= key.as_bytes() && key.as_bytes() < range.end.as_slice()
+        range.start.as_slice() <= key.as_bytes() && key.as_bytes() < range.end.as_slice() && range.has(key.as_bytes())
     }
 
     #[test]
@@ -76,10 +90,23 @@ mod tests {
     #[test]
     fn documents_are_one_range_without_endpoints() {
         let documents = KeyRange::of_documents("/fleetgate/");
-        for inside in ["/fleetgate/routes/a", "/fleetgate/routes/z.toml", "/fleetgate/upstreams/a"] {
+        for inside in [
+            "/fleetgate/routes/a",
+            "/fleetgate/routes/z.toml",
+            "/fleetgate/status",
+            "/fleetgate/status0",
+            "/fleetgate/upstreams/a",
+        ] {
             assert!(has(&documents, inside), "{inside}");
         }
-        for outside in ["/fleetgate/endpoints/users/a", "/other/routes/a", "/fleetgate/zzz"] {
+        for outside in [
+            "/fleetgate/endpoints/users/a",
+            "/fleetgate/gateways/a",
+            "/fleetgate/status/routes/a",
+            "/fleetgate/status/",
+            "/other/routes/a",
+            "/fleetgate/zzz",
+        ] {
             assert!(!has(&documents, outside), "{outside}");
         }
     }

@@ -124,6 +124,10 @@ impl Registration for LeasedKey {
         })
     }
 
+    fn stands(&self) -> bool {
+        self.lease.is_some()
+    }
+
     async fn leave(&mut self) -> Result<(), WatchError> {
         self.release().await.map(drop)
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use etcd_client::{Client, GetOptions, GetResponse};
+use etcd_client::{Client, GetOptions, GetResponse, ResponseHeader};
 use tokio::time::timeout;
 
 use super::failure::Failure;
@@ -35,6 +35,10 @@ pub(super) struct Counted {
     pub(super) count: i64,
     /// At which revision.
     pub(super) revision: i64,
+    /// Of which etcd cluster.
+    pub(super) cluster: u64,
+    /// Who answered.
+    pub(super) member: usize,
     /// When it was asked for.
     pub(super) asked_at: SystemTime,
 }
@@ -54,24 +58,29 @@ impl Members {
     pub(super) async fn count(&self, member: usize, range: &KeyRange) -> Result<Counted, WatchError> {
         let asked = |client: Client| async move {
             let asked_at = SystemTime::now();
-            let (count, revision) = count(&client, range).await?;
-            Ok(Counted { count, revision, asked_at })
+            let answer = count(&client, range, 0).await?;
+            let (revision, cluster) = (revision_of(&answer)?, cluster_of(&answer));
+            let left_out = match &range.except {
+                Some(except) => count(&client, except, revision).await?.count(),
+                None => 0,
+            };
+            Ok(Counted { count: answer.count() - left_out, revision, cluster, member, asked_at })
         };
         Ok(self.call(member, asked).await?.0)
     }
 }
 
-async fn count(client: &Client, range: &KeyRange) -> Result<(i64, i64), Failure> {
-    let options = GetOptions::new().with_range(range.end.clone()).with_count_only();
-    let answer = get(client, range.start.clone(), options).await?;
-    Ok((answer.count(), revision_of(&answer)?))
+/// `revision`: as of then; 0 is now.
+async fn count(client: &Client, range: &KeyRange, revision: i64) -> Result<GetResponse, Failure> {
+    let options = GetOptions::new().with_range(range.end.clone()).with_count_only().with_revision(revision);
+    get(client, range.start.clone(), options).await
 }
 
 async fn pages(client: &Client, range: &KeyRange) -> Result<Listing, Failure> {
     let mut limit = PAGE;
     let mut restarts = 0;
     'anew: loop {
-        let mut listing = Listing { revision: 0, entries: BTreeMap::new() };
+        let mut listing = Listing { cluster: 0, revision: 0, entries: BTreeMap::new() };
         let mut from = range.start.clone();
         loop {
             // Revision 0 asks for the newest; the first page tells which that is.
@@ -89,7 +98,7 @@ async fn pages(client: &Client, range: &KeyRange) -> Result<Listing, Failure> {
                 answer => answer?,
             };
             if listing.revision == 0 {
-                listing.revision = revision_of(&answer)?;
+                (listing.revision, listing.cluster) = (revision_of(&answer)?, cluster_of(&answer));
             }
             let more = answer.more();
             for pair in answer.take_kvs() {
@@ -98,7 +107,9 @@ async fn pages(client: &Client, range: &KeyRange) -> Result<Listing, Failure> {
                 if more {
                     from.clone_from(&key);
                 }
-                listing.entries.insert(key, Value { bytes, modified });
+                if range.has(&key) {
+                    listing.entries.insert(key, Value { bytes, modified });
+                }
             }
             if !more {
                 return Ok(listing);
@@ -114,6 +125,11 @@ async fn get(client: &Client, key: Vec<u8>, options: GetOptions) -> Result<GetRe
         Ok(answer) => Ok(answer?),
         Err(_) => Err(Failure::Lost("no answer in 10 s".to_owned())),
     }
+}
+
+/// 0 where the answer does not tell.
+fn cluster_of(answer: &GetResponse) -> u64 {
+    answer.header().map_or(0, ResponseHeader::cluster_id)
 }
 
 fn revision_of(answer: &GetResponse) -> Result<i64, Failure> {

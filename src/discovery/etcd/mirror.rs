@@ -16,6 +16,8 @@ pub struct Value {
 /// All keys of a range at one revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listing {
+    /// The id of the etcd cluster that has them; 0 where an answer does not tell.
+    pub cluster: u64,
     /// The store's revision that all of it belongs to.
     pub revision: i64,
     /// The keys.
@@ -56,6 +58,8 @@ pub struct Outcome {
     pub held: Option<(Danger, usize)>,
     /// The list belongs to a store that was restored or wiped since.
     pub regressed: bool,
+    /// The list belongs to another etcd cluster.
+    pub foreign: bool,
     /// The list is older than events that came meanwhile, and was not used.
     pub outdated: bool,
 }
@@ -66,6 +70,8 @@ pub struct Outcome {
 /// complete list confirms them.
 #[derive(Debug, Default)]
 pub struct Mirror {
+    /// The etcd cluster it is of; 0 before the first list.
+    cluster: u64,
     entries: BTreeMap<Vec<u8>, Value>,
     /// What the registry lost without confirmation: the value, and the revision of the loss.
     held: BTreeMap<Vec<u8>, (Value, i64)>,
@@ -84,6 +90,12 @@ impl Mirror {
     /// The newest revision we know of. A linearizable answer can't be older, unless the store went back.
     pub fn revision(&self) -> i64 {
         self.revision
+    }
+
+    /// Whether what comes with this id is of another etcd cluster, whose revisions say nothing about ours. A store that
+    /// was wiped and is configured as before has the same id.
+    pub fn is_foreign(&self, cluster: u64) -> bool {
+        self.cluster != 0 && cluster != 0 && cluster != self.cluster
     }
 
     /// How many keys the registry has, as far as we know.
@@ -137,12 +149,16 @@ impl Mirror {
             let known = self.entries.get(key).map_or(0, |known| known.modified);
             value.modified < known && known <= listing.revision
         };
-        let regressed = listing.revision < floor || listing.entries.iter().any(went_back);
+        let foreign = self.is_foreign(listing.cluster);
+        let regressed = foreign || listing.revision < floor || listing.entries.iter().any(went_back);
         if listing.revision < self.revision && !regressed {
             return Outcome { changed: self.confirm(&listing), outdated: true, ..Outcome::default() };
         }
         let before = self.entries.len() + self.held.len();
         let mut changed = self.confirm(&listing);
+        if listing.cluster != 0 {
+            self.cluster = listing.cluster;
+        }
         let former = std::mem::replace(&mut self.entries, listing.entries);
         (self.next, self.revision) = (listing.revision + 1, listing.revision);
         for key in self.entries.keys() {
@@ -159,7 +175,7 @@ impl Mirror {
             self.held.values_mut().for_each(|(_, revision)| *revision = listing.revision);
         }
         let held = self.judge(lost, before, regressed);
-        Outcome { changed, held, regressed, outdated: false }
+        Outcome { changed, held, regressed, foreign, outdated: false }
     }
 
     /// Lets go of all that is held: an operator says that the registry is right. Whether anything was.
@@ -204,7 +220,11 @@ mod tests {
 
     fn listing(revision: i64, keys: &[(&str, i64)]) -> Listing {
         let value = |key: &str, modified: i64| Value { bytes: format!("{key}@{modified}").into_bytes(), modified };
-        Listing { revision, entries: keys.iter().map(|(key, at)| ((*key).into(), value(key, *at))).collect() }
+        Listing {
+            cluster: 7,
+            revision,
+            entries: keys.iter().map(|(key, at)| ((*key).into(), value(key, *at))).collect(),
+        }
     }
 
     fn shown(mirror: &Mirror) -> String {
@@ -274,6 +294,21 @@ mod tests {
     }
 
     #[test]
+    fn what_another_cluster_lacks_is_shown_until_a_list_of_it_confirms_that() {
+        let mut mirror = mirror();
+        let of = |cluster, listing| Listing { cluster, ..listing };
+        assert!(mirror.is_foreign(8) && !mirror.is_foreign(7) && !mirror.is_foreign(0));
+        // Its revisions are all newer than ours, and it lists the most of ours: alone they would be believed.
+        let outcome = mirror.adopt(of(8, listing(90, &[("a", 80), ("b", 81), ("e", 82)])), 10);
+        assert!(outcome.foreign && outcome.regressed, "{outcome:?}");
+        assert_eq!(outcome.held, Some((Danger::Regressed, 1)));
+        assert_eq!(shown(&mirror), "a@80 b@81 c@5 e@82");
+        assert!(!mirror.is_foreign(8) && mirror.is_foreign(7));
+        assert!(!mirror.adopt(of(8, listing(91, &[("a", 80), ("b", 81), ("e", 82)])), 90).foreign);
+        assert_eq!(shown(&mirror), "a@80 b@81 e@82");
+    }
+
+    #[test]
     fn an_outdated_list_confirms_what_it_can() {
         let mut mirror = mirror();
         mirror.apply([delete("a", 11), delete("b", 11), delete("c", 11)]);
@@ -315,7 +350,7 @@ mod tests {
             history in history(), listed_at in 0usize..40, pieces in proptest::collection::vec(1usize..5, 40)
         ) {
             let mut store: BTreeMap<Vec<u8>, Value> = BTreeMap::new();
-            let (mut events, mut listed) = (Vec::new(), Listing { revision: 1, entries: BTreeMap::new() });
+            let (mut events, mut listed) = (Vec::new(), Listing { cluster: 7, revision: 1, entries: BTreeMap::new() });
             for (at, (key, put)) in history.iter().enumerate() {
                 let (key, revision) = (vec![b'a' + key], i64::try_from(at).expect("small") + 2);
                 let value = put.then(|| vec![*key.first().expect("one byte")]);
@@ -325,7 +360,7 @@ mod tests {
                 }
                 events.push(Event { key, revision, value });
                 if at == listed_at {
-                    listed = Listing { revision, entries: store.clone() };
+                    listed = Listing { cluster: 7, revision, entries: store.clone() };
                 }
             }
             let mut mirror = Mirror::default();
@@ -346,7 +381,7 @@ mod tests {
             }
             mirror.apply(rest.iter().cloned());
             prop_assert_eq!(&mirror.entries, &store);
-            let last = Listing { revision: i64::try_from(events.len()).expect("small") + 1, entries: store.clone() };
+            let last = Listing { cluster: 7, revision: i64::try_from(events.len()).expect("small") + 1, entries: store.clone() };
             mirror.adopt(last, mirror.revision());
             prop_assert!(!mirror.holds());
             prop_assert_eq!(mirror.shown().count(), store.len());

@@ -1,7 +1,7 @@
 //! Learns documents and endpoints from etcd: a watch for all documents, and one a wanted source.
 //!
 //! A watch is a [`watch::RangeWatch`] over a [`layout::KeyRange`]; it keeps a [`mirror::Mirror`] and shows it
-//! as a [`view::View`]. All watches share the [`members::Members`]: clients, tokens, and which member to use.
+//! as a [`view::View`]. [`feedback`] is where it is written what is wrong with documents. All watches share the [`members::Members`]: clients, tokens, and which member to use.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +9,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::json;
 
+use self::feedback::KeyBoard;
 use self::layout::KeyRange;
 use self::members::Members;
 use self::view::View;
 use self::watch::RangeWatch;
+use super::feedback::Feedback;
 use super::register::{Gateway, Registration};
 use super::supervise::{Backoff, supervise};
 use super::wanted::keep_wanted;
@@ -25,6 +27,7 @@ use crate::spec::source::Source;
 mod credential;
 pub mod endpoint;
 mod failure;
+mod feedback;
 mod format;
 pub mod layout;
 mod lease;
@@ -44,12 +47,14 @@ pub struct EtcdProvider {
     prefix: String,
     members: Arc<Members>,
     publisher: Publisher,
+    write_status: bool,
 }
 
 impl EtcdProvider {
     /// A provider for these settings, which publishes there. It connects when it runs.
     pub fn new(settings: &Settings, publisher: Publisher) -> Self {
-        Self { prefix: settings.prefix.clone(), members: Arc::new(Members::new(settings)), publisher }
+        let members = Arc::new(Members::new(settings));
+        Self { prefix: settings.prefix.clone(), members, publisher, write_status: settings.write_status }
     }
 }
 
@@ -76,7 +81,7 @@ impl EtcdProvider {
 #[async_trait]
 impl Provider for EtcdProvider {
     async fn run(self: Box<Self>, context: Context) {
-        let Self { prefix, members, publisher } = *self;
+        let Self { prefix, members, publisher, write_status } = *self;
         let status = Arc::clone(publisher.status());
         let backoff = Backoff::new(CAP);
         let documents = RangeWatch::new(
@@ -92,6 +97,17 @@ impl Provider for EtcdProvider {
             backoff.clone(),
             context.shutdown.clone(),
         );
+        let feedback = write_status.then(|| Feedback {
+            board: KeyBoard { members: Arc::clone(&members), prefix: layout::status(&prefix) },
+            documents: publisher.states(),
+            registrations: None,
+        });
+        let feedback = async {
+            match feedback {
+                Some(feedback) => feedback.follow().await,
+                None => std::future::pending().await,
+            }
+        };
         let sources = keep_wanted(ProviderId::Etcd, &publisher, context, |source, stop| {
             let name = source.to_string();
             let Source::Etcd { prefix, format } = source.clone() else {
@@ -105,6 +121,7 @@ impl Provider for EtcdProvider {
         tokio::select! {
             ((), ()) = futures_util::future::join(documents, sources) => {}
             () = members.follow(&backoff) => {}
+            () = feedback => {}
         }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use etcd_client::{WatchOptions, WatchResponse, WatchStream};
+use etcd_client::{ResponseHeader, WatchOptions, WatchResponse, WatchStream};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use rand::RngExt as _;
@@ -62,6 +62,18 @@ pub(super) struct RangeWatch {
 enum Side {
     List(Box<Result<Listed, WatchError>>, i64),
     Count(Result<Counted, WatchError>, i64),
+}
+
+impl Side {
+    /// Which etcd cluster answered, and which of its members; 0 for none.
+    fn of(&self) -> (u64, usize) {
+        match self {
+            Self::List(listed, _) => {
+                listed.as_ref().as_ref().map_or((0, 0), |it| (it.listing.cluster, it.connection.member))
+            }
+            Self::Count(counted, _) => counted.as_ref().map_or((0, 0), |it| (it.cluster, it.member)),
+        }
+    }
 }
 
 /// When what is due.
@@ -170,7 +182,7 @@ impl RangeWatch {
                 }
                 read = pending(&mut side) => {
                     side = None;
-                    if let Some(failure) = self.settle(read, &mut schedule, status) {
+                    if let Some(failure) = self.settle(read, connection, &mut schedule, status) {
                         return failure;
                     }
                 }
@@ -214,7 +226,10 @@ impl RangeWatch {
         if first.canceled() {
             return Err(Failure::of_cancelled(first.compact_revision(), first.cancel_reason()));
         }
-        let revision = first.header().map_or(0, etcd_client::ResponseHeader::revision);
+        let revision = first.header().map_or(0, ResponseHeader::revision);
+        if self.mirror.is_foreign(first.header().map_or(0, ResponseHeader::cluster_id)) {
+            return Err(Failure::Compacted("another etcd cluster answers".to_owned()));
+        }
         let known = self.mirror.revision();
         if revision < known {
             return Err(Failure::Compacted(format!("the store is at revision {revision}, we were at {known}")));
@@ -245,7 +260,7 @@ impl RangeWatch {
                     let cost = &self.publisher.status().cost;
                     cost.answered(more.iter().map(Event::size).sum());
                     cost.wakeups.fetch_add(1, Relaxed);
-                    events.extend(more);
+                    events.extend(more.into_iter().filter(|event| self.range.has(&event.key)));
                 }
             }
             if failure.is_some() {
@@ -267,7 +282,10 @@ impl RangeWatch {
             self.publisher.status().updates.held.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Relaxed);
             tracing::warn!(range = %self.range, count, "holding back a removal until a second read confirms it: {danger}");
         }
-        if outcome.regressed {
+        if outcome.foreign {
+            tracing::warn!(range = %self.range, "another etcd cluster answers");
+            self.publisher.other_servers();
+        } else if outcome.regressed {
             tracing::warn!(range = %self.range, "etcd's revision went back: it was restored or wiped");
             self.publisher.regressed();
         }
@@ -297,8 +315,24 @@ impl RangeWatch {
     }
 
     /// Takes what was read on the side.
-    fn settle(&mut self, read: Side, schedule: &mut Schedule, status: &WatchStatus) -> Option<Failure> {
+    fn settle(
+        &mut self,
+        read: Side,
+        connection: &Connection,
+        schedule: &mut Schedule,
+        status: &WatchStatus,
+    ) -> Option<Failure> {
         let now = Instant::now();
+        let (cluster, member) = read.of();
+        if self.mirror.is_foreign(cluster) {
+            if member == connection.member {
+                return Some(Failure::Lost("another etcd cluster answers".to_owned()));
+            }
+            tracing::warn!(range = %self.range, "an endpoint of `discovery.etcd` is of another etcd cluster");
+            (schedule.probe_at, schedule.resync_at) = (now + around(PROBE, 0.2), now + around(RESYNC, 0.2));
+            schedule.verified(self.mirror.holds());
+            return None;
+        }
         match read {
             Side::List(listed, floor) => match *listed {
                 Ok(Listed { listing, asked_at, .. }) => {
@@ -324,7 +358,7 @@ impl RangeWatch {
                     schedule.verified(self.mirror.holds());
                 }
             },
-            Side::Count(Ok(Counted { count, revision, asked_at }), floor) => {
+            Side::Count(Ok(Counted { count, revision, asked_at, .. }), floor) => {
                 self.publisher.status().cost.answered(0);
                 schedule.probe_at = now + around(PROBE, 0.2);
                 let differs = usize::try_from(count).ok() != Some(self.mirror.count());

@@ -182,6 +182,14 @@ pub const DISCOVERY_TOKEN_EXPIRES: &Definition = &Definition::new(
     "When the token that the provider uses expires; absent when it does not.",
 );
 
+/// The gateway's own registration.
+pub const DISCOVERY_REGISTERED: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_discovery_registered",
+    &["provider"],
+    "Whether this gateway is registered there (1) or not (0), as of the last assertion; absent where it should not be.",
+);
+
 /// What registries lost, and is served.
 pub const DISCOVERY_HELD: &Definition = &Definition::new(
     Kind::Gauge,

@@ -62,6 +62,21 @@ async fn an_instance_that_flaps_waits_and_is_shown_and_costs_few_publications() 
     assert!(upstream.contains("flaps: its registry took it out again and again, penalty"), "{upstream}");
     stops(&load, "b/v1").await;
 
+    // When and why is told, its return as well.
+    let told = async |state: &str, cause: &str| {
+        let address = b.address().to_string();
+        wait::until_ok(SOON, &format!("an event: {state}, {cause}"), || async {
+            let page = gateway.api("events?upstream=web&limit=1000").await;
+            let fits = |event: &serde_json::Value| {
+                let of = event["endpoint"] == address.as_str() && event["after"]["state"] == state;
+                of && event["cause"].as_str().is_some_and(|text| text.contains(cause))
+            };
+            if page["items"].as_array().unwrap().iter().any(fits) { Ok(()) } else { Err(page.to_string()) }
+        })
+        .await;
+    };
+    told("ejected", "flaps: its registry took it out again and again").await;
+
     // The last one that is usable is used.
     consul.set_check("a", "critical").await;
     takes(&load, "b/v1").await;

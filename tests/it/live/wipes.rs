@@ -13,6 +13,7 @@ use crate::support::etcd::Etcd;
 use crate::support::gateway::Gateway;
 use crate::support::load::Load;
 use crate::support::origin::Origin;
+use crate::support::proxy::Proxy;
 use crate::support::wait;
 
 async fn before(discovery: &str) -> Gateway {
@@ -73,7 +74,10 @@ async fn a_consul_that_comes_back_empty_takes_nothing_away() {
     consul.kill();
     consul.start_empty().await;
     shows(&gateway, "web", &[(&a, "held"), (&b, "held")]).await;
-    holds(&gateway, "consul", &["consul:web", "2 of 2 endpoints are held", "counter went back"]).await;
+    holds(&gateway, "consul", &["consul:web", "2 of 2 endpoints are held"]).await;
+    // Its server has a new id, too: whichever is noticed first is told.
+    let told = provider(&gateway, "consul").await["held"].to_string();
+    assert!(told.contains("counter went back") || told.contains("other servers answer"), "{told}");
     holds(&gateway, "consul-kv", &["consul-kv:fleetgate/routes/of-kv", "routes.of-kv is held"]).await;
     for name in ["consul", "consul-kv"] {
         live(&gateway, name).await;
@@ -81,7 +85,7 @@ async fn a_consul_that_comes_back_empty_takes_nothing_away() {
     load.more(300).await;
     let (_, status) = run(&gateway, &["status"]);
     assert!(status.contains("routes.of-kv is held") && status.contains("fleetgate accept consul"), "{status}");
-    assert!(gateway.stderr().contains("Consul looks wiped or restored"), "{}", gateway.stderr().text());
+    assert!(gateway.stderr().contains("Consul looks wiped, restored or replaced"), "{}", gateway.stderr().text());
     let of = |provider: &'static str| [("provider", provider)];
     assert_eq!(gateway.metric("fleetgate_discovery_held_items", &of("consul-kv")).await, Some(1.0));
     let held = [("provider", "consul"), ("result", "held")];
@@ -135,7 +139,7 @@ async fn an_etcd_that_comes_back_empty_takes_nothing_away() {
     holds(&gateway, "etcd", &[source, "3 of 3 endpoints are held", "routes.of-etcd is held"]).await;
     live(&gateway, "etcd").await;
     load.more(300).await;
-    assert!(gateway.stderr().contains("etcd looks wiped or restored"), "{}", gateway.stderr().text());
+    assert!(gateway.stderr().contains("etcd looks wiped, restored or replaced"), "{}", gateway.stderr().text());
 
     put(&etcd, &a).await;
     etcd.put("/fleetgate/routes/of-etcd", route).await;
@@ -161,6 +165,130 @@ async fn an_etcd_that_comes_back_empty_takes_nothing_away() {
     shows(&gateway, "web", &[(&a, "healthy"), (&b, "healthy")]).await;
     load.more(100).await;
     load.stop().await.assert_all_ok();
+}
+
+/// Another Consul stands at the address of the one that is followed, its index higher: what it does not list is held
+/// all the same.
+#[tokio::test]
+async fn another_consul_at_the_same_address_takes_nothing_away() {
+    let (Some(one), Some(other)) = (Consul::start().await, Consul::start().await) else { return };
+    let (a, b, c) = (Origin::start("a").await, Origin::start("b").await, Origin::start("c").await);
+    let service = |origin: &Origin| Service::new("web", &origin.name, origin.address());
+    one.register(&service(&a)).await;
+    one.register(&service(&b)).await;
+    one.kv_put("fleetgate/routes/of-kv", r#"{"match":{"path":"/kv"},"upstream":"web"}"#).await;
+    // The other one is older, and knows one of both.
+    other.register(&service(&b)).await;
+    let index = async |consul: &Consul| {
+        let key = consul.get("/v1/kv/elsewhere").await;
+        key[0]["ModifyIndex"].as_u64().expect("an index")
+    };
+    one.kv_put("elsewhere", "").await;
+    for number in 0.. {
+        other.kv_put("elsewhere", &number.to_string()).await;
+        if index(&other).await > index(&one).await + 50 {
+            break;
+        }
+    }
+    let proxy = Proxy::start(one.http_address()).await;
+    let upstream = "upstreams.web.consul.service = \"web\"";
+    let gateway = before(&format!("discovery.consul.address = \"{}\"\n{upstream}", proxy.url())).await;
+    let paths = ["/file", "/kv"];
+    for path in paths {
+        gateway.until_status(path, 200).await;
+    }
+    // That connections are cut says nothing yet: the same servers are behind them.
+    proxy.cut();
+    live(&gateway, "consul").await;
+    let load = Load::start(gateway.address(), 2, move |worker, _| Request::get(paths[worker]));
+    takes(&load, "a/v1").await;
+
+    proxy.lead_to(other.http_address());
+    shows(&gateway, "web", &[(&a, "held"), (&b, "healthy")]).await;
+    holds(&gateway, "consul", &["consul:web", "1 of 2 endpoints are held", "other servers answer"]).await;
+    holds(&gateway, "consul-kv", &["routes.of-kv is held", "other servers answer"]).await;
+    takes(&load, "a/v1").await;
+    // What it adds is served, what it takes away goes.
+    other.register(&service(&c)).await;
+    other.deregister("b").await;
+    shows(&gateway, "web", &[(&a, "held"), (&c, "healthy")]).await;
+    takes(&load, "c/v1").await;
+    load.more(100).await;
+    load.stop().await.assert_all_ok();
+    let (fine, said) = run(&gateway, &["accept", "consul"]);
+    assert!(fine, "{said}");
+    shows(&gateway, "web", &[(&c, "healthy")]).await;
+    gateway.until_status("/kv", 404).await;
+    for name in ["consul", "consul-kv"] {
+        holds(&gateway, name, &[]).await;
+    }
+}
+
+/// A token that may not see the servers tells nothing of them, and nothing follows from that.
+#[tokio::test]
+async fn a_token_that_sees_no_servers_takes_and_gives_as_ever() {
+    let Some(consul) = Consul::start_with_acl().await else { return };
+    let (a, b, c) = (Origin::start("a").await, Origin::start("b").await, Origin::start("c").await);
+    let origins = [&a, &b, &c];
+    for origin in origins {
+        consul.register(&Service::new("web", &origin.name, origin.address())).await;
+    }
+    let rules = "service \"web\" { policy = \"read\" } node_prefix \"\" { policy = \"read\" } \
+                 key_prefix \"fleetgate/\" { policy = \"read\" }";
+    consul.policy("narrow", rules).await;
+    let token = consul.token(&["narrow"]).await;
+    let proxy = Proxy::start(consul.http_address()).await;
+    let gateway = before(&format!(
+        "discovery.consul = {{ address = \"{}\", token = \"{}\" }}\nupstreams.web.consul.service = \"web\"",
+        proxy.url(),
+        token.secret
+    ))
+    .await;
+    shows(&gateway, "web", &origins.map(|origin| (origin, "healthy"))).await;
+    proxy.cut();
+    live(&gateway, "consul").await;
+    consul.deregister("a").await;
+    shows(&gateway, "web", &[(&b, "healthy"), (&c, "healthy")]).await;
+    holds(&gateway, "consul", &[]).await;
+    assert!(!gateway.stderr().contains("other Consul servers"), "{}", gateway.stderr().text());
+}
+
+/// The same with etcd, its revision higher.
+#[tokio::test]
+async fn another_etcd_at_the_same_address_takes_nothing_away() {
+    let (Some(one), Some(other)) = (Etcd::start().await, Etcd::start().await) else { return };
+    let (a, b, c) = (Origin::start("a").await, Origin::start("b").await, Origin::start("c").await);
+    let put = async |etcd: &Etcd, origin: &Origin| {
+        etcd.put(&format!("/fleetgate/endpoints/web/{}", origin.name), &origin.address().to_string()).await
+    };
+    put(&one, &a).await;
+    put(&one, &b).await;
+    let revision = one.put("/fleetgate/routes/of-etcd", r#"{"match":{"path":"/etcd"},"upstream":"web"}"#).await;
+    while other.put("/elsewhere", "").await < revision + 50 {}
+    put(&other, &b).await;
+    let proxy = Proxy::start(one.client_address()).await;
+    let gateway = before(&format!("discovery.etcd.endpoints = [\"{}\"]\nupstreams.web.etcd = {{}}", proxy.url())).await;
+    let paths = ["/file", "/etcd"];
+    for path in paths {
+        gateway.until_status(path, 200).await;
+    }
+    let load = Load::start(gateway.address(), 2, move |worker, _| Request::get(paths[worker]));
+    takes(&load, "a/v1").await;
+
+    proxy.lead_to(other.client_address());
+    shows(&gateway, "web", &[(&a, "held"), (&b, "healthy")]).await;
+    let source = "etcd:/fleetgate/endpoints/web/";
+    holds(&gateway, "etcd", &[source, "1 of 2 endpoints are held", "routes.of-etcd is held", "other servers"]).await;
+    put(&other, &c).await;
+    shows(&gateway, "web", &[(&a, "held"), (&b, "healthy"), (&c, "healthy")]).await;
+    takes(&load, "a/v1").await;
+    load.more(100).await;
+    load.stop().await.assert_all_ok();
+    let (fine, said) = run(&gateway, &["accept", "etcd"]);
+    assert!(fine, "{said}");
+    shows(&gateway, "web", &[(&b, "healthy"), (&c, "healthy")]).await;
+    gateway.until_status("/etcd", 404).await;
+    holds(&gateway, "etcd", &[]).await;
 }
 
 /// Fault case 35: a lease of a thousand keys of a hundred services ends.
@@ -231,7 +359,7 @@ async fn a_restored_consul_takes_away_in_time_what_it_does_not_know() {
     consul.restore(&snapshot).await;
     shows(&patient, "web", &[(&a, "healthy"), (&b, "held")]).await;
     shows(&hasty, "web", &[(&a, "healthy")]).await;
-    assert!(hasty.stderr().contains("Consul looks wiped or restored"), "{}", hasty.stderr().text());
+    assert!(hasty.stderr().contains("Consul looks wiped, restored or replaced"), "{}", hasty.stderr().text());
     takes(&load, "b/v1").await;
     let (fine, said) = run(&patient, &["accept", "consul"]);
     assert!(fine, "{said}");

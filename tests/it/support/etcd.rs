@@ -293,6 +293,16 @@ impl Etcd {
         Some(String::from_utf8(BASE64.decode(value).unwrap()).unwrap())
     }
 
+    /// All keys below a prefix with their values, in order.
+    pub async fn below(&self, prefix: &str) -> Vec<(String, String)> {
+        let body = json!({ "key": encoded(prefix), "range_end": prefix_end(prefix) });
+        let answer = self.call("kv/range", body).await;
+        let text =
+            |value: &Value| String::from_utf8(BASE64.decode(value.as_str().unwrap_or_default()).unwrap()).unwrap();
+        let pairs = answer["kvs"].as_array().cloned().unwrap_or_default();
+        pairs.iter().map(|pair| (text(&pair["key"]), text(&pair["value"]))).collect()
+    }
+
     /// The store's current revision.
     pub async fn revision(&self) -> i64 {
         revision(&self.call("kv/range", json!({ "key": encoded("\0"), "count_only": true })).await)

@@ -31,6 +31,7 @@ pub enum Mode {
 /// A proxy; ends with its connections when dropped.
 pub struct Proxy {
     address: SocketAddr,
+    server: watch::Sender<SocketAddr>,
     mode: watch::Sender<Mode>,
     cut: watch::Sender<u64>,
     accepted: Arc<AtomicUsize>,
@@ -43,12 +44,13 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = Self {
             address: listener.local_addr().unwrap(),
+            server: watch::Sender::new(server),
             mode: watch::Sender::new(Mode::Pass),
             cut: watch::Sender::new(0),
             accepted: Arc::default(),
             running: CancellationToken::new(),
         };
-        let (mode, cut) = (proxy.mode.subscribe(), proxy.cut.subscribe());
+        let (server, mode, cut) = (proxy.server.subscribe(), proxy.mode.subscribe(), proxy.cut.subscribe());
         let (accepted, running) = (proxy.accepted.clone(), proxy.running.clone());
         tokio::spawn(async move {
             loop {
@@ -62,7 +64,7 @@ impl Proxy {
                     reset(client);
                     continue;
                 }
-                let (mode, mut cut, running) = (mode.clone(), cut.clone(), running.clone());
+                let (server, mode, mut cut, running) = (*server.borrow(), mode.clone(), cut.clone(), running.clone());
                 cut.mark_unchanged();
                 tokio::spawn(async move {
                     tokio::select! {
@@ -87,6 +89,12 @@ impl Proxy {
 
     pub fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
+    }
+
+    /// Stands before another server from now on, and cuts every connection to the one before.
+    pub fn lead_to(&self, server: SocketAddr) {
+        self.server.send_replace(server);
+        self.cut();
     }
 
     /// Cuts every open connection; new ones are served.
