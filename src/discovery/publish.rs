@@ -97,12 +97,17 @@ impl Publisher {
 
     /// Publishes what is known of a source.
     pub fn source(&self, source: &Source, known: SourceState) {
+        self.sources([(source.clone(), known)]);
+    }
+
+    /// Publishes what is known of several sources, at once.
+    pub fn sources(&self, all: impl IntoIterator<Item = (Source, SourceState)>) {
         self.change(|before| {
-            if before.sources.get(source) == Some(&known) {
-                return None;
-            }
+            let news = |(source, known): &(Source, SourceState)| before.sources.get(source) != Some(known);
+            let mut news = all.into_iter().filter(news).peekable();
+            news.peek()?;
             let mut state = before.clone();
-            state.sources.insert(source.clone(), known);
+            state.sources.extend(news);
             Some(state)
         });
     }
