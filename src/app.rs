@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Readiness};
@@ -28,7 +29,7 @@ use crate::discovery::state::ProviderState;
 use crate::discovery::status::{ProviderStatus, Registered};
 use crate::discovery::{Context, Provider, Publisher};
 use crate::health::Prober;
-use crate::proxy::{self, DataPlane};
+use crate::proxy::{self, DataPlane, Front, TlsFront};
 use crate::snapshot::Snapshot;
 use crate::spec::endpoint::EndpointSpec;
 use crate::spec::name::{Name, ProviderId};
@@ -122,16 +123,20 @@ impl App {
     /// # Errors
     /// What could not be bound, opened or read, and why.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let started_at = SystemTime::now();
+        let started = Instant::now();
         let workers = settings.runtime.workers;
-        let mut bound = Vec::new();
+        let (mut bound, mut followed_files) = (Vec::new(), Vec::new());
         for (name, listener) in &settings.listeners {
+            let tls = listener.tls.as_ref().map(|tls| TlsFront::open(name.as_str(), tls, listener.http2));
+            let tls = tls.transpose().map_err(|error| StartError::new(format!("listeners.{name}.tls"), error))?;
+            let (tls, files) = tls.unzip();
+            followed_files.extend(files);
             let sockets = proxy::bind(listener.address, workers).map_err(|error| {
                 StartError::new(format!("listeners.{name}: cannot bind {}", listener.address), error)
             })?;
-            bound.push((name.clone(), listener.clone(), sockets));
+            bound.push(Front { name: name.clone(), settings: listener.clone(), bound: sockets, tls });
         }
-        let listeners: Vec<_> = bound.iter().map(|(name, _, sockets)| (name.clone(), sockets.address)).collect();
+        let listeners: Vec<_> = bound.iter().map(|front| (front.name.clone(), front.bound.address)).collect();
         let admin = tokio::net::TcpListener::bind(settings.admin.address)
             .await
             .map_err(|error| StartError::new(format!("admin: cannot bind {}", settings.admin.address), error))?;
@@ -141,12 +146,16 @@ impl App {
             .map_err(|error| StartError::new("telemetry.access_log", error))?;
 
         let events = settings.telemetry.events.as_ref();
-        let former = events.map_or_else(Former::default, |events| read_back(&events.path, started_at));
+        let former = events.map_or_else(Former::default, |events| read_back(&events.path, SystemTime::now()));
         let events = events.map(|events| history::disk::Log::open(&events.path, events.max_size)).transpose();
         let events = events.map_err(|error| StartError::new("telemetry.events", error))?;
 
         let shutdown = CancellationToken::new();
         let mut tasks = JoinSet::new();
+        for files in followed_files {
+            let shutdown = shutdown.clone();
+            tasks.spawn(async move { shutdown.run_until_cancelled(files).await.unwrap_or_default() });
+        }
         let (reread, rereads) = watch::channel(0);
         let (wanted, wanteds) = watch::channel(Arc::new(BTreeSet::new()));
         let (store, loaded) = Store::open(&settings.discovery.state_dir, identities(&settings.discovery));
@@ -211,7 +220,7 @@ impl App {
         let plane = DataPlane::start(workers, bound, &snapshots, &stats, &log)
             .map_err(|error| StartError::new("cannot start the workers", error))?;
 
-        let metrics = metrics(&snapshots, &statuses, stats, &log, started_at)
+        let metrics = metrics(&snapshots, &statuses, stats, &log, started)
             .and_then(|metrics| metrics.register(saved_errors).map(|()| metrics))
             .map_err(|error| StartError::new("metrics", error))?;
         let noted = Arc::clone(&history);
@@ -225,7 +234,7 @@ impl App {
             history,
             metrics,
             readiness: Arc::clone(&readiness),
-            started_at,
+            started,
         };
         tasks.spawn(admin::serve(admin, state, shutdown.clone()));
         let admin = admin_address;
@@ -427,13 +436,13 @@ fn metrics(
     statuses: &[Arc<ProviderStatus>],
     stats: Arc<WorkersStats>,
     log: &Writer,
-    started_at: SystemTime,
+    started: Instant,
 ) -> prometheus::Result<Metrics> {
     let metrics = Metrics::new()?;
     metrics.register(stats)?;
     metrics.register(log.dropped_lines())?;
     let (snapshot, providers) = (snapshots.clone(), statuses.to_vec());
-    metrics.register(admin::metrics::Picture { snapshot, providers, started_at })?;
+    metrics.register(admin::metrics::Picture { snapshot, providers, started })?;
     Ok(metrics)
 }
 

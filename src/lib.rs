@@ -49,7 +49,8 @@
 //!
 //! # The life of a request
 //!
-//! 1. A worker accepts the connection, or gets it from one that has many more, and hyper reads a request head.
+//! 1. A worker accepts the connection, or gets it from one that has many more, shakes hands where the listener speaks
+//!    TLS, and hyper reads a request head, of HTTP/1.1 or HTTP/2.
 //! 2. The gate refuses what an origin could read in two ways, and brings the path into its one form.
 //! 3. The route table of the worker's snapshot finds the route. None: 404 `NR`. Broken: 503 `NC`.
 //! 4. The first target whose condition holds is taken, else one is drawn by weight; a sticky route draws by a hash
@@ -87,7 +88,7 @@
 //! | label | a key and value on an endpoint, from Consul's `Meta` and tags or from a document |
 //! | provider | a source of documents or endpoints: `file`, `etcd`, `consul-kv`, `consul-tags`, `consul`, `dns` |
 //! | source | where an upstream's endpoints come from: a Consul service, a range of keys in etcd, names to resolve |
-//! | document | the text of one route or upstream, wherever it lies |
+//! | document | the text of one route, upstream or certificate, wherever it lies |
 //! | snapshot | the immutable, complete picture that the workers serve from, numbered by generation |
 //! | worker | one data-plane thread |
 //! | exchange, attempt | one request and its response, one try at an endpoint |

@@ -16,8 +16,9 @@ from fleet import ENDPOINTS, ConsulFleet, EtcdFleet, cpu, memory, received
 from registries import sample_service, say, start_gateway
 
 SERVICES = 1000
-IDLE_S = 60
-CHANGES = 100
+# A blocking query of Consul waits for a minute and up to a sixteenth more: one round of them.
+WINDOW_S = 63
+CHANGES = 500
 
 
 def main(registries, binary, arguments):
@@ -36,7 +37,7 @@ def main(registries, binary, arguments):
     if arguments.json:
         print(json.dumps(rows, indent=2))
         return
-    print(f"{SERVICES} services of {ENDPOINTS} endpoints; idle for {IDLE_S} s, then {CHANGES} changes of one endpoint each")
+    print(f"{SERVICES} services of {ENDPOINTS} endpoints; nothing changes for {WINDOW_S} s, then {CHANGES} endpoints do, one by one")
     print(f"{'':8}  gateways  registry: memory MiB  CPU idle %  CPU ms/change  connections  "
           f"a gateway: idle bytes/s  bytes/change")
     for row in rows:
@@ -64,21 +65,27 @@ def measure(registry, binary, folder, processes, gateways):
 def burden(registry, server, names, admins):
     # What the start itself cost is over by then.
     time.sleep(10)
-    before, bytes_before = cpu(server.pid), total(admins)
-    time.sleep(IDLE_S)
-    idle_cpu, idle_bytes = (cpu(server.pid) - before) / IDLE_S * 100, (total(admins) - bytes_before) / IDLE_S
-    before, bytes_before, began = cpu(server.pid), total(admins), time.monotonic()
+    idle_cpu, idle_bytes = window(server, admins, lambda: time.sleep(WINDOW_S))
+    cpu_s, read = window(server, admins, lambda: changes(registry, names))
+    of_each = max(1, len(admins))
+    return {"memory_mib": memory(server.pid), "idle_cpu": idle_cpu / WINDOW_S * 100,
+            "cpu_ms": (cpu_s - idle_cpu) / CHANGES * 1e3, "connections": connections(registry.port),
+            "idle_bytes": idle_bytes / WINDOW_S / of_each, "bytes": (read - idle_bytes) / CHANGES / of_each}
+
+
+def window(server, admins, run):
+    """CPU seconds of the registry, and bytes all gateways read, while something runs."""
+    before = cpu(server.pid), total(admins)
+    run()
+    return cpu(server.pid) - before[0], total(admins) - before[1]
+
+
+def changes(registry, names):
+    """As long as nothing changed before, so that the difference is what changes cost."""
+    began = time.monotonic()
     for change in range(CHANGES):
         registry.put(random.choice(names), 0, ("10.9.0.1", 1 + change))
-        time.sleep(0.1)
-    time.sleep(1)
-    lasted = time.monotonic() - began
-    of_changes = cpu(server.pid) - before - idle_cpu / 100 * lasted
-    bytes_of_changes = total(admins) - bytes_before - idle_bytes * lasted
-    of_each = max(1, len(admins))
-    return {"memory_mib": memory(server.pid), "idle_cpu": idle_cpu, "cpu_ms": of_changes / CHANGES * 1e3,
-            "connections": connections(registry.port), "idle_bytes": idle_bytes / of_each,
-            "bytes": bytes_of_changes / CHANGES / of_each}
+        time.sleep(max(0, began + (change + 1) * WINDOW_S / CHANGES - time.monotonic()))
 
 
 def total(admins):

@@ -120,12 +120,11 @@ async fn harden(request: Request, next: Next) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
     use axum::body::to_bytes;
     use http::{HeaderMap, Method};
     use serde_json::Value;
     use tokio::sync::watch;
+    use tokio::time::Instant;
     use tokio_util::sync::CancellationToken;
     use tower::ServiceExt as _;
 
@@ -142,8 +141,8 @@ mod tests {
         settings.admin.token = token.map(Secret::new);
         let (_, snapshot) = watch::channel(Arc::new(sample::Picture::default().snapshot()));
         let metrics = Metrics::new().expect("a registry");
-        let started_at = SystemTime::now();
-        let picture = metrics::Picture { snapshot: snapshot.clone(), providers: Vec::new(), started_at };
+        let started = Instant::now();
+        let picture = metrics::Picture { snapshot: snapshot.clone(), providers: Vec::new(), started };
         metrics.register(picture).expect("families");
         State {
             listeners: vec![("web".parse().expect("a name"), ([127, 0, 0, 1], 8080).into())],
@@ -154,7 +153,7 @@ mod tests {
             history: History::new(Box::new(|_, _| None), CancellationToken::new()),
             metrics,
             readiness: Readiness::new(),
-            started_at,
+            started,
         }
     }
 

@@ -5,9 +5,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::view::{provider, upstream};
-use crate::discovery::status::ProviderStatus;
+use crate::discovery::status::{ProviderStatus, WatchStatus};
 use crate::snapshot::Snapshot;
 use crate::spec::name::ProviderId;
 use crate::telemetry::prometheus::{Definition, Samples, Source, definitions};
@@ -20,7 +21,7 @@ pub struct Picture {
     /// All providers that are on.
     pub providers: Vec<Arc<ProviderStatus>>,
     /// When the process started: a source that never answered is as old.
-    pub started_at: SystemTime,
+    pub started: Instant,
 }
 
 impl Source for Picture {
@@ -34,9 +35,12 @@ impl Source for Picture {
             definitions::DISCOVERY_ANSWERS,
             definitions::DISCOVERY_WAKEUPS,
             definitions::DISCOVERY_BYTES,
+            definitions::DISCOVERY_CONNECTIONS_OPENED,
+            definitions::DISCOVERY_CONNECTIONS,
             definitions::DISCOVERY_TOKEN_EXPIRES,
             definitions::DISCOVERY_HELD,
             definitions::DISCOVERY_REGISTERED,
+            definitions::CERTIFICATE_EXPIRES,
             definitions::SNAPSHOT_GENERATION,
             definitions::SNAPSHOT_AGE,
         ]
@@ -48,6 +52,10 @@ impl Source for Picture {
             for (state, count) in upstream::states(upstream) {
                 samples.value(definitions::UPSTREAM_ENDPOINTS, &[&upstream.label, state.as_str()], count as f64);
             }
+        }
+        for certificate in snapshot.certificates.all() {
+            let expires = unix(certificate.spec.pair.facts().not_after);
+            samples.value(definitions::CERTIFICATE_EXPIRES, &[certificate.name.as_str()], expires);
         }
         for provider in &self.providers {
             let name = provider.id().as_str();
@@ -76,6 +84,11 @@ impl Source for Picture {
             ] {
                 samples.value(definition, &[name], count.load(Relaxed) as f64);
             }
+            let connections = &provider.cost.connections;
+            samples.value(definitions::DISCOVERY_CONNECTIONS_OPENED, &[name], connections.opened() as f64);
+            if let Some(open) = connections.now() {
+                samples.value(definitions::DISCOVERY_CONNECTIONS, &[name], open as f64);
+            }
             if let Some(at) = provider.token_expires_at() {
                 samples.value(definitions::DISCOVERY_TOKEN_EXPIRES, &[name], unix(at));
             }
@@ -95,9 +108,9 @@ impl Picture {
     /// does not change, and it can't go stale unnoticed.
     fn age(&self) -> f64 {
         let remote = self.providers.iter().filter(|provider| provider.id() != ProviderId::File);
-        let oldest = remote.filter_map(|provider| provider::least_recent(provider)).min();
-        let since = |at: SystemTime| at.elapsed().unwrap_or_default().as_secs_f64();
-        oldest.map_or(0.0, |at| since(at.unwrap_or(self.started_at)))
+        let age = |watch: &Arc<WatchStatus>| watch.age().unwrap_or_else(|| self.started.elapsed());
+        let ages = remote.flat_map(|provider| provider.watches().values().map(age).collect::<Vec<_>>());
+        ages.max().unwrap_or_default().as_secs_f64()
     }
 }
 
@@ -120,10 +133,9 @@ mod tests {
         snapshot.upstreams().next().expect("an upstream").endpoints[0].state.set_health(Health::Healthy);
         let (_publish, snapshot) = watch::channel(Arc::new(snapshot));
         let providers = [ProviderId::File, ProviderId::Consul, ProviderId::Etcd].map(ProviderStatus::new);
-        providers[0].watch("files").confirmed(UNIX_EPOCH + Duration::from_secs(1));
-        providers[1].watch("consul:users").confirmed(UNIX_EPOCH + Duration::from_millis(2_500));
+        providers[1].watch("consul:users");
         providers[1].updates.failed.fetch_add(3, Relaxed);
-        let picture = Picture { snapshot, providers: providers.to_vec(), started_at: UNIX_EPOCH };
+        let picture = Picture { snapshot, providers: providers.to_vec(), started: Instant::now() };
         let metrics = Metrics::new().expect("a registry");
         metrics.register(picture).expect("families");
         let text = metrics.render().expect("text");
@@ -132,7 +144,7 @@ mod tests {
             r#"fleetgate_upstream_endpoints{upstream="users",state="unhealthy"} 1"#,
             r#"fleetgate_upstream_endpoints{upstream="users",state="held"} 0"#,
             r#"fleetgate_discovery_updates_total{provider="consul",result="failed"} 3"#,
-            r#"fleetgate_discovery_last_success_timestamp_seconds{provider="consul"} 2.5"#,
+            r#"fleetgate_discovery_last_success_timestamp_seconds{provider="consul"} 0"#,
             r#"fleetgate_discovery_rejected_items{provider="consul"} 0"#,
             "fleetgate_snapshot_generation 7",
         ] {
@@ -145,9 +157,8 @@ mod tests {
     fn the_age_is_that_of_the_least_recently_confirmed_watch() {
         let (_publish, snapshot) = watch::channel(Arc::new(Snapshot::empty()));
         let providers = [ProviderId::File, ProviderId::Consul].map(ProviderStatus::new);
-        let now = SystemTime::now();
-        let ago = |seconds| now - Duration::from_secs(seconds);
-        let picture = Picture { snapshot, providers: providers.to_vec(), started_at: ago(1_000) };
+        let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds)).expect("a time");
+        let picture = Picture { snapshot, providers: providers.to_vec(), started: ago(1_000) };
         providers[0].watch("files").confirmed(ago(5_000));
         assert!(picture.age() < 1.0, "files don't count");
         providers[1].watch("consul:a").confirmed(ago(10));

@@ -6,9 +6,9 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::control::command::Commands;
 use crate::control::history::History;
@@ -53,5 +53,5 @@ pub struct State {
     /// What `/readyz` says.
     pub readiness: Arc<Readiness>,
     /// When the process started.
-    pub started_at: SystemTime,
+    pub started: Instant,
 }

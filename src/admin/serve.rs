@@ -91,10 +91,10 @@ async fn connection(stream: TcpStream, router: Router, shutdown: CancellationTok
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
-    use std::time::SystemTime;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::watch;
+    use tokio::time::Instant;
 
     use super::*;
     use crate::admin::Readiness;
@@ -114,7 +114,7 @@ mod tests {
             history: History::new(Box::new(|_, _| None), CancellationToken::new()),
             metrics: Metrics::new().expect("a registry"),
             readiness: Readiness::new(),
-            started_at: SystemTime::now(),
+            started: Instant::now(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");

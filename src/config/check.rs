@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
+use crate::spec::certificate::CertificateSpec;
+use crate::spec::decode::Attached;
 use crate::spec::decode::reader::unknown_key;
 use crate::spec::decode::scope::{Reference, Referent};
 use crate::spec::decode::sections::{SectionItem, Sections, decode_sections};
@@ -51,15 +54,16 @@ pub fn check(path: Option<&Path>, environment: impl IntoIterator<Item = (String,
         let mut known = Known::new(&settings, on);
         if let Some((origin, root)) = &main {
             known.listeners.extend(root.get("listeners").map(names).unwrap_or_default());
-            known.add(root, origin, true, &mut errors);
+            known.add(root, origin, true, &mut errors, &mut warnings);
         }
         for path in matching_files(&settings.discovery.file) {
             let origin = shown(&path);
             match parse_file(&path, &origin) {
-                Ok(root) => known.add(&root, &origin, false, &mut errors),
+                Ok(root) => known.add(&root, &origin, false, &mut errors, &mut warnings),
                 Err(problems) => errors.extend(problems),
             }
         }
+        known.miss_certificates(&settings, main.as_ref(), &mut errors);
         for reference in std::mem::take(&mut known.references) {
             known.follow(reference, &mut errors, &mut warnings);
         }
@@ -95,6 +99,7 @@ struct Known {
     precedence: Vec<ProviderId>,
     listeners: BTreeSet<String>,
     routes: BTreeMap<Name, String>,
+    certificates: BTreeMap<Name, String>,
     /// Upstreams by name, with where they are and their subsets' names, right or wrong.
     upstreams: BTreeMap<Name, (String, BTreeSet<String>)>,
     references: Vec<Reference>,
@@ -107,13 +112,20 @@ impl Known {
             precedence: settings.discovery.precedence.clone(),
             listeners: settings.listeners.keys().map(Name::to_string).collect(),
             routes: BTreeMap::new(),
+            certificates: BTreeMap::new(),
             upstreams: BTreeMap::new(),
             references: Vec::new(),
         }
     }
 
-    fn add(&mut self, root: &Node, origin: &str, main: bool, errors: &mut Vec<Problem>) {
-        let Sections { routes, upstreams, rejected } = decode_sections(root, origin, main);
+    fn add(&mut self, root: &Node, origin: &str, main: bool, errors: &mut Vec<Problem>, warnings: &mut Vec<Problem>) {
+        let read = |path: &Path| match std::fs::metadata(path) {
+            // A pipe would never open, a device never end.
+            Ok(data) if !data.is_file() => Err("it is no file".to_owned()),
+            _ => std::fs::read(path).map_err(|error| error.to_string()),
+        };
+        let attached = Attached::new(Path::new(origin), &read);
+        let Sections { routes, upstreams, certificates, rejected } = decode_sections(root, origin, main, attached);
         // Those of the main file's top level are told by reading its static sections.
         errors.extend(rejected.into_iter().filter(|problem| !errors.contains(problem)).collect::<Vec<_>>());
         for item in routes {
@@ -136,6 +148,50 @@ impl Known {
                 self.upstreams.insert(name, (place, subsets));
             }
         }
+        for item in certificates {
+            self.add_certificate(item, errors, warnings);
+        }
+    }
+
+    fn add_certificate(
+        &mut self,
+        item: SectionItem<CertificateSpec>,
+        errors: &mut Vec<Problem>,
+        warnings: &mut Vec<Problem>,
+    ) {
+        let SectionItem { name, place, decoded } = item;
+        if let Ok(certificate) = &decoded.item
+            && let Some(text) = certificate.pair.untimely(SystemTime::now())
+        {
+            warnings.push(Problem::new(place.as_str(), format!("{}.{name}", Kind::Certificate.as_str()), text));
+        }
+        take(decoded.item, decoded.references, errors, &mut self.references);
+        if let Some(other) = self.certificates.get(&name) {
+            errors.push(twice(Kind::Certificate, &name, &place, other));
+        } else {
+            self.certificates.insert(name, place);
+        }
+    }
+
+    /// A listener that speaks TLS has nothing to show where no file has a certificate and no registry is asked.
+    fn miss_certificates(&self, settings: &Settings, main: Option<&(String, Node)>, errors: &mut Vec<Problem>) {
+        if !self.certificates.is_empty() || !self.registries(&self.precedence).is_empty() {
+            return;
+        }
+        for (name, _) in settings.listeners.iter().filter(|(_, listener)| listener.tls.is_some()) {
+            let place = main.and_then(|(origin, root)| {
+                let node = root.get("listeners")?.get(name.as_str())?.get("tls")?;
+                Some(node.spot.in_origin(origin))
+            });
+            let text = "there is no certificate to show: give one, `[certificates.NAME]`";
+            errors.push(Problem::new(place.unwrap_or_default(), format!("listeners.{name}.tls"), text));
+        }
+    }
+
+    /// The providers among these that are on, files aside.
+    fn registries(&self, among: &[ProviderId]) -> Vec<String> {
+        let registries = among.iter().filter(|id| **id != ProviderId::File && self.on.contains(id));
+        registries.map(|id| format!("`{id}`")).collect()
     }
 
     fn follow(&self, reference: Reference, errors: &mut Vec<Problem>, warnings: &mut Vec<Problem>) {
@@ -176,13 +232,6 @@ impl Known {
 
     fn find(&self, upstream: &ItemRef) -> Found<'_> {
         let here = self.upstreams.get(&upstream.name).map(|(_, subsets)| subsets);
-        let registries = |among: &[ProviderId]| -> Vec<String> {
-            among
-                .iter()
-                .filter(|id| **id != ProviderId::File && self.on.contains(id))
-                .map(|id| format!("`{id}`"))
-                .collect()
-        };
         match (upstream.provider, here) {
             (Some(ProviderId::File), here) => here.map_or(Found::Nowhere, Found::Here),
             (Some(id), _) if self.precedence.contains(&id) && self.on.contains(&id) => {
@@ -192,12 +241,12 @@ impl Known {
             (None, Some(subsets)) => {
                 let files = self.precedence.iter().position(|id| *id == ProviderId::File).unwrap_or_default();
                 // What goes before files may define another one, with other subsets.
-                match registries(self.precedence.get(..files).unwrap_or_default()) {
+                match self.registries(self.precedence.get(..files).unwrap_or_default()) {
                     before if before.is_empty() => Found::Here(subsets),
                     _ => Found::Replaceable,
                 }
             }
-            (None, None) => match registries(&self.precedence) {
+            (None, None) => match self.registries(&self.precedence) {
                 on if on.is_empty() => Found::Nowhere,
                 on => Found::Elsewhere(on.join(" or ")),
             },

@@ -25,6 +25,7 @@ mod register;
 mod registry;
 mod resolve;
 mod schema;
+mod tls;
 
 pub use check::{Finding, check};
 pub use schema::schema;

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::spec::decode::certificate::RawCertificate;
 use crate::spec::decode::route::RawRoute;
 use crate::spec::decode::scalar::{RawDuration, RawDurationOrZero, RawSize};
 use crate::spec::decode::upstream::RawUpstream;
 
 /// The configuration of Fleetgate. `runtime`, `listeners`, `admin`, `discovery` and `telemetry` are read once at
-/// start; `routes` and `upstreams` change without a restart and may also come from other files and registries.
+/// start; `routes`, `upstreams` and `certificates` change without a restart and may also come from other files and
+/// registries.
 #[derive(JsonSchema)]
 #[schemars(rename = "Fleetgate", deny_unknown_fields)]
 #[expect(dead_code, reason = "describes the whole for the JSON Schema; its parts are read one by one")]
@@ -23,6 +25,9 @@ pub(super) struct RawConfiguration {
     /// Pools of endpoints, by name.
     #[schemars(default)]
     upstreams: BTreeMap<String, RawUpstream>,
+    /// Certificates that clients of TLS listeners are shown, by name.
+    #[schemars(default)]
+    certificates: BTreeMap<String, RawCertificate>,
 }
 
 /// The static sections.
@@ -70,7 +75,7 @@ pub(super) struct RawListener {
     pub allow_encoded_slashes: Option<bool>,
     /// Protocols a connection may be upgraded to; default `["websocket"]`. `h2c` is never forwarded.
     pub upgrades: Option<Vec<String>>,
-    /// For a whole request head; default 10s.
+    /// For a whole request head, with a TLS handshake before it; default 10s.
     pub header_timeout: Option<RawDuration>,
     /// Between two pieces of a request body; default 30s.
     pub body_timeout: Option<RawDuration>,
@@ -83,9 +88,60 @@ pub(super) struct RawListener {
     pub max_headers: Option<i64>,
     /// Largest request body; no limit by default.
     pub max_body_size: Option<RawSize>,
-    /// Most client connections at once, for the process; default 20000.
+    /// Most connections of clients at once, whatever worker serves them; default 20000.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_connections: Option<i64>,
+    /// Most of them from one client address (of IPv6 a /64), trusted proxies aside; no limit by default.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_connections_per_client: Option<i64>,
+    /// Whether HTTP/2 is spoken, too; default true.
+    pub http2: Option<bool>,
+    /// Most requests of an HTTP/2 connection at once; default 100.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub max_concurrent_streams: Option<i64>,
+    /// TLS, with the certificates of `[certificates]`; without it plain text is spoken.
+    pub tls: Option<RawListenerTls>,
+    /// Sends every request to https; off unless given, `{}` for port 443.
+    pub redirect_to_https: Option<RawHttpsRedirect>,
+}
+
+/// `[listeners.NAME.tls]`: how clients are met.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(rename = "ListenerTls", deny_unknown_fields)]
+pub(super) struct RawListenerTls {
+    /// The oldest version that is spoken, `1.2` or `1.3`; default `1.2`.
+    pub min_version: Option<String>,
+    /// PEM file of the authorities of client certificates; without it clients are not asked for one. Read again when
+    /// it changes.
+    pub client_ca: Option<String>,
+    /// Whether clients may come without a certificate; default `required`.
+    pub client_auth: Option<RawClientAuth>,
+    /// PEM file of the revocation lists of each authority. Read again when it changes.
+    pub client_crl: Option<String>,
+}
+
+/// Whether clients may come without a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "ClientAuth")]
+pub(super) enum RawClientAuth {
+    /// They are refused.
+    Required,
+    /// They may; one with a bad certificate is refused.
+    Optional,
+}
+
+/// `redirect_to_https`: where.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(rename = "HttpsRedirect", deny_unknown_fields)]
+pub(super) struct RawHttpsRedirect {
+    /// The port of https as clients see it; default 443.
+    #[schemars(range(min = 1, max = 65_535))]
+    pub port: Option<i64>,
+    /// 308 (default), which keeps method and body, or 301.
+    pub status: Option<i64>,
 }
 
 /// `[admin]`: the admin API.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use http::StatusCode;
 use ipnet::IpNet;
 
 use crate::spec::decode::scalar::{RawDuration, RawSize};
@@ -12,11 +13,14 @@ use crate::spec::decode::scope::Scope;
 use crate::spec::decode::tree::Spot;
 use crate::spec::log_filter;
 use crate::spec::name::Name;
-use crate::spec::settings::{AccessLog, Admin, EventsFile, Listener, LogFormat, Runtime, Secret, Settings, Telemetry};
+use crate::spec::settings::{
+    AccessLog, Admin, EventsFile, HttpsRedirect, Listener, LogFormat, Runtime, Secret, Settings, Telemetry,
+};
 
 use super::environment::Environment;
-use super::raw::{RawAdmin, RawListener, RawLogFormat, RawRuntime, RawSettings, RawTelemetry};
+use super::raw::{RawAdmin, RawHttpsRedirect, RawListener, RawLogFormat, RawRuntime, RawSettings, RawTelemetry};
 use super::registry::resolve_discovery;
+use super::tls::resolve_tls;
 
 /// What resolving needs beside the raw sections.
 pub(super) struct Surroundings<'a> {
@@ -97,7 +101,7 @@ pub(super) fn one_of_two<T>(
 
 /// The settings; what is wrong is reported, and stands at its default.
 pub(super) fn resolve(raw: RawSettings, scope: &Scope<'_>, surroundings: &Surroundings<'_>) -> Settings {
-    let listeners = resolve_listeners(raw.listeners, &scope.key("listeners"));
+    let listeners = resolve_listeners(raw.listeners, &scope.key("listeners"), surroundings);
     let admin = resolve_admin(raw.admin.unwrap_or_default(), &scope.key("admin"), surroundings);
     check_addresses(&listeners, &admin, scope);
     let runtime = resolve_runtime(raw.runtime.unwrap_or_default(), &scope.key("runtime"));
@@ -120,7 +124,11 @@ fn resolve_runtime(raw: RawRuntime, scope: &Scope<'_>) -> Runtime {
     }
 }
 
-fn resolve_listeners(raw: Option<BTreeMap<String, RawListener>>, scope: &Scope<'_>) -> BTreeMap<Name, Listener> {
+fn resolve_listeners(
+    raw: Option<BTreeMap<String, RawListener>>,
+    scope: &Scope<'_>,
+    surroundings: &Surroundings<'_>,
+) -> BTreeMap<Name, Listener> {
     let raw = raw.unwrap_or_default();
     if raw.is_empty() {
         scope.missing("at least one listener is needed: `[listeners.web]` with `address = \"0.0.0.0:8080\"`");
@@ -129,14 +137,14 @@ fn resolve_listeners(raw: Option<BTreeMap<String, RawListener>>, scope: &Scope<'
     for (name, listener) in raw {
         let scope = scope.key(&name);
         let name = scope.check(name.parse());
-        if let (Some(name), Some(listener)) = (name, resolve_listener(listener, &scope)) {
+        if let (Some(name), Some(listener)) = (name, resolve_listener(listener, &scope, surroundings)) {
             listeners.insert(name, listener);
         }
     }
     listeners
 }
 
-fn resolve_listener(raw: RawListener, scope: &Scope<'_>) -> Option<Listener> {
+fn resolve_listener(raw: RawListener, scope: &Scope<'_>, surroundings: &Surroundings<'_>) -> Option<Listener> {
     let address = match raw.address {
         Some(address) => scope.key("address").check(parse_address(&address)),
         None => {
@@ -185,9 +193,37 @@ fn resolve_listener(raw: RawListener, scope: &Scope<'_>) -> Option<Listener> {
             default.max_connections,
             1..=1_000_000,
         ),
+        max_connections_per_client: raw
+            .max_connections_per_client
+            .map(|written| scope.key("max_connections_per_client").number(Some(written), u32::MAX, 1..=1_000_000)),
+        http2: raw.http2.unwrap_or(default.http2),
+        max_concurrent_streams: scope.key("max_concurrent_streams").number(
+            raw.max_concurrent_streams,
+            default.max_concurrent_streams,
+            1..=10_000,
+        ),
+        tls: raw.tls.map(|tls| resolve_tls(tls, &scope.key("tls"), surroundings)),
+        redirect_to_https: raw.redirect_to_https.map(|raw| resolve_redirect(raw, &scope.key("redirect_to_https"))),
         ..default
     };
+    if listener.tls.is_some() && listener.redirect_to_https.is_some() {
+        scope
+            .key("redirect_to_https")
+            .problem("`tls` and `redirect_to_https` exclude each other: requests are https already");
+    }
     address.map(|_| listener)
+}
+
+fn resolve_redirect(raw: RawHttpsRedirect, scope: &Scope<'_>) -> HttpsRedirect {
+    let status = match raw.status {
+        None | Some(308) => StatusCode::PERMANENT_REDIRECT,
+        Some(301) => StatusCode::MOVED_PERMANENTLY,
+        Some(other) => {
+            scope.key("status").problem(format!("{other} is neither 301 nor 308"));
+            StatusCode::PERMANENT_REDIRECT
+        }
+    };
+    HttpsRedirect { port: scope.key("port").number(raw.port, 443, 1..=65_535), status }
 }
 
 /// What has a port can be bound once only.

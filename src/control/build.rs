@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::grace::Grace;
 use super::merge::{Affected, Merged, MergedRoute, MergedUpstream, absent};
+use crate::snapshot::certificate::Certificates;
 use crate::snapshot::target::seed;
 use crate::snapshot::{Endpoint, EndpointState, Route, RouteState, RouteTable, Snapshot, Target, Upstream};
 use crate::spec::document::Kind;
@@ -80,7 +81,9 @@ impl Builder {
                 (upstreams, routes)
             }
         };
+        let certificates = Certificates::next(&merged.certificates, &before.certificates);
         let mut report = merged.report.clone();
+        report.remarks.extend(certificates.remarks(SystemTime::now()));
         report.remarks.extend(self.inputs.values().flat_map(|input| input.remarks.iter().cloned()));
         let report = if report == *before.report { Arc::clone(&before.report) } else { Arc::new(report) };
 
@@ -92,6 +95,7 @@ impl Builder {
             });
         let same = same_upstreams
             && Arc::ptr_eq(&routes, &before.routes)
+            && Arc::ptr_eq(&certificates, &before.certificates)
             && Arc::ptr_eq(&report, &before.report)
             && before.generation > 0;
         if same {
@@ -99,7 +103,7 @@ impl Builder {
         }
         let upstreams = if same_upstreams { Arc::clone(&before.upstreams) } else { upstreams.into() };
         let (generation, published_at) = (before.generation + 1, SystemTime::now());
-        Some(Snapshot { generation, published_at, routes, upstreams, report })
+        Some(Snapshot { generation, published_at, routes, upstreams, certificates, report })
     }
 
     /// A slot is its upstream's for as long as that exists; then the lowest free one is taken again.

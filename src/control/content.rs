@@ -39,7 +39,9 @@ impl Content {
 
     pub(super) fn size(&self) -> usize {
         match self {
-            Self::Documents(documents) => documents.routes.len() + documents.upstreams.len(),
+            Self::Documents(documents) => {
+                documents.routes.len() + documents.upstreams.len() + documents.certificates.len()
+            }
             Self::Endpoints(endpoints) => endpoints.len(),
         }
     }
@@ -61,6 +63,7 @@ impl Content {
                 left.rejected.clear();
                 left.routes.retain(|name, _| !other.routes.contains_key(name));
                 left.upstreams.retain(|name, _| !other.upstreams.contains_key(name));
+                left.certificates.retain(|name, _| !other.certificates.contains_key(name));
                 Self::Documents(Arc::new(left))
             }
             (Self::Endpoints(one), Self::Endpoints(other)) => {
@@ -78,6 +81,7 @@ impl Content {
                 let mut all = Documents::clone(one);
                 all.routes.extend(more.routes.clone());
                 all.upstreams.extend(more.upstreams.clone());
+                all.certificates.extend(more.certificates.clone());
                 Self::Documents(Arc::new(all))
             }
             (Self::Endpoints(one), Self::Endpoints(more)) => {
@@ -119,7 +123,9 @@ impl Content {
         match self {
             Self::Documents(documents) => {
                 let routes = documents.routes.keys().map(|name| (Kind::Route, name.clone()));
-                routes.chain(documents.upstreams.keys().map(|name| (Kind::Upstream, name.clone()))).collect()
+                let upstreams = documents.upstreams.keys().map(|name| (Kind::Upstream, name.clone()));
+                let certificates = documents.certificates.keys().map(|name| (Kind::Certificate, name.clone()));
+                routes.chain(upstreams).chain(certificates).collect()
             }
             Self::Endpoints(_) => BTreeSet::new(),
         }

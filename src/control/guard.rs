@@ -136,26 +136,30 @@ impl Guard {
     pub(super) fn take(&mut self, id: ProviderId, state: Arc<ProviderState>, now: Instant) {
         let before = self.states.insert(id, Arc::clone(&state)).unwrap_or_default();
         let registry = Registry::of(id);
-        let why = if state.other_servers > before.other_servers {
-            Some("other servers answer than before")
-        } else if state.regressions > before.regressions {
-            Some("its counter went back")
-        } else {
-            None
+        let why = match (state.regressions > before.regressions, state.other_servers > before.other_servers) {
+            (_, true) => Some("other servers answer than before"),
+            (true, false) => Some("its counter went back"),
+            (false, false) => None,
         };
         if let (Some(registry), Some(why)) = (registry, why) {
             // Its watches say so before they publish what they read, so what is known here is older than that.
             self.disbelieve(registry, why.into(), &BTreeMap::new(), now);
         }
-        let sources = state.changed_sources(&before).into_iter().cloned().map(Part::Source);
-        for part in sources.chain([Part::Documents]) {
+        // As before, by a registry that went back: it has it still.
+        let listed = state.listed.iter().filter(|(source, count)| before.listed.get(source) != Some(count));
+        let part = |source: &Option<Source>| source.clone().map_or(Part::Documents, Part::Source);
+        let listed: BTreeSet<Part> = listed.map(|(source, _)| part(source)).collect();
+        let changed = state.changed_sources(&before).into_iter().cloned().map(Part::Source).chain([Part::Documents]);
+        let changed: BTreeSet<Part> = changed.chain(listed.iter().cloned()).collect();
+        for part in changed {
             // What a watch holds itself is not the registry's word either.
             let held = match &part {
                 Part::Documents => state.documents_held,
                 Part::Source(source) => state.sources.get(source).is_some_and(|known| known.origin == Origin::Held),
             };
+            let again = listed.contains(&part);
             match Content::of(&state, &part) {
-                Some(content) => self.change((id, part), content, held, now),
+                Some(content) => self.change((id, part), content, held, again, now),
                 None => self.forget(&(id, part)),
             }
         }
@@ -204,10 +208,12 @@ impl Guard {
         }
     }
 
-    fn change(&mut self, key: (ProviderId, Part), content: Content, held: bool, now: Instant) {
+    /// `again`: it was listed for the first time since its registry went back, whether or not that changes it.
+    fn change(&mut self, key: (ProviderId, Part), content: Content, held: bool, again: bool, now: Instant) {
         let wipe = Registry::of(key.0).and_then(|registry| self.wipes.get_mut(&registry));
         match self.pools.get_mut(&key) {
-            Some(pool) if pool.now.is(&content) && pool.held == held => return,
+            Some(pool) if pool.now.is(&content) && pool.held == held && !again => return,
+            Some(pool) if pool.now.is(&content) && pool.held == held => {}
             Some(pool) => {
                 if pool.now.size() >= pool.peak.size() || now.saturating_duration_since(pool.peak_at) > WINDOW {
                     (pool.peak, pool.peak_at) = (pool.now.clone(), now);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::overlay::Overlay;
 use crate::discovery::state::{Origin, ProviderState};
 use crate::snapshot::Report;
+use crate::snapshot::certificate::Certificate;
 use crate::snapshot::report::Shadowed;
 use crate::spec::document::{Documents, Item, Kind};
 use crate::spec::endpoint::{Address, EndpointSpec, Penalty};
@@ -50,6 +51,7 @@ pub(super) struct Merged {
     pub(super) routes: Vec<MergedRoute>,
     /// By label.
     pub(super) upstreams: BTreeMap<Arc<str>, MergedUpstream>,
+    pub(super) certificates: Vec<Certificate>,
     pub(super) report: Report,
     pub(super) wanted: BTreeSet<Source>,
 }
@@ -90,6 +92,9 @@ pub(super) fn merge(states: &BTreeMap<ProviderId, Arc<ProviderState>>, rules: &R
 
     let routes = winners(Kind::Route, documents.iter().map(|(id, d)| (*id, &d.routes)), &mut merged.report);
     let upstreams = winners(Kind::Upstream, documents.iter().map(|(id, d)| (*id, &d.upstreams)), &mut merged.report);
+    let certificates = documents.iter().map(|(id, documents)| (*id, &documents.certificates));
+    let certificates = winners(Kind::Certificate, certificates, &mut merged.report).into_iter();
+    merged.certificates = certificates.map(|(name, (provider, spec))| Certificate { name, provider, spec }).collect();
     for (name, (provider, spec)) in &upstreams {
         merged.add_upstream(name.as_str().into(), name, *provider, spec, states, rules);
     }
@@ -141,6 +146,7 @@ fn held(provider: ProviderId, state: &ProviderState, wanted: &BTreeSet<Source>) 
         let place = match kind {
             Kind::Route => documents.routes.get(name).map(|item| &item.place),
             Kind::Upstream => documents.upstreams.get(name).map(|item| &item.place),
+            Kind::Certificate => documents.certificates.get(name).map(|item| &item.place),
         };
         let text = format!("{}.{name} is held: the registry lost it, and is not believed ({why}){end}", kind.as_str());
         held.push(Problem::new(place.map_or("", |place| place), "", text));
@@ -233,6 +239,7 @@ impl Merged {
             let Some(documents) = &state.documents else { continue };
             let of_items = documents.routes.values().flat_map(|item| &item.problems);
             let of_items = of_items.chain(documents.upstreams.values().flat_map(|item| &item.problems));
+            let of_items = of_items.chain(documents.certificates.values().flat_map(|item| &item.problems));
             let problems = of_items.chain(&documents.rejected).cloned();
             rejected.extend(problems.map(|problem| (provider, problem)));
         }

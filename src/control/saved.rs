@@ -332,8 +332,9 @@ fn good_texts(
     }
     let routes = documents.routes.values().map(|item| (&item.place, item.problems.is_empty()));
     let upstreams = documents.upstreams.values().map(|item| (&item.place, item.problems.is_empty()));
+    let certificates = documents.certificates.values().map(|item| (&item.place, item.problems.is_empty()));
     let prefix = format!("{id}:");
-    let texts = routes.chain(upstreams).filter_map(|(place, good)| {
+    let texts = routes.chain(upstreams).chain(certificates).filter_map(|(place, good)| {
         let key = place.strip_prefix(&prefix)?;
         let text = match good {
             true => std::str::from_utf8(state.texts.get(key)?).ok()?.to_owned(),

@@ -8,10 +8,10 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::state::{Origin, SourceState};
 use super::status::WatchStatus;
@@ -80,7 +80,7 @@ where
             return WatchError::failed(format!("{} is no host name", self.source));
         };
         loop {
-            let asked_at = SystemTime::now();
+            let asked_at = Instant::now();
             let answer = timeout(TIMEOUT, (self.lookup)(Arc::clone(&host))).await;
             let answer = answer.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in 10 s")));
             match answer.map(one_family) {

@@ -161,6 +161,7 @@ fn add_documents(by_key: &mut BTreeMap<String, Vec<Problem>>, documents: &Docume
     }
     add(by_key, "routes", &documents.routes);
     add(by_key, "upstreams", &documents.upstreams);
+    add(by_key, "certificates", &documents.certificates);
     by_key.entry("other".to_owned()).or_default().extend(documents.rejected.iter().cloned());
 }
 

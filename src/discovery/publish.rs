@@ -70,7 +70,7 @@ impl Publisher {
         self.change(|before| {
             let same_documents = before.documents.as_deref() == Some(&documents);
             if same_documents && *before.texts == texts && before.documents_held == held {
-                return None;
+                return listed_again(before, None);
             }
             let mut state = ProviderState::clone(before);
             state.documents_held = held;
@@ -78,6 +78,7 @@ impl Publisher {
                 state.documents = Some(Arc::new(documents));
             }
             state.texts = Arc::new(texts);
+            note_listed(&mut state, None);
             Some(state)
         });
     }
@@ -103,12 +104,19 @@ impl Publisher {
     /// Publishes what is known of several sources, at once.
     pub fn sources(&self, all: impl IntoIterator<Item = (Source, SourceState)>) {
         self.change(|before| {
-            let news = |(source, known): &(Source, SourceState)| before.sources.get(source) != Some(known);
-            let mut news = all.into_iter().filter(news).peekable();
-            news.peek()?;
-            let mut state = before.clone();
-            state.sources.extend(news);
-            Some(state)
+            let mut changed = None;
+            for (source, known) in all {
+                let same = before.sources.get(&source) == Some(&known);
+                if same && !is_news(before, Some(&source)) {
+                    continue;
+                }
+                let state = changed.get_or_insert_with(|| before.clone());
+                note_listed(state, Some(&source));
+                if !same {
+                    state.sources.insert(source, known);
+                }
+            }
+            changed
         });
     }
 
@@ -116,6 +124,7 @@ impl Publisher {
     pub fn forget(&self, source: &Source) {
         self.change(|before| {
             let mut state = before.sources.contains_key(source).then(|| before.clone())?;
+            state.listed.remove(&Some(source.clone()));
             state.sources.remove(source);
             Some(state)
         });
@@ -133,6 +142,25 @@ impl Publisher {
         let updates = &self.status.updates;
         let counter = if applied { &updates.applied } else { &updates.unchanged };
         counter.fetch_add(1, Relaxed);
+    }
+}
+
+/// A state in which a part is noted as published, where that is news: for the first time since the registry went back
+/// or was exchanged.
+fn listed_again(before: &ProviderState, part: Option<&Source>) -> Option<ProviderState> {
+    let mut state = is_news(before, part).then(|| before.clone())?;
+    note_listed(&mut state, part);
+    Some(state)
+}
+
+fn is_news(state: &ProviderState, part: Option<&Source>) -> bool {
+    let now = state.disbeliefs();
+    now > 0 && state.listed.get(&part.cloned()) != Some(&now)
+}
+
+fn note_listed(state: &mut ProviderState, part: Option<&Source>) {
+    if is_news(state, part) {
+        state.listed.insert(part.cloned(), state.disbeliefs());
     }
 }
 

@@ -27,11 +27,19 @@ pub struct ProviderState {
     pub regressions: u64,
     /// How often one of its watches met servers with other ids than before.
     pub other_servers: u64,
+    /// After how many [disbeliefs](Self::disbeliefs) each source (`None`: the documents) was published last; empty before
+    /// the first. What a registry that went back lists as before is news: it has it still.
+    pub listed: BTreeMap<Option<Source>, u64>,
     /// What of the above is not the registry's word. Watches leave it empty; control fills it.
     pub kept: Kept,
 }
 
 impl ProviderState {
+    /// How often it turned out to be another registry than the one known, by its counter or by its servers.
+    pub fn disbeliefs(&self) -> u64 {
+        self.regressions + self.other_servers
+    }
+
     /// How many of its sources and documents hold back what their registry lost.
     pub fn held(&self) -> usize {
         let sources = self.sources.values().filter(|source| source.origin == Origin::Held).count();

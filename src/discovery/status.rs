@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::spec::name::ProviderId;
 
@@ -29,7 +30,8 @@ pub enum WatchState {
 #[derive(Debug)]
 pub struct WatchStatus {
     state: Mutex<WatchState>,
-    verified_at_ms: AtomicU64,
+    /// By a clock that nobody sets, as all ages must be.
+    verified_at: Mutex<Option<Instant>>,
     index: AtomicU64,
     sessions: AtomicU64,
     polled: AtomicBool,
@@ -41,11 +43,12 @@ pub struct WatchStatus {
 
 impl WatchStatus {
     fn beginning(remembered: Option<&(SystemTime, u64)>, turns: watch::Sender<u64>) -> Self {
-        let (at, index) = remembered.map_or((0, 0), |(at, index)| (millis(*at), *index));
+        // An earlier process can be told from by the wall clock alone; from now on it ages by ours.
+        let verified_at = remembered.and_then(|(at, _)| Instant::now().checked_sub(at.elapsed().unwrap_or_default()));
         Self {
             state: Mutex::new(WatchState::Starting),
-            verified_at_ms: AtomicU64::new(at),
-            index: AtomicU64::new(index),
+            verified_at: Mutex::new(verified_at),
+            index: AtomicU64::new(remembered.map_or(0, |(_, index)| *index)),
             sessions: AtomicU64::new(0),
             polled: AtomicBool::new(false),
             shared: Mutex::new(None),
@@ -54,8 +57,11 @@ impl WatchStatus {
     }
 
     /// An authoritative answer confirmed what is known as of `at` (the start of the request that was answered).
-    pub fn confirmed(&self, at: SystemTime) {
-        self.verified_at_ms.fetch_max(millis(at), Relaxed);
+    pub fn confirmed(&self, at: Instant) {
+        {
+            let mut verified_at = self.verified_at.lock().unwrap_or_else(PoisonError::into_inner);
+            *verified_at = (*verified_at).max(Some(at));
+        }
         self.set_state(WatchState::Live);
     }
 
@@ -69,12 +75,18 @@ impl WatchStatus {
         self.shared().map_or_else(|| self.index.load(Relaxed), |shared| shared.index())
     }
 
-    /// When what is known was last confirmed.
-    pub fn verified_at(&self) -> Option<SystemTime> {
-        match self.shared() {
-            Some(shared) => shared.verified_at(),
-            None => time_of(self.verified_at_ms.load(Relaxed)),
+    /// How long ago what is known was last confirmed.
+    pub fn age(&self) -> Option<Duration> {
+        if let Some(shared) = self.shared() {
+            return shared.age();
         }
+        let verified_at = *self.verified_at.lock().unwrap_or_else(PoisonError::into_inner);
+        verified_at.map(|at| at.elapsed())
+    }
+
+    /// When that was, by the wall clock as it is now.
+    pub fn verified_at(&self) -> Option<SystemTime> {
+        SystemTime::now().checked_sub(self.age()?)
     }
 
     /// Sessions begun: 1, and one more for each reconnect.
@@ -117,7 +129,8 @@ impl WatchStatus {
     fn separate(&self) {
         let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(shared) = shared {
-            self.verified_at_ms.store(shared.verified_at_ms.load(Relaxed), Relaxed);
+            let verified_at = *shared.verified_at.lock().unwrap_or_else(PoisonError::into_inner);
+            *self.verified_at.lock().unwrap_or_else(PoisonError::into_inner) = verified_at;
             self.set_index(shared.index());
             *self.state.lock().unwrap_or_else(PoisonError::into_inner) = WatchState::Starting;
         }
@@ -167,6 +180,53 @@ pub struct Cost {
     pub wakeups: AtomicU64,
     /// Bytes of all of them, decompressed; of etcd those of keys and values.
     pub bytes: AtomicU64,
+    /// The connections to it.
+    pub connections: Arc<Connections>,
+}
+
+/// Connections to a registry.
+#[derive(Debug, Default)]
+pub struct Connections {
+    opened: AtomicU64,
+    closed: AtomicU64,
+    /// Whether the client that opens them tells when one is closed.
+    followed: AtomicBool,
+}
+
+/// A connection whose end is noticed: it is over when this is dropped.
+#[derive(Debug)]
+pub struct Open(Arc<Connections>);
+
+impl Connections {
+    /// One was opened, and nobody will tell when it is closed.
+    pub(super) fn opens(&self) {
+        self.opened.fetch_add(1, Relaxed);
+    }
+
+    /// One was opened.
+    pub fn open(self: &Arc<Self>) -> Open {
+        self.followed.store(true, Relaxed);
+        self.opens();
+        Open(Arc::clone(self))
+    }
+
+    /// How many were opened since the start.
+    pub fn opened(&self) -> u64 {
+        self.opened.load(Relaxed)
+    }
+
+    /// How many are open now; `None` where nobody tells when one is closed, or none was opened yet.
+    pub fn now(&self) -> Option<u64> {
+        // In this order: one that is closed meanwhile is not subtracted before it was added.
+        let closed = self.closed.load(Relaxed);
+        self.followed.load(Relaxed).then(|| self.opened().saturating_sub(closed))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.closed.fetch_add(1, Relaxed);
+    }
 }
 
 impl Cost {

@@ -32,6 +32,8 @@ pub enum ProxyError {
     SlowBody,
     /// The body is larger than the listener allows.
     BodyTooLarge,
+    /// The request has more headers than the listener allows.
+    HeadersTooLarge,
     /// The request is malformed or could be read in two ways.
     BadRequest,
 }
@@ -48,6 +50,7 @@ impl ProxyError {
             Self::ClientGone => CLIENT_CLOSED_REQUEST,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BadRequest => StatusCode::BAD_REQUEST,
         }
     }
@@ -67,6 +70,7 @@ impl ProxyError {
             Self::ClientGone => Flag::DownstreamConnectionTermination,
             Self::SlowBody => Flag::RequestTimeout,
             Self::BodyTooLarge => Flag::BodyLimit,
+            Self::HeadersTooLarge => Flag::HeaderLimit,
             Self::BadRequest => Flag::DownstreamProtocolError,
         }
     }
@@ -85,6 +89,7 @@ impl ProxyError {
             Self::ClientGone => "client_gone",
             Self::SlowBody => "request_timeout",
             Self::BodyTooLarge => "body_too_large",
+            Self::HeadersTooLarge => "headers_too_large",
             Self::BadRequest => "bad_request",
         }
     }
@@ -92,7 +97,7 @@ impl ProxyError {
     /// Whether the client's connection cannot be used any further.
     pub fn closes(self) -> bool {
         match self {
-            Self::ClientGone | Self::SlowBody | Self::BodyTooLarge | Self::BadRequest => true,
+            Self::ClientGone | Self::SlowBody | Self::BodyTooLarge | Self::HeadersTooLarge | Self::BadRequest => true,
             Self::NoRoute
             | Self::NoEndpoint
             | Self::Denied
@@ -117,6 +122,7 @@ impl ProxyError {
             | Self::ClientGone
             | Self::SlowBody
             | Self::BodyTooLarge
+            | Self::HeadersTooLarge
             | Self::BadRequest => None,
         }
     }

@@ -20,6 +20,8 @@ pub const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-po
 pub const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 /// `x-request-id`
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// `x-forwarded-client-cert`: Envoy's, for who a client proved to be.
+pub const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// `traceparent` (W3C Trace Context)
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// `x-fleetgate-flag`: the flag of an answer the gateway made.
@@ -27,5 +29,7 @@ pub const X_FLEETGATE_FLAG: HeaderName = HeaderName::from_static("x-fleetgate-fl
 
 /// How the gateway names itself in `Via` (RFC 9110, 7.6.3), on messages it received as HTTP/1.1.
 pub const VIA: HeaderValue = HeaderValue::from_static("1.1 fleetgate");
+/// Likewise for HTTP/2.
+pub const VIA_2: HeaderValue = HeaderValue::from_static("2.0 fleetgate");
 /// Likewise for HTTP/1.0.
 pub const VIA_10: HeaderValue = HeaderValue::from_static("1.0 fleetgate");

@@ -2,16 +2,21 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::error::SendError;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::connection;
+use super::crowd::{Full, Seat};
+use super::headers::trusts;
 use super::plane::Stop;
 use super::worker::{LocalListener, Peers, Worker};
+use crate::snapshot::Snapshot;
 
 /// A connection on its way to another worker.
 #[derive(Debug)]
@@ -19,18 +24,31 @@ pub(super) struct Accepted {
     pub(super) listener: usize,
     pub(super) stream: std::net::TcpStream,
     pub(super) address: SocketAddr,
+    pub(super) seat: Seat,
 }
 
 /// After an error that all connections share (no descriptors left), accepting pauses.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts until the gateway drains, and then what is queued already.
+/// How long connections wait for the first snapshot that has everything; longer than registries have to answer before
+/// what was saved is served.
+const FIRST_READ: Duration = Duration::from_secs(3);
+
+/// Accepts until the gateway drains, and then what is queued already. Until it is known what there is, or for
+/// [`FIRST_READ`], connections wait in the socket's queue: a start must not tell clients that a route is not there which
+/// was only not read yet.
 pub(super) async fn accept(
     worker: Rc<Worker>,
     listener: Rc<LocalListener>,
     socket: TcpListener,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
     mut stop: watch::Receiver<Stop>,
 ) {
+    tokio::select! {
+        _ = timeout(FIRST_READ, snapshots.wait_for(|snapshot| snapshot.is_settled())) => worker.catch_up(),
+        _ = stop.wait_for(|stop| matches!(stop, Stop::Drain { .. })) => {}
+    }
+    drop(snapshots);
     loop {
         let accepted = tokio::select! {
             biased;
@@ -55,12 +73,20 @@ fn is_of_one_connection(error: &std::io::Error) -> bool {
 }
 
 fn place(worker: &Rc<Worker>, listener: &Rc<LocalListener>, stream: TcpStream, address: SocketAddr) {
-    let all: u32 = worker.peers.connections.iter().map(|count| count.load(Relaxed)).sum();
-    if all >= listener.settings.max_connections {
+    // A proxy that is trusted carries many clients.
+    let counted = !trusts(&listener.settings.trusted_proxies, address.ip().to_canonical());
+    let seat = match worker.peers.crowds[listener.index].admit(address.ip(), counted) {
+        Ok(seat) => seat,
         // Closing at once is kinder than letting it wait for a place that may never come.
-        tracing::debug!(listener = %listener.name, "max_connections is reached: a connection was closed");
-        return;
-    }
+        Err(full) => {
+            let limit = match full {
+                Full::Listener => "max_connections",
+                Full::Client => "max_connections_per_client",
+            };
+            tracing::debug!(listener = %listener.name, client = %address, "{limit} is reached: a connection was closed");
+            return;
+        }
+    };
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!("a client's connection is gone already: {error}");
         return;
@@ -68,12 +94,12 @@ fn place(worker: &Rc<Worker>, listener: &Rc<LocalListener>, stream: TcpStream, a
     match calmer_worker(&worker.peers, worker.index) {
         None => {
             worker.peers.connections[worker.index].fetch_add(1, Relaxed);
-            connection::spawn(worker, listener, stream, address);
+            connection::spawn(worker, listener, stream, address, seat);
         }
         Some(calmer) => {
             let Ok(stream) = stream.into_std() else { return };
             worker.peers.connections[calmer].fetch_add(1, Relaxed);
-            let accepted = Accepted { listener: listener.index, stream, address };
+            let accepted = Accepted { listener: listener.index, stream, address, seat };
             if let Err(SendError(accepted)) = worker.peers.hand_over[calmer].send(accepted) {
                 // The other one has ended already: the gateway drains.
                 worker.peers.connections[calmer].fetch_sub(1, Relaxed);
@@ -86,9 +112,9 @@ fn place(worker: &Rc<Worker>, listener: &Rc<LocalListener>, stream: TcpStream, a
 
 /// Serves a connection that another worker accepted; it is counted already.
 pub(super) fn take(worker: &Rc<Worker>, accepted: Accepted) {
-    let Accepted { listener, stream, address } = accepted;
+    let Accepted { listener, stream, address, seat } = accepted;
     match TcpStream::from_std(stream) {
-        Ok(stream) => connection::spawn(worker, &worker.listeners[listener], stream, address),
+        Ok(stream) => connection::spawn(worker, &worker.listeners[listener], stream, address, seat),
         Err(error) => {
             worker.peers.connections[worker.index].fetch_sub(1, Relaxed);
             tracing::warn!("cannot take over a connection: {error}");

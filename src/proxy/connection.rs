@@ -1,5 +1,6 @@
 //! Defines a client's connection: served by hyper, watched for clients that are silent or slow.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,28 +11,70 @@ use std::time::SystemTime;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use super::crowd::Seat;
 use super::headers::Peer;
+use super::http2::{PREFACE, Streams, serve_http2};
 use super::serve::serve;
+use super::tls::{Shaken, shake};
 use super::wire::Wire;
 use super::worker::{LocalListener, Worker};
 use crate::exchange::Flag;
 use crate::telemetry::access_log::Record;
 
-/// A client's connection, as its exchanges see it. It is listed and counted until the last of them has let go.
+/// A client's connection in the worker's list. It is listed and counted until this goes.
 #[derive(Debug)]
-pub(super) struct ClientConnection {
+struct Place {
     worker: Rc<Worker>,
     entry: usize,
+    listener: Rc<LocalListener>,
+    _seat: Seat,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.worker.connection_ends(&self.listener, self.entry);
+    }
+}
+
+/// A client's connection, as its exchanges see it. It keeps its place until the last of them has let go.
+#[derive(Debug)]
+pub(super) struct ClientConnection {
+    place: Place,
     pub(super) listener: Rc<LocalListener>,
     pub(super) peer: Peer,
     pub(super) phase: Arc<Phase>,
+    exchanges: Cell<usize>,
+    /// Where it speaks HTTP/2.
+    pub(super) streams: Option<Rc<Streams>>,
 }
 
-impl Drop for ClientConnection {
-    fn drop(&mut self) {
-        self.worker.connection_ends(&self.listener, self.entry);
+impl ClientConnection {
+    /// An exchange begins.
+    pub(super) fn exchange_begins(&self) {
+        self.exchanges.set(self.exchanges.get() + 1);
+        self.phase.busy();
+        if let Some(streams) = &self.streams {
+            streams.begins();
+        }
+    }
+
+    /// An exchange is over; `given_up`: the client took it back at once.
+    pub(super) fn exchange_ends(&self, given_up: bool) {
+        self.exchanges.set(self.exchanges.get() - 1);
+        let Some(streams) = &self.streams else {
+            self.phase.idle();
+            return;
+        };
+        if self.exchanges.get() == 0 {
+            self.phase.rest();
+        }
+        if streams.ends(given_up) {
+            tracing::debug!(listener = %self.listener.name, client = %self.peer.address, "a client gives up most of its requests: its connection is closed");
+            self.place.worker.connection_breaks(self.place.entry);
+        }
     }
 }
 
@@ -49,6 +92,8 @@ pub(super) struct Phase {
 const IDLE: u8 = 0;
 const HEAD: u8 = 1;
 const BUSY: u8 = 2;
+/// Idle, where bytes are not the beginning of a request.
+const REST: u8 = 3;
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +121,11 @@ impl Phase {
     /// An exchange is over.
     pub(super) fn idle(&self) {
         self.enter(IDLE);
+    }
+
+    /// No exchange is under way on a connection that carries many.
+    pub(super) fn rest(&self) {
+        self.enter(REST);
     }
 
     /// An exchange begins.
@@ -108,7 +158,7 @@ impl Phase {
     /// What the connection is doing, and for how many seconds.
     pub(super) fn now(&self) -> (Doing, u32) {
         let doing = match self.kind.load(Relaxed) {
-            IDLE => Doing::Idle,
+            IDLE | REST => Doing::Idle,
             HEAD => Doing::Head,
             _ => Doing::Busy,
         };
@@ -117,32 +167,67 @@ impl Phase {
 }
 
 /// Serves a client's connection to its end, as a task of its own.
-pub(super) fn spawn(worker: &Rc<Worker>, listener: &Rc<LocalListener>, stream: TcpStream, address: SocketAddr) {
+pub(super) fn spawn(
+    worker: &Rc<Worker>,
+    listener: &Rc<LocalListener>,
+    stream: TcpStream,
+    address: SocketAddr,
+    seat: Seat,
+) {
     let phase = Phase::new(&worker.clock);
     let entry = worker.connection_begins(listener, Arc::clone(&phase));
-    let connection = Rc::new(ClientConnection {
-        worker: Rc::clone(worker),
-        entry,
-        listener: Rc::clone(listener),
-        peer: Peer::new(address.ip(), &listener.settings.trusted_proxies),
-        phase: Arc::clone(&phase),
-    });
-    let io = TokioIo::new(Wire::new(stream, phase));
-    let task = {
-        let worker = Rc::clone(worker);
-        async move {
-            let service = {
-                let (worker, connection) = (Rc::clone(&worker), Rc::clone(&connection));
-                service_fn(move |request| serve(Rc::clone(&worker), Rc::clone(&connection), request))
-            };
-            let served = builder(&connection.listener).serve_connection(io, service).with_upgrades().await;
-            if let Err(error) = served {
-                refused_by_hyper(&worker, &connection, &error);
-            }
+    let place = Place { worker: Rc::clone(worker), entry, listener: Rc::clone(listener), _seat: seat };
+    let mut wire = Wire::new(stream, Arc::clone(&phase));
+    let peer = Peer::new(address.ip(), &listener.settings.trusted_proxies);
+    let task = tokio::task::spawn_local(async move {
+        if place.listener.tls.is_some() {
+            // On the heap: what plain connections do not need takes no room of theirs.
+            Box::pin(over_tls(place, phase, peer, wire)).await;
+        } else if place.listener.settings.http2 && wire.begins_with(PREFACE).await {
+            Box::pin(http2(place, phase, peer, wire)).await;
+        } else {
+            http1(place, phase, peer, wire).await;
         }
-    };
-    let task = tokio::task::spawn_local(task);
+    });
     worker.connection_runs(entry, task.abort_handle());
+}
+
+async fn over_tls(place: Place, phase: Arc<Phase>, peer: Peer, wire: Wire) {
+    let (worker, listener) = (Rc::clone(&place.worker), Rc::clone(&place.listener));
+    let Some((front, handshakes)) = &listener.tls else { return };
+    let certificates = || Arc::clone(&worker.local().certificates);
+    let shaken = shake(front, certificates, handshakes, &worker.signing, wire).await;
+    let Some(Shaken { stream, http2: multiplexed, certificate }) = shaken else { return };
+    let peer = peer.over_tls(certificate);
+    if multiplexed {
+        http2(place, phase, peer, stream).await;
+    } else {
+        http1(place, phase, peer, stream).await;
+    }
+}
+
+async fn http1(place: Place, phase: Arc<Phase>, peer: Peer, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    let (worker, listener) = (Rc::clone(&place.worker), Rc::clone(&place.listener));
+    let connection = ClientConnection { place, listener, peer, phase, exchanges: Cell::new(0), streams: None };
+    let connection = Rc::new(connection);
+    let service = {
+        let (worker, connection) = (Rc::clone(&worker), Rc::clone(&connection));
+        service_fn(move |request| serve(Rc::clone(&worker), Rc::clone(&connection), request))
+    };
+    let served = builder(&connection.listener).serve_connection(TokioIo::new(io), service).with_upgrades().await;
+    if let Err(error) = served {
+        refused_by_hyper(&worker, &connection, &error);
+    }
+}
+
+async fn http2(place: Place, phase: Arc<Phase>, peer: Peer, io: impl AsyncRead + AsyncWrite + Unpin + 'static) {
+    let (worker, listener) = (Rc::clone(&place.worker), Rc::clone(&place.listener));
+    let streams = Rc::<Streams>::default();
+    worker.connection_multiplexes(place.entry, &streams);
+    phase.rest();
+    let (exchanges, own) = (Cell::new(0), Some(Rc::clone(&streams)));
+    let connection = ClientConnection { place, listener, peer, phase, exchanges, streams: own };
+    serve_http2(worker, Rc::new(connection), streams, io).await;
 }
 
 fn builder(listener: &LocalListener) -> http1::Builder {

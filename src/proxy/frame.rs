@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,6 +15,7 @@ use hyper::body::Incoming;
 
 use super::connection::ClientConnection;
 use super::headers::{Noted, trace_id};
+use super::http2::Streams;
 use super::kept::Connection;
 use super::local::{LocalEndpoint, LocalRoute, LocalUpstream};
 use super::tunnel::Carried;
@@ -23,6 +25,9 @@ use crate::exchange::error::CLIENT_CLOSED_REQUEST;
 use crate::exchange::header::TRACEPARENT;
 use crate::exchange::{Body, Flag, Flow};
 use crate::telemetry::access_log::Record;
+
+/// An exchange that its client ends this soon was not wanted: whoever means it waits for longer.
+const GIVEN_UP_AT_ONCE: Duration = Duration::from_millis(100);
 
 /// One exchange, from its head to its end. Dropping it ends it.
 #[derive(Debug)]
@@ -184,7 +189,11 @@ impl Frame {
             method: self.method.as_str(),
             host: self.host.as_ref().map_or(&[], HeaderValue::as_bytes),
             path: self.target_uri.as_ref().map_or("", PathAndQuery::path),
-            protocol: if self.version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
+            protocol: match self.version {
+                Version::HTTP_10 => "HTTP/1.0",
+                Version::HTTP_2 => "HTTP/2.0",
+                _ => "HTTP/1.1",
+            },
             status,
             flag,
             route: self.route.as_ref().map_or("", |route| &route.route.label),
@@ -212,7 +221,8 @@ impl Drop for Frame {
         self.tell(now);
         self.return_lease(now);
         self.leave_endpoint();
-        self.connection.phase.idle();
+        let given_up = self.status == 0 && now.saturating_duration_since(self.started) < GIVEN_UP_AT_ONCE;
+        self.connection.exchange_ends(given_up);
         self.worker.exchange_ends();
     }
 }
@@ -223,16 +233,31 @@ pub(super) struct Outgoing {
     body: Body<Connection>,
     /// `None` for a response whose exchange goes on without it: an upgrade.
     frame: Option<Box<Frame>>,
+    /// Its place among the responses of an HTTP/2 connection, whose client may take some and not this one.
+    sending: Option<usize>,
 }
 
 impl Outgoing {
     pub(super) fn new(body: Body<Connection>, frame: Option<Box<Frame>>) -> Self {
-        Self { body, frame }
+        let sending = frame.as_ref().and_then(|frame| {
+            let streams = frame.connection.streams.as_ref()?;
+            Some(streams.sends(frame.worker.clock.load(Relaxed)))
+        });
+        Self { body, frame, sending }
+    }
+
+    /// The response's place, and where that is.
+    fn sending(&self) -> Option<(&Frame, &Streams, usize)> {
+        let (frame, place) = (self.frame.as_ref()?, self.sending?);
+        Some((frame, frame.connection.streams.as_deref()?, place))
     }
 }
 
 impl Drop for Outgoing {
     fn drop(&mut self) {
+        if let Some((_, streams, place)) = self.sending() {
+            streams.over(place);
+        }
         if let Some(frame) = &mut self.frame
             && let Some(connection) = std::mem::take(&mut self.body).into_source()
         {
@@ -246,7 +271,20 @@ impl http_body::Body for Outgoing {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<BodyFrame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+        let this = self.get_mut();
+        if this.sending.is_none() {
+            return Pin::new(&mut this.body).poll_frame(cx);
+        }
+        if let Some((_, streams, place)) = this.sending() {
+            streams.took(place);
+        }
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        if polled.is_ready()
+            && let Some((frame, streams, place)) = this.sending()
+        {
+            streams.sent(place, frame.worker.clock.load(Relaxed));
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

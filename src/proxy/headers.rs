@@ -7,8 +7,8 @@ use ipnet::IpNet;
 
 use super::outbound::Added;
 use crate::exchange::header::{
-    KEEP_ALIVE, PROXY_CONNECTION, VIA, VIA_10, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO,
-    X_REAL_IP, X_REQUEST_ID,
+    KEEP_ALIVE, PROXY_CONNECTION, VIA, VIA_2, VIA_10, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_HOST,
+    X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REAL_IP, X_REQUEST_ID,
 };
 
 /// Longest `X-Request-Id` that is kept, in bytes.
@@ -28,7 +28,7 @@ impl Noted {
     pub(super) const OLD_HOP: Self = Self(1 << 4);
     pub(super) const EXPECT: Self = Self(1 << 5);
     pub(super) const X_REQUEST_ID: Self = Self(1 << 6);
-    /// `forwarded`, `x-forwarded-*`, `x-real-ip`.
+    /// `forwarded`, `x-forwarded-for` and its kin, `x-forwarded-client-cert`, `x-real-ip`.
     pub(super) const CLAIMS: Self = Self(1 << 7);
     pub(super) const CONTENT_LENGTH: Self = Self(1 << 8);
     pub(super) const HOST: Self = Self(1 << 9);
@@ -52,7 +52,12 @@ impl Noted {
             "keep-alive" | "proxy-connection" | "http2-settings" => Self::OLD_HOP,
             "expect" => Self::EXPECT,
             "x-request-id" => Self::X_REQUEST_ID,
-            "forwarded" | "x-forwarded-for" | "x-forwarded-host" | "x-forwarded-port" | "x-forwarded-proto"
+            "forwarded"
+            | "x-forwarded-client-cert"
+            | "x-forwarded-for"
+            | "x-forwarded-host"
+            | "x-forwarded-port"
+            | "x-forwarded-proto"
             | "x-real-ip" => Self::CLAIMS,
             "content-length" => Self::CONTENT_LENGTH,
             "host" => Self::HOST,
@@ -155,7 +160,11 @@ pub(super) fn may_trail(name: &HeaderName) -> bool {
 
 /// How the gateway says in `Via` that it was here (RFC 9110, 7.6.3).
 pub(super) fn via(received: Version) -> HeaderValue {
-    if received == Version::HTTP_10 { VIA_10 } else { VIA }
+    match received {
+        Version::HTTP_10 => VIA_10,
+        Version::HTTP_2 => VIA_2,
+        _ => VIA,
+    }
 }
 
 /// What is known of a client connection, ready to be put into each of its requests.
@@ -164,6 +173,10 @@ pub(super) struct Peer {
     pub(super) address: IpAddr,
     text: HeaderValue,
     trusted: bool,
+    proto: HeaderValue,
+    /// Whether its certificate was asked for, so that nobody else's word on it counts.
+    verified: bool,
+    certificate: Option<HeaderValue>,
 }
 
 impl Peer {
@@ -171,7 +184,23 @@ impl Peer {
         let address = address.to_canonical();
         // An address is always a valid header value.
         let text = HeaderValue::from_str(&address.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
-        Self { address, text, trusted: trusts(trusted_proxies, address) }
+        let trusted = trusts(trusted_proxies, address);
+        Self { address, text, trusted, proto: HTTP, verified: false, certificate: None }
+    }
+
+    /// The same, over TLS. `certificate`: its certificate was asked for, and what is to be told of the one it showed.
+    pub(super) fn over_tls(self, certificate: Option<Option<HeaderValue>>) -> Self {
+        Self { proto: HTTPS, verified: certificate.is_some(), certificate: certificate.flatten(), ..self }
+    }
+
+    /// Whether it speaks TLS with us.
+    pub(super) fn is_over_tls(&self) -> bool {
+        self.proto == HTTPS
+    }
+
+    /// Whether a trusted proxy in front says that its client speaks TLS with it.
+    pub(super) fn came_by_https(&self, headers: &HeaderMap) -> bool {
+        self.trusted && headers.get(X_FORWARDED_PROTO).is_some_and(|proto| proto == HTTPS)
     }
 
     /// The client's address: the peer's, or the last one in `X-Forwarded-For` that no trusted proxy has.
@@ -196,9 +225,12 @@ impl Peer {
     pub(super) fn forward(&self, headers: &mut HeaderMap, noted: Noted, host: Option<&HeaderValue>, added: &mut Added) {
         if !noted.has(Noted::CLAIMS) {
             added.put(X_FORWARDED_FOR, self.text.clone());
-            added.put(X_FORWARDED_PROTO, HTTP);
+            added.put(X_FORWARDED_PROTO, self.proto.clone());
             if let Some(host) = host {
                 added.put(X_FORWARDED_HOST, host.clone());
+            }
+            if let Some(certificate) = &self.certificate {
+                added.put(X_FORWARDED_CLIENT_CERT, certificate.clone());
             }
             return;
         }
@@ -209,9 +241,15 @@ impl Peer {
                 headers.remove(name);
             }
         }
+        if !self.trusted || self.verified {
+            headers.remove(X_FORWARDED_CLIENT_CERT);
+        }
+        if let Some(certificate) = &self.certificate {
+            added.put(X_FORWARDED_CLIENT_CERT, certificate.clone());
+        }
         added.put(X_FORWARDED_FOR, line);
         if !headers.contains_key(X_FORWARDED_PROTO) {
-            added.put(X_FORWARDED_PROTO, HTTP);
+            added.put(X_FORWARDED_PROTO, self.proto.clone());
         }
         if let Some(host) = host
             && !headers.contains_key(X_FORWARDED_HOST)
@@ -230,8 +268,9 @@ impl Peer {
 }
 
 const HTTP: HeaderValue = HeaderValue::from_static("http");
+const HTTPS: HeaderValue = HeaderValue::from_static("https");
 
-fn trusts(proxies: &[IpNet], address: IpAddr) -> bool {
+pub(super) fn trusts(proxies: &[IpNet], address: IpAddr) -> bool {
     proxies.iter().any(|network| network.contains(&address))
 }
 
@@ -345,6 +384,7 @@ mod tests {
             ("x-forwarded-host", "public.example"),
             ("forwarded", "for=6.6.6.6"),
             ("x-real-ip", "6.6.6.6"),
+            ("x-forwarded-client-cert", "Hash=1"),
         ]);
         let host = HeaderValue::from_static("a.example");
 
@@ -356,6 +396,13 @@ mod tests {
             (&map[X_FORWARDED_PROTO], &map[X_FORWARDED_HOST]),
             (&"https".parse().expect("a value"), &"public.example".parse().expect("a value"))
         );
+        assert_eq!(map[X_FORWARDED_CLIENT_CERT], "Hash=1");
+        // Where certificates are asked for, nobody else tells of them.
+        let verified = |shown| Peer::new(proxy.address, &trusted).over_tls(Some(shown));
+        let shown = HeaderValue::from_static("Hash=2");
+        let map = forwarded(&verified(Some(shown.clone())), &claimed, &host);
+        assert_eq!(map.get_all(X_FORWARDED_CLIENT_CERT).iter().collect::<Vec<_>>(), [&shown]);
+        assert!(!forwarded(&verified(None), &claimed, &host).contains_key(X_FORWARDED_CLIENT_CERT));
 
         let stranger = Peer::new("::ffff:9.9.9.9".parse().expect("an address"), &trusted);
         assert_eq!(stranger.client(&claimed, &trusted).to_string(), "9.9.9.9");
@@ -363,7 +410,9 @@ mod tests {
             let map = forwarded(&stranger, &claimed, &host);
             assert_eq!(map[X_FORWARDED_FOR], "9.9.9.9");
             assert_eq!((&map[X_FORWARDED_PROTO], &map[X_FORWARDED_HOST]), (&HTTP, &host));
-            assert!(!map.contains_key(header::FORWARDED) && !map.contains_key(X_REAL_IP));
+            for name in [header::FORWARDED, X_REAL_IP, X_FORWARDED_CLIENT_CERT] {
+                assert!(!map.contains_key(&name), "{name}");
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::balance::Pool;
 use super::kept::Kept;
-use crate::snapshot::{EndpointState, Route, RouteTable, Snapshot, Upstream};
+use crate::snapshot::{Certificates, EndpointState, Route, RouteTable, Snapshot, Upstream};
 use crate::spec::name::Name;
 use crate::telemetry::stats::{
     AttemptResult, ConnectionState, Counter, Gauge, Histogram, RequestCounters, WorkerStats,
@@ -19,6 +19,7 @@ use crate::telemetry::stats::{
 pub(super) struct LocalSnapshot {
     routes: Rc<LocalRoutes>,
     upstreams: Vec<Option<Rc<LocalUpstream>>>,
+    pub(super) certificates: Arc<Certificates>,
 }
 
 /// The routes of a table, each made local on first use.
@@ -31,7 +32,8 @@ struct LocalRoutes {
 impl LocalSnapshot {
     /// The view of a worker that knows nothing yet.
     pub(super) fn empty() -> Self {
-        Self { routes: Rc::new(LocalRoutes { table: Arc::default(), routes: Vec::new() }), upstreams: Vec::new() }
+        let routes = Rc::new(LocalRoutes { table: Arc::default(), routes: Vec::new() });
+        Self { routes, upstreams: Vec::new(), certificates: Arc::default() }
     }
 
     /// The view of a new snapshot. What is unchanged stays as it is, and every endpoint that lives on keeps its
@@ -56,7 +58,7 @@ impl LocalSnapshot {
                 })
             })
             .collect();
-        Self { routes, upstreams }
+        Self { routes, upstreams, certificates: Arc::clone(&snapshot.certificates) }
     }
 
     /// The table requests are matched by.

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
+use super::crowd::Crowd;
 use super::listener::Bound;
+use super::tls::TlsFront;
 use super::worker::{self, Peers, Start};
 use crate::snapshot::Snapshot;
 use crate::spec::name::Name;
@@ -27,6 +29,19 @@ pub(super) enum Stop {
     },
 }
 
+/// A listener that is bound.
+#[derive(Debug)]
+pub struct Front {
+    /// Its name.
+    pub name: Name,
+    /// Its settings.
+    pub settings: Listener,
+    /// Its sockets.
+    pub bound: Bound,
+    /// Its TLS, where the settings ask for it.
+    pub tls: Option<TlsFront>,
+}
+
 /// All workers.
 #[derive(Debug)]
 pub struct DataPlane {
@@ -41,19 +56,23 @@ impl DataPlane {
     /// When the system has no threads left.
     pub fn start(
         workers: usize,
-        mut listeners: Vec<(Name, Listener, Bound)>,
+        mut listeners: Vec<Front>,
         snapshot: &watch::Receiver<Arc<Snapshot>>,
         stats: &WorkersStats,
         log: &Writer,
     ) -> io::Result<Self> {
         let (stop, stopped) = watch::channel(Stop::No);
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
-        let peers = Peers { connections: (0..workers).map(|_| AtomicU32::new(0)).collect(), hand_over: senders.into() };
+        let peers = Peers {
+            connections: (0..workers).map(|_| AtomicU32::new(0)).collect(),
+            hand_over: senders.into(),
+            crowds: listeners.iter().map(|front| Crowd::new(&front.settings)).collect(),
+        };
         let mut threads = Vec::with_capacity(workers);
         for (index, handed) in receivers.into_iter().enumerate() {
-            let sockets = listeners.iter_mut().filter_map(|(name, settings, bound)| {
-                let socket = bound.sockets.pop()?;
-                Some((name.clone(), settings.clone(), socket))
+            let sockets = listeners.iter_mut().filter_map(|front| {
+                let socket = front.bound.sockets.pop()?;
+                Some((front.name.clone(), front.settings.clone(), front.tls.clone(), socket))
             });
             threads.push(worker::spawn(Start {
                 index,

@@ -34,7 +34,7 @@ pub(super) async fn serve(
     connection: Rc<ClientConnection>,
     request: Request<Incoming>,
 ) -> Result<Response<Outgoing>, Infallible> {
-    connection.phase.busy();
+    connection.exchange_begins();
     let noted = Noted::of(request.headers());
     let mut frame = Frame::new(&worker, &connection, &request, noted);
     let mut response = match answer(&mut frame, request, noted).await {
@@ -48,7 +48,8 @@ pub(super) async fn serve(
         Err(error) => refuse(&mut frame, error),
     };
     frame.status = response.status().as_u16();
-    if worker.is_draining() {
+    // HTTP/2 says it once for the connection, by GOAWAY.
+    if worker.is_draining() && frame.version != Version::HTTP_2 {
         response.headers_mut().insert(header::CONNECTION, CLOSE);
     }
     Ok(response.map(|body| Outgoing::new(body, Some(frame))))
@@ -75,6 +76,12 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
         tracing::debug!(listener = %connection.listener.name, client = %frame.client, "refused a request: {reason}");
         error
     })?;
+    if let Some(redirect) = &listener.redirect_to_https
+        && !connection.peer.came_by_https(request.headers())
+    {
+        let location = passed.https_location(&request, redirect)?;
+        return steps::to_https(frame, redirect, location).map(Answer::Response);
+    }
     frame.client = connection.peer.client(request.headers(), &listener.trusted_proxies);
 
     let (route, target, mut destination, set_cookie) = {
@@ -173,7 +180,8 @@ fn choose(
         Some(sticky) => match (sticky_key(sticky, view, frame.client, &mut buffer), sticky) {
             (None, Sticky::Cookie(name)) => {
                 let key = format!("{:016x}{:016x}", worker.random(), worker.random());
-                let cookie = format!("{name}={key}; Path=/; HttpOnly; SameSite=Lax");
+                let secure = if frame.connection.peer.is_over_tls() { "; Secure" } else { "" };
+                let cookie = format!("{name}={key}; Path=/; HttpOnly; SameSite=Lax{secure}");
                 fresh = Some((key, HeaderValue::try_from(cookie).ok()));
                 None
             }
@@ -289,7 +297,7 @@ fn refuse(frame: &mut Frame, error: ProxyError) -> Response<Body<Connection>> {
     if let Some(seconds) = error.retry_after() {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
     }
-    if error.closes() {
+    if error.closes() && frame.version != Version::HTTP_2 {
         headers.insert(header::CONNECTION, CLOSE);
     }
     response

@@ -8,6 +8,7 @@ use super::serve::own_answer;
 use crate::exchange::{Body, ProxyError};
 use crate::spec::path::normalize;
 use crate::spec::route::{Redirect, Steps};
+use crate::spec::settings::HttpsRedirect;
 
 /// The path to forward, where it is another than the one that came.
 ///
@@ -60,6 +61,22 @@ pub(super) fn redirected(
     let host = frame.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
     let location = HeaderValue::try_from(location(redirect, steps, host, path, query));
     let location = location.map_err(|_| ProxyError::BadRequest)?;
+    let text = format!("{}\n", redirect.status);
+    let mut response = own_answer(frame, redirect.status, "text/plain; charset=utf-8", text);
+    response.headers_mut().insert(header::LOCATION, location);
+    Ok(response)
+}
+
+/// The answer of a listener that sends everything to https.
+///
+/// # Errors
+/// A location that is no header value.
+pub(super) fn to_https(
+    frame: &mut Frame,
+    redirect: &HttpsRedirect,
+    location: String,
+) -> Result<Response<Body<Connection>>, ProxyError> {
+    let location = HeaderValue::try_from(location).map_err(|_| ProxyError::BadRequest)?;
     let text = format!("{}\n", redirect.status);
     let mut response = own_answer(frame, redirect.status, "text/plain; charset=utf-8", text);
     response.headers_mut().insert(header::LOCATION, location);

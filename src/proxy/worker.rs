@@ -11,14 +11,17 @@ use std::time::{Duration, Instant};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 use slab::Slab;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 
 use super::accept::{Accepted, accept, take};
 use super::alarm::Alarms;
 use super::connection::{Doing, Phase};
+use super::crowd::Crowd;
+use super::http2::Streams;
 use super::local::LocalSnapshot;
 use super::plane::Stop;
+use super::tls::{Handshakes, TlsFront};
 use crate::snapshot::Snapshot;
 use crate::spec::name::Name;
 use crate::spec::settings::Listener;
@@ -28,7 +31,7 @@ use crate::telemetry::stats::{Gauge, RequestCounters, WorkerStats};
 /// What a worker starts with.
 pub(super) struct Start {
     pub(super) index: usize,
-    pub(super) listeners: Vec<(Name, Listener, std::net::TcpListener)>,
+    pub(super) listeners: Vec<(Name, Listener, Option<TlsFront>, std::net::TcpListener)>,
     pub(super) snapshot: watch::Receiver<Arc<Snapshot>>,
     pub(super) stop: watch::Receiver<Stop>,
     pub(super) stats: Arc<WorkerStats>,
@@ -43,6 +46,8 @@ pub(super) struct Start {
 pub(super) struct Peers {
     pub(super) connections: Arc<[AtomicU32]>,
     pub(super) hand_over: Arc<[mpsc::UnboundedSender<Accepted>]>,
+    /// The clients of each listener, whatever worker serves them.
+    pub(super) crowds: Arc<[Arc<Crowd>]>,
 }
 
 /// A listener as one worker sees it.
@@ -53,6 +58,7 @@ pub(super) struct LocalListener {
     pub(super) settings: Listener,
     /// Of what never reached a route.
     pub(super) unrouted: RequestCounters,
+    pub(super) tls: Option<(TlsFront, Handshakes)>,
     connections: Arc<Gauge>,
 }
 
@@ -67,6 +73,8 @@ pub(super) struct Worker {
     pub(super) peers: Peers,
     pub(super) listeners: Vec<Rc<LocalListener>>,
     pub(super) alarms: Rc<Alarms>,
+    /// Whose turn it is to sign a handshake.
+    pub(super) signing: Semaphore,
     local: RefCell<Rc<LocalSnapshot>>,
     snapshots: RefCell<watch::Receiver<Arc<Snapshot>>>,
     rng: RefCell<SmallRng>,
@@ -83,6 +91,8 @@ struct Entry {
     listener: usize,
     phase: Arc<Phase>,
     task: Option<AbortHandle>,
+    /// Where it speaks HTTP/2.
+    streams: Option<Rc<Streams>>,
 }
 
 impl Worker {
@@ -94,7 +104,7 @@ impl Worker {
     }
 
     /// Adopts what was published since, if anything was.
-    fn catch_up(&self) {
+    pub(super) fn catch_up(&self) {
         // One read of a word that changes with snapshots only.
         if self.snapshots.borrow().has_changed().unwrap_or(false) {
             let next = self.snapshots.borrow_mut().borrow_and_update().clone();
@@ -123,7 +133,7 @@ impl Worker {
     /// Lists a new connection.
     pub(super) fn connection_begins(&self, listener: &LocalListener, phase: Arc<Phase>) -> usize {
         listener.connections.add(1);
-        self.connections.borrow_mut().insert(Entry { listener: listener.index, phase, task: None })
+        self.connections.borrow_mut().insert(Entry { listener: listener.index, phase, task: None, streams: None })
     }
 
     /// Its task can be ended by the sweep.
@@ -133,11 +143,35 @@ impl Worker {
         }
     }
 
+    /// It speaks HTTP/2.
+    pub(super) fn connection_multiplexes(&self, entry: usize, streams: &Rc<Streams>) {
+        if let Some(entry) = self.connections.borrow_mut().get_mut(entry) {
+            entry.streams = Some(Rc::clone(streams));
+        }
+    }
+
+    /// Ends a connection at once.
+    pub(super) fn connection_breaks(&self, entry: usize) {
+        let connections = self.connections.borrow();
+        if let Some(task) = connections.get(entry).and_then(|entry| entry.task.as_ref()) {
+            task.abort();
+        }
+    }
+
     /// A connection is over, its upgrade included.
     pub(super) fn connection_ends(&self, listener: &LocalListener, entry: usize) {
         self.connections.borrow_mut().try_remove(entry);
         listener.connections.add(-1);
         self.peers.connections[self.index].fetch_sub(1, Relaxed);
+    }
+
+    /// Tells all clients that speak HTTP/2 to begin no more exchanges.
+    fn leave(&self) {
+        for (_, entry) in self.connections.borrow().iter() {
+            if let Some(streams) = &entry.streams {
+                streams.leave();
+            }
+        }
     }
 
     fn adopt(&self, snapshot: &Arc<Snapshot>) {
@@ -154,11 +188,20 @@ impl Worker {
     fn sweep(&self) {
         for (_, entry) in self.connections.borrow().iter() {
             let settings = &self.listeners[entry.listener].settings;
+            if let Some(streams) = &entry.streams {
+                streams.sweep(self.clock.load(Relaxed), settings.idle_timeout);
+            }
             let (seconds, limit) = match (entry.phase.stalled(), entry.phase.now()) {
                 // Whatever else it does, it does not read what it asked for.
                 (Some(seconds), _) => (seconds, settings.idle_timeout),
                 (None, (Doing::Idle, seconds)) if self.is_draining() => (seconds, Duration::ZERO),
-                (None, (Doing::Idle, seconds)) => (seconds, settings.idle_timeout),
+                (None, (Doing::Idle, seconds)) => match &entry.streams {
+                    Some(streams) if Duration::from_secs(seconds.into()) > settings.idle_timeout => {
+                        streams.leave();
+                        (seconds, settings.idle_timeout + LEAVE)
+                    }
+                    _ => (seconds, settings.idle_timeout),
+                },
                 (None, (Doing::Head, seconds)) => (seconds, settings.header_timeout),
                 (None, (Doing::Busy, _)) => continue,
             };
@@ -194,10 +237,11 @@ async fn run(start: Start) -> io::Result<()> {
     let (locals, sockets): (Vec<_>, Vec<_>) = listeners
         .into_iter()
         .enumerate()
-        .map(|(position, (name, settings, socket))| {
+        .map(|(position, (name, settings, tls, socket))| {
+            let tls = tls.map(|front| (front, Handshakes::new(&stats, &name)));
             let unrouted = RequestCounters::new(&stats, &name, "", "");
             let connections = stats.downstream_connections(&name);
-            (Rc::new(LocalListener { index: position, name, settings, unrouted, connections }), socket)
+            (Rc::new(LocalListener { index: position, name, settings, unrouted, tls, connections }), socket)
         })
         .unzip();
     let worker = Rc::new(Worker {
@@ -207,6 +251,7 @@ async fn run(start: Start) -> io::Result<()> {
         peers,
         listeners: locals,
         alarms: Rc::default(),
+        signing: Semaphore::new(1),
         local: RefCell::new(Rc::new(LocalSnapshot::empty())),
         snapshots: RefCell::new(snapshot.clone()),
         rng: RefCell::new(SmallRng::seed_from_u64(rand::random())),
@@ -219,7 +264,13 @@ async fn run(start: Start) -> io::Result<()> {
     worker.adopt(&worker.snapshots.borrow_mut().borrow_and_update().clone());
     for (listener, socket) in worker.listeners.iter().zip(sockets) {
         let socket = tokio::net::TcpListener::from_std(socket)?;
-        tokio::task::spawn_local(accept(Rc::clone(&worker), Rc::clone(listener), socket, stop.clone()));
+        tokio::task::spawn_local(accept(
+            Rc::clone(&worker),
+            Rc::clone(listener),
+            socket,
+            snapshot.clone(),
+            stop.clone(),
+        ));
     }
 
     let began = Instant::now();
@@ -238,6 +289,7 @@ async fn run(start: Start) -> io::Result<()> {
             _ = stop.changed() => {
                 if let Stop::Drain { deadline: at } = *stop.borrow_and_update() {
                     worker.draining.set(true);
+                    worker.leave();
                     deadline = Some(at);
                 }
             }
@@ -264,6 +316,9 @@ async fn run(start: Start) -> io::Result<()> {
 /// How many tasks may run before sockets are asked again, if so many are ready. Tokio's 61 asks in the midst of a
 /// busy worker's round; asking after it costs 0.5 us less a request, and 256 short tasks last a millisecond.
 const POLLS_BETWEEN_EVENTS: u32 = 256;
+
+/// How long a client has to close a connection that it was told to leave.
+const LEAVE: Duration = Duration::from_secs(5);
 
 /// Flushes the log and looks around so often.
 const TICK: Duration = Duration::from_millis(100);

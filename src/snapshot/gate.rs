@@ -5,13 +5,13 @@
 use std::borrow::Cow;
 
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, Request, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
 
 use super::request::RequestView;
 use crate::exchange::ProxyError;
 use crate::spec::name::Name;
 use crate::spec::path;
-use crate::spec::settings::Listener;
+use crate::spec::settings::{HttpsRedirect, Listener};
 
 /// What the gate found out about a request that passed.
 #[derive(Debug)]
@@ -25,6 +25,20 @@ pub struct Passed<'r> {
 }
 
 impl Passed<'_> {
+    /// Where the request that passed is sent, by a listener that sends everything to https.
+    ///
+    /// # Errors
+    /// A request without a host, or for no path.
+    pub fn https_location<B>(&self, request: &Request<B>, redirect: &HttpsRedirect) -> Result<String, ProxyError> {
+        let path = self.path.as_deref().unwrap_or(request.uri().path());
+        if self.host.is_empty() || !path.starts_with('/') {
+            return Err(ProxyError::BadRequest);
+        }
+        let port = if redirect.port == 443 { String::new() } else { format!(":{}", redirect.port) };
+        let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+        Ok(format!("https://{}{port}{path}{query}", self.host))
+    }
+
     /// What matching sees of the request that passed.
     pub fn view<'v, B>(&'v self, request: &'v Request<B>, listener: &'v Name) -> RequestView<'v> {
         RequestView {
@@ -41,7 +55,8 @@ impl Passed<'_> {
 /// Lets a request pass, or says why not. `transfer_encoding`: there is such a header, which its reader has noted.
 ///
 /// # Errors
-/// `BadRequest` for whatever is malformed or ambiguous, `BodyTooLarge` when the announced length is over the limit.
+/// `BadRequest` for whatever is malformed or ambiguous, `BodyTooLarge` when the announced length is over the
+/// limit, `HeadersTooLarge` for too many headers.
 /// The second part is the reason, for the log.
 pub fn check<'r, B>(
     request: &'r Request<B>,
@@ -57,13 +72,27 @@ pub fn check<'r, B>(
         framing(headers, request.version()).map_err(bad)?;
     }
 
+    // hyper counts and measures those of HTTP/1.1 itself.
+    if headers.len() > listener.max_headers {
+        return Err((ProxyError::HeadersTooLarge, "more headers than the listener takes"));
+    }
+    if request.version() == Version::HTTP_2 && size(headers, uri) > listener.max_header_size {
+        return Err((ProxyError::HeadersTooLarge, "a larger head than the listener takes"));
+    }
+
     let mut hosts = headers.get_all(header::HOST).iter();
     let (first, second) = (hosts.next(), hosts.next());
     if second.is_some() {
         return Err(bad("more than one Host"));
     }
-    // RFC 9112, 3.2.2: with the absolute form the Host that came is ignored.
+    // RFC 9112, 3.2.2: with the absolute form the Host that came is ignored. HTTP/2 has no reason to send both.
     let (host, host_header) = match (uri.authority(), first) {
+        (Some(authority), Some(host))
+            if request.version() == Version::HTTP_2
+                && !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
+        {
+            return Err(bad("a Host that is not the :authority"));
+        }
         (Some(authority), _) => {
             if !matches!(uri.scheme_str(), Some("http" | "https")) {
                 return Err(bad("an absolute target that is not http"));
@@ -94,6 +123,12 @@ pub fn check<'r, B>(
         return Err((ProxyError::BodyTooLarge, "the announced body is over the listener's limit"));
     }
     Ok(Passed { host, host_header, path })
+}
+
+/// Bytes of a head, without what frames each line.
+fn size(headers: &HeaderMap, uri: &Uri) -> usize {
+    let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
+    target + headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>()
 }
 
 /// One `Transfer-Encoding: chunked` or none; hyper has refused differing lengths and dropped a length beside it.

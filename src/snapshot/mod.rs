@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+pub mod certificate;
 pub mod endpoint;
 pub mod gate;
 pub mod report;
@@ -16,6 +17,7 @@ pub mod table;
 pub mod target;
 pub mod upstream;
 
+pub use certificate::Certificates;
 pub use endpoint::{Endpoint, EndpointState, Health, Standing, StateName};
 pub use report::Report;
 pub use request::{RequestView, Unmet};
@@ -34,6 +36,8 @@ pub struct Snapshot {
     pub routes: Arc<RouteTable>,
     /// Upstreams by slot; a slot keeps its upstream's name for as long as the upstream exists.
     pub upstreams: Arc<[Option<Arc<Upstream>>]>,
+    /// What clients of TLS listeners are shown.
+    pub certificates: Arc<Certificates>,
     /// What people have to know about what they wrote.
     pub report: Arc<Report>,
 }
@@ -46,8 +50,14 @@ impl Snapshot {
             published_at: SystemTime::now(),
             routes: Arc::default(),
             upstreams: Arc::from([]),
+            certificates: Arc::default(),
             report: Arc::default(),
         }
+    }
+
+    /// Whether everything that is wanted was read, or is served as it was saved: what is not here does not exist.
+    pub fn is_settled(&self) -> bool {
+        self.generation > 0 && self.report.unread.is_empty() && self.upstreams().all(|upstream| upstream.known)
     }
 
     /// The upstream in a slot.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::certificate::CertificateSpec;
 use super::name::Name;
 use super::problem::Problem;
 use super::route::RouteSpec;
@@ -15,17 +16,20 @@ pub enum Kind {
     Route,
     /// `upstreams`
     Upstream,
+    /// `certificates`
+    Certificate,
 }
 
 impl Kind {
     /// Every kind, in the order lists show them.
-    pub const ALL: [Self; 2] = [Self::Route, Self::Upstream];
+    pub const ALL: [Self; 3] = [Self::Route, Self::Upstream, Self::Certificate];
 
     /// The section's and the folder's name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Route => "routes",
             Self::Upstream => "upstreams",
+            Self::Certificate => "certificates",
         }
     }
 }
@@ -48,6 +52,8 @@ pub struct Documents {
     pub routes: BTreeMap<Name, Item<RouteSpec>>,
     /// Upstreams by name.
     pub upstreams: BTreeMap<Name, Item<UpstreamSpec>>,
+    /// Certificates by name.
+    pub certificates: BTreeMap<Name, Item<CertificateSpec>>,
     /// Problems that belong to no item: an unknown kind, a bad name, a second key for one name.
     pub rejected: Vec<Problem>,
 }

@@ -1,9 +1,10 @@
-//! Writes resolved routes and upstreams in the form users write documents in.
+//! Writes resolved routes and upstreams in the form users write documents in, and what may be shown of certificates.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value, json};
 
+use crate::spec::certificate::CertificateSpec;
 use crate::spec::matching::{Conditions, MatchSpec, PathMatch, ValueMatch};
 use crate::spec::route::{Choice, RouteSpec, Sticky, TargetSpec};
 use crate::spec::upstream::{HealthCheck, Probe, UpstreamSettings};
@@ -138,6 +139,20 @@ fn values<'a>(conditions: impl Iterator<Item = (&'a str, &'a ValueMatch)>) -> Ma
         ValueMatch::Present(present) => json!({ "present": present }),
     };
     conditions.map(|(name, condition)| (name.to_owned(), value(condition))).collect()
+}
+
+/// A certificate without what makes it one: whom it is shown for, and what it says of itself.
+pub fn certificate(certificate: &CertificateSpec) -> Map<String, Value> {
+    let time = |at: SystemTime| jiff::Timestamp::try_from(at).unwrap_or_default().to_string();
+    let facts = certificate.pair.facts();
+    let mut map = Map::new();
+    map.insert("hosts".to_owned(), certificate.hosts.iter().map(ToString::to_string).collect());
+    map.insert("default".to_owned(), certificate.default.into());
+    map.insert("subject".to_owned(), facts.subject.as_str().into());
+    map.insert("fingerprint".to_owned(), certificate.pair.fingerprint().into());
+    map.insert("not_before".to_owned(), time(facts.not_before).into());
+    map.insert("not_after".to_owned(), time(facts.not_after).into());
+    map
 }
 
 /// As users write it: `250ms`, `30s`, `5m`.

@@ -1,6 +1,8 @@
 //! What someone asked for, as plain data: names, routes, upstreams, sources, endpoints, and the pure
 //! decoders that make them from text. Nothing here does I/O and nothing here uses another folder of ours.
 
+pub mod certificate;
+pub mod client_certificate;
 pub mod decode;
 pub mod document;
 pub mod encode;
@@ -14,3 +16,4 @@ pub mod route;
 pub mod settings;
 pub mod source;
 pub mod upstream;
+pub mod x509;

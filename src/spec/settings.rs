@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
 use ipnet::IpNet;
 
 use super::decode::tag::Rules as TagRules;
@@ -52,7 +53,7 @@ pub struct Listener {
     pub allow_encoded_slashes: bool,
     /// Values of `Upgrade` that are forwarded; default `websocket`, in lower case. `h2c` is never forwarded.
     pub upgrades: Vec<String>,
-    /// For a whole request head, from its first byte or the connection's start; default 10 s.
+    /// For a whole request head, from its first byte or the connection's start, a TLS handshake included; default 10 s.
     pub header_timeout: Duration,
     /// Between two pieces of a request body; default 30 s.
     pub body_timeout: Duration,
@@ -64,8 +65,66 @@ pub struct Listener {
     pub max_headers: usize,
     /// Largest request body, in bytes; no limit by default.
     pub max_body_size: Option<u64>,
-    /// Most client connections at once, for the process; default 20,000.
+    /// Most connections of clients at once, whatever worker serves them; default 20,000.
     pub max_connections: u32,
+    /// Most of them from one client address (of IPv6 a /64), trusted proxies aside; no limit by default.
+    pub max_connections_per_client: Option<u32>,
+    /// Whether HTTP/2 is spoken: by ALPN over TLS, else with clients that begin with it; default true.
+    pub http2: bool,
+    /// Most requests of an HTTP/2 connection at once; default 100.
+    pub max_concurrent_streams: u32,
+    /// TLS; `None`: plain text.
+    pub tls: Option<ListenerTls>,
+    /// Sends every request to https; `None`: serves them.
+    pub redirect_to_https: Option<HttpsRedirect>,
+}
+
+/// `[listeners.NAME.tls]`: how clients are met. Certificates are chosen by the name that a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerTls {
+    /// The oldest version that is spoken; default 1.2.
+    pub min_version: TlsVersion,
+    /// How clients are verified; `None`: they are not asked for a certificate.
+    pub clients: Option<ClientCertificates>,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// RFC 5246
+    Tls12,
+    /// RFC 8446
+    Tls13,
+}
+
+impl TlsVersion {
+    /// As users write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tls12 => "1.2",
+            Self::Tls13 => "1.3",
+        }
+    }
+}
+
+/// How clients are verified. The files are read again when they change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificates {
+    /// PEM file of the authorities that issue them.
+    pub authorities: PathBuf,
+    /// PEM file of the revocation lists of each authority.
+    pub revocations: Option<PathBuf>,
+    /// Whether a client without a certificate is refused; one with a bad one always is.
+    pub required: bool,
+}
+
+/// Where a plain listener sends its requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HttpsRedirect {
+    /// The port of the https listener as clients see it; default 443.
+    pub port: u16,
+    /// 301 or 308; default 308, which keeps method and body.
+    pub status: StatusCode,
 }
 
 impl Listener {
@@ -83,6 +142,11 @@ impl Listener {
             max_headers: 100,
             max_body_size: None,
             max_connections: 20_000,
+            max_connections_per_client: None,
+            http2: true,
+            max_concurrent_streams: 100,
+            tls: None,
+            redirect_to_https: None,
         }
     }
 }

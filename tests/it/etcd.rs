@@ -16,7 +16,7 @@ use crate::support::wait;
 
 mod auth;
 mod faults;
-mod members;
+pub(crate) mod members;
 mod shared;
 mod store;
 mod tls;

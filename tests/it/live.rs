@@ -3,15 +3,22 @@
 //!
 //! What needs no traffic to be seen is tested where providers are: [`crate::consul`] and [`crate::etcd`].
 
+mod clock;
 mod consul;
+mod disk;
+mod edits;
 mod etcd;
 mod faults;
 mod feedback;
 mod flapping;
+mod permissions;
+mod random;
 mod saved;
+mod soak;
 mod tags;
 mod wipes;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -21,6 +28,11 @@ use crate::support::load::Load;
 use crate::support::wait;
 
 const SOON: Duration = Duration::from_secs(30);
+
+/// The configuration of a gateway with one listener and its admin API, and with this beside them.
+fn config(more: &str) -> String {
+    format!("listeners.web.address = \"127.0.0.1:0\"\nadmin.address = \"127.0.0.1:0\"\n{more}")
+}
 
 /// Waits until this origin, `NAME/VERSION`, answers requests of the load.
 async fn takes(load: &Load, who: &str) {
@@ -52,6 +64,22 @@ async fn rejects(gateway: &Gateway, name: &str, words: &[&str]) {
         if words.iter().all(|word| said.contains(word)) { Ok(()) } else { Err(said) }
     })
     .await;
+}
+
+/// How often each endpoint of an upstream, by address, was taken out of what is served.
+async fn removals(gateway: &Gateway, upstream: &str) -> BTreeMap<String, usize> {
+    let (mut removals, mut after) = (BTreeMap::new(), 0);
+    loop {
+        let page = gateway.api(&format!("events?upstream={upstream}&limit=1000&after={after}")).await;
+        assert_eq!(page["dropped"], 0, "the history is too short for this test");
+        for event in page["items"].as_array().unwrap().iter().filter(|event| event["event"] == "endpoint_removed") {
+            *removals.entry(event["endpoint"].as_str().unwrap().to_owned()).or_default() += 1;
+        }
+        after = page["next"].as_u64().unwrap();
+        if page["more"] == false {
+            return removals;
+        }
+    }
 }
 
 /// Waits until all watches of a provider are live.

@@ -25,3 +25,4 @@ mod routing_cost;
 mod sample;
 #[allow(dead_code, unreachable_pub, reason = "each subject uses a part of it")]
 mod support;
+mod tls;

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use fleetgate::admin::metrics::Picture;
 use fleetgate::discovery::status::{ProviderStatus, Registered};
@@ -16,10 +16,14 @@ use fleetgate::telemetry::prometheus::Metrics;
 use fleetgate::telemetry::stats::{AttemptResult, ConnectionState, WorkersStats};
 use serde_json::Value;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::support::client::Request;
+use crate::support::consul::Consul;
+use crate::support::etcd::Etcd;
 use crate::support::gateway::Gateway;
 use crate::support::origin::{Behaviour, Origin};
+use crate::support::proxy::Proxy;
 use crate::support::{registry, wait};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -56,7 +60,7 @@ fn promtool_has_nothing_to_say_about_any_family() {
     worker.downstream_connections(&web).add(4);
 
     let consul = ProviderStatus::new(ProviderId::Consul);
-    consul.watch("consul:users").confirmed(SystemTime::now());
+    consul.watch("consul:users").confirmed(Instant::now());
     consul.set_registered(Registered { place: "fleetgate-gw-1".to_owned(), stands: true, error: None });
     let (_publish, snapshot) = watch::channel(Arc::new(Snapshot::empty()));
     let access_log = Writer::start(&AccessLog::Off).unwrap();
@@ -64,7 +68,7 @@ fn promtool_has_nothing_to_say_about_any_family() {
     let metrics = Metrics::new().unwrap();
     metrics.register(workers).unwrap();
     metrics.register(access_log.dropped_lines()).unwrap();
-    metrics.register(Picture { snapshot, providers: vec![consul], started_at: SystemTime::now() }).unwrap();
+    metrics.register(Picture { snapshot, providers: vec![consul], started: Instant::now() }).unwrap();
     check(&promtool, &metrics.render().unwrap());
 }
 
@@ -132,6 +136,54 @@ async fn exchanges_are_counted_and_logged_with_what_happened_to_them() {
     assert_eq!((&lost["status"], &lost["flag"]), (&Value::from(404), &Value::from("NR")));
     assert!(lost["upstream_duration_ms"].is_null(), "{lost}");
     assert!(!gateway.stdout().text().contains("s3cret"), "the query is not logged");
+}
+
+/// What is counted is what a registry sees.
+#[tokio::test]
+async fn connections_to_registries_are_counted() {
+    let (Some(consul), Some(etcd)) = (Consul::start().await, Etcd::start().await) else { return };
+    let to_consul = Proxy::start(consul.http_address()).await;
+    let to_etcd = Proxy::start(etcd.client_address()).await;
+    let gateway = Gateway::start(&format!(
+        r#"
+            listeners.web.address = "127.0.0.1:0"
+            admin.address = "127.0.0.1:0"
+            discovery.consul.address = "{}"
+            discovery.etcd.endpoints = ["{}"]
+            upstreams.a.consul.service = "a"
+            upstreams.b.etcd = {{}}
+        "#,
+        to_consul.url(),
+        to_etcd.url()
+    ))
+    .await;
+    let counted = |provider: &'static str, proxy: Proxy| {
+        let gateway = &gateway;
+        let value = async move |name| gateway.metric(name, &[("provider", provider)]).await;
+        async move {
+            let opened = "fleetgate_discovery_connections_opened_total";
+            let all_counted = || async {
+                let (told, seen) = (value(opened).await, proxy.connections() as f64);
+                if told == Some(seen) && seen > 0.0 { Ok(seen) } else { Err((told, seen)) }
+            };
+            let before = wait::until_ok(SOON, "all connections to be counted", all_counted).await;
+            proxy.cut();
+            wait::until(SOON, "new connections", || async { value(opened).await > Some(before) }).await;
+            wait::until_ok(SOON, "all connections to be counted", all_counted).await;
+            value("fleetgate_discovery_connections").await
+        }
+    };
+    assert_eq!(counted("consul", to_consul).await, None, "nobody can tell");
+    // All watches share one; that of before is closed. Then it is away altogether.
+    assert_eq!(counted("etcd", to_etcd).await, Some(1.0));
+    let open = || async { gateway.metric("fleetgate_discovery_connections", &[("provider", "etcd")]).await };
+    wait::until(SOON, "no connection to be open", || async { open().await == Some(0.0) }).await;
+    let providers = gateway.api("providers").await;
+    let etcd = providers["items"].as_array().unwrap().iter().find(|item| item["name"] == "etcd").unwrap();
+    assert!(etcd["cost"]["connections_opened"].as_u64() >= Some(2), "{etcd}");
+    if let Some(promtool) = registry::binary("promtool") {
+        check(&promtool, &gateway.metrics().await);
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,8 @@ use crate::snapshot::Snapshot;
 use crate::spec::encode::{self, duration_text};
 use crate::spec::name::ProviderId;
 use crate::spec::settings::{
-    AccessLog, ClientTls, ConsulProvider, EtcdProvider, Listener, LogFormat, OwnAddress, OwnPlace, Settings, StateDir,
+    AccessLog, ClientTls, ConsulProvider, EtcdProvider, Listener, ListenerTls, LogFormat, OwnAddress, OwnPlace,
+    Settings, StateDir,
 };
 
 /// All configuration.
@@ -22,6 +23,8 @@ pub struct ConfigView {
     pub routes: Vec<DocumentView>,
     /// Upstreams by name.
     pub upstreams: Vec<DocumentView>,
+    /// Certificates by name, without their keys.
+    pub certificates: Vec<DocumentView>,
 }
 
 /// A document as it is served.
@@ -51,11 +54,17 @@ pub fn view(settings: &Settings, snapshot: &Snapshot) -> ConfigView {
     });
     let mut upstreams: Vec<_> = upstreams.collect();
     upstreams.sort_by(|a, b| a.name.cmp(&b.name));
+    let certificates = snapshot.certificates.all().iter().map(|certificate| DocumentView {
+        name: certificate.name.to_string(),
+        provider: certificate.provider,
+        document: encode::certificate(&certificate.spec).into(),
+    });
     ConfigView {
         generation: snapshot.generation,
         settings: self::settings(settings),
         routes: routes.collect(),
         upstreams,
+        certificates: certificates.collect(),
     }
 }
 
@@ -119,7 +128,25 @@ fn listener(listener: &Listener) -> Value {
         "max_headers": listener.max_headers,
         "max_body_size": listener.max_body_size,
         "max_connections": listener.max_connections,
+        "max_connections_per_client": listener.max_connections_per_client,
+        "http2": listener.http2,
+        "max_concurrent_streams": listener.max_concurrent_streams,
+        "tls": listener.tls.as_ref().map(listener_tls),
+        "redirect_to_https": listener.redirect_to_https.as_ref().map(|redirect| {
+            json!({ "port": redirect.port, "status": redirect.status.as_u16() })
+        }),
     })
+}
+
+fn listener_tls(tls: &ListenerTls) -> Value {
+    let mut map = Map::new();
+    map.insert("min_version".to_owned(), tls.min_version.as_str().into());
+    if let Some(clients) = &tls.clients {
+        map.insert("client_ca".to_owned(), json!(clients.authorities));
+        map.insert("client_auth".to_owned(), if clients.required { "required" } else { "optional" }.into());
+        map.insert("client_crl".to_owned(), json!(clients.revocations));
+    }
+    map.into()
 }
 
 fn consul(consul: &ConsulProvider) -> Value {

@@ -62,6 +62,10 @@ pub struct Cost {
     pub wakeups: u64,
     /// Their bytes, decompressed.
     pub bytes: u64,
+    /// Connections opened.
+    pub connections_opened: u64,
+    /// Connections open now; `null` where that is not known.
+    pub connections: Option<u64>,
 }
 
 /// The gateway's own registration.
@@ -140,6 +144,8 @@ fn view(provider: &ProviderStatus, report: &Report) -> ProviderView {
             answers: provider.cost.answers.load(Relaxed),
             wakeups: provider.cost.wakeups.load(Relaxed),
             bytes: provider.cost.bytes.load(Relaxed),
+            connections_opened: provider.cost.connections.opened(),
+            connections: provider.cost.connections.now(),
         },
         token_expires_at: provider.token_expires_at().map(time_text),
         registration: provider.registered().map(|it| Registration {
@@ -177,6 +183,7 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use serde_json::json;
+    use tokio::time::Instant;
 
     use super::*;
     use crate::discovery::status::Registered;
@@ -185,7 +192,7 @@ mod tests {
     fn a_provider_is_as_fresh_and_as_well_as_its_worst_watch() {
         let consul = ProviderStatus::new(ProviderId::Consul);
         let file = ProviderStatus::new(ProviderId::File);
-        consul.watch("consul:users").confirmed(UNIX_EPOCH + Duration::from_secs(2));
+        consul.watch("consul:users").confirmed(Instant::now());
         consul.watch("consul:users").set_index(42);
         consul.updates.applied.fetch_add(3, Relaxed);
         for (counter, count) in [(&consul.cost.answers, 2), (&consul.cost.wakeups, 1), (&consul.cost.bytes, 300)] {
@@ -202,19 +209,25 @@ mod tests {
         };
         let providers = [file, Arc::clone(&consul)];
         let shown = |providers: &[_]| serde_json::to_value(list(7, providers, &report)).expect("JSON");
-        let value = shown(&providers);
+        let mut value = shown(&providers);
         assert_eq!(value["generation"], 7);
+        let at = value["items"][0]["verified_at"].take();
+        assert!(at.as_str().is_some_and(|at| at.ends_with('Z')), "{at}");
+        let at = value["items"][0]["watches"][0]["verified_at"].take();
+        assert!(at.as_str().is_some_and(|at| at.ends_with('Z')), "{at}");
         assert_eq!(
             value["items"][0],
             json!({
-                "name": "consul", "state": "live", "verified_at": "1970-01-01T00:00:02.000Z",
+                "name": "consul", "state": "live", "verified_at": null,
                 "updates": { "applied": 3, "unchanged": 0, "failed": 0, "held": 0 },
-                "cost": { "answers": 2, "wakeups": 1, "bytes": 300 },
+                "cost": {
+                    "answers": 2, "wakeups": 1, "bytes": 300, "connections_opened": 0, "connections": null
+                },
                 "token_expires_at": "1970-01-01T00:01:40.000Z",
                 "registration": { "place": "fleetgate-gw-1", "registered": true, "error": null },
                 "watches": [{
                     "name": "consul:users", "state": "live", "failures": 0, "error": null,
-                    "verified_at": "1970-01-01T00:00:02.000Z", "index": 42, "sessions": 0, "polled": false
+                    "verified_at": null, "index": 42, "sessions": 0, "polled": false
                 }],
                 "rejected": [{ "place": "consul:users", "key": "", "text": "port 0" }],
                 "held": [],

@@ -40,6 +40,7 @@ impl Picture {
             published_at: UNIX_EPOCH,
             routes: Arc::new(RouteTable::new(routes)),
             upstreams: Arc::from([Some(Arc::new(self.upstream()))]),
+            certificates: Arc::default(),
             report: Arc::new(Report { unread: self.unread.clone(), ..Report::default() }),
         }
     }

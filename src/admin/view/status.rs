@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
@@ -98,10 +99,11 @@ pub fn view(state: &State) -> StatusView {
             problems: provider.held.into_iter().chain(failing).chain(provider.rejected).take(MOST_PROBLEMS).collect(),
         }
     };
+    let up = state.started.elapsed();
     StatusView {
         version: env!("CARGO_PKG_VERSION"),
-        started_at: time_text(state.started_at),
-        uptime_seconds: state.started_at.elapsed().unwrap_or_default().as_secs(),
+        started_at: time_text(SystemTime::now().checked_sub(up).unwrap_or(UNIX_EPOCH)),
+        uptime_seconds: up.as_secs(),
         generation: snapshot.generation,
         published_at: time_text(snapshot.published_at),
         ready: progress.ready,

@@ -95,9 +95,8 @@ fn view(upstream: &Upstream, freshness: &Freshness) -> UpstreamView {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, UNIX_EPOCH};
-
     use serde_json::json;
+    use tokio::time::Instant;
 
     use super::super::sample::Picture;
     use super::*;
@@ -113,14 +112,16 @@ mod tests {
         upstream.endpoints[0].state.set_last_failure(Some("status 500".to_owned()));
         upstream.endpoints[1].state.enter();
         let consul = ProviderStatus::new(ProviderId::Consul);
-        consul.watch("consul:users").confirmed(UNIX_EPOCH + Duration::from_secs(60));
+        consul.watch("consul:users").confirmed(Instant::now());
         let freshness = Freshness::of(&[consul]);
-        let shown = serde_json::to_value(one(&snapshot, "users", &freshness)).expect("JSON");
+        let mut shown = serde_json::to_value(one(&snapshot, "users", &freshness)).expect("JSON");
+        let at = shown["verified_at"].take();
+        assert!(at.as_str().is_some_and(|at| at.ends_with('Z')), "{at}");
         assert_eq!(
             shown,
             json!({
                 "name": "users", "provider": "file", "source": "consul:users", "known": true,
-                "verified_at": "1970-01-01T00:01:00.000Z",
+                "verified_at": null,
                 "settings": {
                     "balance": "least_requests",
                     "subsets": { "canary": { "version": "v2" } },

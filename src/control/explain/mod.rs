@@ -57,6 +57,19 @@ pub fn explain(
     let view = passed.view(request, listener);
     explanation.request.host = Some(view.host.to_owned());
     explanation.request.path = Some(view.path.to_owned());
+    if let Some(redirect) = &settings.redirect_to_https {
+        explanation.answer = Some(match passed.https_location(request, redirect) {
+            Ok(location) => {
+                let reason = format!("the listener sends every request to https, this one to {location}");
+                Answer::new(redirect.status, "", "", reason)
+            }
+            Err(error) => {
+                let reason = "the listener sends every request to https, and this one has no host or path".to_owned();
+                Answer::new(error.status(), error.flag().as_str(), error.code(), reason)
+            }
+        });
+        return Ok(explanation);
+    }
     let taken = snapshot.routes.take(&view);
     explanation.add_candidates(question, snapshot, &view, taken.ok())?;
     match taken {

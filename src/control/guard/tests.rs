@@ -15,6 +15,7 @@ struct Told {
     now: Instant,
     regressions: u64,
     other_servers: u64,
+    listed: BTreeMap<Option<Source>, u64>,
 }
 
 impl Told {
@@ -24,13 +25,8 @@ impl Told {
 
     fn with(saved: BTreeMap<ProviderId, SavedState>) -> Self {
         let now = Instant::now();
-        Self {
-            world: World::new(),
-            guard: Guard::new(Some(HOLD), true, saved, now),
-            now,
-            regressions: 0,
-            other_servers: 0,
-        }
+        let (world, guard) = (World::new(), Guard::new(Some(HOLD), true, saved, now));
+        Self { world, guard, now, regressions: 0, other_servers: 0, listed: BTreeMap::new() }
     }
 
     /// Services with as many endpoints each.
@@ -53,9 +49,16 @@ impl Told {
         self.take(ProviderId::Consul);
     }
 
+    /// It lists what it listed before, for the first time since it went back.
+    fn lists_again(&mut self, service: &str) {
+        self.listed.insert(Some(consul(service)), self.regressions);
+        self.take(ProviderId::Consul);
+    }
+
     fn take(&mut self, id: ProviderId) {
         let mut state = ProviderState::clone(&self.world.states[&id]);
         (state.regressions, state.other_servers) = (self.regressions, self.other_servers);
+        state.listed.clone_from(&self.listed);
         self.guard.take(id, Arc::new(state), self.now);
         self.passes(Duration::ZERO);
     }
@@ -240,6 +243,19 @@ fn the_saved_state_serves_until_the_registry_answers_and_counts_as_known() {
     told.shows("b", "");
     assert_eq!(told.served("b"), "[1.1] [1.2] [1.3] [1.4]");
     assert_eq!(told.served("c"), "2.1 2.2 2.3 2.4");
+}
+
+#[test]
+fn what_a_registry_that_went_back_lists_as_before_is_its_word() {
+    let mut told = Told::fleet(&["a", "b"], 3);
+    told.goes_back();
+    told.lists_again("a");
+    told.shows("a", &lines(0, 2));
+    assert_eq!(told.served("a"), "0.1 0.2");
+    told.shows("b", &lines(1, 2));
+    assert_eq!(told.served("b"), "1.1 1.2 [1.3]", "nobody has listed it since");
+    told.passes(HOLD);
+    assert_eq!(told.served("b"), "1.1 1.2");
 }
 
 proptest! {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::event::{Change, Facts, Shape, What};
+use crate::snapshot::certificate::{Certificate, Certificates};
 use crate::snapshot::{Route, RouteState, RouteTable, Snapshot, StateName, Upstream};
 use crate::spec::encode;
 use crate::spec::endpoint::RegistryStatus;
@@ -22,6 +23,7 @@ pub(super) struct Picture {
     pub(super) generation: u64,
     pub(super) upstreams: BTreeMap<Arc<str>, Known>,
     routes: Arc<RouteTable>,
+    certificates: Arc<Certificates>,
 }
 
 /// An upstream as it was told last.
@@ -62,6 +64,10 @@ impl Picture {
         if !Arc::ptr_eq(&self.routes, &snapshot.routes) {
             compare_routes(&self.routes, &snapshot.routes, index_of, &mut changes);
             self.routes = Arc::clone(&snapshot.routes);
+        }
+        if !Arc::ptr_eq(&self.certificates, &snapshot.certificates) {
+            compare_certificates(&self.certificates, &snapshot.certificates, index_of, &mut changes);
+            self.certificates = Arc::clone(&snapshot.certificates);
         }
         changes
     }
@@ -289,6 +295,40 @@ fn compare_routes(before: &RouteTable, now: &RouteTable, index_of: &IndexOf, cha
         let (was, cause) =
             (Some(Shape::Document(route_document(former))), format!("{} defines it no more", former.provider));
         changes.push(change(former, What::RouteRemoved, was, None, cause));
+    }
+}
+
+fn compare_certificates(before: &Certificates, now: &Certificates, index_of: &IndexOf, changes: &mut Vec<Change>) {
+    let change = |certificate: &Certificate, event, before, after, cause: String| Change {
+        provider: Some(certificate.provider),
+        index: index_of(certificate.provider, None),
+        certificate: Some(certificate.name.as_str().into()),
+        before,
+        after,
+        ..Change::new(event, cause)
+    };
+    let document = |certificate: &Certificate| {
+        let mut map = encode::certificate(&certificate.spec);
+        map.insert("provider".to_owned(), json!(certificate.provider));
+        map
+    };
+    for certificate in now.all() {
+        let provider = certificate.provider;
+        match before.by_name(&certificate.name) {
+            None => {
+                let (after, cause) = (Some(Shape::Document(document(certificate))), format!("{provider} defines it"));
+                changes.push(change(certificate, What::CertificateAdded, None, after, cause));
+            }
+            Some(former) => {
+                let Some((was, is)) = differences(document(former), document(certificate)) else { continue };
+                let cause = format!("its document in {provider} changed");
+                changes.push(change(certificate, What::CertificateChanged, Some(was), Some(is), cause));
+            }
+        }
+    }
+    for former in before.all().iter().filter(|former| now.by_name(&former.name).is_none()) {
+        let (was, cause) = (Some(Shape::Document(document(former))), format!("{} defines it no more", former.provider));
+        changes.push(change(former, What::CertificateRemoved, was, None, cause));
     }
 }
 

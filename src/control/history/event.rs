@@ -47,6 +47,9 @@ pub struct Change {
     /// The upstream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<Arc<str>>,
+    /// The certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<Arc<str>>,
     /// The endpoint of the upstream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<SocketAddr>,
@@ -80,6 +83,12 @@ pub enum What {
     UpstreamChanged,
     /// An upstream is gone.
     UpstreamRemoved,
+    /// A certificate is there.
+    CertificateAdded,
+    /// A certificate is another.
+    CertificateChanged,
+    /// A certificate is gone.
+    CertificateRemoved,
     /// An endpoint is there.
     EndpointAdded,
     /// An endpoint's state, weight or labels are others.
@@ -166,6 +175,7 @@ impl Change {
             index: None,
             route: None,
             upstream: None,
+            certificate: None,
             endpoint: None,
             before: None,
             after: None,

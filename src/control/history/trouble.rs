@@ -58,6 +58,7 @@ fn change(event: What, (provider, kind, name): &Place, cause: String) -> Change 
         source: kind.is_none().then(|| Arc::clone(name)),
         route: of(Kind::Route),
         upstream: of(Kind::Upstream),
+        certificate: of(Kind::Certificate),
         ..Change::new(event, cause)
     }
 }
@@ -68,6 +69,7 @@ fn complaints(states: &BTreeMap<ProviderId, Arc<ProviderState>>) -> BTreeMap<Pla
         if let Some(documents) = &state.documents {
             add_items(*provider, Kind::Route, &documents.routes, &mut found);
             add_items(*provider, Kind::Upstream, &documents.upstreams, &mut found);
+            add_items(*provider, Kind::Certificate, &documents.certificates, &mut found);
             add_places(*provider, &documents.rejected, &mut found);
         }
         for source in state.sources.values() {
@@ -102,6 +104,7 @@ fn exists((provider, kind, name): &Place, states: &BTreeMap<ProviderId, Arc<Prov
     documents.is_some_and(|documents| match kind {
         Some(Kind::Route) => documents.routes.contains_key(&**name),
         Some(Kind::Upstream) => documents.upstreams.contains_key(&**name),
+        Some(Kind::Certificate) => documents.certificates.contains_key(&**name),
         None => false,
     })
 }

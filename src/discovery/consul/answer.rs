@@ -106,9 +106,8 @@ fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
     use http::{HeaderName, HeaderValue};
+    use tokio::time::Instant;
 
     use super::*;
 
@@ -123,7 +122,7 @@ mod tests {
             status: StatusCode::from_u16(status).expect("a status"),
             headers: headers.collect(),
             body: body.into(),
-            started: SystemTime::now(),
+            started: Instant::now(),
             transfer: Duration::ZERO,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http::header::HeaderMap;
 use http::{StatusCode, Version};
@@ -44,7 +44,7 @@ pub(super) struct Reply {
     pub(super) headers: HeaderMap,
     pub(super) body: Vec<u8>,
     /// When the request began.
-    pub(super) started: SystemTime,
+    pub(super) started: Instant,
     /// From the head to the end of the body.
     pub(super) transfer: Duration,
 }
@@ -74,7 +74,7 @@ impl Client {
         let tls = settings.address.starts_with("https://");
         let budget = Budget::new(tls, settings.max_watches);
         Ok(Self {
-            transport: Transport::new(settings, budget.own_lanes())?,
+            transport: Transport::new(settings, budget.own_lanes(), Arc::clone(&status.cost.connections))?,
             budget,
             place: Place {
                 datacenter: settings.datacenter.clone(),
@@ -209,7 +209,7 @@ impl Client {
         if let Some(token) = self.token.header() {
             request = request.header("x-consul-token", token);
         }
-        let started = SystemTime::now();
+        let started = Instant::now();
         let fetched = async {
             lane.opened(|client| client.get(self.url(&Query::leader(), ""))).await;
             let response = request.send().await.map_err(|error| WatchError::failed(describe(error)))?;
@@ -225,7 +225,7 @@ impl Client {
     }
 }
 
-async fn complete(mut response: Response, started: SystemTime) -> Result<Reply, WatchError> {
+async fn complete(mut response: Response, started: Instant) -> Result<Reply, WatchError> {
     let head_at = Instant::now();
     let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
     let mut body = Vec::new();

@@ -22,7 +22,7 @@ use super::answer::{Worth, classify};
 use super::budget::Permit;
 use super::client::{Client, Reply};
 use super::known::{Contents, Effect, Entries, Hold, How, Known, Reading};
-use super::pace::{Bucket, scaled};
+use super::pace::{Bucket, apart, scaled};
 use super::permission::Permission;
 use super::query::Query;
 use crate::discovery::Publisher;
@@ -274,7 +274,7 @@ impl<Q: Question> Follow<Q> {
                 Ok(reading(question, reply, bounds).await?.0)
             });
         }
-        let (index, wait) = (self.known.index(), scaled(bounds.wait, self.size));
+        let (index, wait) = (self.known.index(), apart(scaled(bounds.wait, self.size)));
         let lane = self.permit.as_ref().map(Permit::lane);
         Box::pin(async move {
             sleep_until(begin).await;

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::answer::{Answer, Worth};
 use crate::discovery::judge::{self, Danger, Signs, Verdict};
@@ -32,7 +34,7 @@ pub(super) struct Reading<E> {
     pub(super) answer: Answer,
     pub(super) contents: Contents<E>,
     /// When the request began.
-    pub(super) started: SystemTime,
+    pub(super) started: Instant,
     /// From the head to the end of the body.
     pub(super) transfer: Duration,
     /// Bytes of the body.
@@ -56,7 +58,7 @@ pub(super) struct Effect {
     /// What is known has changed, or where it stands.
     pub(super) publish: bool,
     /// As of when what is known is confirmed.
-    pub(super) confirmed: Option<SystemTime>,
+    pub(super) confirmed: Option<Instant>,
 }
 
 /// What a watch knows.
@@ -175,10 +177,17 @@ impl<E: Clone + PartialEq> Known<E> {
                 let publish = self.replace(kept, contents.problems);
                 Effect { publish, confirmed: None }
             }
+            // A server that starts again plays its log back, and shows its past on the way. Were a state of then taken
+            // as a whole, because nobody is missing in it, the next one would look like progress.
+            Verdict::Unchanged | Verdict::Publish if signs.regressed => {
+                self.hold.get_or_insert(Hold { danger: Danger::Unconfirmed, doubts: 0 });
+                let publish = self.replace(contents.entries, contents.problems);
+                Effect { publish, confirmed: None }
+            }
             Verdict::Unchanged | Verdict::Publish => {
                 // A streamed view that did not change may have lost its source.
                 let confirms = !filtered && (moved || how != How::Blocked || !answer.streamed);
-                let at = if moved && how == How::Blocked { SystemTime::now() } else { started };
+                let at = if moved && how == How::Blocked { Instant::now() } else { started };
                 let publish = self.settle(answer.index, contents);
                 Effect { publish, confirmed: confirms.then_some(at) }
             }
@@ -243,7 +252,7 @@ mod tests {
         Reading {
             answer: Answer { index, worth, streamed: false, absent: false },
             contents: Contents { entries, problems: Vec::new() },
-            started: SystemTime::UNIX_EPOCH,
+            started: Instant::now(),
             transfer: Duration::ZERO,
             size: 0,
         }
@@ -338,6 +347,18 @@ mod tests {
     }
 
     #[test]
+    fn a_past_in_which_nobody_is_missing_is_no_ground_for_the_next_removal() {
+        let mut known = known(100, "ab");
+        known.take(reading(20, "abc"), How::Fresh);
+        shows(&known, "abc", Origin::Live);
+        known.take(reading(30, "bc"), How::Fresh);
+        assert_eq!(ids(&known).as_deref(), Some("abc"), "nobody goes before a second read");
+        assert!(known.take_proven(reading(100, "ab")).publish);
+        shows(&known, "ab", Origin::Live);
+        assert_eq!(known.hold(), None);
+    }
+
+    #[test]
     fn a_first_empty_answer_is_published_only_when_proven() {
         let mut known = Known::<()>::new(false);
         assert_eq!(known.take(reading(6, ""), How::Fresh), Effect::default());
@@ -349,7 +370,9 @@ mod tests {
     #[test]
     fn an_unchanged_answer_confirms_unless_it_was_streamed() {
         let mut known = known(10, "a");
-        assert_eq!(known.take(reading(10, "a"), How::Blocked).confirmed, Some(SystemTime::UNIX_EPOCH));
+        let unchanged = reading(10, "a");
+        let started = unchanged.started;
+        assert_eq!(known.take(unchanged, How::Blocked).confirmed, Some(started));
         let mut streamed = reading(10, "a");
         streamed.answer.streamed = true;
         assert_eq!(known.take(streamed, How::Blocked), Effect::default());

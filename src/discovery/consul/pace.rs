@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rand::RngExt as _;
 use tokio::time::Instant;
 
 /// A bucket of two reads, refilled by one per interval: a service that changes all the time is read at a
@@ -40,6 +41,12 @@ pub(super) fn scaled(time: Duration, body: usize) -> Duration {
     const CAP: Duration = Duration::from_secs(300);
     let mebibytes = u32::try_from(body >> 20).unwrap_or(u32::MAX);
     time.saturating_mul(mebibytes.max(1)).min(CAP.max(time))
+}
+
+/// How long a query is to block, at most `wait`. Queries that began together, after a start, a leader change or a change
+/// that concerns many services, would end together each time: the server's own sixteenth hardly parts them.
+pub(super) fn apart(wait: Duration) -> Duration {
+    wait.mul_f64(rand::rng().random_range(0.5..=1.0))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::error::Error as _;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Certificate, Identity, RequestBuilder, Url};
 use tower::util::MapResponseLayer;
 
+use crate::discovery::status::Connections;
 use crate::spec::settings::{ClientTls, ConsulProvider as Settings};
 
 /// The ways to an agent.
@@ -68,8 +69,7 @@ struct Way {
     /// `None` without TLS.
     tls: Option<ClientTls>,
     lanes: usize,
-    /// How many connections were opened.
-    opened: Arc<AtomicU64>,
+    connections: Arc<Connections>,
 }
 
 /// The contents of the TLS files: authorities, certificate, key.
@@ -101,12 +101,13 @@ const FIRST: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(1);
 
 impl Transport {
-    /// The way to the agent of these settings, with so many lanes for blocked queries. It contacts nobody yet.
+    /// The way to the agent of these settings, with so many lanes for blocked queries, counted in `connections`. It
+    /// contacts nobody yet.
     ///
     /// # Errors
     /// An address that is none, and TLS files that cannot be read.
-    pub(super) fn new(settings: &Settings, lanes: usize) -> Result<Self, ClientError> {
-        let way = Way::new(settings, lanes)?;
+    pub(super) fn new(settings: &Settings, lanes: usize, connections: Arc<Connections>) -> Result<Self, ClientError> {
+        let way = Way::new(settings, lanes, connections)?;
         let clients = way.clients(&way.files()?)?;
         Ok(Self { way, current: Mutex::new(Arc::new(clients)) })
     }
@@ -118,7 +119,7 @@ impl Transport {
 
     /// How many connections were opened since the start.
     pub(super) fn opened(&self) -> u64 {
-        self.way.opened.load(Relaxed)
+        self.way.connections.opened()
     }
 
     /// The clients to use now.
@@ -163,11 +164,10 @@ impl Transport {
 }
 
 impl Way {
-    fn new(settings: &Settings, lanes: usize) -> Result<Self, ClientError> {
-        let opened = Arc::default();
+    fn new(settings: &Settings, lanes: usize, connections: Arc<Connections>) -> Result<Self, ClientError> {
         if let Some(path) = settings.address.strip_prefix("unix://") {
             let (base, socket) = ("http://localhost".to_owned(), Some(PathBuf::from(path)));
-            return Ok(Self { base, socket, real_host: None, tls: None, lanes, opened });
+            return Ok(Self { base, socket, real_host: None, tls: None, lanes, connections });
         }
         let wrong = || ClientError::Address(settings.address.clone());
         let url = Url::parse(&settings.address).map_err(|_| wrong())?;
@@ -181,7 +181,7 @@ impl Way {
         let shown = tls.as_ref().and_then(|tls| tls.server_name.as_deref());
         let real_host = shown.map(|_| host.trim_start_matches('[').trim_end_matches(']').to_owned());
         let base = format!("{}://{}:{port}", url.scheme(), shown.unwrap_or(host));
-        Ok(Self { base, socket: None, real_host, tls, lanes, opened })
+        Ok(Self { base, socket: None, real_host, tls, lanes, connections })
     }
 
     fn files(&self) -> Result<Files, ClientError> {
@@ -198,9 +198,10 @@ impl Way {
     }
 
     fn lane(&self, files: &Files) -> Result<Lane, ClientError> {
-        let opened = Arc::clone(&self.opened);
+        // What the client keeps of a connection is its own: it can't be told when one is closed.
+        let connections = Arc::clone(&self.connections);
         let counted = MapResponseLayer::new(move |connection| {
-            opened.fetch_add(1, Relaxed);
+            connections.opens();
             connection
         });
         let mut builder = reqwest::Client::builder()

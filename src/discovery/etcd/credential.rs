@@ -48,16 +48,16 @@ impl Credentials {
         Some((self.user.clone()?, held.password.as_ref()?.expose().to_owned()))
     }
 
-    /// The options of a client, with TLS where the URL asks for it.
+    /// How TLS is spoken, where the URL asks for it.
     ///
     /// # Errors
     /// The files are of no use.
-    pub(super) async fn options(&self, url: &str, options: ConnectOptions) -> Result<ConnectOptions, String> {
-        let Some(tls) = self.tls.as_ref().filter(|_| url.starts_with("https://")) else { return Ok(options) };
+    pub(super) async fn tls(&self, url: &str) -> Result<Option<TlsOptions>, String> {
+        let Some(tls) = self.tls.as_ref().filter(|_| url.starts_with("https://")) else { return Ok(None) };
         if !self.held().complete {
             self.reread().await?;
         }
-        Ok(options.with_tls(tls_options(tls, &self.held())))
+        Ok(Some(tls_options(tls, &self.held())))
     }
 
     /// Reads all files again; true when something is another now.

@@ -21,10 +21,10 @@ impl KeyRange {
         Self { start: prefix.as_bytes().to_vec(), end: after(prefix), except: None }
     }
 
-    /// The documents below `prefix`, of all kinds. The kinds are neighbours, so that one range, and so one
+    /// The documents below `prefix` but for certificates. The kinds are neighbours, so that one range, and so one
     /// watch, has them all: a route and its upstream written in one transaction are seen at once. The keys
-    /// below `PREFIX/endpoints/`, of which there are many more, lie outside; what gateways write below [`status`] lies
-    /// between, and is left out.
+    /// below `PREFIX/endpoints/`, of which there are many more, lie outside: between these and the certificates. What
+    /// gateways write below [`status`] lies between, and is left out.
     pub fn of_documents(prefix: &str) -> Self {
         let folder = |kind: Kind| format!("{prefix}{}/", kind.as_str());
         let except = Some(Box::new(Self::of_prefix(&status(prefix))));
@@ -34,6 +34,11 @@ impl KeyRange {
     /// Whether a key between `start` and `end` is of the range.
     pub fn has(&self, key: &[u8]) -> bool {
         self.except.as_ref().is_none_or(|except| key < except.start.as_slice() || key >= except.end.as_slice())
+    }
+
+    /// The certificates below `prefix`.
+    pub fn of_certificates(prefix: &str) -> Self {
+        Self::of_prefix(&format!("{prefix}{}/", Kind::Certificate.as_str()))
     }
 }
 
@@ -114,6 +119,9 @@ mod tests {
         ] {
             assert!(!has(&documents, outside), "{outside}");
         }
+        let certificates = KeyRange::of_certificates("/fleetgate/");
+        assert!(has(&certificates, "/fleetgate/certificates/a") && !has(&documents, "/fleetgate/certificates/a"));
+        assert!(!has(&certificates, "/fleetgate/endpoints/users/a"));
     }
 
     #[test]

@@ -36,7 +36,7 @@ impl LeasedKey {
 
     /// The same without a provider, and what follows the credentials for it.
     pub fn alone(settings: &Settings, key: String, value: String, ttl: Duration) -> (Self, BoxFuture<'static, ()>) {
-        let members = Arc::new(Members::new(settings));
+        let members = Arc::new(Members::new(settings, Arc::default()));
         let followed = Arc::clone(&members);
         let follow = async move { followed.follow(&Backoff::new(Duration::ZERO)).await };
         (Self::new(members, key, value, ttl), follow.boxed())

@@ -1,10 +1,9 @@
 //! Defines reads of a whole range: all its keys at one revision, in pages, and their count.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
 
 use etcd_client::{Client, GetOptions, GetResponse, ResponseHeader};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::failure::Failure;
 use super::layout::KeyRange;
@@ -24,7 +23,7 @@ pub(super) struct Listed {
     /// The keys.
     pub(super) listing: Listing,
     /// When the first page was asked for: the list is at least as new.
-    pub(super) asked_at: SystemTime,
+    pub(super) asked_at: Instant,
     /// Who answered.
     pub(super) connection: Connection,
 }
@@ -40,14 +39,14 @@ pub(super) struct Counted {
     /// Who answered.
     pub(super) member: usize,
     /// When it was asked for.
-    pub(super) asked_at: SystemTime,
+    pub(super) asked_at: Instant,
 }
 
 impl Members {
     /// Reads all keys of a range from a member, linearizable: as new as anything acknowledged before.
     pub(super) async fn list(&self, member: usize, range: &KeyRange) -> Result<Listed, WatchError> {
         let asked = |client: Client| async move {
-            let asked_at = SystemTime::now();
+            let asked_at = Instant::now();
             Ok((pages(&client, range).await?, asked_at))
         };
         let ((listing, asked_at), connection) = self.call(member, asked).await?;
@@ -57,7 +56,7 @@ impl Members {
     /// Counts the keys of a range, linearizable, which also shows that the member has a leader.
     pub(super) async fn count(&self, member: usize, range: &KeyRange) -> Result<Counted, WatchError> {
         let asked = |client: Client| async move {
-            let asked_at = SystemTime::now();
+            let asked_at = Instant::now();
             let answer = count(&client, range, 0).await?;
             let (revision, cluster) = (revision_of(&answer)?, cluster_of(&answer));
             let left_out = match &range.except {

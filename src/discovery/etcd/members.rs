@@ -7,14 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use etcd_client::{Client, ConnectOptions};
+use etcd_client::{Client, ConnectOptions, GetOptions};
 use futures_util::future::join_all;
 use rand::seq::SliceRandom as _;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
+use super::channel::Counted;
 use super::credential::Credentials;
 use super::failure::Failure;
+use crate::discovery::status::Connections;
 use crate::discovery::supervise::{Backoff, ErrorKind, WatchError};
 use crate::spec::settings::EtcdProvider as Settings;
 
@@ -22,6 +24,8 @@ use crate::spec::settings::EtcdProvider as Settings;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// For a whole call. A token of another life of the store blocks a call until its deadline (measured).
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+/// For the first answer of a member: a black hole takes connections, and should not keep us from the next one for long.
+const FIRST_ANSWER: Duration = Duration::from_secs(3);
 /// HTTP/2 pings while a stream is open; etcd allows one in 5 s, and none on an idle connection (measured).
 const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 /// Between two authentications, which cost the member 55 ms of bcrypt each, and between two tries to connect
@@ -35,6 +39,7 @@ pub(super) struct Members {
     members: Vec<Member>,
     preferred: AtomicUsize,
     credentials: Credentials,
+    connections: Arc<Connections>,
 }
 
 struct Member {
@@ -65,14 +70,16 @@ pub(super) struct Connection {
 }
 
 impl Members {
-    /// The members of the settings, in an order of this process's own, so that gateways spread.
-    pub(super) fn new(settings: &Settings) -> Self {
+    /// The members of the settings, in an order of this process's own, so that gateways spread. What is opened to them
+    /// is counted in `connections`.
+    pub(super) fn new(settings: &Settings, connections: Arc<Connections>) -> Self {
         let mut urls: Vec<Arc<str>> = settings.endpoints.iter().map(|url| url.as_str().into()).collect();
         urls.shuffle(&mut rand::rng());
         Self {
             members: urls.into_iter().map(|url| Member { url, state: Mutex::default() }).collect(),
             preferred: AtomicUsize::new(0),
             credentials: Credentials::new(settings),
+            connections,
         }
     }
 
@@ -101,7 +108,7 @@ impl Members {
         }
     }
 
-    /// A client of a member, with a token when a user is configured. It need not have connected.
+    /// A client of a member that has answered, with a token when a user is configured.
     pub(super) async fn connect(&self, at: usize) -> Result<Connection, WatchError> {
         let Some(member) = self.members.get(at) else {
             return Err(WatchError::failed("no etcd endpoint is configured"));
@@ -112,7 +119,15 @@ impl Members {
         }
         state.spare()?;
         let client = self.client(&member.url).await?;
-        self.authenticate(&mut state, &member.url, client).await.inspect_err(|error| {
+        let greeted = match greet(&client).await {
+            Ok(()) => self.authenticate(&mut state, &member.url, client).await,
+            Err(failure) => {
+                let error = failure.into_error(&member.url);
+                state.failed = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        };
+        greeted.inspect_err(|error| {
             if error.kind == ErrorKind::Failed {
                 let next = self.after(at, 1);
                 let _ = self.preferred.compare_exchange(at, next, Relaxed, Relaxed);
@@ -233,15 +248,31 @@ impl Members {
     }
 
     async fn client(&self, url: &str) -> Result<Client, WatchError> {
-        let options = ConnectOptions::new()
-            .with_connect_timeout(CONNECT_TIMEOUT)
-            .with_timeout(TIMEOUT)
-            .with_keep_alive(PING.0, PING.1)
-            .with_keep_alive_while_idle(false)
-            .with_require_leader(true);
-        let options = self.credentials.options(url, options).await.map_err(WatchError::failed)?;
+        let channel = Counted {
+            url,
+            tls: self.credentials.tls(url).await.map_err(WatchError::failed)?,
+            connections: Arc::clone(&self.connections),
+            connect_timeout: CONNECT_TIMEOUT,
+            timeout: TIMEOUT,
+            ping: PING,
+        };
+        let options = ConnectOptions::new().with_require_leader(true);
         // It only sets up: nothing is dialled before the first call.
-        Client::connect([url], Some(options)).await.map_err(|error| Failure::from(error).into_error(url))
+        let client = Client::connect_with_balanced_channel([url], Some(options), channel).await;
+        client.map_err(|error| Failure::from(error).into_error(url))
+    }
+}
+
+/// Asks a member for what costs it nothing. Any answer of its own will do, also that we may not ask.
+async fn greet(client: &Client) -> Result<(), Failure> {
+    let options = GetOptions::new().with_count_only().with_serializable();
+    match timeout(FIRST_ANSWER, client.kv_client().get("\0", Some(options))).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => match Failure::from(error) {
+            lost @ Failure::Lost(_) => Err(lost),
+            _ => Ok(()),
+        },
+        Err(_) => Err(Failure::Lost("no answer in 3 s".to_owned())),
     }
 }
 

@@ -1,5 +1,5 @@
-//! Learns documents and endpoints from etcd: a watch for all documents, one for all endpoints of our own layout, and one
-//! for each other wanted source.
+//! Learns documents and endpoints from etcd: two watches for all documents, one for all endpoints of our own layout, and
+//! one for each other wanted source.
 //!
 //! A watch is a [`watch::RangeWatch`] over a [`layout::KeyRange`]; it keeps a [`mirror::Mirror`], parted into
 //! [`pool`]s, and shows it as a [`view::View`]; [`shared`] feeds many sources from one. [`feedback`] is where it is written what is wrong with documents. All watches share the [`members::Members`]: clients, tokens, and which member to use.
@@ -28,6 +28,7 @@ use crate::spec::name::ProviderId;
 use crate::spec::settings::{EtcdProvider as Settings, EtcdRegistration};
 use crate::spec::source::Source;
 
+mod channel;
 mod credential;
 pub mod endpoint;
 mod failure;
@@ -61,7 +62,7 @@ pub struct EtcdProvider {
 impl EtcdProvider {
     /// A provider for these settings, which publishes there. It connects when it runs.
     pub fn new(settings: &Settings, publisher: Publisher) -> Self {
-        let members = Arc::new(Members::new(settings));
+        let members = Arc::new(Members::new(settings, Arc::clone(&publisher.status().cost.connections)));
         Self { prefix: settings.prefix.clone(), members, publisher, write_status: settings.write_status }
     }
 }
@@ -92,19 +93,14 @@ impl Provider for EtcdProvider {
         let Self { prefix, members, publisher, write_status } = *self;
         let status = Arc::clone(publisher.status());
         let backoff = Backoff::new(CAP);
-        let documents = RangeWatch::new(
-            Arc::clone(&members),
-            publisher.clone(),
-            KeyRange::of_documents(&prefix),
-            Arc::new(Known::new(Mirror::default(), View::documents(&prefix))),
-        );
-        let documents = supervise(
-            documents,
-            format!("documents:{prefix}"),
-            Arc::clone(&status),
-            backoff.clone(),
-            context.shutdown.clone(),
-        );
+        let [of_documents, of_certificates] = View::documents(&prefix);
+        let watched = |name: &str, range, view| {
+            let known = Arc::new(Known::new(Mirror::default(), view));
+            let watch = RangeWatch::new(Arc::clone(&members), publisher.clone(), range, known);
+            supervise(watch, format!("{name}:{prefix}"), Arc::clone(&status), backoff.clone(), context.shutdown.clone())
+        };
+        let documents = watched("documents", KeyRange::of_documents(&prefix), of_documents);
+        let certificates = watched("certificates", KeyRange::of_certificates(&prefix), of_certificates);
         let feedback = write_status.then(|| Feedback {
             board: KeyBoard { members: Arc::clone(&members), prefix: layout::status(&prefix) },
             documents: publisher.states(),
@@ -135,7 +131,7 @@ impl Provider for EtcdProvider {
             }
         });
         tokio::select! {
-            ((), (), ()) = futures_util::future::join3(documents, endpoints, sources) => {}
+            ((), (), (), ()) = futures_util::future::join4(documents, certificates, endpoints, sources) => {}
             () = members.follow(&backoff) => {}
             () = feedback => {}
         }

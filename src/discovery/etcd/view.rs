@@ -1,7 +1,7 @@
 //! Defines what a mirror is shown as: the provider's documents, or the endpoints of a source.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::endpoint::EndpointSet;
 use super::mirror::Mirror;
@@ -14,8 +14,8 @@ use crate::spec::source::{EtcdFormat, Source};
 
 /// Shows a mirror: all of it, or its pools as far as somebody wants them.
 pub(super) enum View {
-    /// All documents, the only pool.
-    Documents(DocumentSet),
+    /// The documents of one of several ranges, by its index; the only pool.
+    Documents(Arc<Mutex<Gathered>>, usize),
     /// The endpoints of sources, by pool.
     Endpoints(BTreeMap<Vec<u8>, Feed>),
 }
@@ -33,10 +33,51 @@ impl Feed {
     }
 }
 
+/// The documents of all ranges: published once each of them was read.
+pub(super) struct Gathered {
+    set: DocumentSet,
+    ranges: Vec<Option<Range>>,
+}
+
+/// What a range shows.
+struct Range {
+    texts: BTreeMap<String, Arc<[u8]>>,
+    unreadable: Vec<Problem>,
+    holds: bool,
+}
+
+impl Range {
+    fn of(mirror: &Mirror) -> Self {
+        let mut range = Self { texts: BTreeMap::new(), unreadable: Vec::new(), holds: mirror.holds() };
+        for (key, value) in mirror.shown(&[]) {
+            if let Ok(key) = std::str::from_utf8(key) {
+                range.texts.insert(key.to_owned(), Arc::from(value.bytes.as_slice()));
+            } else {
+                let place = format!("{}:{}", ProviderId::Etcd, String::from_utf8_lossy(key));
+                range.unreadable.push(Problem::new(place, "", "the key is not UTF-8"));
+            }
+        }
+        range
+    }
+}
+
+impl Gathered {
+    fn publish(&mut self, publisher: &Publisher) {
+        let Some(ranges) = self.ranges.iter().map(Option::as_ref).collect::<Option<Vec<_>>>() else { return };
+        let texts: BTreeMap<_, _> = ranges.iter().flat_map(|range| range.texts.clone()).collect();
+        let mut documents = self.set.update(texts.iter().map(|(key, text)| (key.as_str(), &**text)));
+        documents.rejected.extend(ranges.iter().flat_map(|range| range.unreadable.iter().cloned()));
+        let held = ranges.iter().any(|range| range.holds);
+        publisher.documents_of(documents, texts, if held { Origin::Held } else { Origin::Live });
+    }
+}
+
 impl View {
-    /// The documents below a prefix.
-    pub(super) fn documents(prefix: &str) -> Self {
-        Self::Documents(DocumentSet::new(ProviderId::Etcd, prefix))
+    /// The documents below a prefix, from `N` ranges that are watched apart.
+    pub(super) fn documents<const N: usize>(prefix: &str) -> [Self; N] {
+        let (set, ranges) = (DocumentSet::new(ProviderId::Etcd, prefix), Vec::from_iter((0..N).map(|_| None)));
+        let gathered = Arc::new(Mutex::new(Gathered { set, ranges }));
+        std::array::from_fn(|index| Self::Documents(Arc::clone(&gathered), index))
     }
 
     /// One source, from the only pool.
@@ -47,7 +88,7 @@ impl View {
     /// Whether anybody is shown this pool.
     pub(super) fn wants(&self, pool: &[u8]) -> bool {
         match self {
-            Self::Documents(_) => true,
+            Self::Documents(..) => true,
             Self::Endpoints(feeds) => feeds.contains_key(pool),
         }
     }
@@ -62,7 +103,7 @@ impl View {
     /// Shows a pool no more.
     pub(super) fn take(&mut self, pool: &[u8]) -> Option<Feed> {
         match self {
-            Self::Documents(_) => None,
+            Self::Documents(..) => None,
             Self::Endpoints(feeds) => feeds.remove(pool),
         }
     }
@@ -71,21 +112,10 @@ impl View {
     pub(super) fn publish(&mut self, mirror: &Mirror, pools: Option<&BTreeSet<Vec<u8>>>, publisher: &Publisher) {
         let origin = |pool: &[u8]| if mirror.pool_holds(pool) { Origin::Held } else { Origin::Live };
         match self {
-            Self::Documents(set) => {
-                let mut unreadable = Vec::new();
-                let entries = mirror.shown(&[]).filter_map(|(key, value)| match std::str::from_utf8(key) {
-                    Ok(key) => Some((key, value.bytes.as_slice())),
-                    Err(_) => {
-                        let place = format!("{}:{}", ProviderId::Etcd, String::from_utf8_lossy(key));
-                        unreadable.push(Problem::new(place, "", "the key is not UTF-8"));
-                        None
-                    }
-                });
-                let entries: Vec<_> = entries.collect();
-                let texts = entries.iter().map(|(key, value)| ((*key).to_owned(), Arc::from(*value))).collect();
-                let mut documents = set.update(entries);
-                documents.rejected.append(&mut unreadable);
-                publisher.documents_of(documents, texts, origin(&[]));
+            Self::Documents(gathered, index) => {
+                let mut gathered = gathered.lock().unwrap_or_else(PoisonError::into_inner);
+                gathered.ranges[*index] = Some(Range::of(mirror));
+                gathered.publish(publisher);
             }
             Self::Endpoints(feeds) => {
                 let known = |pool: &[u8], feed: &mut Feed| {

@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{ResponseHeader, WatchOptions, WatchResponse, WatchStream};
@@ -32,7 +32,7 @@ const SILENCE: Duration = Duration::from_secs(15);
 const ANSWER: Duration = Duration::from_secs(5);
 /// Between two counts on another member, which show that nothing was missed.
 const PROBE: Duration = Duration::from_secs(30);
-/// After a count that is not ours.
+/// After a count that is not ours, and after a stream was resumed.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Between two complete lists on the side: etcd has had bugs that lost events (its changelogs tell).
 const RESYNC: Duration = Duration::from_secs(300);
@@ -107,7 +107,6 @@ impl RangeWatch {
 
     async fn run(&mut self, status: &WatchStatus) -> Result<Infallible, WatchError> {
         let mut connection = self.members.connect(self.members.preferred()).await?;
-        let resumed = self.broke_at.is_some();
         if self.broke_at.is_some_and(|at| at.elapsed() > OUTAGE) {
             self.list_first = true;
         }
@@ -120,7 +119,7 @@ impl RangeWatch {
                 }
                 connection = self.list(&connection, status).await?;
             }
-            match self.follow(&connection, resumed, status).await {
+            match self.follow(&connection, lists == 0, status).await {
                 Failure::Compacted(reason) => {
                     tracing::info!(range = %self.range, url = %connection.url, "listing again: {reason}");
                     self.list_first = true;
@@ -152,7 +151,7 @@ impl RangeWatch {
         Ok(connection)
     }
 
-    /// Follows the stream until it fails.
+    /// Follows the stream until it fails. `resumed`: it goes on from what was known, without a list.
     async fn follow(&mut self, connection: &Connection, resumed: bool, status: &WatchStatus) -> Failure {
         let mut stream = match self.open(connection).await {
             Ok(stream) => stream,
@@ -165,7 +164,9 @@ impl RangeWatch {
             // A stream that was opened says nothing about a leader; a count does.
             probe_at: if resumed { now } else { now + around(PROBE, 0.2) },
             differed: false,
-            resync_at: now + around(RESYNC, 0.2),
+            // A store that was put back to a backup and has overtaken us since looks like the one we knew: only what
+            // it has tells. What we missed comes first.
+            resync_at: now + if resumed { around(AGAIN, 0.5) } else { around(RESYNC, 0.2) },
             verify_at: None,
             verifications: 0,
         };
@@ -282,7 +283,7 @@ impl RangeWatch {
         if !events.is_empty() {
             let outcome = self.known.lock().apply(events);
             status.set_index(u64::try_from(self.known.revision()).unwrap_or(0));
-            status.confirmed(SystemTime::now());
+            status.confirmed(Instant::now());
             self.publish(&outcome, false);
         }
         failure

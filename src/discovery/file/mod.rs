@@ -3,10 +3,10 @@
 //! The folders on the way to each file are watched, not the files, which editors and ConfigMaps replace. A slow
 //! glance at all of them catches what the watch does not tell. SIGHUP reads everything at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use notify::event::{AccessKind, AccessMode};
@@ -15,9 +15,10 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use self::doubt::{Believed, Content};
-use self::scan::{Glance, folders, glance, read};
+use self::scan::{Glance, attachment, folders, glance, read};
 use super::{Context, Provider, Publisher};
 use crate::spec::decode::{FileSet, FileText, Format};
+use crate::spec::document::Documents;
 use crate::spec::problem::Problem;
 use crate::spec::settings::FileProvider as Settings;
 
@@ -38,13 +39,14 @@ pub struct FileProvider {
     believed: Believed,
     set: FileSet,
     last: Glance,
+    /// What documents name: looked at and watched like themselves.
+    attached: Arc<BTreeSet<PathBuf>>,
 }
 
 /// A look at all files.
 struct Look {
     seen: Glance,
     contents: BTreeMap<PathBuf, Content>,
-    folders: BTreeMap<PathBuf, (u64, u64)>,
 }
 
 impl FileProvider {
@@ -54,22 +56,23 @@ impl FileProvider {
             settings: Arc::new(settings.clone()),
             publisher,
             believed: Believed::default(),
-            set: FileSet::new(),
+            set: FileSet::reading(attachment),
             last: Glance::default(),
+            attached: Arc::default(),
         }
     }
 
     /// Reads everything and publishes it; returns the folders to watch.
     async fn update(&mut self) -> Option<BTreeMap<PathBuf, (u64, u64)>> {
-        let settings = Arc::clone(&self.settings);
-        let began = SystemTime::now();
+        let (settings, attached) = (Arc::clone(&self.settings), Arc::clone(&self.attached));
+        let began = Instant::now();
         let look = tokio::task::spawn_blocking(move || {
             // The glance comes first: what changes while it is read shows at the next one.
-            let seen = glance(&settings);
+            let seen = glance(&settings, &attached);
             let contents = seen.files.keys().filter_map(|path| Some((path.clone(), read(path)?))).collect();
-            Look { folders: folders(&settings, &seen), seen, contents }
+            Look { seen, contents }
         });
-        let Look { seen, contents, folders } = match look.await {
+        let Look { seen, contents } = match look.await {
             Ok(look) => look,
             Err(error) => {
                 tracing::error!("reading files failed: {error}");
@@ -97,19 +100,49 @@ impl FileProvider {
         }
         // Of two files that define a name the first one wins: the main file, then the smaller path.
         files.sort_by_key(|file: &FileText| !file.main);
-        let mut documents = self.set.update(files);
+        let mut documents = self.decode(files).await?;
         documents.rejected.append(&mut problems);
+        let (settings, attached) = (Arc::clone(&self.settings), Arc::clone(&self.attached));
+        let (seen, folders) = tokio::task::spawn_blocking(move || {
+            let folders = folders(&settings, &seen, &attached);
+            (seen, folders)
+        })
+        .await
+        .inspect_err(|error| tracing::error!("looking at folders failed: {error}"))
+        .ok()?;
         self.last = seen;
         self.publisher.status().watch("files").confirmed(began);
         self.publisher.documents(documents);
         Some(folders)
     }
 
+    /// The documents of the files; what they name is read on the way.
+    async fn decode(&mut self, files: Vec<FileText>) -> Option<Documents> {
+        let mut set = std::mem::take(&mut self.set);
+        let decoded = tokio::task::spawn_blocking(move || {
+            let documents = set.update(files);
+            (set, documents)
+        });
+        match decoded.await {
+            Ok((set, documents)) => {
+                self.attached = Arc::new(set.attached());
+                self.set = set;
+                Some(documents)
+            }
+            Err(error) => {
+                tracing::error!("reading files failed: {error}");
+                self.set = FileSet::reading(attachment);
+                None
+            }
+        }
+    }
+
     /// Whether a glance differs from the last one.
     async fn looks_different(&self) -> bool {
-        let settings = Arc::clone(&self.settings);
-        let began = SystemTime::now();
-        let same = tokio::task::spawn_blocking(move || glance(&settings)).await.is_ok_and(|seen| seen == self.last);
+        let (settings, attached) = (Arc::clone(&self.settings), Arc::clone(&self.attached));
+        let began = Instant::now();
+        let look = tokio::task::spawn_blocking(move || glance(&settings, &attached));
+        let same = look.await.is_ok_and(|seen| seen == self.last);
         if same {
             self.publisher.status().watch("files").confirmed(began);
         }

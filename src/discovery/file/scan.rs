@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
@@ -44,15 +44,20 @@ impl Print {
 pub(super) struct Glance {
     /// The files by path, with their prints; `None` for one that can't be looked at.
     pub(super) files: BTreeMap<PathBuf, Option<Print>>,
+    /// The files that documents name, likewise.
+    pub(super) attached: BTreeMap<PathBuf, Option<Print>>,
     /// Folders that can't be read, with the reason: what is in them is unknown, not gone.
     pub(super) unreadable: BTreeMap<PathBuf, String>,
     /// Patterns that are none.
     pub(super) problems: Vec<Problem>,
 }
 
-/// Finds the files: the main one, and those that match a pattern.
-pub(super) fn glance(settings: &Settings) -> Glance {
+/// Finds the files: the main one, and those that match a pattern; and looks at those that their documents named.
+pub(super) fn glance(settings: &Settings, attached: &BTreeSet<PathBuf>) -> Glance {
     let mut seen = Glance::default();
+    for path in attached {
+        seen.attached.insert(path.clone(), fs::metadata(path).ok().map(|data| Print::of(&data)));
+    }
     for pattern in &settings.patterns {
         let found = pattern.to_str().ok_or_else(|| "it is not UTF-8".to_owned());
         let found = found.and_then(|pattern| glob_with(pattern, Settings::MATCHING).map_err(|error| error.to_string()));
@@ -108,12 +113,40 @@ pub(super) fn read(path: &Path) -> Option<Result<Vec<u8>, String>> {
     }
 }
 
+/// What a document names.
+///
+/// # Errors
+/// Why it cannot be read.
+pub(super) fn attachment(path: &Path) -> Result<Vec<u8>, String> {
+    let open = || {
+        // A pipe would never open, a device never end.
+        if !fs::metadata(path)?.is_file() {
+            return Err(std::io::Error::other("it is no file"));
+        }
+        let mut content = Vec::new();
+        fs::File::open(path)?.take(LARGEST_ATTACHMENT + 1).read_to_end(&mut content)?;
+        Ok(content)
+    };
+    let content = open().map_err(|error| error.to_string())?;
+    if content.len() as u64 > LARGEST_ATTACHMENT {
+        return Err("it is larger than 1 MiB".to_owned());
+    }
+    Ok(content)
+}
+
+/// Largest file that a document names, in bytes.
+const LARGEST_ATTACHMENT: u64 = 1 << 20;
+
 /// The folders in which something must happen before [`glance`] or a file's content can change: those of each
 /// file and of every link on the way to it, and those that a pattern looks into. With what identifies them,
 /// since a folder that was made anew has to be watched anew.
-pub(super) fn folders(settings: &Settings, seen: &Glance) -> BTreeMap<PathBuf, (u64, u64)> {
+pub(super) fn folders(
+    settings: &Settings,
+    seen: &Glance,
+    attached: &BTreeSet<PathBuf>,
+) -> BTreeMap<PathBuf, (u64, u64)> {
     let mut folders = BTreeSet::new();
-    let files = seen.files.keys().chain(&settings.main);
+    let files = seen.files.keys().chain(&settings.main).chain(attached);
     for file in files {
         along(file, &mut folders);
     }
@@ -199,10 +232,10 @@ mod tests {
         }
         symlink("nowhere", root.path().join("broken.toml")).unwrap();
         let patterns = ["*.toml", "d/*.toml", "a.*"].map(|pattern| root.path().join(pattern));
-        let seen = glance(&settings(&patterns));
+        let seen = glance(&settings(&patterns), &BTreeSet::new());
         assert_eq!(names(seen.files.keys().cloned(), root.path()), ["a.toml", "a.toml~", "d/b.toml"]);
         assert!(seen.problems.is_empty() && seen.unreadable.is_empty());
-        let bad = glance(&settings(&[root.path().join("a**b")]));
+        let bad = glance(&settings(&[root.path().join("a**b")]), &BTreeSet::new());
         assert_eq!(bad.problems.len(), 1);
     }
 
@@ -216,12 +249,17 @@ mod tests {
         symlink("..2026", root.join("mount/..data")).unwrap();
         symlink("..data/users.toml", root.join("mount/users.toml")).unwrap();
         let watched = |settings: &Settings| {
-            let folders = folders(settings, &glance(settings));
+            let none = BTreeSet::new();
+            let folders = folders(settings, &glance(settings, &none), &none);
             names(folders.into_keys().filter(|folder| folder.starts_with(&root)), &root)
         };
         assert_eq!(watched(&settings(&[root.join("mount/*.toml")])), ["mount", "mount/..2026"]);
         let main = Settings { main: Some(root.join("mount/users.toml")), patterns: Vec::new() };
         assert_eq!(watched(&main), ["mount", "mount/..2026"]);
+        let attached = [root.join("mount/users.toml")].into();
+        let none = settings(&[]);
+        let of_attached = folders(&none, &glance(&none, &attached), &attached);
+        assert_eq!(names(of_attached.into_keys().filter(|it| it.starts_with(&root)), &root), ["mount", "mount/..2026"]);
         // What does not exist yet is awaited where it would begin.
         assert_eq!(watched(&settings(&[root.join("later/x/*.toml")])), [""]);
         fs::create_dir_all(root.join("teams/a/routes")).unwrap();
@@ -235,6 +273,7 @@ mod tests {
         symlink("b", root.path().join("a")).unwrap();
         symlink("a", root.path().join("b")).unwrap();
         let main = Settings { main: Some(root.path().join("a")), patterns: Vec::new() };
-        assert!(!folders(&main, &glance(&main)).is_empty());
+        let none = BTreeSet::new();
+        assert!(!folders(&main, &glance(&main, &none), &none).is_empty());
     }
 }

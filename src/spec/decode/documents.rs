@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::spec::certificate::CertificateSpec;
 use crate::spec::document::{Documents, Item, Kind};
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::problem::Problem;
@@ -21,15 +22,23 @@ pub struct DocumentSet {
     prefix: String,
     routes: Known<RouteSpec>,
     upstreams: Known<UpstreamSpec>,
+    certificates: Known<CertificateSpec>,
 }
 
 /// Items by name, each with the text it was made from.
 type Known<T> = BTreeMap<Name, (Text, Item<T>)>;
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 struct Text {
     key: String,
     bytes: Vec<u8>,
+}
+
+/// Of a certificate it holds the key: it is never shown.
+impl std::fmt::Debug for Text {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Text").field("key", &self.key).finish_non_exhaustive()
+    }
 }
 
 /// A key that won its name, before decoding.
@@ -42,7 +51,8 @@ struct Candidate<'a> {
 impl DocumentSet {
     /// No documents yet. `prefix` is what every key begins with, slash included: `fleetgate/`.
     pub fn new(provider: ProviderId, prefix: impl Into<String>) -> Self {
-        Self { provider, prefix: prefix.into(), routes: BTreeMap::new(), upstreams: BTreeMap::new() }
+        let (routes, upstreams, certificates) = Default::default();
+        Self { provider, prefix: prefix.into(), routes, upstreams, certificates }
     }
 
     /// The documents of the complete present set of whole keys and values. An item whose key is not in it
@@ -54,6 +64,7 @@ impl DocumentSet {
         let mut rejected = Vec::new();
         let mut routes: BTreeMap<Name, Candidate<'a>> = BTreeMap::new();
         let mut upstreams: BTreeMap<Name, Candidate<'a>> = BTreeMap::new();
+        let mut certificates: BTreeMap<Name, Candidate<'a>> = BTreeMap::new();
         for (key, bytes) in entries {
             let Some(relative) = key.strip_prefix(self.prefix.as_str()) else { continue };
             match decode_key(relative) {
@@ -63,6 +74,7 @@ impl DocumentSet {
                     let winners = match kind {
                         Kind::Route => &mut routes,
                         Kind::Upstream => &mut upstreams,
+                        Kind::Certificate => &mut certificates,
                     };
                     // Keys come in order: the first one for a name is the smaller.
                     if let Some(winner) = winners.get(&name) {
@@ -77,7 +89,13 @@ impl DocumentSet {
         let place = |key: &str| format!("{}:{key}", self.provider);
         refresh(&mut self.routes, routes, &place);
         refresh(&mut self.upstreams, upstreams, &place);
-        Documents { routes: items(&self.routes), upstreams: items(&self.upstreams), rejected }
+        refresh(&mut self.certificates, certificates, &place);
+        Documents {
+            routes: items(&self.routes),
+            upstreams: items(&self.upstreams),
+            certificates: items(&self.certificates),
+            rejected,
+        }
     }
 
     fn place(&self, key: &str) -> String {
@@ -161,7 +179,7 @@ mod tests {
         assert_eq!(
             documents.rejected.iter().map(ToString::to_string).collect::<Vec<_>>(),
             [
-                "consul-kv:fleetgate/middlewares/m: `middlewares/` holds no documents: documents are `routes/NAME` or `upstreams/NAME`"
+                "consul-kv:fleetgate/middlewares/m: `middlewares/` holds no documents: documents are `routes/NAME`, `upstreams/NAME`, `certificates/NAME`"
             ]
         );
     }

@@ -1,14 +1,19 @@
 //! Defines the documents of files: the dynamic sections of each, merged.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::spec::certificate::CertificateSpec;
 use crate::spec::document::{Documents, Item};
 use crate::spec::name::Name;
 use crate::spec::problem::{Problem, sort};
 use crate::spec::route::RouteSpec;
 use crate::spec::upstream::UpstreamSpec;
 
+use super::attached::Attached;
 use super::format::Format;
 use super::item::DecodeItem;
 use super::parse::{SyntaxError, parse_bytes};
@@ -33,14 +38,23 @@ pub struct FileText {
 pub struct FileSet {
     files: BTreeMap<String, Known>,
     last: Documents,
+    read: Read,
 }
 
+/// Reads what documents name.
+#[derive(Clone, Copy, Debug)]
+struct Read(fn(&Path) -> Result<Vec<u8>, String>);
+
+/// What documents name, and what was found there. Keys are among it: it is never shown.
+type Attachments = BTreeMap<PathBuf, Result<Vec<u8>, String>>;
+
 /// What is known of a file.
-#[derive(Debug)]
 struct Known {
     bytes: Result<Vec<u8>, String>,
+    attachments: Attachments,
     routes: Vec<KnownItem<RouteSpec>>,
     upstreams: Vec<KnownItem<UpstreamSpec>>,
+    certificates: Vec<KnownItem<CertificateSpec>>,
     rejected: Vec<Problem>,
 }
 
@@ -53,9 +67,19 @@ struct KnownItem<T> {
 }
 
 impl FileSet {
-    /// No documents yet.
+    /// No documents yet. They can name no other files.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// No documents yet. What they name is read so, at each update anew.
+    pub fn reading(read: fn(&Path) -> Result<Vec<u8>, String>) -> Self {
+        Self { read: Read(read), ..Self::default() }
+    }
+
+    /// The files that the documents of the last update name.
+    pub fn attached(&self) -> BTreeSet<PathBuf> {
+        self.files.values().flat_map(|known| known.attachments.keys().cloned()).collect()
     }
 
     /// The documents of the present files, in the order given: of two files that define a name the first one
@@ -66,11 +90,12 @@ impl FileSet {
         for file in files {
             let path = file.path.clone();
             let now = match known.remove(&path) {
-                Some(before) if before.bytes == file.bytes => before,
-                before => Known::read(file, before),
+                Some(before) if before.bytes == file.bytes && before.attachments_are_the_same(&self.read) => before,
+                before => Known::read(file, before, &self.read),
             };
             merge(&now.routes, &self.last.routes, &mut documents.routes, &mut documents.rejected);
             merge(&now.upstreams, &self.last.upstreams, &mut documents.upstreams, &mut documents.rejected);
+            merge(&now.certificates, &self.last.certificates, &mut documents.certificates, &mut documents.rejected);
             documents.rejected.extend(now.rejected.iter().cloned());
             self.files.insert(path, now);
         }
@@ -81,7 +106,11 @@ impl FileSet {
 }
 
 impl Known {
-    fn read(file: FileText, before: Option<Self>) -> Self {
+    fn attachments_are_the_same(&self, read: &Read) -> bool {
+        self.attachments.iter().all(|(path, content)| (read.0)(path) == *content)
+    }
+
+    fn read(file: FileText, before: Option<Self>, read: &Read) -> Self {
         let parsed = match &file.bytes {
             Ok(bytes) => parse_bytes(bytes, Some(file.format)).map_err(|errors| {
                 let problem = |error: SyntaxError| Problem::new(error.spot.in_origin(&file.path), "", error.text);
@@ -91,15 +120,47 @@ impl Known {
         };
         match parsed {
             Ok(root) => {
-                let Sections { routes, upstreams, rejected } = decode_sections(&root, &file.path, file.main);
-                let (routes, upstreams) = (known_items(routes), known_items(upstreams));
-                Self { bytes: file.bytes, routes, upstreams, rejected }
+                let attachments = RefCell::new(Attachments::new());
+                let noted = |path: &Path| {
+                    let mut attachments = attachments.borrow_mut();
+                    attachments.entry(path.to_owned()).or_insert_with(|| (read.0)(path)).clone()
+                };
+                let attached = Attached::new(Path::new(&file.path), &noted);
+                let Sections { routes, upstreams, certificates, rejected } =
+                    decode_sections(&root, &file.path, file.main, attached);
+                Self {
+                    bytes: file.bytes,
+                    routes: known_items(routes),
+                    upstreams: known_items(upstreams),
+                    certificates: known_items(certificates),
+                    attachments: attachments.into_inner(),
+                    rejected,
+                }
             }
-            Err(rejected) => {
-                let (routes, upstreams) = before.map_or_else(Default::default, |known| (known.routes, known.upstreams));
-                Self { bytes: file.bytes, routes, upstreams, rejected }
-            }
+            Err(rejected) => match before {
+                Some(before) => Self { bytes: file.bytes, rejected, ..before },
+                None => Self {
+                    bytes: file.bytes,
+                    attachments: Attachments::new(),
+                    routes: Vec::new(),
+                    upstreams: Vec::new(),
+                    certificates: Vec::new(),
+                    rejected,
+                },
+            },
         }
+    }
+}
+
+impl Default for Read {
+    fn default() -> Self {
+        Self(|_| Err("no file can be named here".to_owned()))
+    }
+}
+
+impl fmt::Debug for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Known").field("attachments", &self.attachments.keys()).finish_non_exhaustive()
     }
 }
 
@@ -215,7 +276,7 @@ mod tests {
         };
         insta::assert_snapshot!(shown(&other), @"
 a.toml:1:2: route: unknown key; did you mean `routes`?
-a.toml:2:2: admin: this section belongs into the main configuration file: here stand routes and upstreams
+a.toml:2:2: admin: this section belongs into the main configuration file: here stand routes, upstreams and certificates
 a.toml:4:9: routes.A: `A` is not a name: 1 to 63 of a-z, 0-9, `.`, `_` and `-`, beginning with a letter or digit
 a.toml:6:5: upstreams.u: expected a table, found a number
 ");

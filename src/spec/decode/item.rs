@@ -3,11 +3,14 @@
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
+use crate::spec::certificate::CertificateSpec;
 use crate::spec::document::Kind;
 use crate::spec::problem::{Problem, sort};
 use crate::spec::route::RouteSpec;
 use crate::spec::upstream::UpstreamSpec;
 
+use super::attached::Attached;
+use super::certificate::RawCertificate;
 use super::format::Format;
 use super::parse::parse_bytes;
 use super::reader::{Mistake, Reading, read};
@@ -44,6 +47,15 @@ impl DecodeItem for UpstreamSpec {
     }
 }
 
+impl DecodeItem for CertificateSpec {
+    const KIND: Kind = Kind::Certificate;
+    type Raw = RawCertificate;
+
+    fn resolve(raw: RawCertificate, scope: &Scope<'_>) -> Option<Self> {
+        raw.resolve(scope)
+    }
+}
+
 /// What decoding one item gave.
 #[derive(Debug)]
 pub struct Decoded<T> {
@@ -53,23 +65,24 @@ pub struct Decoded<T> {
     pub references: Vec<Reference>,
 }
 
-/// Decodes the body of one item. Without a format the text tells: JSON when it starts with `{`, else TOML.
+/// Decodes the body of one item that a registry holds. Without a format the text tells: JSON when it starts with `{`, else TOML.
 ///
 /// # Errors
 /// Every problem of the item, each at `PLACE:line:column`.
 pub fn decode_item<T: DecodeItem>(bytes: &[u8], format: Option<Format>, place: &str) -> Result<T, Vec<Problem>> {
     match parse_bytes(bytes, format) {
-        Ok(node) => decode_node(&node, "", place).item,
+        Ok(node) => decode_node(&node, "", place, None).item,
         Err(errors) => {
             Err(errors.into_iter().map(|error| Problem::new(error.spot.in_origin(place), "", error.text)).collect())
         }
     }
 }
 
-/// Decodes an item that was parsed already; `key` is its dotted key in its text, or empty.
-pub fn decode_node<T: DecodeItem>(node: &Node, key: &str, origin: &str) -> Decoded<T> {
+/// Decodes an item that was parsed already; `key` is its dotted key in its text, or empty. `attached`: it may name
+/// files.
+pub fn decode_node<T: DecodeItem>(node: &Node, key: &str, origin: &str, attached: Option<Attached<'_>>) -> Decoded<T> {
     let Reading { raw, broken, mistakes } = read::<T::Raw>(node, key);
-    let report = Report::new(origin, &broken);
+    let report = Report::new(origin, &broken).with_attached(attached);
     let spec = raw.and_then(|raw| T::resolve(raw, &report.root(node, key)));
     let (mut problems, references) = report.into_parts();
     let problem = |mistake: Mistake| Problem::new(mistake.spot.in_origin(origin), mistake.key, mistake.text);

@@ -28,7 +28,7 @@ pub fn decode_key(key: &str) -> Key {
     if key.is_empty() || key.ends_with('/') || key.starts_with("status/") {
         return Key::Ignored;
     }
-    let kinds = || Kind::ALL.map(|kind| format!("`{}/NAME`", kind.as_str())).join(" or ");
+    let kinds = || Kind::ALL.map(|kind| format!("`{}/NAME`", kind.as_str())).join(", ");
     let Some((kind, file)) = key.split_once('/') else {
         return Key::Rejected(format!("`{key}` is no document: documents are {}", kinds()));
     };

@@ -6,6 +6,8 @@
 //!
 //! Document providers use [`documents::DocumentSet`] (one key an item) and [`files::FileSet`] (whole files).
 
+mod attached;
+pub mod certificate;
 pub mod condition;
 pub mod documents;
 pub mod files;
@@ -22,6 +24,7 @@ pub mod tag;
 pub mod tree;
 pub mod upstream;
 
+pub use attached::Attached;
 pub use documents::DocumentSet;
 pub use files::{FileSet, FileText};
 pub use format::Format;

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use crate::spec::name::{ItemRef, Name, ProviderId};
 use crate::spec::problem::Problem;
 
+use super::attached::Attached;
 use super::reader::Broken;
 use super::tree::{Node, Path, Spot};
 
@@ -14,6 +15,7 @@ pub struct Report<'a> {
     /// The file or key that places begin with.
     origin: &'a str,
     broken: &'a Broken,
+    attached: Option<Attached<'a>>,
     problems: RefCell<Vec<Problem>>,
     references: RefCell<Vec<Reference>>,
 }
@@ -45,7 +47,12 @@ pub enum Referent {
 impl<'a> Report<'a> {
     /// Nothing found yet.
     pub fn new(origin: &'a str, broken: &'a Broken) -> Self {
-        Self { origin, broken, problems: RefCell::default(), references: RefCell::default() }
+        Self { origin, broken, attached: None, problems: RefCell::default(), references: RefCell::default() }
+    }
+
+    /// The same, of a document that may name files.
+    pub fn with_attached(self, attached: Option<Attached<'a>>) -> Self {
+        Self { attached, ..self }
     }
 
     /// The whole value that was read; `key` is its own dotted key, or empty.
@@ -148,6 +155,11 @@ impl<'a> Scope<'a> {
                 default
             }
         }
+    }
+
+    /// The files that may be named here; `None` where none may.
+    pub(super) fn attached(&self) -> Option<Attached<'a>> {
+        self.report.attached
     }
 
     /// `file:line:column` of this value.

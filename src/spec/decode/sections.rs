@@ -1,11 +1,13 @@
-//! Defines how the sections of a file become items: `[routes.NAME]`, `[upstreams.NAME]`.
+//! Defines how the sections of a file become items: `[routes.NAME]`, `[upstreams.NAME]`, `[certificates.NAME]`.
 
+use crate::spec::certificate::CertificateSpec;
 use crate::spec::document::Kind;
 use crate::spec::name::Name;
 use crate::spec::problem::Problem;
 use crate::spec::route::RouteSpec;
 use crate::spec::upstream::UpstreamSpec;
 
+use super::attached::Attached;
 use super::item::{DecodeItem, Decoded, decode_node};
 use super::reader::unknown_key;
 use super::tree::{Node, Value};
@@ -20,6 +22,8 @@ pub struct Sections {
     pub routes: Vec<SectionItem<RouteSpec>>,
     /// `[upstreams.NAME]`, in the order of the names.
     pub upstreams: Vec<SectionItem<UpstreamSpec>>,
+    /// `[certificates.NAME]`, in the order of the names.
+    pub certificates: Vec<SectionItem<CertificateSpec>>,
     /// What belongs to no item: bad names, unknown sections.
     pub rejected: Vec<Problem>,
 }
@@ -36,11 +40,12 @@ pub struct SectionItem<T> {
 }
 
 /// Decodes the dynamic sections of a parsed file. The main file may have the static ones beside them.
-pub fn decode_sections(root: &Node, origin: &str, main: bool) -> Sections {
+pub fn decode_sections(root: &Node, origin: &str, main: bool, attached: Attached<'_>) -> Sections {
     let mut rejected = unknown_sections(root, origin, main);
     Sections {
-        routes: decode_section(root, origin, &mut rejected),
-        upstreams: decode_section(root, origin, &mut rejected),
+        routes: decode_section(root, origin, attached, &mut rejected),
+        upstreams: decode_section(root, origin, attached, &mut rejected),
+        certificates: decode_section(root, origin, attached, &mut rejected),
         rejected,
     }
 }
@@ -55,7 +60,8 @@ pub fn unknown_sections(root: &Node, origin: &str, main: bool) -> Vec<Problem> {
     let unknown = root.entries().iter().filter(|entry| !known.contains(&entry.key.as_str()));
     let problem = |entry: &super::tree::Entry| {
         let text = if STATIC_SECTIONS.contains(&entry.key.as_str()) {
-            "this section belongs into the main configuration file: here stand routes and upstreams".to_owned()
+            "this section belongs into the main configuration file: here stand routes, upstreams and certificates"
+                .to_owned()
         } else {
             unknown_key(&entry.key, &known)
         };
@@ -64,7 +70,12 @@ pub fn unknown_sections(root: &Node, origin: &str, main: bool) -> Vec<Problem> {
     unknown.map(problem).collect()
 }
 
-fn decode_section<T: DecodeItem>(root: &Node, origin: &str, rejected: &mut Vec<Problem>) -> Vec<SectionItem<T>> {
+fn decode_section<T: DecodeItem>(
+    root: &Node,
+    origin: &str,
+    attached: Attached<'_>,
+    rejected: &mut Vec<Problem>,
+) -> Vec<SectionItem<T>> {
     let section = T::KIND.as_str();
     let Some(node) = root.get(section) else { return Vec::new() };
     if !matches!(node.value, Value::Table(_) | Value::Null) {
@@ -75,7 +86,10 @@ fn decode_section<T: DecodeItem>(root: &Node, origin: &str, rejected: &mut Vec<P
     for entry in node.entries() {
         let (place, key) = (entry.spot.in_origin(origin), format!("{section}.{}", entry.key));
         match entry.key.parse::<Name>() {
-            Ok(name) => items.push(SectionItem { name, place, decoded: decode_node(&entry.node, &key, origin) }),
+            Ok(name) => {
+                let decoded = decode_node(&entry.node, &key, origin, Some(attached));
+                items.push(SectionItem { name, place, decoded });
+            }
             Err(error) => rejected.push(Problem::new(place, key, error.to_string())),
         }
     }

@@ -118,6 +118,22 @@ pub const TARGET_PASSED_OVER: &Definition = &Definition::new(
 pub const DOWNSTREAM_CONNECTIONS: &Definition =
     &Definition::new(Kind::Gauge, "fleetgate_downstream_connections", &["listener"], "Open connections of clients.");
 
+/// Handshakes of TLS listeners.
+pub const TLS_HANDSHAKES: &Definition = &Definition::new(
+    Kind::Counter,
+    "fleetgate_tls_handshakes_total",
+    &["listener", "result"],
+    "TLS handshakes of clients, by result: full, resumed, unknown_name, client_certificate, timeout, failed.",
+);
+
+/// Dates of certificates.
+pub const CERTIFICATE_EXPIRES: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_certificate_expires_timestamp_seconds",
+    &["certificate"],
+    "When a certificate that clients are shown expires, in Unix time.",
+);
+
 /// What came of reads of sources.
 pub const DISCOVERY_UPDATES: &Definition = &Definition::new(
     Kind::Counter,
@@ -172,6 +188,22 @@ pub const DISCOVERY_BYTES: &Definition = &Definition::new(
     "fleetgate_discovery_received_bytes_total",
     &["provider"],
     "Bytes of the answers of the provider's registry: decompressed bodies, keys and values.",
+);
+
+/// Connections that were opened.
+pub const DISCOVERY_CONNECTIONS_OPENED: &Definition = &Definition::new(
+    Kind::Counter,
+    "fleetgate_discovery_connections_opened_total",
+    &["provider"],
+    "Connections that the provider opened to its registry.",
+);
+
+/// Connections that are open.
+pub const DISCOVERY_CONNECTIONS: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_discovery_connections",
+    &["provider"],
+    "Connections to the registry that are open now; absent where that is not known, as with Consul.",
 );
 
 /// When a token ends.

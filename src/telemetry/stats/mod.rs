@@ -9,4 +9,4 @@ mod worker;
 
 pub use instrument::{Counter, Gauge, Histogram, HistogramTotal};
 pub use totals::WorkersStats;
-pub use worker::{AttemptResult, ConnectionState, RequestCounters, WorkerStats};
+pub use worker::{AttemptResult, ConnectionState, HandshakeResult, RequestCounters, WorkerStats};

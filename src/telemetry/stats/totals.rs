@@ -35,6 +35,7 @@ impl Source for WorkersStats {
             definitions::TARGET_PASSED_OVER,
             definitions::UPSTREAM_CONNECTIONS,
             definitions::DOWNSTREAM_CONNECTIONS,
+            definitions::TLS_HANDSHAKES,
         ]
     }
 
@@ -47,6 +48,7 @@ impl Source for WorkersStats {
         let mut target_passed_over = BTreeMap::<_, u64>::new();
         let mut upstream_connections = BTreeMap::<_, i64>::new();
         let mut downstream_connections = BTreeMap::<_, i64>::new();
+        let mut tls_handshakes = BTreeMap::<_, u64>::new();
         for worker in self.workers() {
             let series = worker.series();
             for (key, counter) in &series.requests {
@@ -72,6 +74,9 @@ impl Source for WorkersStats {
             }
             for (listener, gauge) in &series.downstream_connections {
                 *downstream_connections.entry(listener.clone()).or_default() += gauge.value();
+            }
+            for (key, counter) in &series.tls_handshakes {
+                *tls_handshakes.entry(key.clone()).or_default() += counter.value();
             }
         }
         for (key, total) in requests {
@@ -99,6 +104,9 @@ impl Source for WorkersStats {
         }
         for (listener, total) in downstream_connections {
             samples.value(definitions::DOWNSTREAM_CONNECTIONS, &[listener.as_str()], total as f64);
+        }
+        for ((listener, result), total) in tls_handshakes {
+            samples.value(definitions::TLS_HANDSHAKES, &[listener.as_str(), result.as_str()], total as f64);
         }
     }
 }

@@ -57,6 +57,37 @@ impl ConnectionState {
     }
 }
 
+/// How a client's TLS handshake ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HandshakeResult {
+    /// Both sides agreed anew.
+    Full,
+    /// An earlier session goes on.
+    Resumed,
+    /// No certificate is for the name that the client asks for.
+    UnknownName,
+    /// The client's certificate is missing or bad.
+    ClientCertificate,
+    /// It took too long.
+    Timeout,
+    /// Any other way.
+    Failed,
+}
+
+impl HandshakeResult {
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Resumed => "resumed",
+            Self::UnknownName => "unknown_name",
+            Self::ClientCertificate => "client_certificate",
+            Self::Timeout => "timeout",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// The instruments of one worker. The worker alone writes to the values.
 ///
 /// Asking for a handle takes a lock and is not for the request path: keep handles. The same labels give the
@@ -79,6 +110,7 @@ pub(super) struct Series {
     pub(super) target_passed_over: HashMap<(Box<str>, Box<str>), Arc<Counter>>,
     pub(super) upstream_connections: HashMap<(Box<str>, ConnectionState), Arc<Gauge>>,
     pub(super) downstream_connections: HashMap<Name, Arc<Gauge>>,
+    pub(super) tls_handshakes: HashMap<(Name, HandshakeResult), Arc<Counter>>,
 }
 
 /// The labels of `fleetgate_requests_total`.
@@ -137,6 +169,11 @@ impl WorkerStats {
     /// Connections of clients.
     pub fn downstream_connections(&self, listener: &Name) -> Arc<Gauge> {
         handle(&mut self.series().downstream_connections, listener.clone())
+    }
+
+    /// Handshakes of a TLS listener's clients.
+    pub fn tls_handshakes(&self, listener: &Name, result: HandshakeResult) -> Arc<Counter> {
+        handle(&mut self.series().tls_handshakes, (listener.clone(), result))
     }
 
     /// Drops the series of routes and upstreams that are gone: a series dies with what it describes.

@@ -7,8 +7,7 @@ mod faults;
 mod fleet;
 mod instances;
 mod scripted;
-mod scripted_server;
-mod tls;
+pub(crate) mod tls;
 mod ways;
 
 use std::collections::BTreeSet;

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::scripted_server::{Damage, Scene, ScriptedServer, instances};
 use super::{Running, SOON, failure, settings};
+use crate::support::scripted::{Damage, Scene, ScriptedServer, instances};
 use crate::support::wait;
 
 const WHILE: Duration = Duration::from_secs(1);

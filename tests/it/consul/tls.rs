@@ -12,7 +12,7 @@ use crate::support::consul::{Consul, Service};
 use crate::support::{place, registry, wait};
 
 /// Makes an authority and certificates for `server.dc1.consul` and a client, by Consul's own means.
-fn certificates(folder: &Path) -> Option<ClientTls> {
+pub(crate) fn certificates(folder: &Path) -> Option<ClientTls> {
     let binary = registry::binary("consul")?;
     for arguments in ["ca create", "cert create -server -dc dc1", "cert create -client -dc dc1"] {
         let made = Command::new(&binary).arg("tls").args(arguments.split(' ')).current_dir(folder).output().unwrap();
@@ -27,7 +27,7 @@ fn certificates(folder: &Path) -> Option<ClientTls> {
 }
 
 /// An agent that speaks TLS with the certificates in `folder`, and its URL.
-async fn secured(folder: &Path) -> Option<(Consul, String)> {
+pub(crate) async fn secured(folder: &Path) -> Option<(Consul, String)> {
     let https = Cell::new(0);
     let consul = Consul::start_with(|address| {
         let [port] = place::free_ports(address);

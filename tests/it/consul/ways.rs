@@ -8,9 +8,9 @@ use fleetgate::spec::settings::{Consistency, ConsulProvider as Settings};
 use fleetgate::spec::source::ConsulService;
 use serde_json::json;
 
-use super::scripted_server::{Scene, ScriptedServer, instances};
 use super::{Running, SOON, failure, settings, with_token};
 use crate::support::consul::{Consul, Service};
+use crate::support::scripted::{Scene, ScriptedServer, instances};
 use crate::support::wait;
 
 /// Fault case 30 as far as sockets go: one that is left behind by a killed agent, and one made anew.

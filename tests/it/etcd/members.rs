@@ -5,17 +5,17 @@ use crate::support::place;
 use crate::support::proxy::{Mode, Proxy};
 
 /// Three members, each behind a proxy that tells which one is in use.
-struct Three {
-    members: Vec<Etcd>,
-    proxies: Vec<Proxy>,
+pub(crate) struct Three {
+    pub(crate) members: Vec<Etcd>,
+    pub(crate) proxies: Vec<Proxy>,
 }
 
 impl Three {
-    async fn start() -> Option<Self> {
+    pub(crate) async fn start() -> Option<Self> {
         Some(Self::of(Etcd::start_three().await?).await)
     }
 
-    async fn of(members: Vec<Etcd>) -> Self {
+    pub(crate) async fn of(members: Vec<Etcd>) -> Self {
         let mut proxies = Vec::new();
         for member in &members {
             proxies.push(Proxy::start(member.client_address()).await);
@@ -28,17 +28,22 @@ impl Three {
     }
 
     /// The only member that was ever connected to.
-    fn in_use(&self) -> usize {
+    pub(crate) fn in_use(&self) -> usize {
         let used: Vec<_> = (0..3).filter(|member| self.proxies[*member].connections() > 0).collect();
         assert_eq!(used.len(), 1, "one member serves until it fails");
         used[0]
     }
 
-    /// Adds an endpoint `b` while a member is away; the others may have to elect a leader first.
+    /// Adds an endpoint `b` while a member is away.
     async fn write_without(&self, away: usize) {
+        self.put_without(away, &key("users", "b"), "10.0.0.2:80").await;
+    }
+
+    /// Writes a key while a member is away; the others may have to elect a leader first.
+    pub(crate) async fn put_without(&self, away: usize, key: &str, value: &str) {
         let other = &self.members[(away + 1) % 3];
         wait::until(SOON, "a write", || async {
-            let put = serde_json::json!({ "key": base64(&key("users", "b")), "value": base64("10.0.0.2:80") });
+            let put = serde_json::json!({ "key": base64(key), "value": base64(value) });
             other.try_call("kv/put", put).await.is_ok()
         })
         .await;
@@ -117,6 +122,17 @@ async fn without_a_quorum_everything_is_kept() {
     three.members[in_use].put(&key("users", "b"), "10.0.0.2:80").await;
     running.shows(&of("users"), &["a 10.0.0.1:80", "b 10.0.0.2:80"]).await;
     never_lost(&running, "users", "a 10.0.0.1:80");
+    running.stop().await;
+}
+
+/// Fault case 47: a black hole is left for the next member after three seconds, not after the ten of other calls.
+#[tokio::test]
+async fn a_member_that_never_answered_is_left_soon() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let hole = Proxy::start(etcd.client_address()).await;
+    hole.set(Mode::Hold);
+    let running = run(&settings([hole.url()]), &["users"]);
+    assert_eq!(running.failing(DOCUMENTS).await, format!("{}: no answer in 3 s", hole.url()));
     running.stop().await;
 }
 

@@ -40,8 +40,8 @@ async fn many_upstreams_take_one_watch_and_a_change_costs_what_its_upstream_cost
     wait::until(SOON, "all sources", all).await;
     running.shows(&of("s007"), &["a vm-a-7:80", "b vm-b-7:80"]).await;
     running.shows(&plain, &["a 10.0.0.1:80"]).await;
-    // The documents, our endpoints, and those that lie elsewhere.
-    watchers(&etcd, &running, 3).await;
+    // The documents and certificates, our endpoints, and those that lie elsewhere.
+    watchers(&etcd, &running, 4).await;
     let watch = running.watch(&of("s007").to_string());
     assert!(watch.verified_at().is_some() && watch.index() > 0);
 
@@ -86,7 +86,7 @@ async fn a_removal_that_is_held_holds_no_other_upstream() {
     let running = run(&with_user(&etcd.url(), "gateway", "correct-horse"), &["held", "other"]);
     running.shows(&of("held"), &["a 10.0.0.1:80", "b 10.0.0.1:80", "c 10.0.0.1:80"]).await;
     running.shows(&of("other"), &["a 10.0.1.1:80", "b 10.0.1.2:80"]).await;
-    watchers(&etcd, &running, 2).await;
+    watchers(&etcd, &running, 3).await;
     // The streams go on; no second read is allowed.
     etcd.revoke_reader("gateway").await;
     etcd.delete_prefix(&key("held", "")).await;
@@ -127,7 +127,7 @@ async fn who_may_read_some_upstreams_only_has_a_watch_for_each() {
     let running = run(&settings, &["one", "two"]);
     running.shows(&of("one"), &["a 10.0.0.1:80", "b 10.0.0.2:80"]).await;
     running.shows(&of("two"), &["a 10.0.1.1:80"]).await;
-    watchers(&etcd, &running, 2).await;
+    watchers(&etcd, &running, 3).await;
     // Its last good form outlives the changes of watches.
     etcd.put(&key("one", "b"), "{").await;
     let problem = || async { running.source(&of("one")).is_some_and(|known| known.problems.len() == 1) };
@@ -167,7 +167,7 @@ async fn who_may_read_some_upstreams_only_has_a_watch_for_each() {
     etcd.change_password("gateway", "new-horse").await;
     std::fs::write(&file, "new-horse\n").unwrap();
     running.shows(&of("three"), &[]).await;
-    watchers(&etcd, &running, 2).await;
+    watchers(&etcd, &running, 3).await;
     assert!(running.publisher.status().watches().contains_key(SHARED));
     etcd.put(&key("two", "b"), "10.0.1.2:80").await;
     running.shows(&of("two"), &["a 10.0.1.1:80", "b 10.0.1.2:80"]).await;

@@ -4,6 +4,29 @@ use super::*;
 use crate::support::long_tests;
 use crate::support::proxy::{Mode, Proxy};
 
+/// Fault case 35: a lease of a thousand keys of a hundred services ends, and each pool changes at once: none is ever
+/// seen without a part of it.
+#[tokio::test]
+async fn a_lease_of_a_whole_fleet_ends_in_one_change_a_pool() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let lease = etcd.lease(600).await;
+    let names: Vec<String> = (0..100).map(|number| format!("s{number:02}")).collect();
+    for name in &names {
+        for id in 0..10 {
+            etcd.put_leased(&key(name, &format!("{id}")), &format!("10.0.0.{id}:80"), lease).await;
+        }
+    }
+    let running = run(&settings([etcd.url()]), &names.iter().map(String::as_str).collect::<Vec<_>>());
+    let count = |name: &str| running.endpoints(&of(name)).map(|all| all.len());
+    wait::until(SOON, "all", || async { names.iter().all(|name| count(name) == Some(10)) }).await;
+    etcd.revoke(lease).await;
+    wait::until(SOON, "none", || async { names.iter().all(|name| count(name) == Some(0)) }).await;
+    for state in running.history() {
+        assert!(state.sources.values().all(|known| matches!(known.endpoints.len(), 0 | 10)), "a pool in parts");
+    }
+    running.stop().await;
+}
+
 /// Fault case 49.
 #[tokio::test]
 async fn a_defragmentation_among_writes_removes_nothing_and_breaks_no_watch() {

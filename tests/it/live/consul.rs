@@ -1,10 +1,16 @@
 //! Traffic to what a real Consul lists.
 
+mod answers;
+mod fleet;
+mod many;
+mod network;
+mod ways;
+
 use std::net::SocketAddr;
 
 use serde_json::json;
 
-use super::{rejects, stops, takes};
+use super::{live, rejects, stops, takes};
 use crate::support::client::{Request, get};
 use crate::support::consul::{Consul, Service};
 use crate::support::gateway::Gateway;
@@ -141,7 +147,48 @@ async fn unusual_registrations_take_traffic_too() {
     load.stop().await.assert_all_ok();
 }
 
-/// Documents in the KV store, with traffic.
+/// Fault case 27: keys deleted one by one, until there is nothing below the prefix and Consul answers 404.
+#[tokio::test]
+async fn keys_that_are_deleted_one_by_one_go_one_by_one() {
+    let Some(consul) = Consul::start().await else { return };
+    let a = Origin::start("a").await;
+    consul.register(&Service::new("web", "a", a.address())).await;
+    let names = ["one", "two", "three"];
+    let put = async |name: &str| {
+        let route = format!(r#"{{"match":{{"path":"/{name}"}},"upstream":"web"}}"#);
+        consul.kv_put(&format!("fleetgate/routes/{name}"), &route).await;
+    };
+    for name in names {
+        put(name).await;
+    }
+    let gateway = Gateway::start(&super::config(&format!(
+        r#"
+        discovery.consul.address = "{}"
+        upstreams.web.consul.service = "web"
+        routes.of-file = {{ match.path = "/file", upstream = "web" }}
+        "#,
+        consul.url()
+    )))
+    .await;
+    let load = Load::start(gateway.address(), 2, |_, _| Request::get("/file"));
+    for (gone, name) in names.into_iter().enumerate() {
+        consul.kv_delete(&format!("fleetgate/routes/{name}")).await;
+        gateway.until_status(&format!("/{name}"), 404).await;
+        for left in &names[gone + 1..] {
+            assert_eq!(gateway.get(&format!("/{left}")).await.status, 200, "{left} without {name}");
+        }
+    }
+    live(&gateway, "consul-kv").await;
+    put("two").await;
+    gateway.until_status("/two", 200).await;
+    // Consul's `null`: a key without a document, as editors leave them.
+    consul.kv_put("fleetgate/routes/two", "").await;
+    gateway.until_status("/two", 404).await;
+    load.more(50).await;
+    load.stop().await.assert_all_ok();
+}
+
+/// Fault case 27 as far as bad values go: documents in the KV store, with traffic.
 #[tokio::test]
 async fn a_route_in_kv_works_changes_and_is_not_broken_by_a_bad_edit() {
     let Some(consul) = Consul::start().await else { return };

@@ -15,8 +15,7 @@ const READ: &str = "service_prefix \"\" { policy = \"read\" } node_prefix \"\" {
 /// Fault cases 6 (a frozen Consul agent), 7 (killed, started again with its data) and 17 (its token deleted, and a
 /// new one in the file), and the same of etcd, all while every route of every provider has traffic.
 ///
-/// With traffic a SIGTERM of Consul (case 8) and a lost or frozen member of three (36, 38) would show nothing else:
-/// the providers' own tests have them, as they have answers that make no sense (15, 16, 29).
+/// With traffic a lost or frozen member of three (36, 38) would show nothing else: the provider's own tests have them.
 #[tokio::test]
 async fn no_fault_of_a_registry_fails_a_request_or_loses_a_route() {
     let (Some(mut consul), Some(mut etcd)) = (Consul::start_with_acl().await, Etcd::start().await) else { return };

@@ -1,6 +1,6 @@
 //! Endpoints that come and go all the time, with traffic flowing.
 
-use super::{SOON, stops, takes};
+use super::{SOON, config, stops, takes};
 use crate::support::client::Request;
 use crate::support::consul::{Consul, Service};
 use crate::support::gateway::Gateway;
@@ -17,17 +17,15 @@ async fn an_instance_that_flaps_waits_and_is_shown_and_costs_few_publications() 
     for origin in [&a, &b] {
         consul.register(&Service::new("web", &origin.name, origin.address()).checked("passing")).await;
     }
-    let gateway = Gateway::start(&format!(
+    let gateway = Gateway::start(&config(&format!(
         r#"
-        listeners.web = {{ address = "127.0.0.1:0" }}
-        admin.address = "127.0.0.1:0"
         discovery.state_dir = "off"
         discovery.consul.address = "{}"
         upstreams.web = {{ consul = {{ service = "web" }}, balance = "round_robin" }}
         routes.all = {{ match = {{ path = "/" }}, upstream = "web" }}
         "#,
         consul.url()
-    ))
+    )))
     .await;
     let load = Load::start(gateway.address(), 2, |_, _| Request::get("/"));
     takes(&load, "b/v1").await;

@@ -2,16 +2,15 @@
 
 use std::fs;
 
-use super::{SOON, fails, live, provider, takes};
+use super::{SOON, config, fails, live, provider, takes};
 use crate::operator::run;
 use crate::support::client::Request;
 use crate::support::consul::{Consul, Service};
 use crate::support::etcd::Etcd;
 use crate::support::gateway::{Gateway, Setup};
-use crate::support::http;
 use crate::support::load::Load;
 use crate::support::origin::Origin;
-use crate::support::wait;
+use crate::support::{http, rounds, wait};
 
 /// Waits until a saved file has all of these words.
 pub(super) async fn saves(gateway: &Gateway, file: &str, words: &[&str]) {
@@ -35,10 +34,8 @@ async fn a_restart_without_registries_serves_what_was_saved() {
     etcd.put("/fleetgate/endpoints/own/d", &d.address().to_string()).await;
     etcd.put("/fleetgate/upstreams/own", r#"{"etcd":{}}"#).await;
     etcd.put("/fleetgate/routes/of-etcd", r#"{"match":{"path":"/etcd"},"upstream":"own"}"#).await;
-    let gateway = Gateway::start(&format!(
+    let gateway = Gateway::start(&config(&format!(
         r#"
-        listeners.web = {{ address = "127.0.0.1:0" }}
-        admin.address = "127.0.0.1:0"
         discovery.state_dir = "state"
         discovery.consul.address = "{}"
         discovery.etcd.endpoints = ["{}"]
@@ -47,7 +44,7 @@ async fn a_restart_without_registries_serves_what_was_saved() {
         "#,
         consul.url(),
         etcd.url(),
-    ))
+    )))
     .await;
     let paths = ["/file", "/kv", "/etcd"];
     for path in paths {
@@ -63,8 +60,10 @@ async fn a_restart_without_registries_serves_what_was_saved() {
 
     consul.kill();
     etcd.kill();
-    let gateway = gateway.restart().await;
+    // Who comes before anything is known waits for it.
+    let mut gateway = gateway.restart_unready().await;
     let load = Load::start(gateway.address(), 3, move |worker, _| Request::get(paths[worker]));
+    gateway.wait_ready().await;
     load.more(300).await;
     for name in ["consul", "consul-kv", "etcd"] {
         fails(&gateway, name, "").await;
@@ -103,17 +102,15 @@ async fn a_start_without_permission_keeps_what_was_saved() {
     consul.register(&Service::new("web", "a", a.address())).await;
     consul.kv_put("fleetgate/routes/of-kv", r#"{"match":{"path":"/kv"},"upstream":"web"}"#).await;
     let config = |token: &str| {
-        format!(
+        config(&format!(
             r#"
-            listeners.web = {{ address = "127.0.0.1:0" }}
-            admin.address = "127.0.0.1:0"
             discovery.state_dir = "state"
             discovery.consul.address = "{}"
             {token}
             upstreams.web.consul.service = "web"
             "#,
             consul.url()
-        )
+        ))
     };
     let token = format!("discovery.consul.token = \"{}\"", crate::support::consul::MANAGEMENT);
     let gateway = Gateway::start(&config(&token)).await;
@@ -130,28 +127,27 @@ async fn a_start_without_permission_keeps_what_was_saved() {
     load.stop().await.assert_all_ok();
 }
 
-/// Fault cases 54 and 55: files that are no use, and a gateway that is killed while it writes.
+/// Fault cases 54 and 55: files that are no use, and a gateway that is killed while it writes, 200 times where tests
+/// may take long.
 #[tokio::test]
 async fn whatever_happens_to_the_files_the_gateway_starts() {
     let origin = Origin::start("users").await;
     let config = |folder: &str| {
-        format!(
+        config(&format!(
             r#"
-            listeners.web = {{ address = "127.0.0.1:0" }}
-            admin.address = "127.0.0.1:0"
             discovery.state_dir = "{folder}"
             upstreams.users.endpoints = ["{}"]
             routes.users = {{ match = {{ path = "/" }}, upstream = "users" }}
             "#,
             origin.address()
-        )
+        ))
     };
     let errors = async |gateway: &Gateway, reason: &str| {
         gateway.metric("fleetgate_saved_state_errors_total", &[("reason", reason)]).await
     };
     let address = origin.address().to_string();
     let mut gateway = Gateway::start(&config("state")).await;
-    for round in 0..12 {
+    for round in 0..rounds(12, 200) {
         // Each of them writes; the kill comes in the middle of it.
         let url =
             format!("http://{}/api/v1/upstreams/users/endpoints/{}", gateway.admin(), address.replace(':', "%3A"));
@@ -163,7 +159,7 @@ async fn whatever_happens_to_the_files_the_gateway_starts() {
             }
         });
         saves(&gateway, "overlay.json", &["sha256"]).await;
-        tokio::time::sleep(std::time::Duration::from_millis(10 * round)).await;
+        tokio::time::sleep(std::time::Duration::from_millis(10 * (round as u64 % 12))).await;
         gateway.kill();
         writer.abort();
         gateway = gateway.restart().await;
@@ -197,10 +193,8 @@ async fn a_wipe_while_the_gateway_is_down_takes_nothing_away() {
     etcd.put("/fleetgate/endpoints/own/d", &d.address().to_string()).await;
     etcd.put("/fleetgate/upstreams/own", r#"{"etcd":{}}"#).await;
     etcd.put("/fleetgate/routes/of-etcd", r#"{"match":{"path":"/etcd"},"upstream":"own"}"#).await;
-    let mut gateway = Gateway::start(&format!(
+    let mut gateway = Gateway::start(&config(&format!(
         r#"
-        listeners.web = {{ address = "127.0.0.1:0" }}
-        admin.address = "127.0.0.1:0"
         discovery.state_dir = "state"
         discovery.consul.address = "{}"
         discovery.etcd.endpoints = ["{}"]
@@ -208,7 +202,7 @@ async fn a_wipe_while_the_gateway_is_down_takes_nothing_away() {
         "#,
         consul.url(),
         etcd.url(),
-    ))
+    )))
     .await;
     let paths = ["/kv", "/etcd"];
     for path in paths {

@@ -3,7 +3,7 @@
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use super::{fails, live, provider, rejects, stops, takes};
+use super::{config, fails, live, provider, rejects, stops, takes};
 use crate::support::client::{Answer, Request, get};
 use crate::support::consul::{Consul, Service};
 use crate::support::gateway::Gateway;
@@ -13,10 +13,8 @@ use crate::support::wait;
 
 /// A gateway that reads tags; `more` are keys of `[discovery.consul]`, `documents` come behind.
 async fn gateway(consul: &Consul, more: &str, documents: &str) -> Gateway {
-    Gateway::start(&format!(
+    Gateway::start(&config(&format!(
         r#"
-        listeners.web = {{ address = "127.0.0.1:0" }}
-        admin.address = "127.0.0.1:0"
         [discovery.consul]
         address = "{}"
         wait = "5s"
@@ -25,7 +23,7 @@ async fn gateway(consul: &Consul, more: &str, documents: &str) -> Gateway {
         {documents}
         "#,
         consul.url()
-    ))
+    )))
     .await
 }
 
@@ -315,10 +313,8 @@ async fn no_fault_of_the_catalog_costs_a_route() {
     consul.policy("read", READ).await;
     let (token, spare) = (consul.token(&["read"]).await, consul.token(&["read"]).await);
     consul.register(&service("web", &a, &["fleetgate.path=/web"]).checked("passing")).await;
-    let config = format!(
+    let config = config(&format!(
         r#"
-        listeners.web = {{ address = "127.0.0.1:0" }}
-        admin.address = "127.0.0.1:0"
         [discovery.consul]
         address = "{}"
         token_file = "token"
@@ -326,7 +322,7 @@ async fn no_fault_of_the_catalog_costs_a_route() {
         tags = true
         "#,
         consul.url()
-    );
+    ));
     let gateway = crate::support::gateway::Setup::new(&config).file("token", &token.secret).start().await;
     let load = Load::start(gateway.address(), 2, |_, _| Request::get("/web"));
     takes(&load, "a/v1").await;

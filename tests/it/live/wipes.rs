@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use super::{SOON, live, provider, takes};
+use super::{SOON, config, live, provider, takes};
 use crate::operator::run;
 use crate::support::client::Request;
 use crate::support::consul::{Consul, Service};
@@ -17,17 +17,15 @@ use crate::support::proxy::Proxy;
 use crate::support::wait;
 
 async fn before(discovery: &str) -> Gateway {
-    Gateway::start(&format!(
+    Gateway::start(&config(&format!(
         r#"
-        listeners.web = {{ address = "127.0.0.1:0" }}
-        admin.address = "127.0.0.1:0"
         discovery.state_dir = "state"
         {discovery}
         [routes.of-file]
         match = {{ path = "/file" }}
         upstream = "web"
         "#
-    ))
+    )))
     .await
 }
 

@@ -1,5 +1,6 @@
 //! Real Consul agents: one server, or three servers and a client agent, each on a loopback address of its own.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
@@ -102,6 +103,11 @@ impl Consul {
 
     pub fn node_name(&self) -> &str {
         self.config["node_name"].as_str().unwrap()
+    }
+
+    /// Where servers are asked by other agents.
+    pub fn rpc_address(&self) -> SocketAddr {
+        SocketAddr::new(self.address, self.ports[1])
     }
 
     fn serf(&self) -> String {
@@ -334,12 +340,42 @@ impl Fleet {
 
     /// The server that leads, by its place in `servers`.
     pub async fn leading(&self) -> Option<usize> {
+        self.leading_by(&self.client).await
+    }
+
+    /// The server that leads by the word of one agent of the fleet.
+    pub async fn leading_by(&self, agent: &Consul) -> Option<usize> {
         // Between two leaders the agent answers with an error or an empty string.
-        let answer = self.client.client.get(format!("{}/v1/status/leader", self.client.url())).send().await.ok()?;
+        let answer = agent.client.get(format!("{}/v1/status/leader", agent.url())).send().await.ok()?;
         let leader: String = answer.json().await.ok()?;
         let leader = leader.rsplit_once(':')?.0;
         self.servers.iter().position(|server| server.address.to_string() == leader)
     }
+
+    /// The server that the client agent asks, by its place in `servers`; `None` while it has connections to none or
+    /// to several.
+    pub fn asked(&self) -> Option<usize> {
+        let connected: BTreeSet<_> =
+            established().into_iter().filter(|(from, _)| from.ip() == self.client.address).collect();
+        let asked = |server: &Consul| connected.iter().any(|(_, to)| *to == server.rpc_address());
+        let mut asked = (0..self.servers.len()).filter(|server| asked(&self.servers[*server]));
+        asked.next().filter(|_| asked.next().is_none())
+    }
+}
+
+/// All TCP connections over IPv4 that are open on this machine, as (from, to).
+fn established() -> Vec<(SocketAddr, SocketAddr)> {
+    let address = |text: &str| {
+        let (address, port) = text.split_once(':')?;
+        let address = u32::from_str_radix(address, 16).ok()?.to_ne_bytes();
+        Some(SocketAddr::from((address, u16::from_str_radix(port, 16).ok()?)))
+    };
+    let line = |line: &str| {
+        let mut words = line.split_whitespace().skip(1);
+        let (from, to) = (address(words.next()?)?, address(words.next()?)?);
+        (words.next()? == "01").then_some((from, to))
+    };
+    fs::read_to_string("/proc/net/tcp").unwrap().lines().filter_map(line).collect()
 }
 
 /// A token of Consul's ACLs.

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::client::{Answer, Request};
 use super::process::{Lines, Process};
-use super::{http, wait};
+use super::{http, place, wait};
 
 const START: Duration = Duration::from_secs(30);
 
@@ -22,6 +22,7 @@ pub struct Setup {
     config_name: String,
     files: Vec<(String, String)>,
     env: Vec<(String, OsString)>,
+    mounts: Option<String>,
     folder: TempDir,
 }
 
@@ -37,6 +38,7 @@ impl Setup {
             config_name: name.to_owned(),
             files: vec![(name.to_owned(), config.to_owned())],
             env: Vec::new(),
+            mounts: None,
             folder: tempfile::Builder::new().prefix("fleetgate-test-").tempdir().unwrap(),
         }
     }
@@ -49,6 +51,13 @@ impl Setup {
 
     pub fn env(mut self, key: &str, value: impl Into<OsString>) -> Self {
         self.env.push((key.to_owned(), value.into()));
+        self
+    }
+
+    /// Runs these commands of a shell before it, in the gateway's folder and in a mount namespace of its own: see
+    /// [`super::place::own_mounts`].
+    pub fn mounts(mut self, commands: &str) -> Self {
+        self.mounts = Some(commands.to_owned());
         self
     }
 
@@ -84,7 +93,10 @@ impl Setup {
     /// Starts `fleetgate run` and does not wait.
     pub async fn launch(self) -> Gateway {
         let config = self.folder.path().join(&self.config_name);
-        let command = self.command(&["run", "--config", config.to_str().unwrap()]);
+        let mut command = self.command(&["run", "--config", config.to_str().unwrap()]);
+        if let Some(commands) = &self.mounts {
+            command = place::with_mounts(commands, &command);
+        }
         Gateway { process: Process::start("fleetgate", &command), setup: self }
     }
 
@@ -311,10 +323,22 @@ impl Gateway {
     }
 
     /// Kills it and starts it again in the same folder.
-    pub async fn restart(mut self) -> Self {
+    pub async fn restart(self) -> Self {
+        self.killed().start().await
+    }
+
+    /// As [`Self::restart`], but waits only until its listener is open.
+    pub async fn restart_unready(self) -> Self {
+        let gateway = self.killed().launch().await;
+        let listens = |line: &String| line.starts_with("listener ");
+        wait::until(START, "a listener", || async { gateway.stdout().all().iter().any(listens) }).await;
+        gateway
+    }
+
+    fn killed(mut self) -> Setup {
         self.process.kill();
         // What tests wrote since the start is to stay.
         self.setup.files.clear();
-        self.setup.start().await
+        self.setup
     }
 }

@@ -5,26 +5,40 @@ pub mod between;
 pub mod client;
 pub mod consul;
 pub mod etcd;
+pub mod frames;
 pub mod gateway;
 pub mod load;
+pub mod network;
 pub mod origin;
+pub mod pki;
 pub mod place;
 pub mod process;
 pub mod provider;
 pub mod proxy;
 pub mod registry;
+pub mod scripted;
+pub mod tls;
 pub mod wait;
 
 /// Whether tests that take longer than about 20 s shall run; said aloud where they shall not.
 pub fn long_tests() -> bool {
     use std::io::Write as _;
-    let wanted = std::env::var("FLEETGATE_LONG_TESTS").is_ok_and(|value| value == "1");
+    let wanted = wants_long();
     if !wanted {
         let test = std::thread::current().name().unwrap_or("a test").to_owned();
         // Past the test harness's capture: what is left out must be seen.
         let _ = writeln!(std::io::stderr(), "LEFT OUT {test}: it takes long (scripts/test-faults runs it)");
     }
     wanted
+}
+
+/// How often a test does something: a few times, or often where tests may take long.
+pub fn rounds(few: usize, many: usize) -> usize {
+    if wants_long() { many } else { few }
+}
+
+fn wants_long() -> bool {
+    std::env::var("FLEETGATE_LONG_TESTS").is_ok_and(|value| value == "1")
 }
 
 /// A client for registries' and admin APIs; never for the traffic under test (see [`client`]).

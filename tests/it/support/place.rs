@@ -1,6 +1,8 @@
-//! Loopback addresses and ports of one's own, for servers that must know theirs before they start.
+//! Loopback addresses, ports and mounts of one's own.
 
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::process::Command;
 
 use rand::RngExt as _;
 
@@ -36,4 +38,39 @@ pub fn refusing() -> SocketAddr {
     let address = fresh_address();
     let [port] = free_ports(address);
     SocketAddr::new(address, port)
+}
+
+/// Root of a mount namespace of one's own, as a user of one's own where we are not root.
+const OWN_MOUNTS: [&[&str]; 2] = [&["--mount"], &["--map-root-user", "--mount"]];
+
+/// How `unshare` gives a process mounts of its own; `None` (said aloud) where the system does not let us.
+pub fn own_mounts() -> Option<&'static [&'static str]> {
+    let lets = |flags: &&&[&str]| {
+        let tried = Command::new("unshare").args(**flags).args(["mount", "-t", "tmpfs", "none", "/mnt"]).output();
+        tried.is_ok_and(|tried| tried.status.success())
+    };
+    let found = OWN_MOUNTS.iter().find(lets);
+    if found.is_none() {
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        // Past the test harness's capture: a skip must be seen.
+        let _ = writeln!(std::io::stderr(), "SKIPPED {test}: nobody may mount here (unshare --map-root-user --mount)");
+    }
+    found.copied()
+}
+
+/// A command with mounts of its own, which these commands of a shell make.
+pub fn with_mounts(commands: &str, command: &Command) -> Command {
+    let mut with = Command::new("unshare");
+    with.args(own_mounts().expect("asked before")).args(["sh", "-ec"]);
+    with.arg(format!("{commands}\nexec \"$0\" \"$@\"")).arg(command.get_program()).args(command.get_args());
+    for (key, value) in command.get_envs() {
+        match value {
+            Some(value) => with.env(key, value),
+            None => with.env_remove(key),
+        };
+    }
+    if let Some(folder) = command.get_current_dir() {
+        with.current_dir(folder);
+    }
+    with
 }

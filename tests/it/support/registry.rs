@@ -4,7 +4,7 @@ use std::env;
 use std::io::Write as _;
 use std::path::PathBuf;
 
-/// The path of `consul`, `etcd`, `etcdctl`, `etcdutl` or `promtool`, as `scripts/fetch-registries` left it.
+/// The path of `consul`, `etcd`, `etcd-3.4`, `etcdctl`, `etcdutl` or `promtool`, as `scripts/fetch-registries` left it.
 ///
 /// Without it the test is to be skipped, which is said aloud; with `CI=true` that is a failure.
 pub fn binary(name: &str) -> Option<PathBuf> {

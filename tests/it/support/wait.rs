@@ -36,14 +36,15 @@ where
     let caller = std::panic::Location::caller();
     async move {
         let started = Instant::now();
+        let mut last = "the attempt itself did not end".to_owned();
         loop {
             // An attempt that hangs must not outlive the deadline.
             let left = deadline.saturating_sub(started.elapsed()).max(LOOK_EVERY);
-            let last = match tokio::time::timeout(left, attempt()).await {
+            match tokio::time::timeout(left, attempt()).await {
                 Ok(Ok(value)) => return value,
-                Ok(Err(error)) => format!("{error:?}"),
-                Err(_) => "the attempt itself did not end".to_owned(),
-            };
+                Ok(Err(error)) => last = format!("{error:?}"),
+                Err(_) => {}
+            }
             assert!(started.elapsed() < deadline, "{caller}: waited {deadline:?} for {what}; last: {last}");
             tokio::time::sleep(LOOK_EVERY).await;
         }

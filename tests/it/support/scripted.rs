@@ -11,24 +11,26 @@ use tokio::task::JoinHandle;
 
 /// What the server answers to reads of the service or the keys.
 #[derive(Clone, Debug)]
-pub(super) struct Scene {
-    pub(super) status: u16,
+pub struct Scene {
+    pub status: u16,
     /// What a blocking query compares with.
-    pub(super) index: u64,
+    pub index: u64,
     /// What `X-Consul-Index` says; `None`: there is no such header.
-    pub(super) shown_index: Option<String>,
-    pub(super) headers: Vec<(&'static str, String)>,
-    pub(super) body: String,
-    pub(super) damage: Damage,
+    pub shown_index: Option<String>,
+    pub headers: Vec<(&'static str, String)>,
+    pub body: String,
+    pub damage: Damage,
     /// What a `?consistent` read says instead.
-    pub(super) consistent: Option<String>,
+    pub consistent: Option<String>,
+    /// What a read of keys says instead.
+    pub keys: Option<String>,
     /// What `/v1/catalog/services` says.
-    pub(super) catalog: String,
+    pub catalog: String,
 }
 
 /// How an answer is damaged on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Damage {
+pub enum Damage {
     None,
     /// The connection ends in the middle of the body.
     Truncated,
@@ -39,7 +41,7 @@ pub(super) enum Damage {
 }
 
 /// The server; ends when dropped.
-pub(super) struct ScriptedServer {
+pub struct ScriptedServer {
     address: SocketAddr,
     scene: watch::Sender<Scene>,
     seen: Arc<Mutex<Vec<String>>>,
@@ -47,12 +49,18 @@ pub(super) struct ScriptedServer {
 }
 
 /// An answer to `/v1/health/service` with these instances.
-pub(super) fn instances(ids: &[&str]) -> String {
-    let entries: Vec<_> = ids
+pub fn instances(ids: &[&str]) -> String {
+    let instances: Vec<_> = ids.iter().map(|id| (*id, SocketAddr::from(([10, 0, 0, 1], 80)))).collect();
+    instances_at(&instances)
+}
+
+/// As [`instances`], each at its address.
+pub fn instances_at(instances: &[(&str, SocketAddr)]) -> String {
+    let entries: Vec<_> = instances
         .iter()
-        .map(|id| {
-            serde_json::json!({ "Node": { "Node": "n1", "Address": "10.0.0.1" },
-                "Service": { "ID": id, "Service": "web", "Port": 80 }, "Checks": [] })
+        .map(|(id, at)| {
+            serde_json::json!({ "Node": { "Node": "n1", "Address": at.ip() },
+                "Service": { "ID": id, "Service": "web", "Port": at.port() }, "Checks": [] })
         })
         .collect();
     serde_json::Value::from(entries).to_string()
@@ -60,7 +68,7 @@ pub(super) fn instances(ids: &[&str]) -> String {
 
 impl Scene {
     /// A sound answer with this index and body.
-    pub(super) fn new(index: u64, body: String) -> Self {
+    pub fn new(index: u64, body: String) -> Self {
         Self {
             status: 200,
             index,
@@ -69,11 +77,12 @@ impl Scene {
             body,
             damage: Damage::None,
             consistent: None,
+            keys: None,
             catalog: r#"{"consul":[],"web":[]}"#.to_owned(),
         }
     }
 
-    pub(super) fn header(mut self, name: &'static str, value: &str) -> Self {
+    pub fn header(mut self, name: &'static str, value: &str) -> Self {
         self.headers.retain(|(known, _)| *known != name);
         self.headers.push((name, value.to_owned()));
         self
@@ -81,7 +90,7 @@ impl Scene {
 }
 
 impl ScriptedServer {
-    pub(super) async fn start(scene: Scene) -> Self {
+    pub async fn start(scene: Scene) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (scene, seen) = (watch::Sender::new(scene), Arc::<Mutex<Vec<String>>>::default());
@@ -96,21 +105,21 @@ impl ScriptedServer {
         Self { address, scene, seen, task }
     }
 
-    pub(super) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// From now on it answers so.
-    pub(super) fn set(&self, scene: Scene) {
+    pub fn set(&self, scene: Scene) {
         self.scene.send_replace(scene);
     }
 
-    pub(super) fn change(&self, change: impl FnOnce(&mut Scene)) {
+    pub fn change(&self, change: impl FnOnce(&mut Scene)) {
         self.scene.send_modify(change);
     }
 
     /// The paths and queries of all requests that contain `part`, in their order.
-    pub(super) fn seen(&self, part: &str) -> Vec<String> {
+    pub fn seen(&self, part: &str) -> Vec<String> {
         self.seen.lock().unwrap().iter().filter(|line| line.contains(part)).cloned().collect()
     }
 }
@@ -188,7 +197,9 @@ fn answer(scene: &Scene, target: &str) -> (Vec<u8>, bool) {
     for (name, value) in &scene.headers {
         head += &format!("{name}: {value}\r\n");
     }
-    let body = scene.consistent.as_ref().filter(|_| target.contains("consistent")).unwrap_or(&scene.body);
+    let of_keys = scene.keys.as_ref().filter(|_| keys);
+    let consistent = scene.consistent.as_ref().filter(|_| target.contains("consistent"));
+    let body = of_keys.or(consistent).unwrap_or(&scene.body);
     let (length, sent) = match scene.damage {
         Damage::Truncated => (body.len(), &body[..body.len() / 2]),
         Damage::ShortLength => (body.len() / 2, body.as_str()),

@@ -1,0 +1,108 @@
+//! Tokens that may read less than they should, with traffic flowing: what is hidden is not gone, and what is missing is
+//! named.
+
+use super::{SOON, config, fails, live, provider, stops, takes};
+use crate::support::client::Request;
+use crate::support::consul::{Consul, Service};
+use crate::support::gateway::{Gateway, Setup};
+use crate::support::load::Load;
+use crate::support::origin::Origin;
+use crate::support::wait;
+
+const READ: &str = "service_prefix \"\" { policy = \"read\" } node_prefix \"\" { policy = \"read\" } \
+                    key_prefix \"\" { policy = \"read\" }";
+
+/// A Consul with ACLs, two instances of `web`, a route to them in KV, and a token with the policy `gateway`.
+async fn consul(policy: &str, instances: [&Origin; 2]) -> Option<(Consul, String)> {
+    let consul = Consul::start_with_acl().await?;
+    for origin in instances {
+        consul.register(&Service::new("web", &origin.name, origin.address())).await;
+    }
+    consul.kv_put("fleetgate/routes/of-kv", r#"{"match":{"path":"/kv"},"upstream":"web"}"#).await;
+    consul.policy("gateway", policy).await;
+    let token = consul.token(&["gateway"]).await;
+    Some((consul, token.secret))
+}
+
+fn before(consul: &Consul, token: &str, more: &str) -> Setup {
+    let discovery =
+        format!("discovery.consul = {{ address = \"{}\", token_file = \"token\", wait = \"1s\" }}", consul.url());
+    let web = "upstreams.web.consul.service = \"web\"\nroutes.of-file = { match.path = \"/file\", upstream = \"web\" }";
+    Setup::new(&config(&format!("{discovery}\n{web}\n{more}"))).file("token", token)
+}
+
+/// Waits until a provider tells that it holds something; without: that it holds nothing.
+async fn holds(gateway: &Gateway, name: &str, something: bool) {
+    wait::until_ok(SOON, &format!("{name} to hold: {something}"), || async {
+        let shown = provider(gateway, name).await;
+        if (shown["held"] != serde_json::json!([])) == something { Ok(()) } else { Err(shown) }
+    })
+    .await;
+}
+
+/// Fault case 18: Consul answers `200 []`, by its looks an empty fleet, or leaves out a part.
+#[tokio::test]
+async fn a_policy_that_is_narrowed_takes_nothing_away() {
+    let (a, b) = (Origin::start("a").await, Origin::start("b").await);
+    let Some((consul, token)) = consul(READ, [&a, &b]).await else { return };
+    let gateway = before(&consul, &token, "").start().await;
+    gateway.until_status("/kv", 200).await;
+    let load = Load::start(gateway.address(), 2, |worker, _| Request::get(["/file", "/kv"][worker]));
+    takes(&load, "b/v1").await;
+    // Nothing; another service; this service without its nodes.
+    for narrowed in ["", "service \"other\" { policy = \"read\" }", "service \"web\" { policy = \"read\" }"] {
+        consul.policy("gateway", narrowed).await;
+        fails(&gateway, "consul", "may not read the").await;
+        fails(&gateway, "consul-kv", "may not read `fleetgate/routes/of-kv`").await;
+        for name in ["consul", "consul-kv"] {
+            holds(&gateway, name, true).await;
+        }
+        for who in ["a/v1", "b/v1"] {
+            takes(&load, who).await;
+        }
+        consul.policy("gateway", READ).await;
+        for name in ["consul", "consul-kv"] {
+            live(&gateway, name).await;
+            holds(&gateway, name, false).await;
+        }
+    }
+    consul.deregister("b").await;
+    stops(&load, "b/v1").await;
+    load.stop().await.assert_all_ok();
+    assert!(!gateway.stderr().contains(&token), "secrets stay out of the log");
+}
+
+/// Fault case 19: without `node:read` Consul shows no instance at all. That is no empty fleet: the gateway is not ready,
+/// and says what the token lacks.
+#[tokio::test]
+async fn a_token_that_hides_instances_from_the_start_is_named() {
+    let (a, b, own) = (Origin::start("a").await, Origin::start("b").await, Origin::start("own").await);
+    let half = "service_prefix \"\" { policy = \"read\" } key_prefix \"\" { policy = \"read\" }";
+    let Some((consul, token)) = consul(half, [&a, &b]).await else { return };
+    let more = format!(
+        "upstreams.own.endpoints = [\"{}\"]\nroutes.own = {{ match.path = \"/own\", upstream = \"own\" }}",
+        own.address()
+    );
+    let mut gateway = before(&consul, &token, &more).launch().await;
+    wait::until(SOON, "the listeners", || async { gateway.stdout().contains("admin ") }).await;
+    gateway.until_status("/own", 200).await;
+    let load = Load::start(gateway.address(), 1, |_, _| Request::get("/own"));
+    fails(&gateway, "consul", "`node:read`").await;
+    assert!(gateway.stderr().contains("`node:read`"), "{}", gateway.stderr().text());
+    let (status, text) = gateway.admin_get("/readyz").await;
+    assert!(status == 503 && text.contains("consul:web"), "{status}: {text}");
+    let upstream = gateway.api("upstreams/web").await;
+    assert_eq!(upstream["verified_at"], serde_json::Value::Null, "never read: {upstream}");
+    for path in ["/file", "/kv"] {
+        let answer = gateway.until_status(path, 503).await;
+        assert_eq!(answer.header("x-fleetgate-flag"), Some("UH"), "{path}");
+    }
+    load.more(200).await;
+
+    consul.policy("gateway", READ).await;
+    gateway.wait_ready().await;
+    for path in ["/file", "/kv"] {
+        gateway.until_status(path, 200).await;
+    }
+    load.stop().await.assert_all_ok();
+}
