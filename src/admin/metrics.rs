@@ -80,8 +80,8 @@ impl Source for Picture {
             }
             let rejected = snapshot.report.rejected.iter().filter(|(by, _)| *by == provider.id()).count();
             samples.value(definitions::DISCOVERY_REJECTED, &[name], rejected as f64);
-            let watches = provider.watches();
-            let polled = watches.values().filter(|watch| watch.is_polled()).count();
+            let watches = provider.distinct();
+            let polled = watches.iter().filter(|watch| watch.is_polled()).count();
             samples.value(definitions::DISCOVERY_WATCHES, &[name, "told"], (watches.len() - polled) as f64);
             samples.value(definitions::DISCOVERY_WATCHES, &[name, "polled"], polled as f64);
             for (definition, count) in [

@@ -98,14 +98,25 @@ impl Publisher {
 
     /// Publishes what is known of a source.
     pub fn source(&self, source: &Source, known: SourceState) {
+        self.sources([(source.clone(), known)]);
+    }
+
+    /// Publishes what is known of several sources, at once.
+    pub fn sources(&self, all: impl IntoIterator<Item = (Source, SourceState)>) {
         self.change(|before| {
-            if before.sources.get(source) == Some(&known) {
-                return listed_again(before, Some(source));
+            let mut changed = None;
+            for (source, known) in all {
+                let same = before.sources.get(&source) == Some(&known);
+                if same && !is_news(before, Some(&source)) {
+                    continue;
+                }
+                let state = changed.get_or_insert_with(|| before.clone());
+                note_listed(state, Some(&source));
+                if !same {
+                    state.sources.insert(source, known);
+                }
             }
-            let mut state = before.clone();
-            state.sources.insert(source.clone(), known);
-            note_listed(&mut state, Some(source));
-            Some(state)
+            changed
         });
     }
 

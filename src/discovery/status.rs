@@ -35,6 +35,8 @@ pub struct WatchStatus {
     index: AtomicU64,
     sessions: AtomicU64,
     polled: AtomicBool,
+    /// Where another watch confirms what this one is named for: its status is the one shown.
+    shared: Mutex<Option<Arc<WatchStatus>>>,
     /// Counts, for all watches of the provider, how often one began to fail or no longer does.
     turns: watch::Sender<u64>,
 }
@@ -49,6 +51,7 @@ impl WatchStatus {
             index: AtomicU64::new(remembered.map_or(0, |(_, index)| *index)),
             sessions: AtomicU64::new(0),
             polled: AtomicBool::new(false),
+            shared: Mutex::new(None),
             turns,
         }
     }
@@ -69,11 +72,14 @@ impl WatchStatus {
 
     /// The last index or revision; before the first answer that of an earlier process, or 0.
     pub fn index(&self) -> u64 {
-        self.index.load(Relaxed)
+        self.shared().map_or_else(|| self.index.load(Relaxed), |shared| shared.index())
     }
 
     /// How long ago what is known was last confirmed.
     pub fn age(&self) -> Option<Duration> {
+        if let Some(shared) = self.shared() {
+            return shared.age();
+        }
         let verified_at = *self.verified_at.lock().unwrap_or_else(PoisonError::into_inner);
         verified_at.map(|at| at.elapsed())
     }
@@ -85,7 +91,7 @@ impl WatchStatus {
 
     /// Sessions begun: 1, and one more for each reconnect.
     pub fn sessions(&self) -> u64 {
-        self.sessions.load(Relaxed)
+        self.shared().map_or_else(|| self.sessions.load(Relaxed), |shared| shared.sessions())
     }
 
     /// Whether it is read now and then instead of being told of changes, for want of a place among the blocked queries.
@@ -99,7 +105,35 @@ impl WatchStatus {
 
     /// Where it stands.
     pub fn state(&self) -> WatchState {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        match self.shared() {
+            Some(shared) => shared.state(),
+            None => self.state.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+
+    /// Whether it is a name for another watch, which has others, too.
+    pub fn is_shared(&self) -> bool {
+        self.shared().is_some()
+    }
+
+    fn shared(&self) -> Option<Arc<WatchStatus>> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on that of another watch, which is none of this kind itself.
+    fn share(&self, watch: &Arc<WatchStatus>) {
+        *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(watch));
+    }
+
+    /// From now on its own, which begins with what the shared one had.
+    fn separate(&self) {
+        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(shared) = shared {
+            let verified_at = *shared.verified_at.lock().unwrap_or_else(PoisonError::into_inner);
+            *self.verified_at.lock().unwrap_or_else(PoisonError::into_inner) = verified_at;
+            self.set_index(shared.index());
+            *self.state.lock().unwrap_or_else(PoisonError::into_inner) = WatchState::Starting;
+        }
     }
 
     pub(super) fn session_begins(&self) {
@@ -284,6 +318,28 @@ impl ProviderStatus {
         Arc::clone(watches.entry(name.to_owned()).or_insert_with(new))
     }
 
+    /// The status of a watch that is listed only while it serves.
+    pub(super) fn unlisted(&self, name: &str) -> Arc<WatchStatus> {
+        Arc::new(WatchStatus::beginning(self.remembered.get(name), self.turns.clone()))
+    }
+
+    /// Lists such a watch.
+    pub(super) fn list(&self, name: &str, watch: &Arc<WatchStatus>) {
+        self.watches.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), Arc::clone(watch));
+    }
+
+    /// What is named so is confirmed by this watch.
+    pub(super) fn share(&self, name: &str, watch: &Arc<WatchStatus>) {
+        self.watch(name).share(watch);
+        self.turns.send_modify(|turns| *turns += 1);
+    }
+
+    /// What is named so has a watch of its own again.
+    pub(super) fn separate(&self, name: &str) {
+        self.watch(name).separate();
+        self.turns.send_modify(|turns| *turns += 1);
+    }
+
     /// Forgets a watch that ended.
     pub fn forget(&self, name: &str) {
         self.watches.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
@@ -324,7 +380,12 @@ impl ProviderStatus {
         verified
     }
 
-    /// All watches by name.
+    /// The watches that there really are, however many things each is named for.
+    pub fn distinct(&self) -> Vec<Arc<WatchStatus>> {
+        self.watches().into_values().filter(|watch| !watch.is_shared()).collect()
+    }
+
+    /// All watches by name, and what is named apart though it shares one.
     pub fn watches(&self) -> BTreeMap<String, Arc<WatchStatus>> {
         self.watches.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -31,6 +31,8 @@ pub enum ErrorKind {
     Throttled(Duration),
     /// The credentials are not accepted; waits up to 60 s, or until they change.
     Unauthorised,
+    /// The credentials are accepted and do not suffice; waits as for [`Self::Unauthorised`].
+    Denied,
     /// The request itself is refused; trying soon is pointless (60 s).
     Refused,
 }
@@ -86,7 +88,7 @@ impl Backoff {
             ErrorKind::Failed if failures <= 1 && lasted > ESTABLISHED => jittered(Duration::from_millis(100)),
             ErrorKind::Failed => jittered(self.cap),
             ErrorKind::Throttled(least) => least.max(Duration::from_secs(1)) + jittered(self.cap),
-            ErrorKind::Unauthorised => jittered(UNAUTHORISED_CAP),
+            ErrorKind::Unauthorised | ErrorKind::Denied => jittered(UNAUTHORISED_CAP),
             ErrorKind::Refused => around(REFUSED_WAIT, 0.2),
         }
     }
@@ -137,7 +139,7 @@ pub async fn supervise(
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
-            () = credentials_changed, if error.kind == ErrorKind::Unauthorised => {}
+            () = credentials_changed, if matches!(error.kind, ErrorKind::Unauthorised | ErrorKind::Denied) => {}
             () = backoff.answers_again.notified(), if error.kind == ErrorKind::Failed => {
                 let spread = wait.min(Duration::from_secs(1)).mul_f64(rand::rng().random_range(0.0..=1.0));
                 tokio::select! {

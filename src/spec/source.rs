@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::name::ProviderId;
 
-/// A source of endpoints. Upstreams name it; a provider keeps one watch a wanted source.
+/// A source of endpoints. Upstreams name it; a provider follows those that are wanted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
     /// The instances of a Consul service.

@@ -17,6 +17,7 @@ use crate::support::wait;
 mod auth;
 mod faults;
 pub(crate) mod members;
+mod shared;
 mod store;
 mod tls;
 

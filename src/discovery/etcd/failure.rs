@@ -13,7 +13,9 @@ pub(super) enum Failure {
     Lost(String),
     /// The token is missing, expired, or from another life of the store: a new one helps.
     Token(String),
-    /// The user may not do this, or is not who they say.
+    /// The user may not do this.
+    Forbidden(String),
+    /// The user is not who they say.
     Denied(String),
     /// A user is configured and authentication is switched off.
     AuthOff,
@@ -41,7 +43,7 @@ impl Failure {
         let says = |words: &str| message.contains(words);
         match code {
             code::UNAUTHENTICATED => Self::Token(text),
-            code::PERMISSION_DENIED => Self::Denied(text),
+            code::PERMISSION_DENIED => Self::Forbidden(text),
             code::INVALID_ARGUMENT if says("user name is empty") || says("auth store is old") => Self::Token(text),
             code::INVALID_ARGUMENT if says("authentication failed") => Self::Denied(text),
             code::FAILED_PRECONDITION if says("authentication is not enabled") => Self::AuthOff,
@@ -71,6 +73,7 @@ impl Failure {
         let (kind, text) = match self {
             Self::Lost(text) | Self::Compacted(text) | Self::TooLarge(text) => (ErrorKind::Failed, text),
             Self::Token(text) => (ErrorKind::Unauthorised, text),
+            Self::Forbidden(text) => (ErrorKind::Denied, format!("{text} (see `discovery.etcd.user`)")),
             Self::Denied(text) => (ErrorKind::Unauthorised, format!("{text} (see `discovery.etcd.user`)")),
             Self::AuthOff => (ErrorKind::Failed, "authentication is not enabled".to_owned()),
             Self::Refused(text) => (ErrorKind::Refused, text),
@@ -115,7 +118,7 @@ mod tests {
             (3, "etcdserver: user name is empty", Failure::Token),
             (3, "etcdserver: revision of auth store is old", Failure::Token),
             (3, "etcdserver: authentication failed, invalid user ID or password", Failure::Denied),
-            (7, "etcdserver: permission denied", Failure::Denied),
+            (7, "etcdserver: permission denied", Failure::Forbidden),
             (9, "etcdserver: authentication is not enabled", |_| Failure::AuthOff),
             (11, "etcdserver: mvcc: required revision has been compacted", Failure::Compacted),
             (11, "etcdserver: mvcc: required revision is a future revision", Failure::Compacted),
@@ -138,6 +141,7 @@ mod tests {
         assert_eq!(kind(Failure::Lost(String::new())), ErrorKind::Failed);
         assert_eq!(kind(Failure::Compacted(String::new())), ErrorKind::Failed);
         assert_eq!(kind(Failure::Denied(String::new())), ErrorKind::Unauthorised);
+        assert_eq!(kind(Failure::Forbidden(String::new())), ErrorKind::Denied);
         assert_eq!(kind(Failure::Token(String::new())), ErrorKind::Unauthorised);
         assert_eq!(kind(Failure::Refused(String::new())), ErrorKind::Refused);
         assert!(Failure::Lost("x".to_owned()).into_error("http://a").text.starts_with("http://a: "));

@@ -48,6 +48,11 @@ impl fmt::Display for KeyRange {
     }
 }
 
+/// Where the endpoints of upstreams lie that name no other place, a folder each.
+pub fn endpoints(prefix: &str) -> String {
+    format!("{prefix}endpoints/")
+}
+
 /// Where gateways write what is wrong with documents.
 pub fn status(prefix: &str) -> String {
     format!("{prefix}status/")

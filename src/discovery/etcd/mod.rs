@@ -1,7 +1,8 @@
-//! Learns documents and endpoints from etcd: two watches for all documents, and one a wanted source.
+//! Learns documents and endpoints from etcd: two watches for all documents, one for all endpoints of our own layout, and
+//! one for each other wanted source.
 //!
-//! A watch is a [`watch::RangeWatch`] over a [`layout::KeyRange`]; it keeps a [`mirror::Mirror`] and shows it
-//! as a [`view::View`]. [`feedback`] is where it is written what is wrong with documents. All watches share the [`members::Members`]: clients, tokens, and which member to use.
+//! A watch is a [`watch::RangeWatch`] over a [`layout::KeyRange`]; it keeps a [`mirror::Mirror`], parted into
+//! [`pool`]s, and shows it as a [`view::View`]; [`shared`] feeds many sources from one. [`feedback`] is where it is written what is wrong with documents. All watches share the [`members::Members`]: clients, tokens, and which member to use.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +11,12 @@ use async_trait::async_trait;
 use serde_json::json;
 
 use self::feedback::KeyBoard;
+use self::known::Known;
 use self::layout::KeyRange;
 use self::members::Members;
-use self::view::View;
+use self::mirror::Mirror;
+use self::shared::Shared;
+use self::view::{Feed, View};
 use self::watch::RangeWatch;
 use super::feedback::Feedback;
 use super::register::{Gateway, Registration};
@@ -30,11 +34,15 @@ pub mod endpoint;
 mod failure;
 mod feedback;
 mod format;
+mod known;
 pub mod layout;
 mod lease;
 mod list;
 mod members;
 pub mod mirror;
+mod past;
+mod pool;
+mod shared;
 mod view;
 mod watch;
 
@@ -87,7 +95,8 @@ impl Provider for EtcdProvider {
         let backoff = Backoff::new(CAP);
         let [of_documents, of_certificates] = View::documents(&prefix);
         let watched = |name: &str, range, view| {
-            let watch = RangeWatch::new(Arc::clone(&members), publisher.clone(), range, view);
+            let known = Arc::new(Known::new(Mirror::default(), view));
+            let watch = RangeWatch::new(Arc::clone(&members), publisher.clone(), range, known);
             supervise(watch, format!("{name}:{prefix}"), Arc::clone(&status), backoff.clone(), context.shutdown.clone())
         };
         let documents = watched("documents", KeyRange::of_documents(&prefix), of_documents);
@@ -103,18 +112,26 @@ impl Provider for EtcdProvider {
                 None => std::future::pending().await,
             }
         };
+        let shared = Shared::new(&prefix, Arc::clone(&members), publisher.clone(), backoff.clone());
+        let endpoints = Arc::clone(&shared).run(context.shutdown.clone());
         let sources = keep_wanted(ProviderId::Etcd, &publisher, context, |source, stop| {
-            let name = source.to_string();
-            let Source::Etcd { prefix, format } = source.clone() else {
-                unreachable!("keep_wanted starts our own sources")
-            };
-            let range = KeyRange::of_prefix(&prefix);
-            let view = View::endpoints(source, &prefix, format);
-            let watch = RangeWatch::new(Arc::clone(&members), publisher.clone(), range, view);
-            supervise(watch, name, Arc::clone(&status), backoff.clone(), stop)
+            let (shared, members, publisher) = (Arc::clone(&shared), Arc::clone(&members), publisher.clone());
+            let (status, backoff) = (Arc::clone(&status), backoff.clone());
+            async move {
+                let Source::Etcd { prefix, format } = source.clone() else {
+                    unreachable!("keep_wanted starts our own sources")
+                };
+                if shared.feeds(&source) {
+                    return shared.follow(source, prefix, stop).await;
+                }
+                let (name, range) = (source.to_string(), KeyRange::of_prefix(&prefix));
+                let view = View::alone(Feed::new(source, &prefix, format));
+                let known = Arc::new(Known::new(Mirror::default(), view));
+                supervise(RangeWatch::new(members, publisher, range, known), name, status, backoff, stop).await;
+            }
         });
         tokio::select! {
-            ((), (), ()) = futures_util::future::join3(documents, certificates, sources) => {}
+            ((), (), (), ()) = futures_util::future::join4(documents, certificates, endpoints, sources) => {}
             () = members.follow(&backoff) => {}
             () = feedback => {}
         }

@@ -1,6 +1,6 @@
 //! Defines what a mirror is shown as: the provider's documents, or the endpoints of a source.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::endpoint::EndpointSet;
@@ -12,12 +12,25 @@ use crate::spec::name::ProviderId;
 use crate::spec::problem::Problem;
 use crate::spec::source::{EtcdFormat, Source};
 
-/// Publishes a mirror, each time as a whole.
+/// Shows a mirror: all of it, or its pools as far as somebody wants them.
 pub(super) enum View {
-    /// The documents of one of several ranges, by its index.
+    /// The documents of one of several ranges, by its index; the only pool.
     Documents(Arc<Mutex<Gathered>>, usize),
-    /// The endpoints of a source.
-    Endpoints(Source, EndpointSet),
+    /// The endpoints of sources, by pool.
+    Endpoints(BTreeMap<Vec<u8>, Feed>),
+}
+
+/// What feeds a source from a pool.
+pub(super) struct Feed {
+    source: Source,
+    set: EndpointSet,
+}
+
+impl Feed {
+    /// The endpoints of a source whose keys begin with `prefix`.
+    pub(super) fn new(source: Source, prefix: &Arc<str>, format: EtcdFormat) -> Self {
+        Self { source, set: EndpointSet::new(Arc::clone(prefix), format) }
+    }
 }
 
 /// The documents of all ranges: published once each of them was read.
@@ -36,7 +49,7 @@ struct Range {
 impl Range {
     fn of(mirror: &Mirror) -> Self {
         let mut range = Self { texts: BTreeMap::new(), unreadable: Vec::new(), holds: mirror.holds() };
-        for (key, value) in mirror.shown() {
+        for (key, value) in mirror.shown(&[]) {
             if let Ok(key) = std::str::from_utf8(key) {
                 range.texts.insert(key.to_owned(), Arc::from(value.bytes.as_slice()));
             } else {
@@ -67,25 +80,56 @@ impl View {
         std::array::from_fn(|index| Self::Documents(Arc::clone(&gathered), index))
     }
 
-    /// The endpoints of a source whose keys begin with `prefix`.
-    pub(super) fn endpoints(source: Source, prefix: &Arc<str>, format: EtcdFormat) -> Self {
-        Self::Endpoints(source, EndpointSet::new(Arc::clone(prefix), format))
+    /// One source, from the only pool.
+    pub(super) fn alone(feed: Feed) -> Self {
+        Self::Endpoints(BTreeMap::from([(Vec::new(), feed)]))
     }
 
-    /// Publishes what the mirror shows now.
-    pub(super) fn publish(&mut self, mirror: &Mirror, publisher: &Publisher) {
-        let origin = if mirror.holds() { Origin::Held } else { Origin::Live };
+    /// Whether anybody is shown this pool.
+    pub(super) fn wants(&self, pool: &[u8]) -> bool {
+        match self {
+            Self::Documents(..) => true,
+            Self::Endpoints(feeds) => feeds.contains_key(pool),
+        }
+    }
+
+    /// Shows a pool from now on.
+    pub(super) fn add(&mut self, pool: Vec<u8>, feed: Feed) {
+        if let Self::Endpoints(feeds) = self {
+            feeds.insert(pool, feed);
+        }
+    }
+
+    /// Shows a pool no more.
+    pub(super) fn take(&mut self, pool: &[u8]) -> Option<Feed> {
+        match self {
+            Self::Documents(..) => None,
+            Self::Endpoints(feeds) => feeds.remove(pool),
+        }
+    }
+
+    /// Publishes what the mirror shows now of these pools; `None`: of all.
+    pub(super) fn publish(&mut self, mirror: &Mirror, pools: Option<&BTreeSet<Vec<u8>>>, publisher: &Publisher) {
+        let origin = |pool: &[u8]| if mirror.pool_holds(pool) { Origin::Held } else { Origin::Live };
         match self {
             Self::Documents(gathered, index) => {
                 let mut gathered = gathered.lock().unwrap_or_else(PoisonError::into_inner);
                 gathered.ranges[*index] = Some(Range::of(mirror));
                 gathered.publish(publisher);
             }
-            Self::Endpoints(source, set) => {
-                let entries = mirror.shown().map(|(key, value)| (key, value.bytes.as_slice(), value.modified));
-                let (endpoints, problems) = set.update(entries);
-                let known = SourceState { endpoints: endpoints.into(), problems: problems.into(), origin };
-                publisher.source(source, known);
+            Self::Endpoints(feeds) => {
+                let known = |pool: &[u8], feed: &mut Feed| {
+                    let entries = mirror.shown(pool).map(|(key, value)| (key, value.bytes.as_slice(), value.modified));
+                    let (endpoints, problems) = feed.set.update(entries);
+                    let origin = origin(pool);
+                    let known = SourceState { endpoints: endpoints.into(), problems: problems.into(), origin };
+                    (feed.source.clone(), known)
+                };
+                let known: Vec<_> = match pools {
+                    None => feeds.iter_mut().map(|(pool, feed)| known(pool, feed)).collect(),
+                    Some(pools) => pools.iter().filter_map(|pool| Some(known(pool, feeds.get_mut(pool)?))).collect(),
+                };
+                publisher.sources(known);
             }
         }
     }

@@ -17,11 +17,11 @@ use rand::RngExt as _;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::failure::Failure;
+use super::known::Known;
 use super::layout::KeyRange;
 use super::list::{Counted, DECODE_LIMIT, Listed};
 use super::members::{Connection, Members, TIMEOUT};
-use super::mirror::{Event, Mirror, Outcome};
-use super::view::View;
+use super::mirror::{Event, Held, Outcome};
 use crate::discovery::Publisher;
 use crate::discovery::status::WatchStatus;
 use crate::discovery::supervise::{Watch, WatchError, around};
@@ -48,8 +48,7 @@ pub(super) struct RangeWatch {
     members: Arc<Members>,
     publisher: Publisher,
     range: KeyRange,
-    mirror: Mirror,
-    view: View,
+    known: Arc<Known>,
     /// The next session begins with a list.
     list_first: bool,
     /// When the last session ended.
@@ -61,6 +60,8 @@ pub(super) struct RangeWatch {
 /// A read beside the stream, and the mirror's revision when it was begun.
 enum Side {
     List(Box<Result<Listed, WatchError>>, i64),
+    /// Of the keys of this pool alone.
+    Pool(Box<Result<Listed, WatchError>>, i64, Vec<u8>),
     Count(Result<Counted, WatchError>, i64),
 }
 
@@ -68,7 +69,7 @@ impl Side {
     /// Which etcd cluster answered, and which of its members; 0 for none.
     fn of(&self) -> (u64, usize) {
         match self {
-            Self::List(listed, _) => {
+            Self::List(listed, _) | Self::Pool(listed, _, _) => {
                 listed.as_ref().as_ref().map_or((0, 0), |it| (it.listing.cluster, it.connection.member))
             }
             Self::Count(counted, _) => counted.as_ref().map_or((0, 0), |it| (it.cluster, it.member)),
@@ -98,10 +99,10 @@ impl Watch for RangeWatch {
 }
 
 impl RangeWatch {
-    /// A watch that has not read anything yet.
-    pub(super) fn new(members: Arc<Members>, publisher: Publisher, range: KeyRange, view: View) -> Self {
-        let (mirror, accepts) = (Mirror::default(), publisher.accepted());
-        Self { members, publisher, range, mirror, view, list_first: true, broke_at: None, accepts }
+    /// A watch that begins with a list.
+    pub(super) fn new(members: Arc<Members>, publisher: Publisher, range: KeyRange, known: Arc<Known>) -> Self {
+        let accepts = publisher.accepted();
+        Self { members, publisher, range, known, list_first: true, broke_at: None, accepts }
     }
 
     async fn run(&mut self, status: &WatchStatus) -> Result<Infallible, WatchError> {
@@ -133,16 +134,20 @@ impl RangeWatch {
     }
 
     async fn list(&mut self, connection: &Connection, status: &WatchStatus) -> Result<Connection, WatchError> {
-        let floor = self.mirror.revision();
+        let floor = self.known.revision();
         let Listed { listing, asked_at, connection } = self.members.list(connection.member, &self.range).await?;
         self.publisher.status().cost.answered(listing.size());
-        let mut outcome = self.mirror.adopt(listing, floor);
+        let mut outcome = self.known.lock().adopt(listing, floor);
+        let revision = u64::try_from(self.known.revision()).unwrap_or(0);
         // An earlier process has seen more of this store than there is.
-        outcome.regressed |= floor == 0 && u64::try_from(self.mirror.revision()).is_ok_and(|now| now < status.index());
+        outcome.regressed |= floor == 0 && revision < status.index();
         self.list_first = false;
-        status.set_index(u64::try_from(self.mirror.revision()).unwrap_or(0));
+        status.set_index(revision);
         status.confirmed(asked_at);
         self.publish(&outcome, true);
+        if self.known.denied.send_replace(false) {
+            tracing::info!(range = %self.range, "may be read as a whole again");
+        }
         Ok(connection)
     }
 
@@ -162,22 +167,23 @@ impl RangeWatch {
             // A store that was put back to a backup and has overtaken us since looks like the one we knew: only what
             // it has tells. What we missed comes first.
             resync_at: now + if resumed { around(AGAIN, 0.5) } else { around(RESYNC, 0.2) },
-            verify_at: self.mirror.holds().then_some(now),
+            verify_at: None,
             verifications: 0,
         };
         let mut side: Option<BoxFuture<'static, Side>> = None;
         loop {
+            match (self.known.holds(), schedule.verify_at) {
+                (true, None) => schedule.verify_at = Some(Instant::now()),
+                (false, Some(_)) => schedule.verified(false),
+                _ => {}
+            }
             if side.is_none() {
                 side = self.next_side(connection, &mut schedule);
             }
             tokio::select! {
                 message = stream.message() => {
                     schedule.heard();
-                    let failure = self.take(message, &mut stream, status);
-                    if self.mirror.holds() && schedule.verify_at.is_none() {
-                        schedule.verify_at = Some(Instant::now());
-                    }
-                    if let Some(failure) = failure {
+                    if let Some(failure) = self.take(message, &mut stream, status) {
                         return failure;
                     }
                 }
@@ -197,9 +203,14 @@ impl RangeWatch {
                     }
                 }
                 () = sleep_until(schedule.side_at()), if side.is_none() => {}
-                Ok(()) = self.accepts.changed() => if self.mirror.release() {
-                    self.view.publish(&self.mirror, &self.publisher);
-                },
+                () = self.known.joined.notified() => {}
+                Ok(()) = self.accepts.changed() => {
+                    let mut inside = self.known.lock();
+                    let released = inside.mirror.release();
+                    if !released.is_empty() {
+                        inside.publish(Some(&released), &self.publisher);
+                    }
+                }
             }
         }
     }
@@ -207,7 +218,7 @@ impl RangeWatch {
     /// Opens a stream at the mirror's next revision. A watch at a revision the store has not reached is
     /// accepted and silent, so the answer's own revision tells whether this is still the store we know.
     async fn open(&self, connection: &Connection) -> Result<WatchStream, Failure> {
-        let next = self.mirror.next();
+        let next = self.known.lock().mirror.next();
         let options = WatchOptions::new()
             .with_range(self.range.end.clone())
             .with_start_revision(next)
@@ -228,10 +239,10 @@ impl RangeWatch {
             return Err(Failure::of_cancelled(first.compact_revision(), first.cancel_reason()));
         }
         let revision = first.header().map_or(0, ResponseHeader::revision);
-        if self.mirror.is_foreign(first.header().map_or(0, ResponseHeader::cluster_id)) {
+        if self.known.is_foreign(first.header().map_or(0, ResponseHeader::cluster_id)) {
             return Err(Failure::Compacted("another etcd cluster answers".to_owned()));
         }
-        let known = self.mirror.revision();
+        let known = self.known.revision();
         if revision < known {
             return Err(Failure::Compacted(format!("the store is at revision {revision}, we were at {known}")));
         }
@@ -270,18 +281,20 @@ impl RangeWatch {
             message = stream.message().now_or_never();
         }
         if !events.is_empty() {
-            let outcome = self.mirror.apply(events);
-            status.set_index(u64::try_from(self.mirror.revision()).unwrap_or(0));
+            let outcome = self.known.lock().apply(events);
+            status.set_index(u64::try_from(self.known.revision()).unwrap_or(0));
             status.confirmed(Instant::now());
             self.publish(&outcome, false);
         }
         failure
     }
 
-    fn publish(&mut self, outcome: &Outcome, first: bool) {
-        if let Some((danger, count)) = outcome.held {
-            self.publisher.status().updates.held.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Relaxed);
-            tracing::warn!(range = %self.range, count, "holding back a removal until a second read confirms it: {danger}");
+    fn publish(&self, outcome: &Outcome, first: bool) {
+        for Held { pool, danger, count } in &outcome.held {
+            self.publisher.status().updates.held.fetch_add(u64::try_from(*count).unwrap_or(u64::MAX), Relaxed);
+            let range = if pool.is_empty() { self.range.start.as_slice() } else { pool.as_slice() };
+            let range = String::from_utf8_lossy(range);
+            tracing::warn!(%range, count, "holding back a removal until a second read confirms it: {danger}");
         }
         if outcome.foreign {
             tracing::warn!(range = %self.range, "another etcd cluster answers");
@@ -290,19 +303,29 @@ impl RangeWatch {
             tracing::warn!(range = %self.range, "etcd's revision went back: it was restored or wiped");
             self.publisher.regressed();
         }
-        if outcome.changed || outcome.regressed || first {
-            self.view.publish(&self.mirror, &self.publisher);
+        let all = first || outcome.regressed;
+        if all || !outcome.changed.is_empty() {
+            self.known.lock().publish((!all).then_some(&outcome.changed), &self.publisher);
         }
     }
 
     /// The read that is due, begun on the next member.
     fn next_side(&self, connection: &Connection, schedule: &mut Schedule) -> Option<BoxFuture<'static, Side>> {
         let now = Instant::now();
-        let floor = self.mirror.revision();
+        let floor = self.known.revision();
         let (members, range) = (Arc::clone(&self.members), self.range.clone());
         if schedule.verify_at.is_some_and(|at| at <= now) {
             let step = usize::try_from(schedule.verifications).unwrap_or(0) + 1;
             let member = members.after(connection.member, step);
+            // Where one of many pools is in doubt, its own keys tell; what they leave in doubt, a list of all tells.
+            let first = schedule.verifications == 0;
+            let pool = self.known.lock().mirror.only_held().filter(|_| first).map(<[u8]>::to_vec);
+            if let Some(pool) = pool {
+                let range = KeyRange::of_prefix(&String::from_utf8_lossy(&pool));
+                return Some(
+                    async move { Side::Pool(Box::new(members.list(member, &range).await), floor, pool) }.boxed(),
+                );
+            }
             Some(async move { Side::List(Box::new(members.list(member, &range).await), floor) }.boxed())
         } else if schedule.resync_at <= now {
             let member = members.after(connection.member, 1);
@@ -325,20 +348,20 @@ impl RangeWatch {
     ) -> Option<Failure> {
         let now = Instant::now();
         let (cluster, member) = read.of();
-        if self.mirror.is_foreign(cluster) {
+        if self.known.is_foreign(cluster) {
             if member == connection.member {
                 return Some(Failure::Lost("another etcd cluster answers".to_owned()));
             }
             tracing::warn!(range = %self.range, "an endpoint of `discovery.etcd` is of another etcd cluster");
             (schedule.probe_at, schedule.resync_at) = (now + around(PROBE, 0.2), now + around(RESYNC, 0.2));
-            schedule.verified(self.mirror.holds());
+            schedule.verified(self.known.holds());
             return None;
         }
         match read {
             Side::List(listed, floor) => match *listed {
                 Ok(Listed { listing, asked_at, .. }) => {
                     self.publisher.status().cost.answered(listing.size());
-                    let outcome = self.mirror.adopt(listing, floor);
+                    let outcome = self.known.lock().adopt(listing, floor);
                     self.publish(&outcome, false);
                     if outcome.regressed {
                         // The stream watches revisions of a store that is no more.
@@ -351,18 +374,35 @@ impl RangeWatch {
                         schedule.resync_at = now + around(RESYNC, 0.2);
                         schedule.probe_at = now + around(PROBE, 0.2);
                     }
-                    schedule.verified(self.mirror.holds());
+                    schedule.verified(self.known.holds());
                 }
                 Err(error) => {
                     tracing::warn!(range = %self.range, "a read on the side failed: {error}");
                     schedule.resync_at = schedule.resync_at.max(now + around(SILENCE, 0.2));
-                    schedule.verified(self.mirror.holds());
+                    schedule.verified(self.known.holds());
                 }
             },
+            Side::Pool(listed, floor, pool) => {
+                match *listed {
+                    Ok(Listed { listing, .. }) => {
+                        self.publisher.status().cost.answered(listing.size());
+                        if listing.revision < floor {
+                            // A store that went back: a list of all tells.
+                            schedule.resync_at = now;
+                        }
+                        let mut inside = self.known.lock();
+                        if inside.mirror.confirm(&pool, &listing) {
+                            inside.publish(Some(&[pool].into()), &self.publisher);
+                        }
+                    }
+                    Err(error) => tracing::warn!(range = %self.range, "a read on the side failed: {error}"),
+                }
+                schedule.verified(self.known.holds());
+            }
             Side::Count(Ok(Counted { count, revision, asked_at, .. }), floor) => {
                 self.publisher.status().cost.answered(0);
                 schedule.probe_at = now + around(PROBE, 0.2);
-                let differs = usize::try_from(count).ok() != Some(self.mirror.count());
+                let differs = usize::try_from(count).ok() != self.known.lock().mirror.count_at(revision);
                 if revision < floor || (differs && schedule.differed) {
                     // A store that went back, or a change that was missed: a list tells.
                     schedule.resync_at = now;

@@ -250,3 +250,26 @@ async fn a_key_that_is_written_all_the_time_is_coalesced() {
     assert!(snapshots <= 10 + 3 * seconds, "{snapshots} snapshots of {writes} writes in {seconds} s");
     load.stop().await.assert_all_ok();
 }
+
+/// What upstreams share is counted once, and still shown for each.
+#[tokio::test]
+async fn a_watch_that_upstreams_share_is_counted_once_and_shown_for_each() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let a = Origin::start("a").await;
+    etcd.put("/fleetgate/endpoints/svc/a", &a.address().to_string()).await;
+    let gateway = before(&etcd).await;
+    gateway.until_status("/", 200).await;
+    super::live(&gateway, "etcd").await;
+    let labels = [("provider", "etcd"), ("mode", "told")];
+    assert_eq!(gateway.metric("fleetgate_discovery_watches", &labels).await, Some(3.0));
+    let shown = super::provider(&gateway, "etcd").await;
+    let watches = shown["watches"].as_array().unwrap();
+    let named = |name: &str| watches.iter().find(|watch| watch["name"] == name).unwrap_or_else(|| panic!("{shown}"));
+    let shared = named("endpoints:/fleetgate/");
+    for upstream in ["svc", "svc2"] {
+        let watch = named(&format!("etcd:/fleetgate/endpoints/{upstream}/"));
+        assert_eq!((&watch["state"], &watch["index"]), (&"live".into(), &shared["index"]));
+        assert!(watch["verified_at"].is_string(), "{watch}");
+        assert!(gateway.api(&format!("upstreams/{upstream}")).await["verified_at"].is_string());
+    }
+}

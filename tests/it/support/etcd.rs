@@ -321,6 +321,13 @@ impl Etcd {
         revision(&self.call("kv/range", json!({ "key": encoded("\0"), "count_only": true })).await)
     }
 
+    /// A gauge or counter of the member's own, such as `etcd_debugging_mvcc_watcher_total`.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let text = self.client.get(format!("{}/metrics", self.url())).send().await.unwrap().text().await.unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
+    }
+
     pub async fn compact(&self, revision: i64) {
         self.call("kv/compaction", json!({ "revision": revision.to_string(), "physical": true })).await;
     }
@@ -419,6 +426,15 @@ impl Etcd {
         let permission = json!({ "permType": "READ", "key": encoded(prefix), "range_end": prefix_end(prefix) });
         self.call("auth/role/grant", json!({ "name": name, "perm": permission })).await;
         self.call("auth/user/grant", json!({ "user": name, "role": name })).await;
+    }
+
+    /// Lets a user read what the role of another [`Self::reader`] may.
+    pub async fn grant(&self, name: &str, role: &str) {
+        self.call("auth/user/grant", json!({ "user": name, "role": role })).await;
+    }
+
+    pub async fn change_password(&self, name: &str, password: &str) {
+        self.call("auth/user/changepw", json!({ "name": name, "password": password })).await;
     }
 
     /// Takes the role of a [`Self::reader`] away.
