@@ -216,7 +216,7 @@ impl Arguments {
         loop {
             ticks.tick().await;
             let result = match tokio::time::timeout(self.timeout, resolve(&self.check.address)).await {
-                Ok(Ok(address)) => probe::run(&check, address).await,
+                Ok(Ok(address)) => probe::run(&check, address, None).await,
                 Ok(Err(error)) => Err(error),
                 Err(_) => Err(format!("its name was not resolved within {:?}", self.timeout)),
             };

@@ -203,6 +203,11 @@ impl Builder {
             .unwrap_or_default();
         let (folded, mut remarks) = fold(merged);
         remarks.extend(missing);
+        if merged.spec.settings.tls.as_ref().is_some_and(|tls| !tls.verifies()) {
+            let text = "endpoints are not verified: whoever is on the way can read and change everything; give `ca`";
+            let key = format!("upstreams.{}.tls.insecure_skip_verify", merged.name);
+            remarks.push(Problem::new(merged.provider.to_string(), key, text));
+        }
         if merged.known {
             let gone = merged.drained.iter().filter(|address| !folded.contains_key(address));
             remarks.extend(gone.map(|address| absent(label, *address)));
@@ -222,6 +227,10 @@ impl Builder {
             .into_iter()
             .map(|(address, spec)| Endpoint {
                 address,
+                host: match &spec.address {
+                    Address::Ip(_) => None,
+                    Address::Name { host, .. } => Some(Arc::clone(host)),
+                },
                 weight: spec.weight,
                 labels: Arc::clone(&spec.labels),
                 status: spec.status,

@@ -1,6 +1,7 @@
 //! Defines one check: a GET or a connect, over a connection of its own.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,10 +9,14 @@ use http::{Request, header};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
+use crate::snapshot::Secure;
 use crate::spec::upstream::{HealthCheck, Probe};
+use crate::spec::upstream_tls::{is_refusal, reason};
 
 /// What is read of an answer at most before it fails, in bytes: its head must fit.
 const MOST_READ: usize = 64 * 1024;
@@ -20,12 +25,22 @@ const MOST_READ: usize = 64 * 1024;
 ///
 /// # Errors
 /// Why it did not pass, for people.
-pub async fn run(check: &HealthCheck, address: SocketAddr) -> Result<(), String> {
+pub async fn run(check: &HealthCheck, address: SocketAddr, secure: Option<&Secure>) -> Result<(), String> {
     let probe = async {
         let stream = TcpStream::connect(address).await.map_err(|error| format!("connect: {error}"))?;
         match &check.probe {
             Probe::Tcp => Ok(()),
-            Probe::Http { path, host } => get(stream, path, host.as_deref(), address).await,
+            Probe::Http { path, host } => {
+                let host = host.clone().unwrap_or_else(|| address.to_string());
+                match secure {
+                    None => get(stream, path, host).await,
+                    Some(Secure { tls, name }) => {
+                        let connector = TlsConnector::from(Arc::clone(tls.config()));
+                        let shaken = connector.connect(name.clone(), stream).await;
+                        get(shaken.map_err(|error| format!("TLS: {}", reason(&error)))?, path, host).await
+                    }
+                }
+            }
         }
     };
     timeout(check.timeout, probe).await.unwrap_or_else(|_| Err(late(check.timeout)))
@@ -35,8 +50,11 @@ fn late(timeout: Duration) -> String {
     format!("no answer within {timeout:?}")
 }
 
-async fn get(stream: TcpStream, path: &str, host: Option<&str>, address: SocketAddr) -> Result<(), String> {
-    let host = host.map_or_else(|| address.to_string(), str::to_owned);
+async fn get(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    path: &str,
+    host: String,
+) -> Result<(), String> {
     let request = Request::get(path)
         .header(header::HOST, host)
         .header(header::USER_AGENT, "fleetgate-health")
@@ -63,7 +81,11 @@ async fn get(stream: TcpStream, path: &str, host: Option<&str>, address: SocketA
 
 /// hyper's word alone says little; the cause below it says what the system said.
 fn describe(error: &hyper::Error) -> String {
-    match std::error::Error::source(error) {
+    let source = std::error::Error::source(error);
+    if let Some(refusal) = source.and_then(|source| source.downcast_ref()).filter(|error| is_refusal(error)) {
+        return format!("TLS: {}", reason(refusal));
+    }
+    match source {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
     }
@@ -101,7 +123,7 @@ mod tests {
             stream.write_all(answer.as_bytes()).await.expect("to write");
             String::from_utf8(request).expect("text").replace(&address.to_string(), "ADDRESS")
         });
-        let result = run(&check(probe), address).await;
+        let result = run(&check(probe), address, None).await;
         (service.await.expect("to end"), result)
     }
 
@@ -146,15 +168,16 @@ mod tests {
         }
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        assert_eq!(run(&check(Probe::Tcp), address).await, Ok(()));
+        assert_eq!(run(&check(Probe::Tcp), address, None).await, Ok(()));
         drop(listener);
         for probe in [Probe::Tcp, http()] {
-            let failure = run(&check(probe), address).await.expect_err("nobody listens");
+            let failure = run(&check(probe), address, None).await.expect_err("nobody listens");
             assert!(failure.starts_with("connect: ") && failure.contains("refused"), "{failure}");
         }
         let broken = Probe::Http { path: "no path".to_owned(), host: None };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let failure = run(&check(broken), listener.local_addr().expect("an address")).await.expect_err("no request");
+        let failure =
+            run(&check(broken), listener.local_addr().expect("an address"), None).await.expect_err("no request");
         assert!(failure.starts_with("the check's path or host"), "{failure}");
     }
 
@@ -171,14 +194,14 @@ mod tests {
             }
             sent
         });
-        assert!(run(&check(http()), address).await.is_err());
+        assert!(run(&check(http()), address, None).await.is_err());
         service.await.expect("the connection was closed");
     }
 
     #[tokio::test(start_paused = true)]
     async fn silence_fails_after_the_timeout() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let failure = run(&check(http()), listener.local_addr().expect("an address")).await;
+        let failure = run(&check(http()), listener.local_addr().expect("an address"), None).await;
         assert_eq!(failure, Err("no answer within 10s".to_owned()));
     }
 }

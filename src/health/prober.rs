@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::probe;
 use super::threshold::Threshold;
-use crate::snapshot::{Endpoint, EndpointState, Health, Snapshot, Upstream, UpstreamState};
+use crate::snapshot::{Endpoint, EndpointState, Health, Secure, Snapshot, Upstream, UpstreamState};
+use crate::spec::route::HostPolicy;
 use crate::spec::upstream::{HealthCheck, Probe};
 
 /// Checks that run at once, for the process.
@@ -52,6 +53,7 @@ struct Subject {
     upstream_state: Arc<UpstreamState>,
     state: Arc<EndpointState>,
     check: HealthCheck,
+    secure: Option<Secure>,
     flips: Arc<Notify>,
 }
 
@@ -126,12 +128,14 @@ impl Prober {
             let key = key(endpoint);
             let check = upstream.settings.health_check.as_ref().or(endpoint.held.then_some(&OF_HELD));
             match (check, running.remove(&key)) {
-                (Some(check), Some(running)) if running.subject.check == *check => {
-                    self.checks.insert(key, running);
-                }
-                (Some(check), _) => {
-                    let flips = Arc::clone(&self.flips);
-                    new.push(Subject { flips, ..Subject::new(upstream, &endpoint.state, check) });
+                (Some(check), running) => {
+                    let subject = Subject::new(upstream, endpoint, check, &self.flips);
+                    match running.filter(|running| running.subject.checks_like(&subject)) {
+                        Some(running) => {
+                            self.checks.insert(key, running);
+                        }
+                        None => new.push(subject),
+                    }
                 }
                 (None, Some(running)) => running.subject.forget(),
                 (None, None) => {}
@@ -148,33 +152,43 @@ impl Default for Prober {
 }
 
 impl Subject {
-    fn new(upstream: &Upstream, state: &Arc<EndpointState>, check: &HealthCheck) -> Self {
+    fn new(upstream: &Upstream, endpoint: &Endpoint, check: &HealthCheck, flips: &Arc<Notify>) -> Self {
+        let mut check = check.clone();
+        if let Probe::Http { host: host @ None, .. } = &mut check.probe
+            && let HostPolicy::Fixed(name) = &upstream.settings.host
+        {
+            *host = name.to_str().ok().map(str::to_owned);
+        }
         Self {
             upstream: Arc::clone(&upstream.label),
             upstream_state: Arc::clone(&upstream.state),
-            state: Arc::clone(state),
-            check: check.clone(),
-            flips: Arc::default(),
+            state: Arc::clone(&endpoint.state),
+            check,
+            secure: upstream.secure(endpoint),
+            flips: Arc::clone(flips),
         }
+    }
+
+    fn checks_like(&self, other: &Self) -> bool {
+        self.check == other.check && self.secure == other.secure
     }
 
     async fn follow(self, wait: Duration, permits: Arc<Semaphore>) {
         sleep(wait).await;
-        self.check_again_and_again(permits, async |check, address| probe::run(check, address).await).await;
+        self.check_again_and_again(permits, async |subject| {
+            probe::run(&subject.check, subject.state.address(), subject.secure.as_ref()).await
+        })
+        .await;
     }
 
     /// Checks now and at every interval, and writes what it finds.
-    async fn check_again_and_again(
-        &self,
-        permits: Arc<Semaphore>,
-        probe: impl AsyncFn(&HealthCheck, SocketAddr) -> Result<(), String>,
-    ) {
+    async fn check_again_and_again(&self, permits: Arc<Semaphore>, probe: impl AsyncFn(&Self) -> Result<(), String>) {
         let mut threshold = Threshold::new(self.check.healthy_threshold, self.check.unhealthy_threshold);
         loop {
             let (started, answer) = {
                 // It is never closed; were it, checking without a permit is better than not checking.
                 let _permit = permits.acquire().await;
-                (Instant::now(), probe(&self.check, self.state.address()).await)
+                (Instant::now(), probe(self).await)
             };
             self.note(&mut threshold, answer);
             let jitter = rand::rng().random_range(0.9..=1.1);

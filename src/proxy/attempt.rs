@@ -8,12 +8,13 @@ use super::alarm::Alarm;
 use super::forward::Destination;
 use super::frame::Frame;
 use super::http1::{Broken, Head};
-use super::kept::Connection;
+use super::kept::{Connection, NoConnection};
 use super::local::LocalEndpoint;
 use super::outbound::Outbound;
 use super::retry::Outcome;
 use crate::exchange::{BodyFailure, Flow, ProxyError};
 use crate::spec::retry::Condition;
+use crate::spec::upstream_tls;
 use crate::telemetry::stats::AttemptResult;
 
 /// What a try gave.
@@ -58,24 +59,42 @@ pub(super) async fn attempt(
         is_of_endpoint: false,
         cause: refusal.to_string(),
     })?;
-    let opened = Connection::open(upstream, &endpoint.state, place, destination.connect_timeout()).await;
+    let opened = Connection::open(upstream, endpoint, place, destination.connect_timeout()).await;
     drop(pending);
     match opened {
         Ok(mut connection) => {
-            let head = send(frame, destination, &mut connection, outbound, Instant::now()).await?;
-            Ok((head, connection))
+            let sent = send(frame, destination, &mut connection, outbound, Instant::now()).await;
+            match &sent {
+                Ok(_) => upstream.note_tls(endpoint, None),
+                Err(Failure { result: Some(AttemptResult::Connect), cause, .. }) => {
+                    upstream.note_tls(endpoint, Some(cause));
+                }
+                Err(_) => {}
+            }
+            Ok((sent?, connection))
         }
-        Err(error) => Err(Failure {
-            result: Some(AttemptResult::Connect),
-            error: ProxyError::Unreachable { retried: false },
-            outcome: Some(Outcome { condition: Condition::Connect, unsent: true, stale: false }),
-            is_of_endpoint: true,
-            cause: format!("cannot connect: {error}"),
-        }),
+        Err(error) => {
+            let cause = error.to_string();
+            if matches!(error, NoConnection::Tls(_)) {
+                upstream.note_tls(endpoint, Some(&cause));
+            }
+            Err(Failure::unconnected(true, cause))
+        }
     }
 }
 
 impl Failure {
+    /// There was no connection. `unsent`: the request is as it was.
+    fn unconnected(unsent: bool, cause: String) -> Self {
+        Self {
+            result: Some(AttemptResult::Connect),
+            error: ProxyError::Unreachable { retried: false },
+            outcome: Some(Outcome { condition: Condition::Connect, unsent, stale: false }),
+            is_of_endpoint: true,
+            cause,
+        }
+    }
+
     /// After the request was sent.
     fn sent(result: AttemptResult, error: ProxyError, condition: Condition, cause: impl Into<String>) -> Self {
         let outcome = Some(Outcome { condition, unsent: false, stale: false });
@@ -106,6 +125,9 @@ impl Failure {
             Broken::Protocol(_) => {
                 let (result, error) = (Some(AttemptResult::Protocol), ProxyError::BadResponse);
                 Self { result, error, outcome: None, is_of_endpoint: true, cause }
+            }
+            Broken::Io(error) if upstream_tls::is_refusal(error) => {
+                Self::unconnected(false, upstream_tls::reason(error))
             }
             Broken::Closed | Broken::Io(_) => Self::sent(AttemptResult::Reset, reset, Condition::Reset, cause),
             Broken::Unsent => {

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::header;
+
 use super::forward::{Destination, forward};
 use super::frame::Frame;
 use super::http1::Head;
@@ -31,6 +33,7 @@ pub(super) async fn guarded(
     destination: &mut Destination,
     mut outbound: Outbound,
 ) -> Result<Answered, ProxyError> {
+    let came = destination.fallback.as_ref().and_then(|_| outbound.request.headers().get(header::HOST).cloned());
     let refused = match through(frame, destination, &mut outbound).await {
         Ok((head, connection)) => return Ok(Answered::Endpoint(head, connection)),
         Err(error @ ProxyError::Overloaded { .. }) => error,
@@ -47,6 +50,10 @@ pub(super) async fn guarded(
             (destination.upstream, destination.subset) = (fallback, 0);
             // They speak of the endpoints of the other one.
             (destination.key, destination.stay) = (None, None);
+            if let Some(host) = came {
+                // The refused try may have set that of its own upstream.
+                outbound.request.headers_mut().insert(header::HOST, host);
+            }
             let (head, connection) = through(frame, destination, &mut outbound).await?;
             Ok(Answered::Endpoint(head, connection))
         }

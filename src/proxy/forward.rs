@@ -19,6 +19,7 @@ use super::worker::Worker;
 use crate::exchange::{Flag, Flow, ProxyError};
 use crate::snapshot::{RetryPermit, Trial, Verdict};
 use crate::spec::retry::{Condition, Retry};
+use crate::spec::route::HostPolicy;
 use crate::spec::upstream::Balance;
 use crate::telemetry::stats::{AttemptResult, RetryResult};
 
@@ -35,8 +36,8 @@ pub(super) struct Destination {
     pub(super) stay: Option<u32>,
     /// The end of the whole exchange.
     pub(super) deadline: Option<Instant>,
-    /// The `Host` is the endpoint's address.
-    pub(super) host_of_endpoint: bool,
+    /// The `Host` that the route wants; `Kept`: its upstream decides.
+    pub(super) host: HostPolicy,
 }
 
 /// Sends a request to endpoints until one answers, or no other try is allowed.
@@ -57,11 +58,8 @@ pub(super) async fn forward(
         let Picked { index, trial } = room::find(frame, destination, tries.tried()).await?;
         let endpoint = Rc::clone(&upstream.endpoints[index as usize]);
         frame.attempt(&endpoint);
-        if (frame.host.is_none() || destination.host_of_endpoint)
-            && let Ok(host) = HeaderValue::from_str(endpoint.state.label())
-        {
-            // Perhaps from an HTTP/1.0 client without one; RFC 9112, 3.2, has it in every request of HTTP/1.1.
-            outbound.request.headers_mut().insert(header::HOST, host);
+        if let Some(host) = destination.host(frame, &endpoint) {
+            outbound.request.headers_mut().insert(header::HOST, host.clone());
         }
         let tried = attempt(frame, destination, &endpoint, tries.wants_fresh(), outbound).await;
         if upstream.upstream.settings.balance == Balance::P2cEwma {
@@ -231,6 +229,18 @@ fn is_past(deadline: Option<Instant>) -> bool {
 impl Destination {
     fn retry(&self) -> &Retry {
         &self.route.route.spec.retry
+    }
+
+    /// The `Host` that an endpoint gets instead of what came.
+    fn host<'a>(&'a self, frame: &Frame, endpoint: &'a LocalEndpoint) -> Option<&'a HeaderValue> {
+        let of_upstream = &self.upstream.upstream.settings.host;
+        match if self.host == HostPolicy::Kept { of_upstream } else { &self.host } {
+            // From an HTTP/1.0 client without one; RFC 9112, 3.2, has it in every request of HTTP/1.1.
+            HostPolicy::Kept if frame.host.is_none() => endpoint.host.as_ref(),
+            HostPolicy::Kept => None,
+            HostPolicy::Endpoint => endpoint.host.as_ref(),
+            HostPolicy::Fixed(host) => Some(host),
+        }
     }
 
     /// Time for a connection.

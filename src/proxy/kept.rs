@@ -1,6 +1,7 @@
 //! Defines the connections to an endpoint: how one is made, and the idle ones a worker keeps, newest first.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,9 +15,11 @@ use tokio::net::TcpStream;
 use super::http1::Link;
 use super::listener::alive;
 use super::local::{ConnectionGauges, LocalEndpoint, LocalUpstream};
+use super::stream::Stream;
 use crate::exchange::BodyFailure;
 use crate::exchange::body::Source;
 use crate::snapshot::{EndpointState, Place, Upstream};
+use crate::spec::upstream_tls;
 
 /// A connection to an endpoint that carries an exchange; counted as active while it lives.
 #[derive(Debug)]
@@ -45,28 +48,45 @@ impl Drop for Active {
 }
 
 impl Connection {
-    /// Connects to an endpoint.
+    /// Connects to an endpoint, and shakes hands where TLS is spoken with it, all within `timeout`.
     ///
     /// # Errors
-    /// The system's, and `TimedOut` when `timeout` has passed.
+    /// Why there is no connection.
     pub(super) async fn open(
         upstream: &LocalUpstream,
-        state: &EndpointState,
+        endpoint: &LocalEndpoint,
         place: Option<Place>,
         timeout: Duration,
-    ) -> std::io::Result<Self> {
+    ) -> Result<Self, NoConnection> {
+        let until = tokio::time::Instant::now() + timeout;
+        let late = |_| io::Error::from(io::ErrorKind::TimedOut);
         let connecting = async {
-            let stream = TcpStream::connect(state.address()).await?;
+            let stream = TcpStream::connect(endpoint.state.address()).await?;
             stream.set_nodelay(true)?;
             // An endpoint that lost its power says nothing, and a silent WebSocket to it would be kept for ever.
             SockRef::from(&stream).set_tcp_keepalive(&alive())?;
-            Ok::<_, std::io::Error>(stream)
+            Ok::<_, io::Error>(stream)
         };
-        let stream = tokio::time::timeout(timeout, connecting)
-            .await
-            .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+        let connected = tokio::time::timeout_at(until, connecting).await.map_err(late).flatten();
+        let stream = connected.map_err(NoConnection::Tcp)?;
+        let stream = match &endpoint.tls {
+            None => Stream::Plain(stream),
+            Some(tls) => {
+                let shaken = tokio::time::timeout_at(until, tls.shake_hands(stream)).await.map_err(late).flatten();
+                Stream::Secure(Box::new(shaken.map_err(NoConnection::Tls)?))
+            }
+        };
         Ok(Self { link: Box::new(Link::new(stream)), active: Active::new(&upstream.connections), place })
     }
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoConnection {
+    #[error("cannot connect: {0}")]
+    Tcp(io::Error),
+    #[error("{}", upstream_tls::reason(.0))]
+    Tls(io::Error),
 }
 
 /// The endpoint's response body.
@@ -94,7 +114,11 @@ const UNNEEDED: Duration = Duration::from_secs(1);
 
 /// The idle connections a worker keeps to one endpoint.
 #[derive(Debug, Default)]
-pub(super) struct Kept(RefCell<Vec<Idle>>);
+pub(super) struct Kept {
+    idle: RefCell<Vec<Idle>>,
+    /// No more are kept.
+    closed: Cell<bool>,
+}
 
 /// An idle connection; gives its place back when it goes.
 #[derive(Debug)]
@@ -117,7 +141,7 @@ impl Drop for Idle {
 impl Kept {
     /// The newest connection that is neither closed nor too old.
     pub(super) fn take(&self, keep_alive: Duration, now: Instant) -> Option<Connection> {
-        let mut kept = self.0.borrow_mut();
+        let mut kept = self.idle.borrow_mut();
         while let Some(mut idle) = kept.pop() {
             if now.saturating_duration_since(idle.since) >= keep_alive {
                 // The rest is older still.
@@ -133,11 +157,17 @@ impl Kept {
         None
     }
 
+    /// Closes all, and those that come back from an exchange.
+    pub(super) fn close(&self) {
+        self.closed.set(true);
+        self.idle.borrow_mut().clear();
+    }
+
     /// Closes what is closed already or too old, and what no exchange has needed for a second while the process
     /// keeps more than `most`. A burst may keep more for that second: closing at once would open as many again.
     pub(super) fn expire(&self, most: u32, keep_alive: Duration) {
         // Oldest first, so that the excess is taken from those.
-        self.0.borrow_mut().retain_mut(|idle| {
+        self.idle.borrow_mut().retain_mut(|idle| {
             let idle_for = idle.since.elapsed();
             let excess = idle_for >= UNNEEDED && idle.state.idle() > most;
             !excess && idle_for < keep_alive && idle.link.as_mut().is_some_and(|link| link.is_open())
@@ -156,7 +186,7 @@ impl LocalEndpoint {
     pub(super) fn keep(&self, connection: Connection, upstream: &Upstream, now: Instant) {
         let settings = &upstream.settings;
         let wanted = settings.max_idle_per_endpoint > 0 && !settings.keep_alive.is_zero();
-        if !wanted || !connection.link.persists() || upstream.is_short_of_connections() {
+        if !wanted || self.kept.closed.get() || !connection.link.persists() || upstream.is_short_of_connections() {
             return;
         }
         self.state.keep_idle();
@@ -165,6 +195,6 @@ impl LocalEndpoint {
         let gauges = Rc::clone(&active.0);
         gauges.idle.add(1);
         let state = Arc::clone(&self.state);
-        self.kept.0.borrow_mut().push(Idle { link: Some(link), place, since: now, state, gauges });
+        self.kept.idle.borrow_mut().push(Idle { link: Some(link), place, since: now, state, gauges });
     }
 }

@@ -7,10 +7,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::HeaderValue;
+
 use super::balance::{Latency, Load, Pool};
 use super::kept::Kept;
+use super::secure::LocalTls;
 use super::worker::Worker;
-use crate::snapshot::{Certificates, EndpointState, Flip, Route, RouteTable, Snapshot, Trial, Upstream, Verdict};
+use crate::snapshot::{
+    Certificates, Endpoint, EndpointState, Flip, Route, RouteTable, Secure, Snapshot, Trial, Upstream, Verdict,
+};
 use crate::spec::name::Name;
 use crate::telemetry::stats::{
     AttemptResult, ConnectionState, Counter, Gauge, Histogram, RequestCounters, RetryResult, WorkerStats,
@@ -171,6 +176,10 @@ pub(super) struct ConnectionGauges {
 #[derive(Debug)]
 pub(super) struct LocalEndpoint {
     pub(super) state: Arc<EndpointState>,
+    /// Its own host, for a `Host` that names it.
+    pub(super) host: Option<HeaderValue>,
+    /// `None`: plain text.
+    pub(super) tls: Option<LocalTls>,
     pub(super) kept: Kept,
     /// Measured where the balancer asks for it.
     pub(super) latency: Latency,
@@ -187,8 +196,14 @@ impl Load for LocalUpstream {
 }
 
 impl LocalEndpoint {
-    fn new(state: Arc<EndpointState>) -> Self {
-        Self { state, kept: Kept::default(), latency: Latency::default() }
+    fn new(endpoint: &Endpoint, host: Option<HeaderValue>, secure: Option<Secure>) -> Self {
+        Self {
+            state: Arc::clone(&endpoint.state),
+            host,
+            tls: secure.map(LocalTls::new),
+            kept: Kept::default(),
+            latency: Latency::default(),
+        }
     }
 }
 
@@ -200,9 +215,17 @@ impl LocalUpstream {
         let endpoints = upstream
             .endpoints
             .iter()
-            .map(|endpoint| match known.get(&Arc::as_ptr(&endpoint.state)) {
-                Some(local) => Rc::clone(local),
-                None => Rc::new(LocalEndpoint::new(Arc::clone(&endpoint.state))),
+            .map(|endpoint| {
+                let secure = upstream.secure(endpoint);
+                let host = host_of(endpoint);
+                let known = known.get(&Arc::as_ptr(&endpoint.state));
+                if let Some(local) = known {
+                    if local.tls.as_ref().map(LocalTls::secure) == secure.as_ref() && local.host == host {
+                        return Rc::clone(local);
+                    }
+                    local.kept.close();
+                }
+                Rc::new(LocalEndpoint::new(endpoint, host, secure))
             })
             .collect();
         let gauge = |state| stats.upstream_connections(&upstream.label, state);
@@ -276,4 +299,11 @@ impl LocalUpstream {
             endpoint.kept.expire(settings.max_idle_per_endpoint, settings.keep_alive);
         }
     }
+}
+
+/// Host and port as it is registered.
+fn host_of(endpoint: &Endpoint) -> Option<HeaderValue> {
+    let port = endpoint.address.port();
+    let text = endpoint.host.as_ref().map(|host| format!("{host}:{port}"));
+    HeaderValue::from_str(text.as_deref().unwrap_or(endpoint.state.label())).ok()
 }

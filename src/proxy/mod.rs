@@ -2,8 +2,9 @@
 //!
 //! A request's life in here: `accept` takes its connection, `connection` serves it (over `tls` perhaps, by `http2`
 //! perhaps), `serve` is the exchange in reading order (`gate`, route, target), `breaker` lets it through, `forward` tries
-//! endpoints as often as `retry` allows, each that `pick` finds by an `attempt` over a connection that `kept` keeps,
-//! `tunnel` carries upgrades, and `frame` tells log and metrics when it is over. `local` is a worker's view of a snapshot.
+//! endpoints as often as `retry` allows, each that `room` and `pick` find by an `attempt` over a connection that `kept`
+//! keeps (over TLS by `secure`), `tunnel` carries upgrades, and `frame` tells log and metrics when it is over. `local` is
+//! a worker's view of a snapshot.
 
 mod accept;
 mod alarm;
@@ -25,8 +26,10 @@ mod pick;
 mod plane;
 mod retry;
 mod room;
+mod secure;
 mod serve;
 mod steps;
+mod stream;
 mod tls;
 mod tunnel;
 mod wire;

@@ -106,12 +106,12 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
             key: upstream.upstream.settings.hash.as_ref().and_then(|hash| affinity::key(hash, &view, frame.client)),
             stay: upstream.upstream.affinity.sessions().and_then(|sessions| sessions.find(&view)),
             deadline: route.route.timeout().map(|timeout| frame.started + timeout),
-            host_of_endpoint: false,
+            host: HostPolicy::Kept,
         };
         (route, target, destination, set_cookie)
     };
     let mut path = passed.path;
-    let (mut fixed_host, mut stripped) = (None, None);
+    let mut stripped = None;
     let target = &route.route.targets[target];
     if let Some(steps) = target.spec.steps.as_deref() {
         target.admits(frame.client)?;
@@ -122,11 +122,7 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
         }
         path = steps::rewritten(steps, came)?.or(path);
         stripped = steps.strip_prefix.as_ref();
-        match &steps.host {
-            HostPolicy::Kept => {}
-            HostPolicy::Endpoint => destination.host_of_endpoint = true,
-            HostPolicy::Fixed(host) => fixed_host = Some(host),
-        }
+        destination.host = steps.host.clone();
     }
 
     // RFC 9110, 7.8: HTTP/1.0 knows no upgrade.
@@ -136,9 +132,6 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
     let way = Way { retry, host: passed.host_header, path, upgrade, deadline, added };
     let client = way.upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
     let mut outbound = prepare(frame, request, noted, way)?;
-    if let Some(host) = fixed_host {
-        outbound.request.headers_mut().insert(header::HOST, host.clone());
-    }
     if let Some(prefix) = stripped {
         outbound.request.headers_mut().insert(X_FORWARDED_PREFIX, prefix.as_header().clone());
     }

@@ -16,6 +16,8 @@ use crate::spec::upstream::UpstreamSettings;
 pub struct Endpoint {
     /// Where it listens.
     pub address: SocketAddr,
+    /// The host name it is registered by, where that is no address.
+    pub host: Option<Arc<str>>,
     /// 0 drains.
     pub weight: u16,
     /// What subsets select by.
@@ -38,6 +40,7 @@ pub struct Endpoint {
 impl PartialEq for Endpoint {
     fn eq(&self, other: &Self) -> bool {
         self.address == other.address
+            && self.host == other.host
             && self.weight == other.weight
             && self.labels == other.labels
             && self.status == other.status
@@ -170,6 +173,9 @@ impl Endpoint {
                 }),
             }
         }
+        if settings.tls.is_some() {
+            reasons.extend(self.state.tls_failure().map(|failure| format!("TLS fails: {failure}")));
+        }
         if settings.passive_health.is_on() {
             reasons.extend(self.state.outlier.reason(&settings.passive_health, Instant::now()));
         }
@@ -233,6 +239,7 @@ pub struct EndpointState {
     in_flight: AtomicU32,
     idle: AtomicU32,
     last_failure: Mutex<Option<String>>,
+    tls_failure: Mutex<Option<String>>,
     pub(super) outlier: Outlier,
     made: Instant,
     /// Milliseconds from when it was made, and 1 more; 0: never.
@@ -249,6 +256,7 @@ impl EndpointState {
             in_flight: AtomicU32::new(0),
             idle: AtomicU32::new(0),
             last_failure: Mutex::new(None),
+            tls_failure: Mutex::new(None),
             outlier: Outlier::default(),
             made: Instant::now(),
             fresh_since: AtomicU64::new(0),
@@ -305,6 +313,21 @@ impl EndpointState {
     /// Notes why a check failed; `None` when it passed.
     pub fn set_last_failure(&self, failure: Option<String>) {
         *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+    }
+
+    /// Why requests found no TLS with it last; `None` when they do.
+    pub fn tls_failure(&self) -> Option<String> {
+        self.tls_failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes why there is no TLS with it, or that there is; true when that is new. For new connections only.
+    pub fn set_tls_failure(&self, failure: Option<&str>) -> bool {
+        let mut known = self.tls_failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = known.as_deref() != failure;
+        if new {
+            *known = failure.map(str::to_owned);
+        }
+        new
     }
 
     /// Exchanges that are at this endpoint now, of all workers.

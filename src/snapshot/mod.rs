@@ -20,6 +20,7 @@ pub mod outlier;
 pub mod report;
 pub mod request;
 pub mod route;
+pub mod secure;
 pub mod table;
 pub mod target;
 pub mod upstream;
@@ -35,6 +36,7 @@ pub use outlier::{Cause, Flip, Trial, Verdict};
 pub use report::Report;
 pub use request::{RequestView, Unmet};
 pub use route::{Route, RouteState, Target};
+pub use secure::Secure;
 pub use table::RouteTable;
 pub use upstream::{Upstream, UpstreamState, Usable};
 

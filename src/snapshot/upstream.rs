@@ -10,6 +10,7 @@ use super::budget::Retries;
 use super::endpoint::{Endpoint, EndpointState, Standing};
 use super::line::Line;
 use super::outlier::{Flip, Trial, Verdict};
+use super::secure::Secure;
 use crate::spec::endpoint::Labels;
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::source::Source;
@@ -66,6 +67,11 @@ impl Upstream {
     /// Whether active checks run.
     pub fn checked(&self) -> bool {
         self.settings.health_check.is_some()
+    }
+
+    /// How TLS is spoken with one of its endpoints; `None`: plain text.
+    pub fn secure(&self, endpoint: &Endpoint) -> Option<Secure> {
+        self.settings.tls.as_ref().map(|tls| Secure::with(endpoint, tls))
     }
 
     /// The labels that a target selects by, of its [`super::Target::subset`]; `Some(None)` is the whole upstream.

@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
-use rustls::RootCertStore;
+use rustls::pki_types::CertificateRevocationListDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+
+use super::authority;
 
 /// What is wrong with the texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,18 +28,9 @@ pub fn verifier(
     revocations: Option<&[u8]>,
     required: bool,
 ) -> Result<Arc<dyn ClientCertVerifier>, NoVerifier> {
-    let no_authorities = |text: &str| NoVerifier::Authorities(text.to_owned());
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(authorities) {
-        let certificate = certificate.map_err(|_| no_authorities("it is no PEM text of certificates"))?;
-        roots.add(certificate).map_err(|error| no_authorities(&format!("it has an unusable certificate: {error}")))?;
-    }
-    if roots.is_empty() {
-        let text = "there is no certificate in it: PEM text with `-----BEGIN CERTIFICATE-----` is wanted";
-        return Err(no_authorities(text));
-    }
+    let roots = authority::read(authorities).map_err(NoVerifier::Authorities)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let mut builder = WebPkiClientVerifier::builder_with_provider(roots.roots, provider);
     if let Some(revocations) = revocations {
         let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(revocations).collect();
         match lists {
@@ -56,6 +48,6 @@ pub fn verifier(
     }
     builder.build().map_err(|error| match revocations {
         Some(_) => NoVerifier::Revocations(format!("it cannot be used: {error}")),
-        None => no_authorities(&format!("it cannot be used: {error}")),
+        None => NoVerifier::Authorities(format!("it cannot be used: {error}")),
     })
 }

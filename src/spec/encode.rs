@@ -9,8 +9,9 @@ use crate::spec::certificate::CertificateSpec;
 use crate::spec::matching::{Conditions, MatchSpec, PathMatch, ValueMatch};
 use crate::spec::passive::PassiveHealth;
 use crate::spec::retry::Retry;
-use crate::spec::route::{Choice, RouteSpec, Sticky, TargetSpec};
+use crate::spec::route::{Choice, HostPolicy, RouteSpec, Sticky, TargetSpec};
 use crate::spec::upstream::{Hash, HashKey, HealthCheck, Priorities, Probe, UpstreamSettings};
+use crate::spec::upstream_tls::{Trust, UpstreamTls};
 
 /// A route.
 pub fn route(spec: &RouteSpec) -> Value {
@@ -111,7 +112,40 @@ pub fn settings(settings: &UpstreamSettings) -> Map<String, Value> {
     }
     let budget = settings.retry_budget;
     add("retry_budget", json!({ "percent": budget.percent, "min": budget.min }));
+    match &settings.host {
+        HostPolicy::Kept => {}
+        HostPolicy::Endpoint => {
+            add("host", "endpoint".into());
+        }
+        HostPolicy::Fixed(host) => {
+            add("host", String::from_utf8_lossy(host.as_bytes()).into());
+        }
+    }
+    if let Some(tls) = &settings.tls {
+        add("tls", upstream_tls(tls));
+    }
     map
+}
+
+/// What may be shown of TLS with endpoints: of certificates their fingerprints.
+fn upstream_tls(tls: &UpstreamTls) -> Value {
+    let mut map = Map::new();
+    if let Some(name) = &tls.server_name {
+        map.insert("server_name".to_owned(), name.to_str().into());
+    }
+    match &tls.trust {
+        Trust::System => {}
+        Trust::Authorities(authorities) => {
+            map.insert("ca".to_owned(), authorities.fingerprints.as_slice().into());
+        }
+        Trust::Anybody => {
+            map.insert("insecure_skip_verify".to_owned(), true.into());
+        }
+    }
+    if let Some(pair) = &tls.identity {
+        map.insert("cert".to_owned(), pair.fingerprint().into());
+    }
+    map.into()
 }
 
 fn retry(retry: &Retry) -> Value {

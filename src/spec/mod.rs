@@ -1,6 +1,8 @@
 //! What someone asked for, as plain data: names, routes, upstreams, sources, endpoints, and the pure
-//! decoders that make them from text. Nothing here does I/O and nothing here uses another folder of ours.
+//! decoders that make them from text. Nothing here uses another folder of ours, and nothing does I/O, but for the
+//! system's [`authority`].
 
+pub mod authority;
 pub mod breaker;
 pub mod certificate;
 pub mod client_certificate;
@@ -20,4 +22,5 @@ pub mod route;
 pub mod settings;
 pub mod source;
 pub mod upstream;
+pub mod upstream_tls;
 pub mod x509;

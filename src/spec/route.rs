@@ -133,6 +133,16 @@ pub enum HostPolicy {
     Fixed(HeaderValue),
 }
 
+impl HostPolicy {
+    /// Always this one.
+    ///
+    /// # Errors
+    /// A text that no header can carry.
+    pub fn fixed(host: &str) -> Result<Self, String> {
+        HeaderValue::from_str(host).map(Self::Fixed).map_err(|_| format!("`{host}` is not a host"))
+    }
+}
+
 /// An answer that sends the client elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redirect {

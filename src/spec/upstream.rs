@@ -11,7 +11,9 @@ use super::endpoint::{EndpointSpec, Labels};
 use super::name::Name;
 use super::passive::PassiveHealth;
 use super::retry::RetryBudget;
+use super::route::HostPolicy;
 use super::source::{ConsulService, DnsRecords, EtcdFormat};
+use super::upstream_tls::UpstreamTls;
 
 /// A named pool of endpoints and its settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +80,10 @@ pub struct UpstreamSettings {
     pub breaker: Option<Breaker>,
     /// How many requests may be tried again at once.
     pub retry_budget: RetryBudget,
+    /// The `Host` that its endpoints get, where a route does not say another; default the one that came.
+    pub host: HostPolicy,
+    /// TLS with its endpoints; plain text by default.
+    pub tls: Option<Arc<UpstreamTls>>,
 }
 
 impl Default for UpstreamSettings {
@@ -100,6 +106,8 @@ impl Default for UpstreamSettings {
             passive_health: PassiveHealth::default(),
             breaker: None,
             retry_budget: RetryBudget::default(),
+            host: HostPolicy::default(),
+            tls: None,
         }
     }
 }

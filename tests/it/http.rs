@@ -12,7 +12,7 @@ mod queue;
 mod reloads;
 mod retries;
 mod stopping;
-mod upgrades;
+pub(crate) mod upgrades;
 
 use crate::support::gateway::Gateway;
 use crate::support::origin::Origin;

@@ -27,3 +27,4 @@ mod sample;
 #[allow(dead_code, unreachable_pub, reason = "each subject uses a part of it")]
 mod support;
 mod tls;
+mod upstream_tls;

@@ -114,6 +114,7 @@ fn endpoint(last: u8, version: &str) -> Endpoint {
     let address = ([10, 0, 0, last], 8080).into();
     Endpoint {
         address,
+        host: None,
         weight: 1,
         labels: Arc::new(labels(version)),
         status: RegistryStatus::Unchecked,

@@ -22,6 +22,7 @@ fn tcp(interval: Duration) -> HealthCheck {
 fn upstream(states: &[Arc<EndpointState>], weight: u16, check: Option<HealthCheck>) -> Upstream {
     let endpoint = |state: &Arc<EndpointState>| Endpoint {
         address: state.address(),
+        host: None,
         weight,
         labels: Arc::default(),
         status: RegistryStatus::Unchecked,
@@ -51,7 +52,8 @@ fn snapshot(upstream: Upstream) -> Arc<Snapshot> {
 
 fn subject(check: HealthCheck) -> Subject {
     let state = Arc::new(EndpointState::new(([127, 0, 0, 1], 1).into()));
-    Subject::new(&upstream(&[], 1, None), &state, &check)
+    let upstream = upstream(&[state], 1, None);
+    Subject::new(&upstream, &upstream.endpoints[0], &check, &Arc::default())
 }
 
 /// Runs checks whose answers are `answers`, one each, for as long as there are some; when each was asked.
@@ -59,7 +61,7 @@ async fn script(subject: &Subject, answers: &[Result<(), &str>]) -> Vec<Duration
     let began = Instant::now();
     let asked = Mutex::new(Vec::new());
     let (done, mut ended) = watch::channel(());
-    let checks = subject.check_again_and_again(Arc::new(Semaphore::new(1)), async |_, _| {
+    let checks = subject.check_again_and_again(Arc::new(Semaphore::new(1)), async |_| {
         let place = {
             let mut asked = asked.lock().expect("the list");
             asked.push(began.elapsed());
@@ -115,7 +117,7 @@ async fn a_check_waits_for_a_permit_before_its_time_runs() {
     let permits = Arc::new(Semaphore::new(1));
     let held = Arc::clone(&permits).acquire_owned().await.expect("a permit");
     let asked = AtomicU32::new(0);
-    let checks = subject.check_again_and_again(permits, async |_, _| {
+    let checks = subject.check_again_and_again(permits, async |_| {
         asked.fetch_add(1, Relaxed);
         Ok(())
     });

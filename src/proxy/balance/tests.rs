@@ -16,6 +16,7 @@ fn upstream(balance: Balance, weights: &[u16]) -> Upstream {
         let address = ([127, 0, 0, 1], port).into();
         Endpoint {
             address,
+            host: None,
             weight: *weight,
             labels: Arc::default(),
             status: RegistryStatus::Unchecked,

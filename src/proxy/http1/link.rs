@@ -2,18 +2,15 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use http_body::{Frame, SizeHint};
-use tokio::io::{AsyncRead as _, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio_util::io::poll_read_buf;
+use tokio::io::ReadBuf;
 
 use super::super::outbound::Outbound;
+use super::super::stream::{Reader, Stream, Writer};
 use super::decoder::{BadBody, Decoded, Decoder};
 use super::head::{self, BadHead, Field, Head};
 use super::sending::{SendError, Sending};
@@ -22,9 +19,9 @@ use crate::exchange::Body;
 /// A connection to an endpoint. It does nothing on its own: whoever holds it polls it.
 #[derive(Debug)]
 pub(in super::super) struct Link {
-    read: OwnedReadHalf,
+    read: Reader,
     /// `None` when an upload went on without the exchange.
-    write: Option<OwnedWriteHalf>,
+    write: Option<Writer>,
     sending: Sending,
     /// What came and is not decoded.
     buffer: BytesMut,
@@ -73,8 +70,8 @@ const MOST_ROOM: usize = 128 * 1024;
 const MOST_SKIPPED: usize = 8;
 
 impl Link {
-    pub(in super::super) fn new(stream: TcpStream) -> Self {
-        let (read, write) = stream.into_split();
+    pub(in super::super) fn new(stream: Stream) -> Self {
+        let (read, write) = stream.into_halves();
         Self {
             read,
             write: Some(write),
@@ -221,18 +218,18 @@ impl Link {
     pub(in super::super) fn is_open(&mut self) -> bool {
         let mut byte = [0];
         let mut cx = Context::from_waker(Waker::noop());
-        Pin::new(&mut self.read).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+        self.read.poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
     }
 
     /// The stream of a connection that switched protocols, and what came of the new one.
-    pub(in super::super) fn into_stream(self) -> Option<(TcpStream, BytesMut)> {
-        let stream = self.read.reunite(self.write?).ok()?;
+    pub(in super::super) fn into_stream(self) -> Option<(Stream, BytesMut)> {
+        let stream = Stream::of_halves(self.read, self.write?)?;
         Some((stream, self.buffer))
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.buffer.reserve(self.room);
-        let read = ready!(poll_read_buf(Pin::new(&mut self.read), cx, &mut self.buffer))?;
+        let read = ready!(self.read.poll_read_buf(cx, &mut self.buffer))?;
         if read >= self.room && self.room < MOST_ROOM {
             self.room *= 2;
         }
@@ -243,6 +240,7 @@ impl Link {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::pin::Pin;
     use std::rc::Rc;
     use std::time::Duration;
 
@@ -253,6 +251,7 @@ mod tests {
     use hyper_util::rt::TokioIo;
     use socket2::SockRef;
     use tokio::io::{AsyncWriteExt as _, DuplexStream};
+    use tokio::net::TcpStream;
 
     use super::super::super::outbound::Added;
     use super::*;
@@ -267,7 +266,7 @@ mod tests {
         SockRef::from(&other).set_linger(Some(Duration::ZERO)).expect("to linger");
         drop(other);
         stream.readable().await.expect("an event");
-        Link::new(stream)
+        Link::new(Stream::Plain(stream))
     }
 
     /// A request as it comes from a client, and the client, whose end would cut the body off.

@@ -6,10 +6,9 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http_body::Body as _;
-use tokio::io::AsyncWrite as _;
-use tokio::net::tcp::OwnedWriteHalf;
 
 use super::super::outbound::Outbound;
+use super::super::stream::Writer;
 use super::decoder::{Chunked, Decoded, Decoder};
 use super::encoder::{self, Framing, Piece};
 use crate::exchange::Body;
@@ -30,6 +29,8 @@ pub(super) struct Sending {
     framing: Framing,
     state: State,
     started: bool,
+    /// Something is written that TLS may not have sent.
+    behind_flush: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,14 +66,14 @@ impl Sending {
         let body = outbound.request.body();
         self.framing = Framing::of(body);
         self.state = if matches!(body, Body::Empty) { State::Encoded } else { State::Open };
-        (self.written, self.started) = (0, false);
+        (self.written, self.started, self.behind_flush) = (0, false, false);
         (self.piece, self.behind) = (Bytes::new(), b"");
     }
 
     /// Sends until all is sent, or nothing more can be now.
     pub(super) fn poll(
         &mut self,
-        write: &mut OwnedWriteHalf,
+        write: &mut Writer,
         body: &mut Body,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), SendError>> {
@@ -85,6 +86,13 @@ impl Sending {
                 return Poll::Ready(Err(error));
             }
             if self.is_written() {
+                if self.behind_flush {
+                    if ready!(write.poll_flush(cx)).is_err() {
+                        self.state = State::Failed;
+                        return Poll::Ready(Err(SendError::Io));
+                    }
+                    self.behind_flush = false;
+                }
                 return if self.state == State::Open { Poll::Pending } else { Poll::Ready(Ok(())) };
             }
             match ready!(self.poll_write(write, cx)) {
@@ -127,8 +135,8 @@ impl Sending {
         Ok(())
     }
 
-    fn poll_write(&self, write: &mut OwnedWriteHalf, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let (write, out) = (Pin::new(write), &self.out[self.written..]);
+    fn poll_write(&self, write: &mut Writer, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let out = &self.out[self.written..];
         if self.piece.is_empty() {
             return write.poll_write(cx, out);
         }
@@ -136,7 +144,7 @@ impl Sending {
     }
 
     fn wrote(&mut self, count: usize) {
-        self.started = true;
+        (self.started, self.behind_flush) = (true, true);
         let of_out = count.min(self.out.len() - self.written);
         self.written += of_out;
         let of_piece = count - of_out;
@@ -186,7 +194,7 @@ impl Sending {
 
     /// Whether the whole request is written.
     pub(super) fn is_over(&self) -> bool {
-        self.state == State::Encoded && self.is_written()
+        self.state == State::Encoded && self.is_written() && !self.behind_flush
     }
 
     /// Whether no more of the request can be sent.

@@ -14,6 +14,7 @@ fn endpoint(address: &str, weight: u16, version: &str) -> Endpoint {
     let address = address.parse().expect("an address");
     Endpoint {
         address,
+        host: None,
         weight,
         labels: Arc::new([("version".to_owned(), version.to_owned())].into()),
         status: RegistryStatus::Unchecked,

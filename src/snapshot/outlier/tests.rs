@@ -27,6 +27,7 @@ impl Pool {
             let address = ([127, 0, 0, 1], port).into();
             Endpoint {
                 address,
+                host: None,
                 weight: 1,
                 labels: Arc::default(),
                 status: RegistryStatus::Passing,

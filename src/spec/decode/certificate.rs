@@ -62,17 +62,21 @@ fn own_names(pair: &Pair) -> Vec<HostMatch> {
     pair.facts().dns.iter().filter_map(|name| parse_host(name).ok()).collect()
 }
 
-/// The PEM text, or the content of the file that is named. What is written here may be a key in a wrong place: no
-/// message repeats it.
 fn text(written: Option<&str>, key: &str, of: &Scope<'_>, scope: &Scope<'_>) -> Option<Vec<u8>> {
     let Some(written) = written else {
         scope.missing(format!("`{key}` is missing"));
         return None;
     };
+    pem(written, of)
+}
+
+/// The PEM text, or the content of the file that is named. What is written here may be a key in a wrong place: no
+/// message repeats it.
+pub(super) fn pem(written: &str, of: &Scope<'_>) -> Option<Vec<u8>> {
     if written.contains("-----BEGIN") {
         return Some(written.as_bytes().to_vec());
     }
-    match scope.attached() {
+    match of.attached() {
         None => {
             of.problem(
                 "PEM text is wanted here, which begins with `-----BEGIN`: only documents from files may name files",

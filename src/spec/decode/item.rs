@@ -445,6 +445,8 @@ UpstreamSpec {
             percent: 20,
             min: 3,
         },
+        host: Kept,
+        tls: None,
     },
 }
 "#);
@@ -493,6 +495,8 @@ UpstreamSpec {
             percent: 20,
             min: 3,
         },
+        host: Kept,
+        tls: None,
     },
 }
 ");

@@ -29,6 +29,7 @@ pub mod sections;
 pub mod tag;
 pub mod tree;
 pub mod upstream;
+pub mod upstream_tls;
 
 pub use attached::Attached;
 pub use documents::DocumentSet;

@@ -12,6 +12,7 @@ use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
 use crate::spec::endpoint::{Address, EndpointSpec, Labels, RegistryStatus};
 use crate::spec::name::{Name, ProviderId};
+use crate::spec::route::HostPolicy;
 use crate::spec::source::{ConsulService, EtcdFormat};
 use crate::spec::upstream::{HealthCheck, Probe, UpstreamSettings, UpstreamSource, UpstreamSpec};
 
@@ -24,6 +25,7 @@ use super::reader::{TEXT_OR_TABLE, nearest};
 use super::retry::RawRetryBudget;
 use super::scalar::RawDuration;
 use super::scope::{Referent, Scope};
+use super::upstream_tls::RawUpstreamTls;
 
 /// A named pool of endpoints and its settings. Exactly one of `consul`, `etcd`, `dns` and `endpoints` says
 /// where its endpoints come from.
@@ -80,6 +82,11 @@ pub struct RawUpstream {
     breaker: Option<RawBreaker>,
     /// How many requests may be tried again at once, for the process.
     retry_budget: Option<RawRetryBudget>,
+    /// The `Host` that endpoints get: `preserve` (default), the one that came; `endpoint`, their own host and port; or
+    /// this name.
+    host: Option<String>,
+    /// TLS with the endpoints; plain text by default.
+    tls: Option<RawUpstreamTls>,
 }
 
 /// The instances of a service in Consul.
@@ -165,6 +172,7 @@ impl RawUpstream {
         let default = UpstreamSettings::default();
         let or = |raw: Option<RawDuration>, default: Duration| raw.map_or(default, |RawDuration(duration)| duration);
         let balance = self.balance.map_or(default.balance, RawBalance::resolve);
+        let host = self.host.and_then(|host| scope.key("host").check(parse_host_policy(host))).unwrap_or_default();
         let settings = UpstreamSettings {
             balance,
             hash: resolve_hash(self.hash, balance, scope),
@@ -187,6 +195,8 @@ impl RawUpstream {
             passive_health: self.passive_health.unwrap_or_default().resolve(&scope.key("passive_health")),
             breaker: self.breaker.map(|breaker| breaker.resolve(&scope.key("breaker"))),
             retry_budget: self.retry_budget.unwrap_or_default().resolve(&scope.key("retry_budget")),
+            tls: self.tls.and_then(|tls| tls.resolve(fixed_name(&host).as_deref(), &scope.key("tls"))).map(Arc::new),
+            host,
         };
         if self.consul.is_some() {
             scope.key("consul").refers(Referent::Provider(ProviderId::Consul));
@@ -379,6 +389,24 @@ fn parse_target(text: String) -> Result<String, String> {
         Ok(parsed) if parsed.as_str() == text => Ok(text),
         _ => Err(format!("`{text}` is not a path and query; percent-encode what is not visible ASCII")),
     }
+}
+
+fn parse_host_policy(text: String) -> Result<HostPolicy, String> {
+    match text.as_str() {
+        "preserve" => Ok(HostPolicy::Kept),
+        "endpoint" => Ok(HostPolicy::Endpoint),
+        _ => {
+            let name = parse_host_header(text).map_err(|error| format!("{error}, nor `preserve` or `endpoint`"))?;
+            HostPolicy::fixed(&name)
+        }
+    }
+}
+
+/// The host of a fixed `Host`, without its port.
+fn fixed_name(policy: &HostPolicy) -> Option<String> {
+    let HostPolicy::Fixed(host) = policy else { return None };
+    let authority: http::uri::Authority = host.to_str().ok()?.parse().ok()?;
+    Some(authority.host().trim_start_matches('[').trim_end_matches(']').to_owned())
 }
 
 fn parse_host_header(text: String) -> Result<String, String> {

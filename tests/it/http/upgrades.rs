@@ -8,7 +8,7 @@ use crate::support::origin::{Behaviour, Origin};
 use crate::support::wait;
 
 /// Opens a WebSocket's connection through the gateway.
-pub(super) async fn open(address: std::net::SocketAddr) -> Connection {
+pub(crate) async fn open(address: std::net::SocketAddr) -> Connection {
     let mut client = Connection::open(address).await.expect("to connect");
     let request = Request::get("/chat")
         .header("connection", "keep-alive, Upgrade")
@@ -28,7 +28,7 @@ pub(super) async fn open(address: std::net::SocketAddr) -> Connection {
 }
 
 /// Sends bytes and expects them back.
-pub(super) async fn echo(client: &mut Connection, text: &str) -> std::io::Result<()> {
+pub(crate) async fn echo(client: &mut Connection, text: &str) -> std::io::Result<()> {
     client.send(text.as_bytes()).await?;
     let back = client.read_exact(text.len()).await?;
     assert_eq!(back, text.as_bytes());

@@ -18,6 +18,7 @@ pub mod provider;
 pub mod proxy;
 pub mod registry;
 pub mod scripted;
+pub mod secured;
 pub mod tls;
 pub mod wait;
 
