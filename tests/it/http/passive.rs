@@ -169,7 +169,9 @@ async fn bad_answers_count_where_that_is_asked_for() {
     for _ in 0..40 {
         gateway.get("/").await;
     }
-    assert_eq!((state(&gateway, &bad).await, bad.requests()), ("healthy".to_owned(), 20), "it answers");
+    assert_eq!(state(&gateway, &bad).await, "healthy", "it answers");
+    // Each of the two workers goes in turns of its own.
+    assert!((19..=21).contains(&bad.requests()), "{}", bad.requests());
     let rules = "passive_health = { success_ratio = \"60%\", min_requests = 6, base_ejection = \"60s\" }";
     gateway.write_config(&config(&[&good, &bad], rules));
     wait::until(SOON, "the ejection", || async {
