@@ -141,6 +141,13 @@ impl HostPolicy {
     pub fn fixed(host: &str) -> Result<Self, String> {
         HeaderValue::from_str(host).map(Self::Fixed).map_err(|_| format!("`{host}` is not a host"))
     }
+
+    /// The host of a fixed one, without its port.
+    pub fn name(&self) -> Option<String> {
+        let Self::Fixed(host) = self else { return None };
+        let authority: http::uri::Authority = host.to_str().ok()?.parse().ok()?;
+        Some(authority.host().trim_start_matches('[').trim_end_matches(']').to_owned())
+    }
 }
 
 /// An answer that sends the client elsewhere.

@@ -6,7 +6,7 @@ use rustls::version::{TLS12, TLS13};
 use serde_json::{Value, json};
 
 use crate::support::client::{Answer, Request};
-use crate::support::consul::Consul;
+use crate::support::consul::{Consul, Service};
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::load::Load;
 use crate::support::origin::{Behaviour, Origin};
@@ -342,6 +342,53 @@ async fn documents_of_a_registry_carry_their_certificates_as_text() {
     .await;
     assert_eq!(gateway.get("/").await.status, 200, "the last good form stays");
     keeps_keys_to_itself(&gateway, &[&own]).await;
+}
+
+/// fabio's `proto=https`, verified by the system's authorities as there; and beside it the same service in plain text.
+#[tokio::test]
+async fn fabios_tags_ask_for_tls() {
+    let Some(consul) = Consul::start().await else { return };
+    let (origin, authority) = (Origin::start("app").await, Authority::new("authority"));
+    let shown = authority.issue("app", &["127.0.0.1", "app.internal"]);
+    let secured = Secured::start(origin.address(), &shown, None).await;
+    let tags = [
+        "urlprefix-/address proto=https",
+        "urlprefix-/name proto=https host=app.internal",
+        "urlprefix-/other proto=https host=other.internal",
+        "urlprefix-/skip proto=https host=other.internal tlsskipverify=true",
+        "urlprefix-/plain",
+    ];
+    consul.register(&Service::new("app", "app-1", secured.address()).tags(&tags)).await;
+    let setup = Setup::new(&format!(
+        r#"
+        listeners.web.address = "127.0.0.1:0"
+        admin.address = "127.0.0.1:0"
+        discovery.state_dir = "off"
+        discovery.consul = {{ address = "{}", fabio_tags = true }}
+        "#,
+        consul.url()
+    ));
+    let setup = setup.file("system.pem", &authority.pem());
+    let system = setup.folder().join("system.pem");
+    let gateway = setup.env("SSL_CERT_FILE", system).start().await;
+    for (path, status, name, host) in [
+        ("/address", 200, None, "x.com"),
+        ("/name", 200, Some("app.internal"), "app.internal"),
+        ("/skip", 200, Some("other.internal"), "other.internal"),
+    ] {
+        gateway.until_status(path, status).await;
+        assert_eq!(gateway.send(Request::get(path).host("x.com")).await.status, 200);
+        assert_eq!(secured.shaken().last().unwrap().name.as_deref(), name, "{path}");
+        assert_eq!(origin.last_seen().unwrap().header("host"), [host], "{path}");
+    }
+    // Not the one of that name; and in plain text to a port of TLS there is no answer that is one.
+    let before = origin.requests();
+    for path in ["/other", "/plain"] {
+        assert_eq!(gateway.get(path).await.status, 502, "{path}");
+    }
+    assert_eq!(origin.requests(), before);
+    let told = gateway.api("status").await.to_string();
+    assert_eq!(told.matches("endpoints are not verified").count(), 1, "{told}");
 }
 
 #[tokio::test]

@@ -195,7 +195,7 @@ impl RawUpstream {
             passive_health: self.passive_health.unwrap_or_default().resolve(&scope.key("passive_health")),
             breaker: self.breaker.map(|breaker| breaker.resolve(&scope.key("breaker"))),
             retry_budget: self.retry_budget.unwrap_or_default().resolve(&scope.key("retry_budget")),
-            tls: self.tls.and_then(|tls| tls.resolve(fixed_name(&host).as_deref(), &scope.key("tls"))).map(Arc::new),
+            tls: self.tls.and_then(|tls| tls.resolve(host.name().as_deref(), &scope.key("tls"))).map(Arc::new),
             host,
         };
         if self.consul.is_some() {
@@ -400,13 +400,6 @@ fn parse_host_policy(text: String) -> Result<HostPolicy, String> {
             HostPolicy::fixed(&name)
         }
     }
-}
-
-/// The host of a fixed `Host`, without its port.
-fn fixed_name(policy: &HostPolicy) -> Option<String> {
-    let HostPolicy::Fixed(host) = policy else { return None };
-    let authority: http::uri::Authority = host.to_str().ok()?.parse().ok()?;
-    Some(authority.host().trim_start_matches('[').trim_end_matches(']').to_owned())
 }
 
 fn parse_host_header(text: String) -> Result<String, String> {

@@ -220,7 +220,6 @@ async fn fabios_tags_route_as_fabio_routes() {
         "urlprefix-/inside allow=ip:127.0.0.0/8,ip:fe80::/10",
         "urlprefix-/outside allow=ip:10.0.0.0/8",
         "urlprefix-/denied deny=ip:127.0.0.1",
-        "urlprefix-/tls proto=https tlsskipverify=true",
         "urlprefix-/my.service/Method proto=grpc",
         "urlprefix-/secret auth=team",
         "urlprefix-:3306 proto=tcp",
@@ -250,7 +249,6 @@ async fn fabios_tags_route_as_fabio_routes() {
         ("x.com", "/inside", 200, "/inside", "x.com"),
         ("x.com", "/outside", 403, "", "UAEX"),
         ("x.com", "/denied", 403, "", "UAEX"),
-        ("x.com", "/tls", 503, "", "NC"),
         ("x.com", "/my.service/Method", 503, "", "NC"),
         ("x.com", "/secret", 503, "", "NC"),
     ] {

@@ -8,11 +8,13 @@ use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode, Uri};
 use ipnet::IpNet;
+use rustls::pki_types::ServerName;
 
 use super::claim::Bounds;
 use crate::spec::decode::condition::{parse_host, parse_path};
 use crate::spec::matching::{Conditions, HostMatch, MatchSpec, PathMatch};
 use crate::spec::route::{Access, HostPolicy, Redirect, Steps, StripPrefix};
+use crate::spec::upstream_tls::{Trust, UpstreamTls};
 
 /// What such a tag begins with.
 pub(super) const PREFIX: &str = "urlprefix-";
@@ -26,6 +28,8 @@ pub(super) struct Asked {
     pub(super) steps: Option<Arc<Steps>>,
     /// The share of the route's requests that each instance gets; `None`: of what is left.
     pub(super) share: Option<f64>,
+    /// TLS with the endpoints.
+    pub(super) tls: Option<Arc<UpstreamTls>>,
     /// Why it is not served.
     pub(super) broken: Option<String>,
 }
@@ -84,6 +88,7 @@ fn prefix(place: &str, bounds: &Bounds) -> Result<Prefix, String> {
 fn asked(options: &str) -> Result<Asked, String> {
     let mut asked = Asked::default();
     let mut steps = Steps::default();
+    let (mut https, mut unverified) = (false, false);
     // Of an option that comes twice the last one counts.
     for option in options.split_whitespace() {
         let Some((key, value)) = option.split_once('=') else { continue };
@@ -111,10 +116,16 @@ fn asked(options: &str) -> Result<Asked, String> {
             "auth" => {
                 asked.broken = Some(format!("`{option}`: authentication is not available; it is never served without"))
             }
-            "proto" if value != "http" => {
-                asked.broken = Some(format!("`{option}`: endpoints are spoken to in HTTP without TLS only"));
-            }
+            "proto" if matches!(value, "http" | "https") => https = value == "https",
+            "proto" => asked.broken = Some(format!("`{option}`: endpoints are spoken to in HTTP/1.1 only")),
+            "tlsskipverify" => unverified = value == "true",
             _ => {}
+        }
+    }
+    if https {
+        match tls(&steps.host, unverified) {
+            Ok(tls) => asked.tls = Some(Arc::new(tls)),
+            Err(error) => asked.broken = Some(format!("`proto=https`: {error}")),
         }
     }
     asked.steps = (steps != Steps::default()).then(|| Arc::new(steps));
@@ -131,6 +142,12 @@ fn host(value: &str) -> Result<HostPolicy, String> {
         return Err("a host has no user".to_owned());
     }
     HeaderValue::from_str(value).map(HostPolicy::Fixed).map_err(|_| "not a host".to_owned())
+}
+
+/// Verified by the system's authorities, for the name that is sent as `Host`, else for the endpoint's own.
+fn tls(host: &HostPolicy, unverified: bool) -> Result<UpstreamTls, String> {
+    let name = host.name().and_then(|name| ServerName::try_from(name).ok());
+    UpstreamTls::new(name, if unverified { Trust::Anybody } else { Trust::System }, None)
 }
 
 /// 0 and less leave the share open, as in fabio.
@@ -204,8 +221,12 @@ mod tests {
                 let host = host.map_or_else(String::new, |host| host.to_string());
                 match asked {
                     Err(error) => format!("{host}{path} wrong: {error}"),
-                    Ok(Asked { steps, share, broken }) => {
-                        let steps = steps.map_or_else(String::new, |steps| shown(&steps));
+                    Ok(Asked { steps, share, tls, broken }) => {
+                        let mut steps = steps.map_or_else(String::new, |steps| shown(&steps));
+                        if let Some(tls) = tls {
+                            let name = tls.server_name.as_ref().map(ServerName::to_str);
+                            steps += &format!(" tls {name:?} verified {}", tls.verifies());
+                        }
                         let share = share.map_or_else(String::new, |share| format!(" {share}"));
                         let broken = broken.map_or_else(String::new, |broken| format!(" broken: {broken}"));
                         format!("{host}{path}{steps}{share}{broken}")
@@ -273,11 +294,13 @@ mod tests {
             ("urlprefix-/ proto=http unknown=x flag", "/"),
             ("urlprefix-/a register=name", "/a"),
             ("traefik.enable=true", "not one"),
+            ("urlprefix-/foo/bar proto=https tlsskipverify=true", "/foo/bar tls None verified false"),
             (
-                "urlprefix-/foo/bar proto=https tlsskipverify=true",
-                "/foo/bar broken: `proto=https`: endpoints are spoken to in HTTP without TLS only",
+                "urlprefix-/foo/bar proto=https tlsskipverify=true host=a.com:8443",
+                "/foo/bar host \"a.com:8443\" tls Some(\"a.com\") verified false",
             ),
-            ("urlprefix-/s proto=grpc", "/s broken: `proto=grpc`: endpoints are spoken to in HTTP without TLS only"),
+            ("urlprefix-/foo/bar proto=https tlsskipverify=true proto=http", "/foo/bar"),
+            ("urlprefix-/s proto=grpc", "/s broken: `proto=grpc`: endpoints are spoken to in HTTP/1.1 only"),
             (
                 "urlprefix-/s auth=basic",
                 "/s broken: `auth=basic`: authentication is not available; it is never served without",

@@ -21,6 +21,7 @@ use crate::spec::retry::Retry;
 use crate::spec::route::{Choice, Registered, RouteSpec, TargetSpec};
 use crate::spec::source::ConsulService;
 use crate::spec::upstream::{UpstreamSettings, UpstreamSource, UpstreamSpec};
+use crate::spec::upstream_tls::UpstreamTls;
 
 /// What is read, and what of it is allowed.
 #[derive(Clone, Debug, PartialEq)]
@@ -172,6 +173,15 @@ impl TagSet {
                 continue;
             }
             documents.upstreams.insert(name.clone(), upstream);
+            for tls in known.claims.fabio.iter().filter_map(|target| target.asked.as_ref()?.tls.as_ref()) {
+                let name = secure_name(service, tls);
+                let (subsets, tls) = (subsets(&known.claims), Some(Arc::clone(tls)));
+                let settings = UpstreamSettings { subsets, tls, ..UpstreamSettings::default() };
+                let source = UpstreamSource::Consul(ConsulService::named(Arc::clone(service)));
+                let good = keep_equal(self.upstreams.get(&name).cloned(), UpstreamSpec { source, settings });
+                let item = Item { good: Some(good), problems: Vec::new(), place: Arc::clone(&place) };
+                documents.upstreams.insert(name, item);
+            }
             for (route, claim) in &known.claims.native {
                 let route = route_name(&name, route);
                 let Some(form) = &claim.form else {
@@ -243,9 +253,13 @@ impl TagSet {
         let asked: Vec<_> =
             parts.iter().map(|(_, _, target, asked)| (asked.share, target.usable, target.registered)).collect();
         let targets = parts.iter().zip(weights(&asked)).map(|((service, _, target, asked), weight)| {
-            let (name, subset) = (upstream_name(service), (!target.everywhere).then(|| Name::derived(&target.tag)));
-            // Only the upstream made here has this subset.
-            let provider = subset.as_ref().map(|_| ProviderId::ConsulTags);
+            let subset = (!target.everywhere).then(|| Name::derived(&target.tag));
+            let (name, only_here) = match &asked.tls {
+                Some(tls) => (secure_name(service, tls), true),
+                // Only the upstream made here has this subset.
+                None => (upstream_name(service), subset.is_some()),
+            };
+            let provider = only_here.then_some(ProviderId::ConsulTags);
             let (upstream, choice) = (ItemRef { name, provider }, Choice::Weight(weight));
             TargetSpec { upstream, subset, choice, steps: asked.steps.clone() }
         });
@@ -278,6 +292,13 @@ fn subsets(claims: &Claims) -> BTreeMap<Name, Labels> {
 /// The name of a service's upstream: its own where that is a name.
 fn upstream_name(service: &str) -> Name {
     service.to_ascii_lowercase().parse().unwrap_or_else(|_| Name::derived(service))
+}
+
+/// The name of a service's upstream that is spoken to in TLS, one for each way to do so.
+fn secure_name(service: &str, tls: &UpstreamTls) -> Name {
+    let name = tls.server_name.as_ref().map(|name| format!("-{}", name.to_str())).unwrap_or_default();
+    let unverified = if tls.verifies() { "" } else { "-unverified" };
+    Name::derived(&format!("{service}-https{name}{unverified}"))
 }
 
 fn route_name(upstream: &Name, route: &str) -> Name {

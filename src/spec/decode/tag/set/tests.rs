@@ -177,6 +177,17 @@ fn a_bad_option_keeps_the_last_good_ones() {
 }
 
 #[test]
+fn endpoints_of_https_have_an_upstream_of_their_own() {
+    let mut world = World::new(Bounds::default());
+    let tags = ["tag:urlprefix-/a proto=https tlsskipverify=true host=a.com", "tag:urlprefix-/b"];
+    let told = world.update("x", &[instance("1", 1, &tags)]);
+    let (a, b) = (Name::derived("urlprefix-/a"), Name::derived("urlprefix-/b"));
+    let secure = Name::derived("x-https-a.com-unverified");
+    let routes = format!("{a}: Start(\"/a\") to {secure}@consul-tags 1\n{b}: Start(\"/b\") to x 1");
+    assert_eq!(told, format!("{routes}\nupstream x\nupstream {secure}"));
+}
+
+#[test]
 fn claims_beyond_the_bounds_are_refused() {
     let mut bounds = Bounds::default();
     bounds.add_host("*.example.com").expect("a host");
