@@ -176,7 +176,9 @@ pub(super) struct ConnectionGauges {
 #[derive(Debug)]
 pub(super) struct LocalEndpoint {
     pub(super) state: Arc<EndpointState>,
-    /// Its own host, for a `Host` that names it.
+    /// The name it is registered by, where that is no address.
+    name: Option<Arc<str>>,
+    /// Its own host and port, for a `Host` that names it.
     pub(super) host: Option<HeaderValue>,
     /// `None`: plain text.
     pub(super) tls: Option<LocalTls>,
@@ -196,10 +198,11 @@ impl Load for LocalUpstream {
 }
 
 impl LocalEndpoint {
-    fn new(endpoint: &Endpoint, host: Option<HeaderValue>, secure: Option<Secure>) -> Self {
+    fn new(endpoint: &Endpoint, secure: Option<Secure>) -> Self {
         Self {
             state: Arc::clone(&endpoint.state),
-            host,
+            name: endpoint.host.clone(),
+            host: host_of(endpoint),
             tls: secure.map(LocalTls::new),
             kept: Kept::default(),
             latency: Latency::default(),
@@ -217,15 +220,13 @@ impl LocalUpstream {
             .iter()
             .map(|endpoint| {
                 let secure = upstream.secure(endpoint);
-                let host = host_of(endpoint);
-                let known = known.get(&Arc::as_ptr(&endpoint.state));
-                if let Some(local) = known {
-                    if local.tls.as_ref().map(LocalTls::secure) == secure.as_ref() && local.host == host {
+                if let Some(local) = known.get(&Arc::as_ptr(&endpoint.state)) {
+                    if local.tls.as_ref().map(LocalTls::secure) == secure.as_ref() && local.name == endpoint.host {
                         return Rc::clone(local);
                     }
                     local.kept.close();
                 }
-                Rc::new(LocalEndpoint::new(endpoint, host, secure))
+                Rc::new(LocalEndpoint::new(endpoint, secure))
             })
             .collect();
         let gauge = |state| stats.upstream_connections(&upstream.label, state);

@@ -242,6 +242,7 @@ mod tests {
     use std::convert::Infallible;
     use std::pin::Pin;
     use std::rc::Rc;
+    use std::sync::Arc;
     use std::time::Duration;
 
     use http::{HeaderMap, Request, Response};
@@ -250,13 +251,15 @@ mod tests {
     use hyper::service::service_fn;
     use hyper_util::rt::TokioIo;
     use socket2::SockRef;
-    use tokio::io::{AsyncWriteExt as _, DuplexStream};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
     use tokio::net::TcpStream;
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
 
     use super::super::super::outbound::Added;
     use super::*;
     use crate::exchange::Flow;
     use crate::exchange::body::Bounds;
+    use crate::spec::upstream_tls::{Trust, UpstreamTls};
 
     /// A connection that its other side has reset.
     async fn reset() -> Link {
@@ -267,6 +270,50 @@ mod tests {
         drop(other);
         stream.readable().await.expect("an event");
         Link::new(Stream::Plain(stream))
+    }
+
+    /// A connection over TLS that holds little on its way, and its other side.
+    async fn secured() -> (Link, tokio_rustls::server::TlsStream<TcpStream>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        SockRef::from(&listener).set_recv_buffer_size(4096).expect("to set it");
+        let stream = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("to connect");
+        SockRef::from(&stream).set_send_buffer_size(4096).expect("to set it");
+        let (other, _) = listener.accept().await.expect("to accept");
+        let shown = rcgen::generate_simple_self_signed(["app".to_owned()]).expect("a certificate");
+        let key = shown.signing_key.serialize_der().try_into().expect("a key");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = config.expect("versions").with_no_client_auth();
+        let config = config.with_single_cert(vec![shown.cert.der().clone()], key).expect("a pair");
+        let tls = UpstreamTls::new(None, Trust::Anybody, None).expect("TLS");
+        let connector = TlsConnector::from(Arc::clone(tls.config()));
+        let connecting = connector.connect("app".try_into().expect("a name"), stream);
+        let (ours, theirs) = tokio::join!(connecting, TlsAcceptor::from(Arc::new(config)).accept(other));
+        (Link::new(Stream::Secure(Box::new(ours.expect("a handshake")))), theirs.expect("a handshake"))
+    }
+
+    /// What TLS has taken is not sent before the socket has taken it.
+    #[tokio::test]
+    async fn the_end_of_a_request_does_not_stay_within_tls() {
+        let (mut link, mut other) = secured().await;
+        let body = Body::Full(Bytes::from(vec![b'x'; 50_000]));
+        let request = Request::post("/").body(body).expect("a request");
+        let mut outbound = Outbound { request, added: Added::default() };
+        link.begin(&outbound);
+        // Now that nobody reads, TLS takes all and the socket does not.
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(link.poll_response(&mut outbound, &mut cx).is_pending());
+        let service = async {
+            let mut came = Vec::new();
+            while came.iter().filter(|byte| **byte == b'x').count() < 50_000 {
+                assert!(other.read_buf(&mut came).await.expect("to read") > 0, "the end after {} bytes", came.len());
+            }
+            other.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("to write");
+        };
+        let exchange = async { tokio::join!(poll_fn(|cx| link.poll_response(&mut outbound, cx)), service) };
+        let (head, ()) = tokio::time::timeout(Duration::from_secs(30), exchange).await.expect("an answer");
+        assert_eq!(head.expect("a head").response.status(), StatusCode::NO_CONTENT);
+        assert!(link.persists());
     }
 
     /// A request as it comes from a client, and the client, whose end would cut the body off.
