@@ -20,15 +20,15 @@ pub(super) struct Picked {
 impl LocalUpstream {
     /// Picks an endpoint of a pool; none to be avoided while there are others. `None` when the pool is empty or full.
     pub(super) fn pick(&self, pool: &Pool, wish: Wish<'_>, now: Instant, worker: &Worker) -> Option<Picked> {
-        if pool.panics {
-            self.panicked(&worker.stats);
-        }
         if !pool.ejected.is_empty()
             && let Some(picked) = self.pick_ejected(pool, wish, now)
         {
             return Some(picked);
         }
         let index = pool.pick(wish, self, || worker.random())?;
+        if pool.panics {
+            self.panicked(&worker.stats);
+        }
         Some(Picked { index, trial: None })
     }
 
