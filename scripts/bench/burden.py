@@ -8,11 +8,9 @@ server itself, which is what the servers of such a fleet bear.
 
 import json
 import random
-import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 
-from fleet import ENDPOINTS, ConsulFleet, EtcdFleet, cpu, memory, received
+from fleet import ENDPOINTS, chosen, cpu, fleet, memory, received
 from registries import sample_service, say, start_gateway
 
 SERVICES = 1000
@@ -23,17 +21,9 @@ CHANGES = 500
 
 def main(registries, binary, arguments):
     rows = []
-    for name in arguments.only.split(",") if arguments.only else ["consul", "etcd"]:
-        with tempfile.TemporaryDirectory(prefix="fleetgate-bench-") as folder:
-            processes = []
-            try:
-                registry = {"consul": ConsulFleet, "etcd": EtcdFleet}[name](registries, folder, processes)
-                rows += measure(registry, binary, folder, processes, arguments.gateways)
-            finally:
-                for process in processes:
-                    process.kill()
-                for process in processes:
-                    process.wait()
+    for name in chosen(arguments):
+        with fleet(name, SERVICES, registries) as (registry, folder, processes):
+            rows += measure(registry, binary, folder, processes, arguments.gateways)
     if arguments.json:
         print(json.dumps(rows, indent=2))
         return
@@ -46,10 +36,7 @@ def main(registries, binary, arguments):
 
 
 def measure(registry, binary, folder, processes, gateways):
-    say(f"{registry.name}: registering {SERVICES} services of {ENDPOINTS} endpoints")
     server, names = processes[0], [f"s{number}" for number in range(SERVICES)]
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda of: registry.put(*of), ((name, endpoint) for name in names for endpoint in range(ENDPOINTS))))
     registry.put("users", 0, sample_service(binary, "v1", folder, processes))
     config = "[runtime]\nworkers = 1\n" + registry.config + "".join(
         f"[upstreams.{name}]\n{registry.source(name)}\n" for name in names) + f"[upstreams.users]\n{registry.source('users')}\n"

@@ -6,6 +6,7 @@ endpoint, by its process's time and its metric fleetgate_discovery_received_byte
 registration is sent to the first answer of the new instance, while a hundred other endpoints a second come and go.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -29,19 +30,11 @@ STORM_A_SECOND = 100
 
 def main(registries, binary, arguments):
     rows = []
-    for name in arguments.only.split(",") if arguments.only else ["consul", "etcd"]:
+    for name in chosen(arguments):
         for services in (100, 1000):
-            with tempfile.TemporaryDirectory(prefix="fleetgate-bench-") as folder:
-                processes = []
-                try:
-                    registry = {"consul": ConsulFleet, "etcd": EtcdFleet}[name](registries, folder, processes)
-                    rows.append({"registry": name, "services": services,
-                                 **measure(registry, services, binary, folder, processes, arguments.rounds)})
-                finally:
-                    for process in processes:
-                        process.kill()
-                    for process in processes:
-                        process.wait()
+            with fleet(name, services, registries) as (registry, folder, processes):
+                rows.append({"registry": name, "services": services,
+                             **measure(registry, services, binary, folder, processes, arguments.rounds)})
     if arguments.json:
         print(json.dumps(rows, indent=2))
         return
@@ -54,11 +47,30 @@ def main(registries, binary, arguments):
               f"{row['failed']:6}")
 
 
+def chosen(arguments):
+    return arguments.only.split(",") if arguments.only else ["consul", "etcd"]
+
+
+@contextlib.contextmanager
+def fleet(name, services, registries):
+    """A registry with so many services in it, a folder and a list of processes that end with it; the registry's is first."""
+    with tempfile.TemporaryDirectory(prefix="fleetgate-bench-") as folder:
+        processes = []
+        try:
+            registry = {"consul": ConsulFleet, "etcd": EtcdFleet}[name](registries, folder, processes)
+            say(f"{registry.name}: registering {services} services of {ENDPOINTS} endpoints")
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(lambda of: registry.put(*of), ((f"s{number}", endpoint) for number in range(services)
+                                                             for endpoint in range(ENDPOINTS))))
+            yield registry, folder, processes
+        finally:
+            for process in processes:
+                process.kill()
+            for process in processes:
+                process.wait()
+
+
 def measure(registry, services, binary, folder, processes, rounds):
-    say(f"{registry.name}: registering {services} services of {ENDPOINTS} endpoints")
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda of: registry.put(*of), ((f"s{number}", endpoint) for number in range(services)
-                                                     for endpoint in range(ENDPOINTS))))
     first, second = (sample_service(binary, version, folder, processes) for version in ("v1", "v2"))
     registry.put("users", 0, first)
     names = [f"s{number}" for number in range(services)]
