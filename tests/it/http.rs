@@ -40,3 +40,24 @@ async fn with(origin: &Origin, further: &[(&str, &str)]) -> Gateway {
     }
     Gateway::start(&config).await
 }
+
+/// A gateway with one route for everything, to these services, and these lines for the upstream.
+async fn before_all(services: impl IntoIterator<Item = &Origin>, lines: &str) -> Gateway {
+    Gateway::start(&config_of(services, lines)).await
+}
+
+fn config_of<'s>(services: impl IntoIterator<Item = &'s Origin>, lines: &str) -> String {
+    let endpoints: Vec<String> = services.into_iter().map(|service| format!("\"{}\"", service.address())).collect();
+    format!(
+        r#"
+        listeners.web.address = "127.0.0.1:0"
+        admin.address = "127.0.0.1:0"
+        runtime.workers = 2
+        routes.all = {{ match = {{ path = "/" }}, upstream = "app" }}
+        [upstreams.app]
+        endpoints = [{}]
+        {lines}
+        "#,
+        endpoints.join(", ")
+    )
+}

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::{before_all, config_of};
 use crate::support::client::{Answer, Request};
 use crate::support::gateway::Gateway;
 use crate::support::origin::{Behaviour, Origin};
@@ -17,27 +18,6 @@ async fn services(count: usize) -> Vec<Origin> {
         all.push(Origin::start_version("app", &format!("v{number}")).await);
     }
     all
-}
-
-/// A gateway before them, with these lines for the upstream.
-async fn before(services: &[Origin], lines: &str) -> Gateway {
-    Gateway::start(&config(services, lines)).await
-}
-
-fn config(services: &[Origin], lines: &str) -> String {
-    let endpoints: Vec<String> = services.iter().map(|service| format!("\"{}\"", service.address())).collect();
-    format!(
-        r#"
-        listeners.web.address = "127.0.0.1:0"
-        admin.address = "127.0.0.1:0"
-        runtime.workers = 2
-        routes.all = {{ match = {{ path = "/" }}, upstream = "app" }}
-        [upstreams.app]
-        endpoints = [{}]
-        {lines}
-        "#,
-        endpoints.join(", ")
-    )
 }
 
 fn user(number: usize) -> Request {
@@ -60,7 +40,7 @@ async fn a_user_reaches_the_same_endpoint_through_every_gateway() {
         // What is away is back as soon as it answers.
         let lines = "passive_health = { consecutive_failures = 0 }\nhash = { header = \"x-user-id\" }";
         let lines = format!("balance = \"{balance}\"\n{lines}");
-        let (one, other) = (before(&services, &lines).await, before(&services, &lines).await);
+        let (one, other) = (before_all(&services, &lines).await, before_all(&services, &lines).await);
         let owners_before = owners(&one).await;
         assert_eq!(owners_before, owners(&other).await);
         assert_eq!(owners_before, owners(&one).await);
@@ -98,7 +78,7 @@ async fn what_is_hashed_is_what_the_key_says() {
     let services = &services;
     let by = |key: &str| {
         let lines = format!("balance = \"maglev\"\nhash = {{ {key} }}");
-        async move { before(services, &lines).await }
+        async move { before_all(services, &lines).await }
     };
     assert_eq!(spread(by("path = true").await, |n| Request::get(&format!("/a//b?q={n}"))).await, 1);
     assert_eq!(spread(by("path = true").await, |n| Request::get(&format!("/{n}"))).await, 4);
@@ -113,7 +93,7 @@ async fn what_is_hashed_is_what_the_key_says() {
 #[tokio::test]
 async fn one_key_that_all_ask_for_spills_over() {
     let services = services(4).await;
-    let gateway = before(&services, "balance = \"ring_hash\"\nhash = { path = true }").await;
+    let gateway = before_all(&services, "balance = \"ring_hash\"\nhash = { path = true }").await;
     for service in &services {
         service.set(Behaviour::Hold(Box::new(Behaviour::Echo)));
     }
@@ -140,7 +120,7 @@ async fn the_quick_endpoint_gets_most_and_one_that_fails_fast_little() {
         let services = services(2).await;
         services[0].set(bad.clone());
         services[1].set(Behaviour::Delay(Duration::from_millis(2), Box::new(Behaviour::Echo)));
-        let gateway = before(&services, "balance = \"p2c_ewma\"").await;
+        let gateway = before_all(&services, "balance = \"p2c_ewma\"").await;
         for _ in 0..100 {
             gateway.get("/").await;
         }
@@ -163,7 +143,7 @@ async fn ask(gateway: &Gateway, cookie: &str) -> Answer {
 async fn a_client_stays_at_its_endpoint_while_that_is_usable() {
     let mut services = services(3).await;
     let lines = "balance = \"round_robin\"\nsession = { cookie = \"at\" }\nconnect_timeout = \"2s\"";
-    let (gateway, other) = (before(&services, lines).await, before(&services, lines).await);
+    let (gateway, other) = (before_all(&services, lines).await, before_all(&services, lines).await);
     let mut clients = Vec::new();
     for _ in 0..12 {
         let first = gateway.get("/").await;
@@ -202,13 +182,13 @@ async fn a_client_stays_at_its_endpoint_while_that_is_usable() {
 async fn an_endpoint_that_comes_begins_slowly() {
     let services = services(3).await;
     let lines = "balance = \"round_robin\"\nslow_start = \"1h\"";
-    let gateway = before(&services[..2], lines).await;
+    let gateway = before_all(&services[..2], lines).await;
     for _ in 0..40 {
         gateway.get("/").await;
     }
     assert!(services[0].requests().abs_diff(services[1].requests()) <= 2, "both began with the gateway");
 
-    gateway.write_config(&config(&services, lines));
+    gateway.write_config(&config_of(&services, lines));
     wait::until(SOON, "three endpoints", || async { gateway.endpoints("app").await.len() == 3 }).await;
     for _ in 0..210 {
         assert_eq!(gateway.get("/").await.status, 200);

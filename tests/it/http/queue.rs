@@ -4,29 +4,13 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
+use super::before_all;
 use crate::support::client::{Answer, Request};
 use crate::support::gateway::Gateway;
 use crate::support::origin::{Behaviour, Origin};
 use crate::support::wait;
 
 const SOON: Duration = Duration::from_secs(20);
-
-async fn before(services: &[&Origin], lines: &str) -> Gateway {
-    let endpoints: Vec<String> = services.iter().map(|service| format!("\"{}\"", service.address())).collect();
-    Gateway::start(&format!(
-        r#"
-        listeners.web.address = "127.0.0.1:0"
-        admin.address = "127.0.0.1:0"
-        runtime.workers = 2
-        routes.all = {{ match = {{ path = "/" }}, upstream = "app" }}
-        [upstreams.app]
-        endpoints = [{}]
-        {lines}
-        "#,
-        endpoints.join(", ")
-    ))
-    .await
-}
 
 async fn holding(name: &str) -> Origin {
     let service = Origin::start(name).await;
@@ -52,7 +36,7 @@ fn assert_overloaded(answer: &Answer) {
 async fn no_endpoint_gets_more_than_it_takes_and_the_rest_waits() {
     let (one, other) = (holding("one").await, holding("other").await);
     let lines = "max_requests_per_endpoint = 3\nqueue = { size = 100, timeout = \"60s\" }";
-    let gateway = before(&[&one, &other], lines).await;
+    let gateway = before_all([&one, &other], lines).await;
     let sent = send(&gateway, 24);
     for round in 1..=4 {
         arrived(&one, 3 * round).await;
@@ -70,7 +54,7 @@ async fn no_endpoint_gets_more_than_it_takes_and_the_rest_waits() {
 async fn a_full_queue_refuses_at_once() {
     let service = holding("app").await;
     let lines = "max_requests_per_endpoint = 1\nqueue = { size = 2, timeout = \"60s\" }";
-    let gateway = before(&[&service], lines).await;
+    let gateway = before_all([&service], lines).await;
     let mut sent = send(&gateway, 5);
     arrived(&service, 1).await;
     // One is there, two wait: the others have their answer.
@@ -96,7 +80,7 @@ async fn a_full_queue_refuses_at_once() {
 async fn who_waits_for_too_long_is_refused_and_who_left_takes_no_place() {
     let service = holding("app").await;
     let lines = "max_requests_per_endpoint = 1\nqueue = { size = 1, timeout = \"300ms\" }";
-    let gateway = before(&[&service], lines).await;
+    let gateway = before_all([&service], lines).await;
     let first = send(&gateway, 1);
     arrived(&service, 1).await;
     for _ in 0..3 {
@@ -116,7 +100,7 @@ async fn who_waits_for_too_long_is_refused_and_who_left_takes_no_place() {
 #[tokio::test]
 async fn without_a_queue_nobody_waits() {
     let service = holding("app").await;
-    let gateway = before(&[&service], "max_requests_per_endpoint = 2").await;
+    let gateway = before_all([&service], "max_requests_per_endpoint = 2").await;
     let held = send(&gateway, 2);
     arrived(&service, 2).await;
     assert_overloaded(&gateway.get("/").await);

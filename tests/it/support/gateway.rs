@@ -83,6 +83,16 @@ impl Setup {
         self.command(arguments).output().unwrap()
     }
 
+    /// Asserts that `fleetgate check` tells all of these lines of the configuration.
+    #[track_caller]
+    pub fn assert_check_tells(&self, lines: &[&str]) {
+        let output = self.output(&["check", "--config", &self.config_name]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        for line in lines {
+            assert!(text.contains(line), "{line} not in\n{text}");
+        }
+    }
+
     /// Starts `fleetgate run` and waits for `ready`.
     pub async fn start(self) -> Gateway {
         let mut gateway = self.launch().await;
