@@ -145,8 +145,8 @@ impl Builder {
         let mut upstreams = vec![None; size];
         for (label, upstream) in &merged.upstreams {
             let before = known.get(&**label).copied();
-            let (fallback, missing) = self.fallback(upstream, merged);
-            upstreams[self.slots[label]] = Some(self.upstream(label, upstream, before, (fallback, missing)));
+            let fallback = self.fallback(upstream, merged);
+            upstreams[self.slots[label]] = Some(self.upstream(label, upstream, before, fallback));
         }
         upstreams
     }
