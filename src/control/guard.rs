@@ -25,6 +25,8 @@ const GATHER: Duration = Duration::from_millis(500);
 /// So many pools, and so many endpoints of theirs, are no coincidence.
 const POOLS: usize = 3;
 const ENDPOINTS: usize = 10;
+/// What watches notice so soon after an operator accepted a registry is what was accepted: they notice one by one.
+const ACCEPTED: Duration = Duration::from_secs(30);
 /// How long registries have to answer before the saved state is served.
 const SAVED_AFTER: Duration = Duration::from_secs(2);
 
@@ -37,6 +39,8 @@ pub(super) struct Guard {
     served: BTreeMap<ProviderId, Arc<ProviderState>>,
     pools: BTreeMap<(ProviderId, Part), Pool>,
     wipes: BTreeMap<Registry, Wipe>,
+    /// When an operator last accepted what one showed.
+    accepted_at: BTreeMap<Registry, Instant>,
     /// Of an earlier process, as far as registries have not answered since.
     saved: BTreeMap<ProviderId, SavedState>,
     saved_at: Instant,
@@ -115,8 +119,9 @@ impl Guard {
         now: Instant,
     ) -> Self {
         let damping = damping.then(Damping::default);
-        let (states, served, pools, wipes) = Default::default();
-        Self { wipe_hold, states, served, pools, wipes, saved, saved_at: now + SAVED_AFTER, damping, looked_at: now }
+        let (states, served, pools, wipes, accepted_at) = Default::default();
+        let saved_at = now + SAVED_AFTER;
+        Self { wipe_hold, states, served, pools, wipes, accepted_at, saved, saved_at, damping, looked_at: now }
     }
 
     /// What is to be merged, as of the last [`Self::look`].
@@ -141,6 +146,8 @@ impl Guard {
             (true, false) => Some("its counter went back"),
             (false, false) => None,
         };
+        let accepted = |registry| self.accepted_at.get(&registry).is_some_and(|at| now < *at + ACCEPTED);
+        let why = why.filter(|_| !registry.is_some_and(accepted));
         if let (Some(registry), Some(why)) = (registry, why) {
             // Its watches say so before they publish what they read, so what is known here is older than that.
             self.disbelieve(registry, why.into(), &BTreeMap::new(), now);
@@ -171,11 +178,14 @@ impl Guard {
     }
 
     /// An operator believes the registry: how many pools were held.
-    pub(super) fn accept(&mut self, id: ProviderId) -> usize {
+    pub(super) fn accept(&mut self, id: ProviderId, now: Instant) -> usize {
         let Some(registry) = Registry::of(id) else { return 0 };
-        let held = self.wipes.get(&registry).map_or(0, |wipe| self.held(wipe).len());
+        let held = self.wipes.get(&registry).map(|wipe| self.held(wipe).len());
+        if held.is_some() {
+            self.accepted_at.insert(registry, now);
+        }
         self.believe(registry);
-        held
+        held.unwrap_or(0)
     }
 
     /// Lets go of what has waited long enough, and brings [`Self::served`] up to date.
@@ -186,7 +196,15 @@ impl Guard {
         let over = |wipe: &Wipe| wipe.ends.is_some_and(|ends| ends <= now);
         let ended: Vec<Registry> = self.wipes.iter().filter(|(_, wipe)| over(wipe)).map(|(it, _)| *it).collect();
         for registry in ended {
-            if self.wipes.get(&registry).is_some_and(|wipe| wipe.told) {
+            let lists = |pool: &Pool| !pool.held && pool.now.size() > 0;
+            let filled = self.pools.iter().any(|((id, _), pool)| Registry::of(*id) == Some(registry) && lists(pool));
+            let Some(wipe) = self.wipes.get_mut(&registry) else { continue };
+            if !filled {
+                // It was emptied once more, while what it had lost before had its time.
+                wipe.ends = None;
+                continue;
+            }
+            if wipe.told {
                 tracing::warn!("{} does not list what is held, and has had its time: it goes", registry.name());
             }
             self.believe(registry);
@@ -292,7 +310,8 @@ impl Guard {
         let ends = self.wipe_hold.filter(|_| filled).map(|hold| now + hold);
         let new = Wipe { why, ends, unseen: BTreeMap::new(), told: false };
         let wipe = self.wipes.entry(registry).or_insert(new);
-        wipe.ends = ends;
+        // Its watches notice one after the other; those that list nothing would never start the clock again.
+        wipe.ends = ends.or(wipe.ends.and(self.wipe_hold).map(|hold| now + hold));
         for (key, pool) in pools {
             let known = lost.get(key).map_or_else(|| pool.now.clone(), |lost| lost.clone());
             let unseen = wipe.unseen.get(key).map_or_else(|| known.clone(), |unseen| known.with(unseen));

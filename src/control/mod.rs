@@ -205,7 +205,7 @@ impl Control {
             return Err(Refusal::Unknown(format!("provider `{provider}` is not on")));
         };
         let held = state.held();
-        let guarded = guard.accept(provider);
+        let guarded = guard.accept(provider, Instant::now());
         if held == 0 && guarded == 0 {
             return Ok(Outcome::Unchanged(format!("{provider} holds nothing")));
         }

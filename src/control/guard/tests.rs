@@ -55,6 +55,10 @@ impl Told {
         self.take(ProviderId::Consul);
     }
 
+    fn accepts(&mut self, id: ProviderId) -> usize {
+        self.guard.accept(id, self.now)
+    }
+
     fn take(&mut self, id: ProviderId) {
         let mut state = ProviderState::clone(&self.world.states[&id]);
         (state.regressions, state.other_servers) = (self.regressions, self.other_servers);
@@ -118,7 +122,7 @@ fn what_other_servers_do_not_list_is_held_and_what_they_list_flows() {
     assert_eq!(told.served("a"), "[0.1] 0.2 0.9");
     let why = told.guard.served()[&ProviderId::Consul].kept.why.clone();
     assert_eq!(why.as_deref(), Some("other servers answer than before"));
-    assert_eq!(told.guard.accept(ProviderId::Consul), 1);
+    assert_eq!(told.accepts(ProviderId::Consul), 1);
     told.passes(Duration::ZERO);
     assert_eq!(told.served("a"), "0.2 0.9");
 }
@@ -157,11 +161,11 @@ fn an_operator_ends_a_hold_and_documents_are_held_too() {
     assert_eq!(held.len(), 2, "{held:?}");
     assert!(held[0].contains("routes.r is held") && held[0].contains("fleetgate accept consul-kv"), "{held:?}");
 
-    assert_eq!(told.guard.accept(ProviderId::ConsulKv), 2);
+    assert_eq!(told.accepts(ProviderId::ConsulKv), 2);
     told.passes(Duration::ZERO);
     assert_eq!(documents(&told), (0, 0, 0));
     assert_eq!(told.served("a"), "", "one registry is believed or not, whatever is read from it");
-    assert_eq!(told.guard.accept(ProviderId::Consul), 0);
+    assert_eq!(told.accepts(ProviderId::Consul), 0);
 }
 
 #[test]
@@ -258,6 +262,48 @@ fn what_a_registry_that_went_back_lists_as_before_is_its_word() {
     assert_eq!(told.served("b"), "1.1 1.2");
 }
 
+#[test]
+fn what_is_noticed_right_after_an_operator_accepted_it_is_accepted() {
+    let mut told = Told::fleet(&["a", "b"], 2);
+    told.goes_back();
+    told.shows("a", "10.0.0.1:80");
+    assert_eq!(told.accepts(ProviderId::Consul), 1);
+    told.passes(SECOND);
+    told.other_servers += 1;
+    told.take(ProviderId::Consul);
+    told.shows("a", "");
+    assert_eq!(told.served("a"), "");
+    told.passes(ACCEPTED);
+    told.goes_back();
+    told.shows("b", "");
+    assert_eq!(told.served("b"), "[1.1] [1.2]", "that is another time");
+}
+
+#[test]
+fn a_watch_that_notices_late_prolongs_a_hold_and_no_hold_is_for_ever() {
+    let mut told = Told::fleet(&["a", "b"], 3);
+    told.goes_back();
+    told.shows("a", &lines(0, 2));
+    told.passes(HOLD - SECOND);
+    // Of another watch, which has nothing to list.
+    told.goes_back();
+    told.passes(HOLD - SECOND);
+    assert_eq!(told.served("a"), "0.1 0.2 [0.3]");
+    told.passes(SECOND);
+    assert_eq!(told.served("a"), "0.1 0.2");
+    // Wiped while the time of an earlier wipe runs.
+    told.goes_back();
+    told.shows("a", "10.0.0.1:80");
+    told.goes_back();
+    told.shows("a", "");
+    told.shows("b", "");
+    told.passes(24 * 3600 * SECOND);
+    assert_eq!(told.served("a"), "[0.1] [0.2]");
+    told.shows("b", &lines(1, 3));
+    told.passes(HOLD);
+    assert_eq!((told.served("a"), told.served("b")), (String::new(), "1.1 1.2 1.3".into()));
+}
+
 proptest! {
     /// Whatever is shown: what the registry lists is served as it says, only what it had listed is served beside
     /// it, and at rest nothing is.
@@ -283,7 +329,7 @@ proptest! {
                 prop_assert!(raw.endpoints.iter().all(|endpoint| known.endpoints.contains(endpoint)));
             }
         }
-        told.guard.accept(ProviderId::Consul);
+        told.accepts(ProviderId::Consul);
         told.passes(Duration::ZERO);
         for (at, service) in services.iter().enumerate() {
             let state = &told.guard.served()[&ProviderId::Consul];

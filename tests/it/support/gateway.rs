@@ -2,7 +2,8 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::net::SocketAddr;
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
 use std::sync::Mutex;
@@ -349,6 +350,31 @@ impl Gateway {
         self.process.kill();
         // What tests wrote since the start is to stay.
         self.setup.files.clear();
-        self.setup
+        std::mem::replace(&mut self.setup, Setup::new(""))
     }
+}
+
+/// A test that fails shows what its gateway said and knew.
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{:?} said:\n{}", self.process, self.stderr().text());
+            let lines = self.process.stdout.all();
+            if let Some(admin) = lines.iter().find_map(|line| line.strip_prefix("admin ")?.parse().ok()) {
+                for path in ["providers", "events?limit=100"] {
+                    eprintln!("{path}: {}", read(admin, path).unwrap_or_else(|error| error.to_string()));
+                }
+            }
+        }
+    }
+}
+
+/// What the admin API answers, without a runtime.
+fn read(admin: SocketAddr, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(admin)?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    write!(stream, "GET /api/v1/{path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
