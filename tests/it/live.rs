@@ -66,14 +66,14 @@ async fn rejects(gateway: &Gateway, name: &str, words: &[&str]) {
     .await;
 }
 
-/// How often each endpoint of an upstream, by address, was taken out of what is served.
-async fn removals(gateway: &Gateway, upstream: &str) -> BTreeMap<String, usize> {
-    let (mut removals, mut after) = (BTreeMap::new(), 0);
+/// The events that took an endpoint of an upstream out of what is served, by its address.
+async fn removals(gateway: &Gateway, upstream: &str) -> BTreeMap<String, Vec<Value>> {
+    let (mut removals, mut after): (BTreeMap<String, Vec<Value>>, _) = (BTreeMap::new(), 0);
     loop {
         let page = gateway.api(&format!("events?upstream={upstream}&limit=1000&after={after}")).await;
         assert_eq!(page["dropped"], 0, "the history is too short for this test");
         for event in page["items"].as_array().unwrap().iter().filter(|event| event["event"] == "endpoint_removed") {
-            *removals.entry(event["endpoint"].as_str().unwrap().to_owned()).or_default() += 1;
+            removals.entry(event["endpoint"].as_str().unwrap().to_owned()).or_default().push(event.clone());
         }
         after = page["next"].as_u64().unwrap();
         if page["more"] == false {

@@ -389,7 +389,14 @@ impl<Q: Question> Follow<Q> {
                 self.settled(effect, held_before, status);
                 return Ok(());
             }
-            Ok(Proof { doubt, .. }) => doubt.unwrap_or_default(),
+            Ok(Proof { reading, doubt }) => {
+                self.hold_on(&doubt.unwrap_or_default(), status);
+                // What it adds and changes is the leader's word all the same.
+                if !matches!(reading.answer.worth, Worth::Stale(_)) {
+                    self.take(reading, How::Aside, status);
+                }
+                return Ok(());
+            }
             Err(error) if error.kind == ErrorKind::Unauthorised => {
                 self.hold_on(&error.text, status);
                 return Err(error);

@@ -146,7 +146,7 @@ impl<E: Clone + PartialEq> Known<E> {
     }
 
     /// Takes what a reading adds and changes, and what it removes unless that needs a second read: then
-    /// [`Known::hold`] says so.
+    /// [`Known::hold`] says so. Where the index went back, all of it waits until a second read was tried.
     pub(super) fn take(&mut self, reading: Reading<E>, how: How) -> Effect {
         let Reading { answer, contents, started, .. } = reading;
         let moved = answer.index != self.index;
@@ -167,9 +167,16 @@ impl<E: Clone + PartialEq> Known<E> {
             filtered,
             held: self.hold.is_some(),
         };
-        match self.judge(&contents.entries, signs) {
+        let verdict = self.judge(&contents.entries, signs);
+        // A server that starts again plays its log back, and shows its past on the way: who was there then may have
+        // left since, and who is there now may have been critical.
+        let past = signs.regressed && self.hold.is_none_or(|hold| hold.doubts == 0);
+        match verdict {
             Verdict::Verify(danger) => {
                 self.hold.get_or_insert(Hold { danger, doubts: 0 });
+                if past {
+                    return Effect::default();
+                }
                 let kept = match &self.entries {
                     Some(entries) => judge::keeping_lost(entries, contents.entries),
                     None => contents.entries,
@@ -177,10 +184,13 @@ impl<E: Clone + PartialEq> Known<E> {
                 let publish = self.replace(kept, contents.problems);
                 Effect { publish, confirmed: None }
             }
-            // A server that starts again plays its log back, and shows its past on the way. Were a state of then taken
-            // as a whole, because nobody is missing in it, the next one would look like progress.
+            // Were a state of then taken as a whole, because nobody is missing in it, the next one would look like
+            // progress.
             Verdict::Unchanged | Verdict::Publish if signs.regressed => {
                 self.hold.get_or_insert(Hold { danger: Danger::Unconfirmed, doubts: 0 });
+                if past {
+                    return Effect::default();
+                }
                 let publish = self.replace(contents.entries, contents.problems);
                 Effect { publish, confirmed: None }
             }
@@ -350,12 +360,22 @@ mod tests {
     fn a_past_in_which_nobody_is_missing_is_no_ground_for_the_next_removal() {
         let mut known = known(100, "ab");
         known.take(reading(20, "abc"), How::Fresh);
-        shows(&known, "abc", Origin::Live);
+        assert_eq!(ids(&known).as_deref(), Some("ab"), "nobody comes back before a second read");
         known.take(reading(30, "bc"), How::Fresh);
-        assert_eq!(ids(&known).as_deref(), Some("abc"), "nobody goes before a second read");
-        assert!(known.take_proven(reading(100, "ab")).publish);
+        assert_eq!(ids(&known).as_deref(), Some("ab"), "and nobody goes");
+        known.take_proven(reading(100, "ab"));
         shows(&known, "ab", Origin::Live);
         assert_eq!(known.hold(), None);
+    }
+
+    #[test]
+    fn what_a_registry_that_went_back_adds_flows_once_a_second_read_was_tried() {
+        let mut known = known(100, "ab");
+        known.take(reading(20, "ac"), How::Fresh);
+        assert_eq!(ids(&known).as_deref(), Some("ab"));
+        known.doubt();
+        assert!(known.take(reading(20, "ac"), How::Aside).publish);
+        shows(&known, "abc", Origin::Held);
     }
 
     #[test]

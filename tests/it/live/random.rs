@@ -268,9 +268,9 @@ async fn run(registry: Registry, seed: u64, rests: usize) {
     watching.abort();
     load.stop().await.assert_all_ok();
     for pool in Slot::pools() {
-        for (address, times) in removals(&gateway, &pool).await {
+        for (address, events) in removals(&gateway, &pool).await {
             let removed = model.removals(&address);
-            assert!(times <= removed, "{address} was taken out {times} times, and removed {removed} times");
+            assert!(events.len() <= removed, "{address} was removed {removed} times, and taken out by {events:#?}");
         }
     }
 }
