@@ -10,6 +10,7 @@ mod compose;
 mod config;
 mod consul;
 mod demo;
+mod desync;
 mod dns;
 mod etcd;
 mod explain;
