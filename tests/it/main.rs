@@ -15,6 +15,7 @@ mod dns;
 mod etcd;
 mod explain;
 mod files;
+mod gateway_api;
 mod harness;
 mod history;
 mod http;
