@@ -3,6 +3,7 @@
 //! whatever arrives can be read in one way only.
 
 mod case;
+mod http2;
 mod strict;
 
 use std::fmt::Write as _;

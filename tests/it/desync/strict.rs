@@ -19,6 +19,9 @@ pub(super) struct Message {
 /// What came instead.
 type Problem = String;
 
+/// How the problem of a message begins that its connection did not outlive.
+pub(super) const UNFINISHED: &str = "ended within a message";
+
 /// A running service.
 pub(super) struct Strict {
     address: SocketAddr,
@@ -81,7 +84,7 @@ async fn serve(mut stream: TcpStream, state: Arc<State>) {
             Ok(read @ 1..) => drop(state.bytes.fetch_add(read, Ordering::SeqCst)),
             Ok(0) | Err(_) if buffer.is_empty() => return,
             Ok(0) | Err(_) => {
-                let problem = format!("ended within a message: {:?}", String::from_utf8_lossy(&buffer));
+                let problem = format!("{UNFINISHED}: {:?}", String::from_utf8_lossy(&buffer));
                 return state.messages.lock().unwrap().push(Err(problem));
             }
         }
