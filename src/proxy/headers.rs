@@ -10,6 +10,7 @@ use crate::exchange::header::{
     KEEP_ALIVE, PROXY_CONNECTION, VIA, VIA_2, VIA_10, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_HOST,
     X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REAL_IP, X_REQUEST_ID,
 };
+use crate::snapshot::gate::resembles_framing;
 
 /// Longest `X-Request-Id` that is kept, in bytes.
 const MAX_REQUEST_ID: usize = 128;
@@ -35,6 +36,10 @@ impl Noted {
     pub(super) const USER_AGENT: Self = Self(1 << 10);
     pub(super) const ACCEPT: Self = Self(1 << 11);
     pub(super) const TRACEPARENT: Self = Self(1 << 12);
+    /// What only looks like `content-length` or `transfer-encoding`.
+    pub(super) const LIKE_FRAMING: Self = Self(1 << 13);
+    /// What the gate has to look at for the framing of a request.
+    pub(super) const FRAMING: Self = Self(Self::TRANSFER_ENCODING.0 | Self::LIKE_FRAMING.0);
     /// What belongs to one connection only (RFC 9110, 7.6.1).
     pub(super) const HOP_BY_HOP: Self =
         Self(Self::CONNECTION.0 | Self::UPGRADE.0 | Self::TE.0 | Self::TRANSFER_ENCODING.0 | Self::OLD_HOP.0);
@@ -64,6 +69,7 @@ impl Noted {
             "user-agent" => Self::USER_AGENT,
             "accept" => Self::ACCEPT,
             "traceparent" => Self::TRACEPARENT,
+            _ if resembles_framing(name) => Self::LIKE_FRAMING,
             _ => Self::default(),
         }
     }
@@ -141,6 +147,7 @@ pub(super) fn may_trail(name: &HeaderName) -> bool {
             | Noted::X_REQUEST_ID.0
             | Noted::CLAIMS.0
             | Noted::CONTENT_LENGTH.0
+            | Noted::LIKE_FRAMING.0
             | Noted::HOST.0,
     );
     let described = [

@@ -74,8 +74,7 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
     let listener = &connection.listener.settings;
     let mut added = Added::default();
     frame.request_id = Some(headers::request_id(request.headers_mut(), noted, &mut added, || worker.random()));
-    let transfer_encoding = noted.has(Noted::TRANSFER_ENCODING);
-    let passed = gate::check(&request, transfer_encoding, listener).map_err(|(error, reason)| {
+    let passed = gate::check(&request, noted.has(Noted::FRAMING), listener).map_err(|(error, reason)| {
         tracing::debug!(listener = %connection.listener.name, client = %frame.client, "refused a request: {reason}");
         error
     })?;

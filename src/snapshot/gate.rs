@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header};
 
 use super::request::RequestView;
 use crate::exchange::ProxyError;
@@ -52,7 +52,8 @@ impl Passed<'_> {
     }
 }
 
-/// Lets a request pass, or says why not. `transfer_encoding`: there is such a header, which its reader has noted.
+/// Lets a request pass, or says why not. `framing`: there may be a `Transfer-Encoding`, or a header that
+/// [`resembles_framing`]; its reader has noted that.
 ///
 /// # Errors
 /// `BadRequest` for whatever is malformed or ambiguous, `BodyTooLarge` when the announced length is over the
@@ -60,7 +61,7 @@ impl Passed<'_> {
 /// The second part is the reason, for the log.
 pub fn check<'r, B>(
     request: &'r Request<B>,
-    transfer_encoding: bool,
+    framing: bool,
     listener: &Listener,
 ) -> Result<Passed<'r>, (ProxyError, &'static str)> {
     let bad = |reason| (ProxyError::BadRequest, reason);
@@ -68,8 +69,8 @@ pub fn check<'r, B>(
     if *request.method() == Method::CONNECT {
         return Err(bad("CONNECT is for proxies, this is a gateway"));
     }
-    if transfer_encoding {
-        framing(headers, request.version()).map_err(bad)?;
+    if framing {
+        check_framing(headers, request.version()).map_err(bad)?;
     }
 
     // hyper counts and measures those of HTTP/1.1 itself.
@@ -131,8 +132,19 @@ fn size(headers: &HeaderMap, uri: &Uri) -> usize {
     target + headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>()
 }
 
+/// Whether a header, which is neither, reads like `Content-Length` or `Transfer-Encoding` to services that take `_` for
+/// `-`, as CGI and its heirs do, or care for letters alone: `Transfer_Encoding`, `Content.Length`.
+pub fn resembles_framing(name: &HeaderName) -> bool {
+    let read = || name.as_str().bytes().filter(u8::is_ascii_alphanumeric);
+    read().eq(*b"contentlength") || read().eq(*b"transferencoding")
+}
+
 /// One `Transfer-Encoding: chunked` or none; hyper has refused differing lengths and dropped a length beside it.
-fn framing(headers: &HeaderMap, version: Version) -> Result<(), &'static str> {
+fn check_framing(headers: &HeaderMap, version: Version) -> Result<(), &'static str> {
+    let own = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+    if headers.keys().any(|name| resembles_framing(name) && !own.contains(name)) {
+        return Err("a header that could be taken for Content-Length or Transfer-Encoding");
+    }
     let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let Some(encoding) = encodings.next() else { return Ok(()) };
     if encodings.next().is_some() {
@@ -211,10 +223,6 @@ mod tests {
         request.body(()).expect("a request")
     }
 
-    fn noted(request: &Request<()>) -> bool {
-        request.headers().contains_key(header::TRANSFER_ENCODING)
-    }
-
     #[test]
     fn hosts_are_read() {
         for (value, host) in [
@@ -260,9 +268,11 @@ mod tests {
             ("POST", "/", Version::HTTP_11, &[h, ("transfer-encoding", "gzip, chunked")]),
             ("POST", "/", Version::HTTP_10, &[h, ("transfer-encoding", "chunked")]),
             ("POST", "/", Version::HTTP_11, &[h, ("content-length", "11")]),
+            ("POST", "/", Version::HTTP_11, &[h, ("transfer_encoding", "chunked")]),
+            ("POST", "/", Version::HTTP_2, &[h, ("content--length", "1")]),
         ] {
             let request = request(method, target, version, headers);
-            assert!(check(&request, noted(&request), &listener()).is_err(), "{method} {target} {headers:?}");
+            assert!(check(&request, true, &listener()).is_err(), "{method} {target} {headers:?}");
         }
     }
 
@@ -271,7 +281,7 @@ mod tests {
         type Told = (String, Option<HeaderValue>, Option<String>);
         let passed = |method, target, version, headers: &[(&str, &str)]| -> Told {
             let request = request(method, target, version, headers);
-            let passed = check(&request, noted(&request), &listener()).expect("passes");
+            let passed = check(&request, true, &listener()).expect("passes");
             (passed.host.into_owned(), passed.host_header, passed.path)
         };
         let told = passed("GET", "/a", Version::HTTP_11, &[("host", "A:80")]);
@@ -282,5 +292,6 @@ mod tests {
         assert_eq!(passed("GET", "/", Version::HTTP_10, &[]).0, "");
         passed("OPTIONS", "*", Version::HTTP_11, &[("host", "a")]);
         passed("POST", "/", Version::HTTP_11, &[("host", "a"), ("transfer-encoding", "Chunked")]);
+        passed("POST", "/", Version::HTTP_11, &[("host", "a"), ("content-length", "1"), ("x-content-length", "2")]);
     }
 }

@@ -1,6 +1,7 @@
 //! Defines the one form in which a path is matched and forwarded.
 //!
-//! RFC 3986, 6.2.2: unreserved characters decoded, percent-encodings in upper case, dot segments removed.
+//! RFC 3986, 6.2.2: unreserved characters decoded, percent-encodings in upper case, dot segments removed. What lies
+//! beyond ASCII is encoded, as browsers do it.
 //! Beyond it, repeated slashes are merged, and what an origin could take for a separator is refused.
 
 use std::borrow::Cow;
@@ -17,8 +18,8 @@ pub enum PathError {
     /// `%2F`, `%5C`, `%00` or a backslash, which origins may take for a separator or an end.
     #[error("`%2F`, `%5C`, `%00` and `\\` are not allowed in a path")]
     EncodedSlash,
-    /// A byte that RFC 3986 allows in no URI: a control, a space, or beyond ASCII.
-    #[error("a path holds only visible ASCII characters; percent-encode others")]
+    /// A control or a space, which no URI has.
+    #[error("a path holds no spaces or control characters; percent-encode them")]
     BadByte,
 }
 
@@ -36,9 +37,9 @@ pub fn normalize(path: &str, allow_encoded_slashes: bool) -> Result<Cow<'_, str>
     let mut normal = true;
     for &byte in bytes {
         match byte {
-            0..=b' ' | 0x7f.. => return Err(PathError::BadByte),
+            0..=b' ' | 0x7f => return Err(PathError::BadByte),
             b'\\' if !allow_encoded_slashes => return Err(PathError::EncodedSlash),
-            b'%' => normal = false,
+            b'%' | 0x80.. => normal = false,
             b'/' | b'.' if previous == b'/' => normal = false,
             _ => {}
         }
@@ -57,8 +58,12 @@ fn decode_unreserved(bytes: &[u8], allow_encoded_slashes: bool) -> Result<String
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
         if byte != b'%' {
-            out.push(char::from(byte));
             at += 1;
+            if byte.is_ascii() {
+                out.push(char::from(byte));
+            } else {
+                encode(&mut out, byte);
+            }
             continue;
         }
         let (Some(high), Some(low)) = (digit(bytes.get(at + 1)), digit(bytes.get(at + 2))) else {
@@ -68,16 +73,18 @@ fn decode_unreserved(bytes: &[u8], allow_encoded_slashes: bool) -> Result<String
         match decoded {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(decoded)),
             b'/' | b'\\' | 0 if !allow_encoded_slashes => return Err(PathError::EncodedSlash),
-            _ => {
-                const UPPER: &[u8; 16] = b"0123456789ABCDEF";
-                out.push('%');
-                out.push(char::from(UPPER[high as usize]));
-                out.push(char::from(UPPER[low as usize]));
-            }
+            _ => encode(&mut out, decoded),
         }
         at += 3;
     }
     Ok(out)
+}
+
+fn encode(out: &mut String, byte: u8) {
+    const UPPER: &[u8; 16] = b"0123456789ABCDEF";
+    out.push('%');
+    out.push(char::from(UPPER[usize::from(byte >> 4)]));
+    out.push(char::from(UPPER[usize::from(byte & 15)]));
 }
 
 /// RFC 3986, 5.2.4, on segments, with empty segments merged. A `..` above the root stays at the root.
@@ -131,7 +138,10 @@ mod tests {
             ("/a%20b", "/a%20b"),
             ("/a%2", "!"),
             ("/a%zz", "!"),
-            ("/ä", "!"),
+            ("/ä", "/%C3%A4"),
+            ("/ä/../b", "/b"),
+            ("/a b", "!"),
+            ("/\u{7f}", "!"),
             ("a", "!"),
             ("", "!"),
             ("/.hidden", "/.hidden"),
@@ -146,7 +156,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_form_is_stable_and_clean(path in "/[a-c./%25EF\\\\2;~ -]{0,24}") {
+        fn the_form_is_stable_and_clean(path in "/[a-cä./%25EF\\\\2;~ -]{0,24}") {
             if let Ok(normal) = normalize(&path, false) {
                 let again = normalize(&normal, false);
                 prop_assert_eq!(again.as_deref(), Ok(&*normal));

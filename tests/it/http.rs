@@ -7,6 +7,7 @@ mod endpoints;
 mod failures;
 mod forwarding;
 mod hostile;
+mod limits;
 mod passive;
 mod queue;
 mod reloads;

@@ -101,10 +101,6 @@ impl Question {
             )
         })
     }
-
-    pub(super) fn transfer_encoding(&self) -> bool {
-        self.request.headers().contains_key(header::TRANSFER_ENCODING)
-    }
 }
 
 /// The host and the request target of a URL; a client sends no fragment.

@@ -174,6 +174,13 @@ async fn clients_of_http_1_0_are_served() {
     assert_eq!((seen.version.as_str(), seen.target.as_str()), ("HTTP/1.1", "/old"));
     assert_eq!(seen.header("via"), ["1.0 fleetgate"]);
     assert_eq!(seen.header("host"), [origin.address().to_string()], "HTTP/1.1 has a Host in every request");
+    // They know no chunks (RFC 9112, 6.1): the connection's end ends the body.
+    let chunks = vec![Bytes::from_static(b"one "), Bytes::from_static(b"two")];
+    origin.on("/stream", Behaviour::Stream { chunks, pause: Duration::ZERO, trailers: vec![("x-sum", "42")] });
+    let request = b"GET /stream HTTP/1.0\r\nconnection: keep-alive\r\nte: trailers\r\n\r\n";
+    let text = crate::support::client::raw(gateway.address(), request).await;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    assert!(text.ends_with("\r\n\r\none two") && !text.to_lowercase().contains("transfer-encoding"), "{text}");
     let upgrade = b"GET /old HTTP/1.0\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
     crate::support::client::raw(gateway.address(), upgrade).await;
     assert_eq!(origin.last_seen().expect("it arrived").header("upgrade"), [""; 0], "HTTP/1.0 knows no upgrade");
