@@ -94,6 +94,10 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
         let route = local.route(position, &worker.stats);
         frame.route = Some(Rc::clone(&route));
         route.route.open()?;
+        if headers::goes_in_circles(request.headers(), noted) {
+            tracing::debug!(route = &*route.route.label, "a request goes in a circle: a route leads back to the gateway");
+            return Err(ProxyError::Loop);
+        }
         let (target, set_cookie) = choose(frame, &local, &route, &view)?;
         let resolved = &route.route.targets[target];
         let upstream = local.upstream(resolved.slot).ok_or(ProxyError::Unresolved)?;

@@ -3,6 +3,7 @@
 mod balancers;
 mod balancing;
 mod breaker;
+mod circles;
 mod endpoints;
 mod failures;
 mod forwarding;
