@@ -7,8 +7,8 @@ use ipnet::IpNet;
 
 use super::outbound::Added;
 use crate::exchange::header::{
-    KEEP_ALIVE, PROXY_CONNECTION, PSEUDONYM, VIA, VIA_2, VIA_10, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_HOST,
-    X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REAL_IP, X_REQUEST_ID,
+    KEEP_ALIVE, PROXY_CONNECTION, PSEUDONYM, VIA, VIA_2, VIA_10, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR,
+    X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REAL_IP, X_REQUEST_ID,
 };
 
 /// Longest `X-Request-Id` that is kept, in bytes.
@@ -133,6 +133,15 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 pub(super) fn welcomes_trailers(headers: &HeaderMap, noted: Noted) -> bool {
     noted.has(Noted::TE) && options(headers, header::TE).any(|option| option.eq_ignore_ascii_case("trailers"))
 }
+
+/// Whether the body is gRPC's: messages, each when there is something to say.
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
+    kind.len() >= GRPC.len() && kind[..GRPC.len()].eq_ignore_ascii_case(GRPC)
+}
+
+/// `application/grpc`, `application/grpc+proto`, `application/grpc-web`
+const GRPC: &[u8] = b"application/grpc";
 
 /// Whether a field may stand behind a body: not what frames, routes, authenticates or describes the message, which an
 /// endpoint that merges trailers into headers would believe (RFC 9110, 6.5.1).

@@ -95,7 +95,10 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
         frame.route = Some(Rc::clone(&route));
         route.route.open()?;
         if headers::goes_in_circles(request.headers(), noted) {
-            tracing::debug!(route = &*route.route.label, "a request goes in a circle: a route leads back to the gateway");
+            tracing::debug!(
+                route = &*route.route.label,
+                "a request goes in a circle: a route leads back to the gateway"
+            );
             return Err(ProxyError::Loop);
         }
         let (target, set_cookie) = choose(frame, &local, &route, &view)?;
@@ -171,6 +174,8 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
     let bounds = Bounds {
         limit: u64::MAX,
         pause: destination.upstream.upstream.settings.idle_timeout,
+        // What it has to say, and when, is the endpoint's affair.
+        min_rate: 0,
         deadline: destination.deadline,
         held_back: false,
     };
@@ -286,6 +291,7 @@ fn prepare(
     let bounds = Bounds {
         limit: listener.max_body_size.unwrap_or(u64::MAX),
         pause: listener.body_timeout,
+        min_rate: if headers::is_grpc(&parts.headers) { 0 } else { listener.min_rate },
         deadline: way.deadline,
         held_back,
     };

@@ -12,6 +12,7 @@ mod passive;
 mod queue;
 mod reloads;
 mod retries;
+mod slow;
 mod stopping;
 pub(crate) mod upgrades;
 
