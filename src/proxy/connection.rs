@@ -271,11 +271,16 @@ fn builder(listener: &LocalListener) -> http1::Builder {
     let settings = &listener.settings;
     let mut builder = http1::Builder::new();
     builder.max_header_size(settings.max_header_size).header_read_timeout(None);
+    builder.max_buf_size(settings.max_header_size.max(BUFFERED));
     if settings.max_headers != HYPER_MAX_HEADERS {
         builder.max_headers(settings.max_headers);
     }
     builder
 }
+
+/// Bytes of an answer, or of a request's body, that wait for a side that does not take them. hyper's own limit is six times
+/// as much, which many clients that read nothing would make it need.
+const BUFFERED: usize = 64 * 1024;
 
 /// hyper parses so many headers without an allocation.
 const HYPER_MAX_HEADERS: usize = 100;
