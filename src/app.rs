@@ -131,7 +131,7 @@ impl App {
             let tls = tls.transpose().map_err(|error| StartError::new(format!("listeners.{name}.tls"), error))?;
             let (tls, files) = tls.unzip();
             followed_files.extend(files);
-            let sockets = proxy::bind(listener.address, workers).map_err(|error| {
+            let sockets = proxy::bind(listener.address, workers, listener.idle_timeout).map_err(|error| {
                 StartError::new(format!("listeners.{name}: cannot bind {}", listener.address), error)
             })?;
             bound.push(Front { name: name.clone(), settings: listener.clone(), bound: sockets, tls });

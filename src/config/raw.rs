@@ -83,6 +83,10 @@ pub(super) struct RawListener {
     pub body_timeout: Option<RawDuration>,
     /// How long a connection is kept without a request, or while its client takes nothing of an answer; default 75s.
     pub idle_timeout: Option<RawDuration>,
+    /// Bytes a second that a client sends of a body and takes of an answer, at least: each that is missing shortens the
+    /// time left of `body_timeout` or `idle_timeout`, until more make up for it; default 240, 0 for no bound.
+    #[schemars(range(min = 0, max = 1_000_000_000))]
+    pub min_rate: Option<i64>,
     /// Largest request head, from 8KiB to 1MiB; default 32KiB.
     pub max_header_size: Option<RawSize>,
     /// Most header lines of a request; default 100.

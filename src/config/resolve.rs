@@ -186,6 +186,7 @@ fn resolve_listener(raw: RawListener, scope: &Scope<'_>, surroundings: &Surround
         header_timeout: or(raw.header_timeout, default.header_timeout),
         body_timeout: or(raw.body_timeout, default.body_timeout),
         idle_timeout: or(raw.idle_timeout, default.idle_timeout),
+        min_rate: scope.key("min_rate").number(raw.min_rate, default.min_rate, 0..=1_000_000_000),
         max_header_size,
         max_headers: scope.key("max_headers").number(raw.max_headers, default.max_headers, 1..=1000),
         max_body_size: raw.max_body_size.map(|RawSize(size)| size),

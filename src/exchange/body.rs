@@ -49,6 +49,10 @@ pub struct Stream<S> {
     flow: Rc<Flow>,
     bounds: Bounds,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Since when the next piece is waited for, where there is a least rate.
+    waits_since: Option<Instant>,
+    /// Time that the source took and has not made up for by what it sent.
+    owed: Duration,
     /// For a body that may be sent again.
     replay: Option<Box<Replay>>,
 }
@@ -60,6 +64,9 @@ pub struct Bounds {
     pub limit: u64,
     /// Longest pause between pieces.
     pub pause: Duration,
+    /// Bytes that make up for a second of waiting: without them the next pause has to be shorter. 0: pauses are not added
+    /// up.
+    pub min_rate: u32,
     /// The end of the whole exchange.
     pub deadline: Option<Instant>,
     /// Whether a request body is held back until the endpoint asks for it (`Expect: 100-continue`), or a second has
@@ -82,7 +89,15 @@ impl<S: Source> Body<S> {
             flow.complete();
             return Self::Empty;
         }
-        Self::Stream(Box::new(Stream { source, flow, bounds, timer: None, replay: None }))
+        Self::Stream(Box::new(Stream {
+            source,
+            flow,
+            bounds,
+            timer: None,
+            waits_since: None,
+            owed: Duration::ZERO,
+            replay: None,
+        }))
     }
 
     /// The source, wherever it stands.
@@ -101,6 +116,14 @@ impl<S: Source> Body<S> {
             stream.bounds.held_back = false;
             stream.flow.moved(0);
         }
+    }
+
+    /// Lets its source take its time: pauses are added up no more.
+    pub fn unhurried(mut self) -> Self {
+        if let Self::Stream(stream) = &mut self {
+            (stream.bounds.min_rate, stream.owed) = (0, Duration::ZERO);
+        }
+        self
     }
 
     /// Keeps a copy of what passes, so that all of it can be sent again. Nothing may have passed yet; a body that is
@@ -194,12 +217,26 @@ impl<S: Source> Stream<S> {
     }
 
     fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let pause_ends = self.flow.waits_since() + self.bounds.pause;
+        if self.bounds.min_rate > 0 && self.waits_since.is_none() {
+            self.waits_since = Some(Instant::now());
+        }
+        let pause_ends = self.flow.waits_since() + self.bounds.pause.saturating_sub(self.owed);
         let at = self.bounds.deadline.map_or(pause_ends, |deadline| deadline.min(pause_ends));
         if !self.poll_time(at, cx) {
             return Poll::Pending;
         }
         self.fail(if at == pause_ends { S::TOO_SLOW } else { BodyFailure::EndpointSlow })
+    }
+
+    /// So many bytes came, after a wait perhaps.
+    fn came(&mut self, bytes: usize) {
+        if let Some(since) = self.waits_since.take() {
+            self.owed += since.elapsed();
+        }
+        if !self.owed.is_zero() {
+            let made_up_for = bytes as f64 / f64::from(self.bounds.min_rate);
+            self.owed = self.owed.saturating_sub(Duration::try_from_secs_f64(made_up_for).unwrap_or(Duration::MAX));
+        }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -219,6 +256,7 @@ impl<S: Source> Stream<S> {
             Some(Ok(frame)) => {
                 let length = frame.data_ref().map_or(0, Bytes::len);
                 self.flow.moved(length);
+                self.came(length);
                 if self.flow.bytes() > self.bounds.limit {
                     return self.fail(BodyFailure::TooLarge);
                 }

@@ -44,6 +44,8 @@ pub enum ProxyError {
     HeadersTooLarge,
     /// The request is malformed or could be read in two ways.
     BadRequest,
+    /// The request goes in a circle: it came through gateways like this one too often.
+    Loop,
 }
 
 impl ProxyError {
@@ -63,7 +65,8 @@ impl ProxyError {
             | Self::SlowBody
             | Self::BodyTooLarge
             | Self::HeadersTooLarge
-            | Self::BadRequest => self,
+            | Self::BadRequest
+            | Self::Loop => self,
         }
     }
 
@@ -80,6 +83,7 @@ impl ProxyError {
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::Loop => StatusCode::LOOP_DETECTED,
         }
     }
 
@@ -89,7 +93,7 @@ impl ProxyError {
             Self::NoRoute => Flag::NoRoute,
             Self::NoEndpoint => Flag::NoHealthyUpstream,
             Self::Denied => Flag::Unauthorized,
-            Self::Unresolved => Flag::NoConfiguration,
+            Self::Unresolved | Self::Loop => Flag::NoConfiguration,
             Self::Overloaded { .. } => Flag::UpstreamOverflow,
             Self::Unreachable { retried: false } => Flag::UpstreamConnectFailure,
             Self::Unreachable { retried: true } | Self::Reset { retried: true } => Flag::UpstreamRetryLimitExceeded,
@@ -121,6 +125,7 @@ impl ProxyError {
             Self::BodyTooLarge => "body_too_large",
             Self::HeadersTooLarge => "headers_too_large",
             Self::BadRequest => "bad_request",
+            Self::Loop => "loop_detected",
         }
     }
 
@@ -136,7 +141,8 @@ impl ProxyError {
             | Self::Unreachable { .. }
             | Self::Reset { .. }
             | Self::BadResponse
-            | Self::Timeout => false,
+            | Self::Timeout
+            | Self::Loop => false,
         }
     }
 
@@ -155,7 +161,8 @@ impl ProxyError {
             | Self::SlowBody
             | Self::BodyTooLarge
             | Self::HeadersTooLarge
-            | Self::BadRequest => None,
+            | Self::BadRequest
+            | Self::Loop => None,
         }
     }
 }

@@ -27,6 +27,8 @@ pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// `x-fleetgate-flag`: the flag of an answer the gateway made.
 pub const X_FLEETGATE_FLAG: HeaderName = HeaderName::from_static("x-fleetgate-flag");
 
+/// What the gateway calls itself in `Via`.
+pub const PSEUDONYM: &str = "fleetgate";
 /// How the gateway names itself in `Via` (RFC 9110, 7.6.3), on messages it received as HTTP/1.1.
 pub const VIA: HeaderValue = HeaderValue::from_static("1.1 fleetgate");
 /// Likewise for HTTP/2.

@@ -1,10 +1,11 @@
 //! Defines a client's connection: served by hyper, watched for clients that are silent or slow.
 
 use std::cell::Cell;
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::SystemTime;
 
@@ -13,12 +14,15 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
 
+use super::arrears::Arrears;
 use super::crowd::Seat;
 use super::headers::Peer;
 use super::http2::{PREFACE, Streams, serve_http2};
 use super::serve::serve;
 use super::tls::{Shaken, shake};
+use super::tunnel::Carried;
 use super::wire::Wire;
 use super::worker::{LocalListener, Worker};
 use crate::exchange::Flag;
@@ -61,6 +65,11 @@ impl ClientConnection {
         }
     }
 
+    /// It goes on as a tunnel, which this task carries.
+    pub(super) fn upgrades(&self, task: AbortHandle, carried: &Rc<Carried>) {
+        self.place.worker.connection_upgrades(self.place.entry, task, carried);
+    }
+
     /// An exchange is over; `given_up`: the client took it back at once.
     pub(super) fn exchange_ends(&self, given_up: bool) {
         self.exchanges.set(self.exchanges.get() - 1);
@@ -86,6 +95,10 @@ pub(super) struct Phase {
     since: AtomicU32,
     /// Since when the client has taken nothing of what is to be sent, plus 1; 0: it takes it.
     stalled: AtomicU32,
+    /// Of the stalls before.
+    arrears: Arrears,
+    /// What is on its way to the client is not waited for.
+    dropped: AtomicBool,
     clock: Arc<AtomicU32>,
 }
 
@@ -107,10 +120,16 @@ pub(super) enum Doing {
 }
 
 impl Phase {
-    /// A new connection: its first head is due. `clock` counts the worker's seconds.
-    fn new(clock: &Arc<AtomicU32>) -> Arc<Self> {
-        let since = AtomicU32::new(clock.load(Relaxed));
-        Arc::new(Self { kind: AtomicU8::new(HEAD), since, stalled: AtomicU32::new(0), clock: Arc::clone(clock) })
+    /// A new connection: its first head is due. `clock` counts the worker's seconds, `min_rate` is the listener's.
+    pub(super) fn new(clock: &Arc<AtomicU32>, min_rate: u32) -> Arc<Self> {
+        Arc::new(Self {
+            kind: AtomicU8::new(HEAD),
+            since: AtomicU32::new(clock.load(Relaxed)),
+            stalled: AtomicU32::new(0),
+            arrears: Arrears::new(min_rate),
+            dropped: AtomicBool::new(false),
+            clock: Arc::clone(clock),
+        })
     }
 
     fn enter(&self, kind: u8) {
@@ -140,19 +159,37 @@ impl Phase {
     }
 
     /// A write was tried. A response stays with hyper until it is written, also when its exchange is over.
-    pub(super) fn wrote<T>(&self, outcome: Poll<T>) -> Poll<T> {
-        let stalled = self.stalled.load(Relaxed) != 0;
-        if outcome.is_pending() != stalled {
-            let since = if stalled { 0 } else { self.clock.load(Relaxed) + 1 };
-            self.stalled.store(since, Relaxed);
+    pub(super) fn wrote(&self, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let stalled = self.stalled.load(Relaxed);
+        match &outcome {
+            Poll::Pending if stalled == 0 => self.stalled.store(self.clock.load(Relaxed) + 1, Relaxed),
+            Poll::Pending => {}
+            Poll::Ready(written) => {
+                if stalled != 0 {
+                    self.arrears.waited((self.clock.load(Relaxed) + 1).saturating_sub(stalled));
+                    self.stalled.store(0, Relaxed);
+                }
+                self.arrears.took(*written.as_ref().unwrap_or(&0));
+            }
         }
         outcome
     }
 
-    /// For how many seconds the client has taken nothing of what is to be sent; `None` when nothing waits.
+    /// For how many seconds the client has taken nothing of what is to be sent, with what it owes of stalls before;
+    /// `None` when nothing waits.
     pub(super) fn stalled(&self) -> Option<u32> {
         let since = self.stalled.load(Relaxed).checked_sub(1)?;
-        Some(self.clock.load(Relaxed).saturating_sub(since))
+        Some(self.clock.load(Relaxed).saturating_sub(since).saturating_add(self.arrears.seconds()))
+    }
+
+    /// The client has had its time: what it has not taken is dropped, also by the system.
+    pub(super) fn drop_rest(&self) {
+        self.dropped.store(true, Relaxed);
+    }
+
+    /// Whether what is on its way is dropped.
+    pub(super) fn drops_rest(&self) -> bool {
+        self.dropped.load(Relaxed)
     }
 
     /// What the connection is doing, and for how many seconds.
@@ -174,7 +211,7 @@ pub(super) fn spawn(
     address: SocketAddr,
     seat: Seat,
 ) {
-    let phase = Phase::new(&worker.clock);
+    let phase = Phase::new(&worker.clock, listener.settings.min_rate);
     let entry = worker.connection_begins(listener, Arc::clone(&phase));
     let place = Place { worker: Rc::clone(worker), entry, listener: Rc::clone(listener), _seat: seat };
     let mut wire = Wire::new(stream, Arc::clone(&phase));
@@ -234,11 +271,16 @@ fn builder(listener: &LocalListener) -> http1::Builder {
     let settings = &listener.settings;
     let mut builder = http1::Builder::new();
     builder.max_header_size(settings.max_header_size).header_read_timeout(None);
+    builder.max_buf_size(settings.max_header_size.max(BUFFERED));
     if settings.max_headers != HYPER_MAX_HEADERS {
         builder.max_headers(settings.max_headers);
     }
     builder
 }
+
+/// Bytes of an answer, or of a request's body, that wait for a side that does not take them. hyper's own limit is six times
+/// as much, which many clients that read nothing would make it need.
+const BUFFERED: usize = 64 * 1024;
 
 /// hyper parses so many headers without an allocation.
 const HYPER_MAX_HEADERS: usize = 100;

@@ -156,7 +156,8 @@ fn outcome(tried: &Tried, retry: &Retry) -> Option<Outcome> {
 fn answer(frame: &Frame, tried: Tried, outbound: &mut Outbound) -> Result<(Head, Connection), ProxyError> {
     match tried {
         Ok((head, mut connection)) => {
-            if let Some(rest) = connection.link.upload(std::mem::take(outbound.request.body_mut())) {
+            let body = std::mem::take(outbound.request.body_mut()).unhurried();
+            if let Some(rest) = connection.link.upload(body, frame.idle_timeout()) {
                 tokio::task::spawn_local(rest);
             }
             Ok((head, connection))

@@ -127,6 +127,12 @@ impl Frame {
         self.endpoint.as_ref()
     }
 
+    /// How long its endpoint may pause.
+    pub(super) fn idle_timeout(&self) -> Duration {
+        // Without an upstream there is no endpoint either.
+        self.upstream.as_ref().map_or(Duration::ZERO, |(_, local)| local.upstream.settings.idle_timeout)
+    }
+
     /// The try is over.
     pub(super) fn leave_endpoint(&mut self) {
         if let Some(endpoint) = self.endpoint.take() {
@@ -162,7 +168,7 @@ impl Frame {
                 None if !flow.is_complete() => Some(Flag::DownstreamConnectionTermination),
                 None => None,
             },
-            Some(_) | None => None,
+            Some(_) | None => self.tunnelled.as_ref().and_then(|carried| carried.was_cut()),
         };
         (self.status, self.flag.or(broken_off))
     }
@@ -254,7 +260,8 @@ impl Outgoing {
     pub(super) fn new(body: Body<Connection>, frame: Option<Box<Frame>>) -> Self {
         let sending = frame.as_ref().and_then(|frame| {
             let streams = frame.connection.streams.as_ref()?;
-            Some(streams.sends(frame.worker.clock.load(Relaxed)))
+            let min_rate = frame.connection.listener.settings.min_rate;
+            Some(streams.sends(frame.worker.clock.load(Relaxed), min_rate))
         });
         Self { body, frame, sending }
     }
@@ -288,14 +295,15 @@ impl http_body::Body for Outgoing {
         if this.sending.is_none() {
             return Pin::new(&mut this.body).poll_frame(cx);
         }
-        if let Some((_, streams, place)) = this.sending() {
-            streams.took(place);
+        if let Some((frame, streams, place)) = this.sending() {
+            streams.took(place, frame.worker.clock.load(Relaxed));
         }
         let polled = Pin::new(&mut this.body).poll_frame(cx);
-        if polled.is_ready()
+        if let Poll::Ready(part) = &polled
             && let Some((frame, streams, place)) = this.sending()
         {
-            streams.sent(place, frame.worker.clock.load(Relaxed));
+            let data = part.as_ref().and_then(|part| part.as_ref().ok()?.data_ref());
+            streams.sent(place, frame.worker.clock.load(Relaxed), data.map_or(0, Bytes::len));
         }
         polled
     }

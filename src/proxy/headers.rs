@@ -7,8 +7,8 @@ use ipnet::IpNet;
 
 use super::outbound::Added;
 use crate::exchange::header::{
-    KEEP_ALIVE, PROXY_CONNECTION, VIA, VIA_2, VIA_10, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_HOST,
-    X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REAL_IP, X_REQUEST_ID,
+    KEEP_ALIVE, PROXY_CONNECTION, PSEUDONYM, VIA, VIA_2, VIA_10, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR,
+    X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REAL_IP, X_REQUEST_ID,
 };
 use crate::snapshot::gate::resembles_framing;
 
@@ -40,6 +40,7 @@ impl Noted {
     pub(super) const LIKE_FRAMING: Self = Self(1 << 13);
     /// What the gate has to look at for the framing of a request.
     pub(super) const FRAMING: Self = Self(Self::TRANSFER_ENCODING.0 | Self::LIKE_FRAMING.0);
+    pub(super) const VIA: Self = Self(1 << 14);
     /// What belongs to one connection only (RFC 9110, 7.6.1).
     pub(super) const HOP_BY_HOP: Self =
         Self(Self::CONNECTION.0 | Self::UPGRADE.0 | Self::TE.0 | Self::TRANSFER_ENCODING.0 | Self::OLD_HOP.0);
@@ -69,6 +70,7 @@ impl Noted {
             "user-agent" => Self::USER_AGENT,
             "accept" => Self::ACCEPT,
             "traceparent" => Self::TRACEPARENT,
+            "via" => Self::VIA,
             _ if resembles_framing(name) => Self::LIKE_FRAMING,
             _ => Self::default(),
         }
@@ -138,6 +140,15 @@ pub(super) fn welcomes_trailers(headers: &HeaderMap, noted: Noted) -> bool {
     noted.has(Noted::TE) && options(headers, header::TE).any(|option| option.eq_ignore_ascii_case("trailers"))
 }
 
+/// Whether the body is gRPC's: messages, each when there is something to say.
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
+    kind.len() >= GRPC.len() && kind[..GRPC.len()].eq_ignore_ascii_case(GRPC)
+}
+
+/// `application/grpc`, `application/grpc+proto`, `application/grpc-web`
+const GRPC: &[u8] = b"application/grpc";
+
 /// Whether a field may stand behind a body: not what frames, routes, authenticates or describes the message, which an
 /// endpoint that merges trailers into headers would believe (RFC 9110, 6.5.1).
 pub(super) fn may_trail(name: &HeaderName) -> bool {
@@ -172,6 +183,17 @@ pub(super) fn via(received: Version) -> HeaderValue {
         Version::HTTP_2 => VIA_2,
         _ => VIA,
     }
+}
+
+/// So many gateways may stand one behind another. Chains are two or three long; a gateway that is its own endpoint makes
+/// one without end.
+const MOST_HOPS: usize = 8;
+
+/// Whether a request came through so many gateways like this one that it must go in a circle.
+pub(super) fn goes_in_circles(headers: &HeaderMap, noted: Noted) -> bool {
+    // Each is `protocol received-by`, and perhaps a comment.
+    let is_one = |hop: &&str| hop.split_ascii_whitespace().nth(1).is_some_and(|by| by.eq_ignore_ascii_case(PSEUDONYM));
+    noted.has(Noted::VIA) && options(headers, header::VIA).filter(is_one).count() >= MOST_HOPS
 }
 
 /// What is known of a client connection, ready to be put into each of its requests.
@@ -447,6 +469,20 @@ mod tests {
         let both = [("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")];
         assert_eq!(asked(&both).as_deref(), Some("websocket"));
         assert_eq!(asked(&both[1..]), None);
+    }
+
+    #[test]
+    fn chains_end_and_circles_do_not() {
+        let circles = |lines: &[&str]| {
+            let map = headers(&lines.iter().map(|line| ("via", *line)).collect::<Vec<_>>());
+            goes_in_circles(&map, Noted::of(&map))
+        };
+        let hops = |count: usize| "1.1 fleetgate, ".repeat(count);
+        assert!(!circles(&[]));
+        assert!(!circles(&["1.1 fleetgate", "1.0 fleetgate", "2.0 fleetgate, 1.1 varnish (fleetgate)"]));
+        assert!(!circles(&[&hops(MOST_HOPS - 1)]));
+        assert!(!circles(&[&"1.1 other, ".repeat(50), &"1.1 fleetgate.example".repeat(9)]));
+        assert!(circles(&[&hops(MOST_HOPS - 2), "2.0 fleetgate", "HTTP/1.1 Fleetgate (a comment)"]));
     }
 
     #[test]

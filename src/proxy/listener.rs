@@ -23,20 +23,25 @@ pub(super) fn alive() -> TcpKeepalive {
     TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4)
 }
 
-/// Binds an address for a number of workers.
+/// What the system has taken of a response and the client does not take is kept for so long, at least: without a bound a
+/// client that confirms and reads nothing would have it for ever. It bounds the questions of [`alive`], too, so that it is
+/// no less than these take.
+const TAKEN_WITHIN: Duration = Duration::from_secs(120);
+
+/// Binds an address for a number of workers. `idle_timeout`: how long a client may take nothing of a response.
 ///
 /// # Errors
 /// The system's; `AddrInUse` when another process serves this address, also one that shares it willingly.
-pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Bound> {
+pub fn bind(address: SocketAddr, workers: usize, idle_timeout: Duration) -> io::Result<Bound> {
     if address.port() != 0 {
         // Without SO_REUSEPORT first: it would let a second instance take half of the connections.
-        socket(address, false)?;
+        socket(address, false, idle_timeout)?;
     }
-    let first = socket(address, true)?;
+    let first = socket(address, true, idle_timeout)?;
     let address = first.local_addr()?.as_socket().unwrap_or(address);
     let mut sockets = vec![first];
     for _ in 1..workers {
-        sockets.push(socket(address, true)?);
+        sockets.push(socket(address, true, idle_timeout)?);
     }
     let sockets = sockets
         .into_iter()
@@ -48,7 +53,7 @@ pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Bound> {
     Ok(Bound { address, sockets })
 }
 
-fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+fn socket(address: SocketAddr, shared: bool, idle_timeout: Duration) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         // `[::]` serves IPv4 too, whatever the system's default is.
@@ -59,6 +64,7 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     socket.set_nonblocking(true)?;
     // Accepted connections inherit it. A client that lost its power says nothing, and a WebSocket would be kept for ever.
     socket.set_tcp_keepalive(&alive())?;
+    socket.set_tcp_user_timeout(Some(idle_timeout.max(TAKEN_WITHIN)))?;
     socket.bind(&address.into())?;
     Ok(socket)
 }
@@ -68,21 +74,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn accepted_connections_are_asked_whether_they_live() {
-        let bound = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1).expect("a free port");
+    fn accepted_connections_are_asked_whether_they_live_and_take_what_is_sent() {
+        let bound = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1, Duration::from_secs(150)).expect("a free port");
         let _client = std::net::TcpStream::connect(bound.address).expect("to connect");
         bound.sockets[0].set_nonblocking(false).expect("a socket");
         let (accepted, _) = bound.sockets[0].accept().expect("a connection");
-        assert!(socket2::SockRef::from(&accepted).keepalive().expect("an option"));
+        let accepted = socket2::SockRef::from(&accepted);
+        assert!(accepted.keepalive().expect("an option"));
+        assert_eq!(accepted.tcp_user_timeout().expect("an option"), Some(Duration::from_secs(150)));
     }
 
     #[test]
     fn a_second_instance_fails() {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let first = bind(any, 2).expect("a free port");
+        let first = bind(any, 2, Duration::ZERO).expect("a free port");
         assert_eq!(first.sockets.len(), 2);
         assert_ne!(first.address.port(), 0);
-        let second = bind(first.address, 2).expect_err("taken");
+        let second = bind(first.address, 2, Duration::ZERO).expect_err("taken");
         assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
         drop(first);
     }

@@ -8,6 +8,7 @@
 
 mod accept;
 mod alarm;
+mod arrears;
 mod attempt;
 mod balance;
 mod breaker;

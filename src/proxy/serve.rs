@@ -93,6 +93,13 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
         let route = local.route(position, &worker.stats);
         frame.route = Some(Rc::clone(&route));
         route.route.open()?;
+        if headers::goes_in_circles(request.headers(), noted) {
+            tracing::debug!(
+                route = &*route.route.label,
+                "a request goes in a circle: a route leads back to the gateway"
+            );
+            return Err(ProxyError::Loop);
+        }
         let (target, set_cookie) = choose(frame, &local, &route, &view)?;
         let resolved = &route.route.targets[target];
         let upstream = local.upstream(resolved.slot).ok_or(ProxyError::Unresolved)?;
@@ -166,6 +173,8 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
     let bounds = Bounds {
         limit: u64::MAX,
         pause: destination.upstream.upstream.settings.idle_timeout,
+        // What it has to say, and when, is the endpoint's affair.
+        min_rate: 0,
         deadline: destination.deadline,
         held_back: false,
     };
@@ -281,6 +290,7 @@ fn prepare(
     let bounds = Bounds {
         limit: listener.max_body_size.unwrap_or(u64::MAX),
         pause: listener.body_timeout,
+        min_rate: if headers::is_grpc(&parts.headers) { 0 } else { listener.min_rate },
         deadline: way.deadline,
         held_back,
     };

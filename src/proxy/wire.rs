@@ -7,8 +7,10 @@ use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -62,6 +64,15 @@ impl Wire {
         let read = Pin::new(&mut self.stream).poll_read(cx, &mut buffer);
         seen.extend_from_slice(buffer.filled());
         read.map_ok(|()| buffer.filled().len())
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        // By an orderly close the system would keep what it has of a response for as long as the client likes.
+        if self.phase.drops_rest() {
+            let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        }
     }
 }
 

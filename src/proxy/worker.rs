@@ -22,6 +22,8 @@ use super::http2::Streams;
 use super::local::LocalSnapshot;
 use super::plane::Stop;
 use super::tls::{Handshakes, TlsFront};
+use super::tunnel::Carried;
+use crate::exchange::Flag;
 use crate::snapshot::Snapshot;
 use crate::spec::name::Name;
 use crate::spec::settings::Listener;
@@ -93,6 +95,8 @@ struct Entry {
     task: Option<AbortHandle>,
     /// Where it speaks HTTP/2.
     streams: Option<Rc<Streams>>,
+    /// Where it was upgraded.
+    carried: Option<Rc<Carried>>,
 }
 
 impl Worker {
@@ -133,7 +137,8 @@ impl Worker {
     /// Lists a new connection.
     pub(super) fn connection_begins(&self, listener: &LocalListener, phase: Arc<Phase>) -> usize {
         listener.connections.add(1);
-        self.connections.borrow_mut().insert(Entry { listener: listener.index, phase, task: None, streams: None })
+        let entry = Entry { listener: listener.index, phase, task: None, streams: None, carried: None };
+        self.connections.borrow_mut().insert(entry)
     }
 
     /// Its task can be ended by the sweep.
@@ -147,6 +152,13 @@ impl Worker {
     pub(super) fn connection_multiplexes(&self, entry: usize, streams: &Rc<Streams>) {
         if let Some(entry) = self.connections.borrow_mut().get_mut(entry) {
             entry.streams = Some(Rc::clone(streams));
+        }
+    }
+
+    /// It was upgraded, and this task carries it from now on.
+    pub(super) fn connection_upgrades(&self, entry: usize, task: AbortHandle, carried: &Rc<Carried>) {
+        if let Some(entry) = self.connections.borrow_mut().get_mut(entry) {
+            (entry.task, entry.carried) = (Some(task), Some(Rc::clone(carried)));
         }
     }
 
@@ -193,6 +205,13 @@ impl Worker {
             }
             let (seconds, limit) = match (entry.phase.stalled(), entry.phase.now()) {
                 // Whatever else it does, it does not read what it asked for.
+                (Some(seconds), _) if Duration::from_secs(seconds.into()) > settings.idle_timeout => {
+                    entry.phase.drop_rest();
+                    if let Some(carried) = &entry.carried {
+                        carried.cut(Flag::DownstreamConnectionTermination);
+                    }
+                    (seconds, settings.idle_timeout)
+                }
                 (Some(seconds), _) => (seconds, settings.idle_timeout),
                 (None, (Doing::Idle, seconds)) if self.is_draining() => (seconds, Duration::ZERO),
                 (None, (Doing::Idle, seconds)) => match &entry.streams {
@@ -203,7 +222,10 @@ impl Worker {
                     _ => (seconds, settings.idle_timeout),
                 },
                 (None, (Doing::Head, seconds)) => (seconds, settings.header_timeout),
-                (None, (Doing::Busy, _)) => continue,
+                (None, (Doing::Busy, _)) => match &entry.carried {
+                    Some(carried) => carried.waits(self.clock.load(Relaxed)),
+                    None => continue,
+                },
             };
             if Duration::from_secs(seconds.into()) > limit
                 && let Some(task) = &entry.task

@@ -120,7 +120,8 @@ impl Condition {
         match self {
             Self::Connect | Self::Reset | Self::RefusedStream | Self::PerTryTimeout => false,
             Self::GatewayError => matches!(status.as_u16(), 502..=504),
-            Self::ServerError => status.is_server_error(),
+            // What went in a circle goes in the same one again.
+            Self::ServerError => status.is_server_error() && status != StatusCode::LOOP_DETECTED,
             Self::Status(wanted) => status.as_u16() == wanted,
         }
     }
@@ -178,7 +179,8 @@ mod tests {
         };
         assert!(statuses(&Retry::DEFAULT_ON).is_empty());
         assert_eq!(statuses(&[Condition::GatewayError, Condition::Status(429)]), [429, 502, 503, 504]);
-        assert_eq!(statuses(&[Condition::ServerError]), (500..600).collect::<Vec<_>>());
+        let all_but_loops: Vec<u16> = (500..600).filter(|status| *status != 508).collect();
+        assert_eq!(statuses(&[Condition::ServerError]), all_but_loops);
     }
 
     #[test]

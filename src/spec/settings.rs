@@ -61,6 +61,9 @@ pub struct Listener {
     pub body_timeout: Duration,
     /// How long a connection is kept without a request, or while its client takes nothing of an answer; default 75 s.
     pub idle_timeout: Duration,
+    /// Bytes a second that a client sends of a body and takes of an answer, at least: each that is missing shortens the
+    /// time left of `body_timeout` or `idle_timeout`, until more make up for it; default 240, 0 for no bound.
+    pub min_rate: u32,
     /// Largest request head, in bytes; default 32 KiB.
     pub max_header_size: usize,
     /// Most header lines of a request; default 100.
@@ -140,6 +143,7 @@ impl Listener {
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(75),
+            min_rate: 240,
             max_header_size: 32 * 1024,
             max_headers: 100,
             max_body_size: None,

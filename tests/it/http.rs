@@ -3,6 +3,7 @@
 mod balancers;
 mod balancing;
 mod breaker;
+mod circles;
 mod endpoints;
 mod failures;
 mod forwarding;
@@ -12,6 +13,7 @@ mod passive;
 mod queue;
 mod reloads;
 mod retries;
+mod slow;
 mod stopping;
 pub(crate) mod upgrades;
 

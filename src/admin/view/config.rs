@@ -125,6 +125,7 @@ fn listener(listener: &Listener) -> Value {
         "header_timeout": duration_text(listener.header_timeout),
         "body_timeout": duration_text(listener.body_timeout),
         "idle_timeout": duration_text(listener.idle_timeout),
+        "min_rate": listener.min_rate,
         "max_header_size": listener.max_header_size,
         "max_headers": listener.max_headers,
         "max_body_size": listener.max_body_size,

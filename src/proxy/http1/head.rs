@@ -25,6 +25,10 @@ pub(in super::super) struct Head {
 #[error("{0}")]
 pub(in super::super) struct BadHead(&'static str);
 
+impl BadHead {
+    pub(super) const TOO_MANY: Self = Self("responses of 100 to 199 without end");
+}
+
 /// Most bytes of a head.
 pub(super) const MAX_HEAD: usize = 128 * 1024;
 

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
@@ -28,6 +29,8 @@ pub(in super::super) struct Link {
     fields: Vec<Field>,
     /// What is to come of the response's body.
     body: Decoder,
+    /// Responses that came before the one that is waited for.
+    informational: u32,
     /// Can carry another exchange when this one is over.
     persists: bool,
     /// Room for the next read, in bytes.
@@ -66,6 +69,9 @@ const LEAST_ROOM: usize = 8 * 1024;
 /// Room for a read of a body that comes faster than it is read.
 const MOST_ROOM: usize = 128 * 1024;
 
+/// Most responses of 100 to 199 before the one that counts.
+const MOST_INFORMATIONAL: u32 = 100;
+
 /// Parts of a body that nobody wants which are read nevertheless, to keep the connection.
 const MOST_SKIPPED: usize = 8;
 
@@ -79,6 +85,7 @@ impl Link {
             buffer: BytesMut::new(),
             fields: Vec::new(),
             body: Decoder::Ended,
+            informational: 0,
             persists: true,
             room: LEAST_ROOM,
         }
@@ -87,7 +94,7 @@ impl Link {
     /// Begins an exchange.
     pub(in super::super) fn begin(&mut self, outbound: &Outbound) {
         self.sending.begin(outbound);
-        self.body = Decoder::Ended;
+        (self.body, self.informational) = (Decoder::Ended, 0);
     }
 
     /// Sends the request begun, and waits for the head of its response. The response may come before the request is
@@ -107,6 +114,10 @@ impl Link {
             if !self.buffer.is_empty()
                 && let Some(head) = head::parse(&mut self.buffer, request.method(), &mut self.fields)?
             {
+                self.informational += 1;
+                if self.informational > MOST_INFORMATIONAL && head.response.status().is_informational() {
+                    return Poll::Ready(Err(BadHead::TOO_MANY.into()));
+                }
                 match head.response.status() {
                     StatusCode::CONTINUE => {
                         request.body_mut().proceed();
@@ -145,16 +156,33 @@ impl Link {
         }
     }
 
-    /// The rest of a request whose response came before it was sent; to be run beside the response. `None` when it is
-    /// sent, or cannot be.
-    pub(in super::super) fn upload(&mut self, mut body: Body) -> Option<impl Future<Output = ()> + use<>> {
+    /// The rest of a request whose response came before it was sent; to be run beside the response, and to an end when the
+    /// endpoint takes nothing of it for `longest`. `None` when it is sent, or cannot be.
+    pub(in super::super) fn upload(
+        &mut self,
+        mut body: Body,
+        longest: Duration,
+    ) -> Option<impl Future<Output = ()> + use<>> {
         if self.sending.is_over() || self.sending.has_failed() || body.is_held_back() {
             return None;
         }
         let mut write = self.write.take()?;
         let mut sending = std::mem::take(&mut self.sending);
         Some(async move {
-            if poll_fn(|cx| sending.poll(&mut write, &mut body, cx)).await.is_ok() {
+            let mut late = std::pin::pin!(tokio::time::sleep(longest));
+            let mut taken_to = None;
+            let sent = poll_fn(|cx| {
+                if let Poll::Ready(sent) = sending.poll(&mut write, &mut body, cx) {
+                    return Poll::Ready(sent.is_ok());
+                }
+                // The body's own time is the body's affair.
+                if taken_to != sending.is_taken_to() || taken_to.is_none() {
+                    taken_to = sending.is_taken_to();
+                    late.as_mut().reset(tokio::time::Instant::now() + longest);
+                }
+                late.as_mut().poll(cx).map(|()| false)
+            });
+            if sent.await {
                 // Dropped, it would close this half: to many services a client that is gone.
                 write.forget();
             }
@@ -243,7 +271,6 @@ mod tests {
     use std::pin::Pin;
     use std::rc::Rc;
     use std::sync::Arc;
-    use std::time::Duration;
 
     use http::{HeaderMap, Request, Response};
     use http_body::Body as _;
@@ -316,6 +343,24 @@ mod tests {
         assert!(link.persists());
     }
 
+    /// An upload that nobody takes any more, since it was answered before, ends.
+    #[tokio::test]
+    async fn an_answered_upload_that_nobody_takes_ends() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let stream = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("to connect");
+        let (mut other, _) = listener.accept().await.expect("to accept");
+        other.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await.expect("to write");
+        let mut link = Link::new(Stream::Plain(stream));
+        let request = Request::post("/").body(Body::Full(Bytes::from(vec![b'x'; 64 << 20]))).expect("a request");
+        let mut outbound = Outbound { request, added: Added::default() };
+        link.begin(&outbound);
+        let head = poll_fn(|cx| link.poll_response(&mut outbound, cx)).await.expect("a head");
+        assert_eq!(head.response.status(), StatusCode::NOT_FOUND);
+        let rest = link.upload(std::mem::take(outbound.request.body_mut()), Duration::from_millis(100));
+        let rest = rest.expect("it is not sent");
+        tokio::time::timeout(Duration::from_secs(30), rest).await.expect("its end");
+    }
+
     /// A request as it comes from a client, and the client, whose end would cut the body off.
     async fn came(text: &str) -> (Request<Incoming>, DuplexStream) {
         let (mut client, server) = tokio::io::duplex(64 * 1024);
@@ -349,7 +394,8 @@ mod tests {
         for (text, length, has_trailers) in [(chunked, None, true), (plain, Some(9), false)] {
             let (request, _client) = came(text).await;
             let (parts, incoming) = request.into_parts();
-            let bounds = Bounds { limit: 9, pause: Duration::from_secs(20), deadline: None, held_back: false };
+            let bounds =
+                Bounds { limit: 9, pause: Duration::from_secs(20), min_rate: 0, deadline: None, held_back: false };
             let body = Body::stream(incoming, Rc::<Flow>::default(), bounds);
             let mut outbound = Outbound { request: Request::from_parts(parts, body), added: Added::default() };
             for _ in 0..3 {

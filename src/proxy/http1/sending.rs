@@ -29,6 +29,8 @@ pub(super) struct Sending {
     framing: Framing,
     state: State,
     started: bool,
+    /// All bytes written.
+    sent: u64,
     /// Something is written that TLS may not have sent.
     behind_flush: bool,
 }
@@ -66,7 +68,7 @@ impl Sending {
         let body = outbound.request.body();
         self.framing = Framing::of(body);
         self.state = if matches!(body, Body::Empty) { State::Encoded } else { State::Open };
-        (self.written, self.started, self.behind_flush) = (0, false, false);
+        (self.written, self.sent, self.started, self.behind_flush) = (0, 0, false, false);
         (self.piece, self.behind) = (Bytes::new(), b"");
     }
 
@@ -145,6 +147,7 @@ impl Sending {
 
     fn wrote(&mut self, count: usize) {
         (self.started, self.behind_flush) = (true, true);
+        self.sent += count as u64;
         let of_out = count.min(self.out.len() - self.written);
         self.written += of_out;
         let of_piece = count - of_out;
@@ -158,6 +161,11 @@ impl Sending {
                 self.out.extend_from_slice(std::mem::take(&mut self.behind));
             }
         }
+    }
+
+    /// How many bytes the endpoint has taken, while it has not taken all there are.
+    pub(super) fn is_taken_to(&self) -> Option<u64> {
+        (!self.is_written()).then_some(self.sent)
     }
 
     fn is_written(&self) -> bool {

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use self::meter::Meter;
+use super::arrears::Arrears;
 use super::connection::ClientConnection;
 use super::serve::serve;
 use super::worker::Worker;
@@ -51,6 +52,8 @@ pub(super) struct Streams {
 struct Sending {
     /// Since which second the client has taken none of it; `None`: it takes it.
     since: Option<u32>,
+    /// Of its waits before.
+    arrears: Arrears,
     exchange: Option<AbortHandle>,
 }
 
@@ -67,8 +70,8 @@ impl Streams {
 
     /// Ends each exchange whose client has taken nothing of the response for so long, while it may take others.
     pub(super) fn sweep(&self, now: u32, longest: Duration) {
-        for (_, Sending { since, exchange }) in self.sending.borrow().iter() {
-            let stalled = since.map_or(0, |since| now.saturating_sub(since));
+        for (_, Sending { since, arrears, exchange }) in self.sending.borrow().iter() {
+            let stalled = since.map_or(0, |since| now.saturating_sub(since).saturating_add(arrears.seconds()));
             if Duration::from_secs(stalled.into()) > longest
                 && let Some(exchange) = exchange
             {
@@ -90,23 +93,27 @@ impl Streams {
         given_up > GIVEN_UP && given_up > self.begun.get() / 2
     }
 
-    /// A response is on its way, and the client's turn.
-    pub(super) fn sends(&self, now: u32) -> usize {
+    /// A response is on its way, and the client's turn, which takes so many bytes a second at least.
+    pub(super) fn sends(&self, now: u32, min_rate: u32) -> usize {
         let exchange = EXCHANGE.try_with(|task| task.get().cloned()).ok().flatten();
-        self.sending.borrow_mut().insert(Sending { since: Some(now), exchange })
+        let sending = Sending { since: Some(now), arrears: Arrears::new(min_rate), exchange };
+        self.sending.borrow_mut().insert(sending)
     }
 
     /// More of it is wanted.
-    pub(super) fn took(&self, response: usize) {
-        if let Some(sending) = self.sending.borrow_mut().get_mut(response) {
-            sending.since = None;
+    pub(super) fn took(&self, response: usize, now: u32) {
+        if let Some(sending) = self.sending.borrow_mut().get_mut(response)
+            && let Some(since) = sending.since.take()
+        {
+            sending.arrears.waited(now.saturating_sub(since));
         }
     }
 
-    /// It is the client's turn again.
-    pub(super) fn sent(&self, response: usize, now: u32) {
+    /// So many bytes of it go, and it is the client's turn again.
+    pub(super) fn sent(&self, response: usize, now: u32, bytes: usize) {
         if let Some(sending) = self.sending.borrow_mut().get_mut(response) {
             sending.since = Some(now);
+            sending.arrears.took(bytes);
         }
     }
 
@@ -234,19 +241,20 @@ mod tests {
     async fn an_exchange_whose_response_nobody_takes_is_ended() {
         let (streams, longest) = (Rc::<Streams>::default(), Duration::from_secs(3));
         let ended = Rc::<RefCell<Vec<&str>>>::default();
-        let exchange = |name: &'static str, took: Option<u32>| {
+        let exchange = |name: &'static str, took: &'static [u32]| {
             let (streams, ended) = (Rc::clone(&streams), Rc::clone(&ended));
             async move {
                 let _told = Told(ended, name);
-                let response = streams.sends(5);
-                if let Some(second) = took {
-                    streams.took(response);
-                    streams.sent(response, second);
+                let response = streams.sends(5, 10);
+                for second in took {
+                    streams.took(response, *second);
+                    streams.sent(response, *second, 10);
                 }
                 std::future::pending().await
             }
         };
-        for (name, took) in [("stalled", None), ("slow", Some(7)), ("well", Some(9))] {
+        // The slow one takes 10 bytes every two seconds, and should every second: it owes one after each.
+        for (name, took) in [("stalled", &[][..]), ("slow", &[7, 9]), ("well", &[6, 7, 8, 9, 10])] {
             Here.execute(exchange(name, took));
         }
         for (now, wanted) in [(8, &[][..]), (9, &["stalled"]), (10, &["stalled"]), (11, &["stalled", "slow"])] {

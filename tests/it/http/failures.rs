@@ -9,6 +9,7 @@ use crate::support::origin::{Behaviour, Origin};
 use crate::support::{place, wait};
 
 const SOON: Duration = Duration::from_secs(20);
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 #[tokio::test]
 async fn answers_of_the_gateway_say_why_briefly() {
@@ -87,6 +88,11 @@ async fn services_that_break_the_exchange_are_told_apart() {
     );
     origin.on("/switch", Behaviour::Raw(b"HTTP/1.1 101 Go\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n".to_vec()));
     origin.on("/silent", Behaviour::Hold(Box::new(Behaviour::Echo)));
+    // Such answers in any number are no answer; a few are.
+    let before = |count| [b"HTTP/1.1 102 Processing\r\n\r\n".repeat(count).as_slice(), OK].concat();
+    origin.on("/before", Behaviour::Raw(before(50)));
+    assert_eq!(gateway.get("/before").await.status, 200);
+    origin.on("/never", Behaviour::Raw(before(1_000)));
     for (path, status, flag) in [
         ("/reset", 502, "UC"),
         ("/close", 502, "UC"),
@@ -94,6 +100,7 @@ async fn services_that_break_the_exchange_are_told_apart() {
         ("/lengths", 502, "UPE"),
         ("/switch", 502, "UPE"),
         ("/silent", 504, "UT"),
+        ("/never", 502, "UPE"),
     ] {
         let answer = gateway.send(Request::post(path, "x")).await;
         assert_eq!((answer.status, answer.header("x-fleetgate-flag")), (status, Some(flag)), "{path}");

@@ -161,6 +161,11 @@ impl Connection {
         Ok(Self { address, wire: Wire::new(stream) })
     }
 
+    /// Over this stream.
+    pub fn over(stream: TcpStream) -> Self {
+        Self { address: stream.peer_addr().unwrap(), wire: Wire::new(stream) }
+    }
+
     /// Writes these bytes, whatever they are.
     pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         patient(self.wire.write_all(bytes)).await

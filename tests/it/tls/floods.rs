@@ -157,6 +157,38 @@ async fn answers_that_nobody_takes_are_not_kept() {
     while shut.next().await.is_some() {}
 }
 
+/// Nor over HTTP/1.1, where each client has a connection of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_clients_that_read_nothing_cost_little() {
+    let (origin, authority) = (Origin::start("app").await, Authority::new("authority"));
+    origin.on("/large", Behaviour::Answer { status: 200, headers: vec![], body: vec![7; 4 << 20] });
+    let idle = [("FLEETGATE_LISTENERS__PLAIN__IDLE_TIMEOUT", "5s")];
+    let mut gateway = gateway(&origin, &authority, &idle).await;
+    let address = gateway.listener("plain");
+    let before = memory(&mut gateway);
+    let mut deaf = Vec::new();
+    for _ in 0..200 {
+        let mut client = connect_narrow(address).await;
+        client.write_all(b"GET /large HTTP/1.1\r\nhost: a.example\r\n\r\n").await.unwrap();
+        deaf.push(client);
+    }
+    wait::until(SOON, "the requests", || async { origin.requests() == 200 }).await;
+    let mut most = 0;
+    let let_go = async {
+        while gateway.metric("fleetgate_downstream_connections", &[("listener", "plain")]).await != Some(0.0) {
+            most = most.max(memory(&mut gateway));
+        }
+    };
+    tokio::time::timeout(SOON, let_go).await.expect("their end");
+    assert!(most < before + (64 << 20), "from {before} to {most} bytes");
+    assert_eq!(Request::get("/").send(address).await.status, 200);
+    // Their systems know it, too: nothing is left that they could still read in their time.
+    for mut client in deaf {
+        let mut rest = Vec::new();
+        assert!(client.read_to_end(&mut rest).await.is_err(), "an orderly end after {} bytes", rest.len());
+    }
+}
+
 /// A socket that takes little before it is read.
 async fn connect_narrow(address: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
