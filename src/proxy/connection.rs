@@ -78,6 +78,16 @@ impl ClientConnection {
     }
 }
 
+impl ClientConnection {
+    /// Ends the connection, or, where it carries many, the exchange of one response.
+    pub(super) fn cut(&self, response: Option<usize>) {
+        match (&self.streams, response) {
+            (Some(streams), Some(response)) => streams.cut(response),
+            (None, _) | (_, None) => self.place.worker.connection_breaks(self.place.entry),
+        }
+    }
+}
+
 /// What a connection is doing, and since when. Written by the connection's I/O (which hyper wants to be `Send`)
 /// and its exchanges, read by the worker's sweep: so no request pays for a timer.
 #[derive(Debug)]

@@ -14,6 +14,7 @@ use http_body::{Frame as BodyFrame, SizeHint};
 use hyper::body::Incoming;
 
 use super::connection::ClientConnection;
+use super::drain::{Stage, Visit};
 use super::headers::{Noted, trace_id};
 use super::http2::Streams;
 use super::kept::Connection;
@@ -159,12 +160,18 @@ impl Frame {
         let broken_off = match &self.response_flow {
             Some(flow) if self.tunnelled.is_none() => match flow.failure() {
                 Some(failure) => Some(failure.flag()),
+                None if !flow.is_complete() && self.is_cut() => Some(Flag::LocalReset),
                 None if !flow.is_complete() => Some(Flag::DownstreamConnectionTermination),
                 None => None,
             },
             Some(_) | None => None,
         };
         (self.status, self.flag.or(broken_off))
+    }
+
+    /// Whether the endpoint's drain has ended everything there.
+    fn is_cut(&self) -> bool {
+        self.endpoint.as_ref().is_some_and(|endpoint| endpoint.drain.stage() == Stage::Cut)
     }
 
     fn tell(&self, now: Instant) {
@@ -248,6 +255,8 @@ pub(super) struct Outgoing {
     frame: Option<Box<Frame>>,
     /// Its place among the responses of an HTTP/2 connection, whose client may take some and not this one.
     sending: Option<usize>,
+    /// Its stay at the endpoint that it comes from.
+    _visit: Option<Visit>,
 }
 
 impl Outgoing {
@@ -256,7 +265,11 @@ impl Outgoing {
             let streams = frame.connection.streams.as_ref()?;
             Some(streams.sends(frame.worker.clock.load(Relaxed)))
         });
-        Self { body, frame, sending }
+        let visit = frame.as_ref().filter(|_| matches!(body, Body::Stream(_))).and_then(|frame| {
+            let endpoint = frame.endpoint.as_ref()?;
+            Some(endpoint.drain.responds(&frame.connection, sending))
+        });
+        Self { body, frame, sending, _visit: visit }
     }
 
     /// The response's place, and where that is.

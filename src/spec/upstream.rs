@@ -72,6 +72,8 @@ pub struct UpstreamSettings {
     pub queue: Option<Queue>,
     /// How long an idle connection is kept; default 4 s, under the usual 5 s of services.
     pub keep_alive: Duration,
+    /// How long exchanges go on at an endpoint that takes no more; default 30 s.
+    pub drain_timeout: Duration,
     /// Active checks; none by default.
     pub health_check: Option<HealthCheck>,
     /// How requests judge its endpoints.
@@ -102,6 +104,7 @@ impl Default for UpstreamSettings {
             max_requests_per_endpoint: None,
             queue: None,
             keep_alive: Duration::from_secs(4),
+            drain_timeout: Duration::from_secs(30),
             health_check: None,
             passive_health: PassiveHealth::default(),
             breaker: None,

@@ -3,6 +3,7 @@
 mod balancers;
 mod balancing;
 mod breaker;
+mod draining;
 mod endpoints;
 mod failures;
 mod forwarding;

@@ -134,7 +134,7 @@ mod tests {
                     "balance": "least_requests",
                     "subsets": { "canary": { "version": "v2" } },
                     "connect_timeout": "2s", "response_timeout": "30s", "idle_timeout": "1m",
-                    "max_idle_per_endpoint": 32, "keep_alive": "4s",
+                    "max_idle_per_endpoint": 32, "keep_alive": "4s", "drain_timeout": "30s",
                     "health_check": {
                         "path": "/healthz", "interval": "5s", "timeout": "2s",
                         "healthy_threshold": 2, "unhealthy_threshold": 3

@@ -367,6 +367,7 @@ kv:2:2: sticky: give one of `header`, `cookie` and `client_ip = true`
             idle_timeout = "3s"
             max_idle_per_endpoint = 0
             keep_alive = "5s"
+            drain_timeout = "90s"
             health_check = { path = "/healthz?full=1", host = "orders", interval = "1s", timeout = "500ms", healthy_threshold = 1, unhealthy_threshold = 5 }
         "#;
         insta::assert_snapshot!(decoded::<UpstreamSpec>(text), @r#"
@@ -416,6 +417,7 @@ UpstreamSpec {
         max_requests_per_endpoint: None,
         queue: None,
         keep_alive: 5s,
+        drain_timeout: 90s,
         health_check: Some(
             HealthCheck {
                 probe: Http {
@@ -471,6 +473,7 @@ UpstreamSpec {
         max_requests_per_endpoint: None,
         queue: None,
         keep_alive: 4s,
+        drain_timeout: 30s,
         health_check: Some(
             HealthCheck {
                 probe: Tcp,

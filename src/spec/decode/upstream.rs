@@ -74,6 +74,9 @@ pub struct RawUpstream {
     queue: Option<RawQueue>,
     /// How long an idle connection is kept; default 4s, under the usual 5 s of services.
     keep_alive: Option<RawDuration>,
+    /// How long exchanges go on at an endpoint that takes no more because it is removed, drained, critical or in
+    /// maintenance; then they are cut. WebSockets are told to close before. Default 30s.
+    drain_timeout: Option<RawDuration>,
     /// Active checks; off by default.
     health_check: Option<RawHealthCheck>,
     /// When requests that fail take an endpoint out of use.
@@ -191,6 +194,7 @@ impl RawUpstream {
             max_requests_per_endpoint: resolve_most(self.max_requests_per_endpoint, scope),
             queue: resolve_queue(self.queue, scope),
             keep_alive: or(self.keep_alive, default.keep_alive),
+            drain_timeout: or(self.drain_timeout, default.drain_timeout),
             health_check: self.health_check.and_then(|check| check.resolve(&scope.key("health_check"))),
             passive_health: self.passive_health.unwrap_or_default().resolve(&scope.key("passive_health")),
             breaker: self.breaker.map(|breaker| breaker.resolve(&scope.key("breaker"))),
