@@ -27,8 +27,8 @@ pub struct UpstreamSpec {
 /// The one place an upstream's endpoints come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpstreamSource {
-    /// Instances of a Consul service.
-    Consul(ConsulService),
+    /// Instances of a Consul service, in one datacenter or in several: never empty, and the first one goes first.
+    Consul(Arc<[ConsulService]>),
     /// Keys in etcd, an endpoint each.
     Etcd {
         /// What they begin with, with the slash at its end; `None`: `PREFIX/endpoints/NAME/`, NAME being the
@@ -204,6 +204,16 @@ pub enum Priorities {
 }
 
 impl Priorities {
+    /// How many levels there are.
+    pub fn levels(&self) -> u16 {
+        let levels = match self {
+            Self::None => 1,
+            Self::Levels(levels) => levels.len() + 1,
+            Self::Nearest(names) => names.len() + 1,
+        };
+        u16::try_from(levels).unwrap_or(u16::MAX)
+    }
+
     /// The level of an endpoint, 0 first. `own` are the gateway's labels.
     pub fn level(&self, labels: &Labels, own: &Labels) -> u16 {
         let level = match self {

@@ -78,7 +78,6 @@ pub fn states(upstream: &Upstream) -> BTreeMap<State, usize> {
 }
 
 fn view(upstream: &Upstream, freshness: &Freshness) -> UpstreamView {
-    let source = upstream.source.as_ref().map_or_else(|| "static".to_owned(), ToString::to_string);
     let endpoint = |endpoint: &Endpoint| EndpointView {
         address: endpoint.address,
         weight: endpoint.weight,
@@ -91,12 +90,12 @@ fn view(upstream: &Upstream, freshness: &Freshness) -> UpstreamView {
         name: Arc::clone(&upstream.label),
         provider: upstream.provider,
         known: upstream.known,
-        verified_at: freshness.verified_at(&source).map(time_text),
+        verified_at: freshness.all_verified_at(&upstream.sources).map(time_text),
         panic: upstream.choose(None).panic,
         breaker: upstream.breaker(Instant::now()),
         settings: encode::settings(&upstream.settings),
         endpoints: upstream.endpoints.iter().map(endpoint).collect(),
-        source,
+        source: upstream.source_text(),
     }
 }
 

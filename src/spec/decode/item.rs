@@ -547,6 +547,22 @@ kv:1:2: health_check: give a `path` to ask for, or `tcp = true` for a connect
 ");
     }
 
+    #[test]
+    fn mistakes_about_datacenters_are_told() {
+        let told = |text: &str| decoded::<UpstreamSpec>(text);
+        insta::assert_snapshot!(told("consul = { service = \"a\", datacenter = \"b\", datacenters = [\"c\", \"c\", \"d d\"] }"), @r#"
+kv:1:1: consul: `datacenter` and `datacenters` exclude each other
+kv:1:65: consul.datacenters[1]: `c` is there already
+kv:1:70: consul.datacenters[2]: "d d" is not a name that Consul has: letters, digits, `-`, `_` and `.`
+"#);
+        insta::assert_snapshot!(told("consul = { service = \"a\", datacenters = [] }"), @"
+kv:1:41: consul.datacenters: name at least one datacenter
+");
+        insta::assert_snapshot!(told("nearest = [\"zone\"]\nconsul = { service = \"a\", near = \"_agent\" }"), @"
+kv:2:34: consul.near: `near` excludes `priorities` and `nearest`: both say who goes first
+");
+    }
+
     proptest! {
         #[test]
         fn hostile_items_never_panic(

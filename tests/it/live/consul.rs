@@ -1,6 +1,7 @@
 //! Traffic to what a real Consul lists.
 
 mod answers;
+mod datacenters;
 mod draining;
 mod fleet;
 mod many;
