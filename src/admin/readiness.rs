@@ -113,9 +113,9 @@ fn unanswered(snapshot: &Snapshot) -> Vec<String> {
         return vec![NOTHING_READ.to_owned()];
     }
     let documents = snapshot.report.unread.iter().map(|provider| format!("{provider} was not read yet"));
-    let sources = snapshot.upstreams().filter(|upstream| !upstream.known).map(|upstream| match &upstream.source {
-        Some(source) => format!("upstream {}: {source} has not answered yet", upstream.label),
-        None => format!("upstream {}: its host names are not resolved yet", upstream.label),
+    let sources = snapshot.upstreams().filter(|upstream| !upstream.known).map(|upstream| match &*upstream.sources {
+        [_, ..] => format!("upstream {}: {} has not answered yet", upstream.label, upstream.source_text()),
+        [] => format!("upstream {}: its host names are not resolved yet", upstream.label),
     });
     documents.chain(sources).collect()
 }

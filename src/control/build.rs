@@ -19,7 +19,7 @@ use crate::spec::endpoint::{Address, EndpointSpec, Labels, Penalty};
 use crate::spec::name::{ItemRef, Name, ProviderId};
 use crate::spec::problem::Problem;
 use crate::spec::route::{Choice, TargetSpec};
-use crate::spec::source::DnsRecords;
+use crate::spec::source::Source;
 use crate::spec::upstream::{Priorities, UpstreamSource, UpstreamSpec};
 
 /// Makes snapshots, and remembers of what it made the last one.
@@ -38,6 +38,7 @@ pub(super) struct Builder {
 struct Input {
     spec: Arc<UpstreamSpec>,
     endpoints: Arc<[EndpointSpec]>,
+    positions: BTreeMap<Address, u16>,
     resolved: BTreeMap<Arc<str>, Arc<[EndpointSpec]>>,
     held: bool,
     kept: Option<Arc<BTreeSet<Address>>>,
@@ -237,7 +238,7 @@ impl Builder {
                 held: merged.held && merged.kept.as_ref().is_none_or(|kept| kept.contains(&spec.address)),
                 drained: merged.drained.contains(&address),
                 penalty: merged.penalties.as_ref().and_then(|all| all.get(&spec.address).cloned()),
-                priority: self.priority(&merged.spec, &spec.labels),
+                priority: self.priority(&merged.spec, &spec.labels, merged.positions.get(&spec.address).copied()),
                 state: states.get(&address).map_or_else(|| Arc::new(EndpointState::new(address)), |s| Arc::clone(s)),
             })
             .collect();
@@ -260,7 +261,7 @@ impl Builder {
         let same_settings = before.filter(|before| *before.settings == merged.spec.settings);
         if let (Some(before), Some(_)) = (same_endpoints, same_settings)
             && before.provider == merged.provider
-            && before.source == merged.source
+            && before.sources == merged.sources
             && before.known == merged.known
             && before.fallback == fallback
         {
@@ -279,7 +280,7 @@ impl Builder {
             affinity,
             label: Arc::clone(label),
             provider: merged.provider,
-            source: merged.source.clone(),
+            sources: Arc::clone(&merged.sources),
             settings: same_settings
                 .map_or_else(|| Arc::new(merged.spec.settings.clone()), |before| Arc::clone(&before.settings)),
             fallback,
@@ -289,14 +290,15 @@ impl Builder {
         })
     }
 
-    /// As the settings say; where they are silent, as SRV records do.
-    fn priority(&self, spec: &UpstreamSpec, labels: &Labels) -> u16 {
-        match (&spec.settings.priorities, &spec.source) {
-            (Priorities::None, UpstreamSource::Dns(_)) => {
-                labels.get(DnsRecords::PRIORITY).and_then(|priority| priority.parse().ok()).unwrap_or(0)
-            }
-            (priorities, _) => priorities.level(labels, &self.own),
-        }
+    /// By the position of its source, then as the settings say; where they are silent, as the source does.
+    fn priority(&self, spec: &UpstreamSpec, labels: &Labels, position: Option<u16>) -> u16 {
+        let told = || labels.get(Source::PRIORITY).and_then(|priority| priority.parse().ok()).unwrap_or(0);
+        let (levels, level) = match (&spec.settings.priorities, &spec.source) {
+            (Priorities::None, UpstreamSource::Dns(_)) => (1, told()),
+            (Priorities::None, UpstreamSource::Consul(services)) if services[0].near.is_some() => (2, told()),
+            (priorities, _) => (priorities.levels(), priorities.level(labels, &self.own)),
+        };
+        position.unwrap_or(0).saturating_mul(levels).saturating_add(level)
     }
 
     fn routes(&mut self, merged: &Merged, before: &Snapshot, upstreams: &[Option<Arc<Upstream>>]) -> Arc<RouteTable> {
@@ -418,6 +420,7 @@ impl Input {
         Self {
             spec: Arc::clone(&merged.spec),
             endpoints: Arc::clone(&merged.endpoints),
+            positions: merged.positions.clone(),
             resolved: merged.resolved.clone(),
             held: merged.held,
             kept: merged.kept.clone(),
@@ -431,6 +434,7 @@ impl Input {
     fn is(&self, merged: &MergedUpstream) -> bool {
         Arc::ptr_eq(&self.spec, &merged.spec)
             && Arc::ptr_eq(&self.endpoints, &merged.endpoints)
+            && self.positions == merged.positions
             && self.resolved.len() == merged.resolved.len()
             && self
                 .resolved
@@ -457,7 +461,7 @@ fn fold(upstream: &MergedUpstream) -> (BTreeMap<SocketAddr, EndpointSpec>, Vec<P
             let newer = (endpoint.modified, &endpoint.id) > (known.modified, &known.id);
             let (winner, loser) = if newer { (endpoint, known) } else { (known, endpoint) };
             duplicates.push(Problem::new(
-                upstream.source.as_ref().map_or_else(|| "configuration".to_owned(), ToString::to_string),
+                upstream.sources.first().map_or_else(|| "configuration".to_owned(), ToString::to_string),
                 format!("upstreams.{}", upstream.name),
                 format!("{address} is registered twice: `{}` is newer and wins over `{}`", winner.id, loser.id),
             ));

@@ -71,8 +71,11 @@ pub(super) struct MergedUpstream {
     pub(super) name: Name,
     pub(super) provider: ProviderId,
     pub(super) spec: Arc<UpstreamSpec>,
-    pub(super) source: Option<Source>,
+    /// The first one goes first.
+    pub(super) sources: Arc<[Source]>,
     pub(super) endpoints: Arc<[EndpointSpec]>,
+    /// Of endpoints of further sources, the position of theirs.
+    pub(super) positions: BTreeMap<Address, u16>,
     /// The addresses of host names among the endpoints; a name not read yet is absent.
     pub(super) resolved: BTreeMap<Arc<str>, Arc<[EndpointSpec]>>,
     pub(super) held: bool,
@@ -275,23 +278,23 @@ impl Merged {
         states: &BTreeMap<ProviderId, Arc<ProviderState>>,
         rules: &Rules,
     ) {
-        let source = match &spec.source {
-            UpstreamSource::Consul(service) if rules.consul => Some(Source::Consul(service.clone())),
+        let sources: Arc<[Source]> = match &spec.source {
+            UpstreamSource::Consul(services) if rules.consul => services.iter().cloned().map(Source::Consul).collect(),
             UpstreamSource::Etcd { prefix, format } if rules.etcd_prefix.is_some() => {
                 let ours = rules.etcd_prefix.as_deref().unwrap_or_default();
                 let prefix = prefix.clone().unwrap_or_else(|| format!("{ours}endpoints/{name}/").into());
-                Some(Source::Etcd { prefix, format: *format })
+                [Source::Etcd { prefix, format: *format }].into()
             }
-            UpstreamSource::Dns(records) => Some(Source::Records(records.clone())),
+            UpstreamSource::Dns(records) => [Source::Records(records.clone())].into(),
             UpstreamSource::Consul(_) => {
                 self.report.remarks.push(off(name, "consul"));
-                None
+                [].into()
             }
             UpstreamSource::Etcd { .. } => {
                 self.report.remarks.push(off(name, "etcd"));
-                None
+                [].into()
             }
-            UpstreamSource::Static(_) => None,
+            UpstreamSource::Static(_) => [].into(),
         };
         let endpoints = match &spec.source {
             UpstreamSource::Static(endpoints) => Arc::clone(endpoints),
@@ -301,8 +304,9 @@ impl Merged {
             name: name.clone(),
             provider,
             spec: Arc::clone(spec),
-            source,
+            sources,
             endpoints,
+            positions: BTreeMap::new(),
             resolved: BTreeMap::new(),
             held: false,
             kept: None,
@@ -311,7 +315,7 @@ impl Merged {
             drained: Arc::default(),
         };
         upstream.read(states);
-        self.wanted.extend(upstream.sources());
+        self.wanted.extend(upstream.reads());
         self.upstreams.insert(label, upstream);
     }
 }
@@ -321,14 +325,18 @@ impl MergedUpstream {
     fn read(&mut self, states: &BTreeMap<ProviderId, Arc<ProviderState>>) {
         // One whose registry is off is known: nobody will ever answer, and readiness must not wait for that.
         self.known = true;
-        if let Some(source) = &self.source {
-            let state = states.get(&source.provider());
-            let known = state.and_then(|state| state.sources.get(source));
-            self.endpoints = known.map_or_else(|| Arc::from([]), |known| Arc::clone(&known.endpoints));
-            self.held = known.is_some_and(|known| known.origin == Origin::Held);
-            self.known = known.is_some();
-            self.kept = state.and_then(|state| state.kept.addresses.get(source)).map(Arc::clone);
-            self.penalties = state.and_then(|state| state.kept.penalties.get(source)).map(Arc::clone);
+        match &*Arc::clone(&self.sources) {
+            [] => {}
+            [source] => {
+                let state = states.get(&source.provider());
+                let known = state.and_then(|state| state.sources.get(source));
+                self.endpoints = known.map_or_else(|| Arc::from([]), |known| Arc::clone(&known.endpoints));
+                self.held = known.is_some_and(|known| known.origin == Origin::Held);
+                self.known = known.is_some();
+                self.kept = state.and_then(|state| state.kept.addresses.get(source)).map(Arc::clone);
+                self.penalties = state.and_then(|state| state.kept.penalties.get(source)).map(Arc::clone);
+            }
+            several => self.read_several(several, states),
         }
         self.resolved.clear();
         for endpoint in self.endpoints.iter() {
@@ -342,13 +350,52 @@ impl MergedUpstream {
         }
     }
 
+    /// Reads sources that go one after another. It is known when one of them is: one that is far away may be out of reach
+    /// for long. An address that several have belongs to the first of them.
+    fn read_several(&mut self, sources: &[Source], states: &BTreeMap<ProviderId, Arc<ProviderState>>) {
+        let mut all: Vec<EndpointSpec> = Vec::new();
+        let (mut kept, mut penalties) = (BTreeSet::new(), BTreeMap::new());
+        let mut seen = BTreeSet::new();
+        self.positions.clear();
+        (self.known, self.held) = (false, false);
+        for (position, source) in (0..).zip(sources) {
+            let Some(state) = states.get(&source.provider()) else { continue };
+            let Some(known) = state.sources.get(source) else { continue };
+            self.known = true;
+            let own = known.endpoints.iter().filter(|endpoint| !seen.contains(&endpoint.address));
+            let own: Vec<EndpointSpec> = own.cloned().collect();
+            let addresses = own.iter().map(|endpoint| &endpoint.address);
+            if position > 0 {
+                self.positions.extend(addresses.clone().cloned().map(|address| (address, position)));
+            }
+            if known.origin == Origin::Held {
+                self.held = true;
+                let of_source = state.kept.addresses.get(source);
+                let held = addresses.clone().filter(|address| of_source.is_none_or(|kept| kept.contains(*address)));
+                kept.extend(held.cloned());
+            }
+            let of_source = state.kept.penalties.get(source).map(Arc::clone).unwrap_or_default();
+            penalties.extend(
+                addresses.clone().filter_map(|address| Some((address.clone(), of_source.get(address)?.clone()))),
+            );
+            seen.extend(addresses.cloned());
+            all.extend(own);
+        }
+        // What did not change is the same object.
+        if *self.endpoints != *all {
+            self.endpoints = all.into();
+        }
+        self.kept = self.held.then(|| Arc::new(kept));
+        self.penalties = (!penalties.is_empty()).then(|| Arc::new(penalties));
+    }
+
     /// All that it is read from.
-    fn sources(&self) -> impl Iterator<Item = Source> {
+    fn reads(&self) -> impl Iterator<Item = Source> {
         let names = self.endpoints.iter().filter_map(|endpoint| match &endpoint.address {
             Address::Name { host, .. } => Some(Source::Dns { host: Arc::clone(host) }),
             Address::Ip(_) => None,
         });
-        self.source.clone().into_iter().chain(names)
+        self.sources.iter().cloned().chain(names)
     }
 }
 

@@ -30,6 +30,8 @@ pub enum ProxyError {
         /// Whether more than one try was made.
         retried: bool,
     },
+    /// The endpoint was drained, and did not answer in the time for that.
+    Drained,
     /// The endpoint's answer is not HTTP.
     BadResponse,
     /// No response head in time, or the whole exchange took too long.
@@ -59,6 +61,7 @@ impl ProxyError {
             | Self::Denied
             | Self::Unresolved
             | Self::Overloaded { .. }
+            | Self::Drained
             | Self::BadResponse
             | Self::Timeout
             | Self::ClientGone
@@ -74,7 +77,9 @@ impl ProxyError {
     pub fn status(self) -> StatusCode {
         match self {
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::NoEndpoint | Self::Unresolved | Self::Overloaded { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoEndpoint | Self::Unresolved | Self::Overloaded { .. } | Self::Drained => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Denied => StatusCode::FORBIDDEN,
             Self::Unreachable { .. } | Self::Reset { .. } | Self::BadResponse => StatusCode::BAD_GATEWAY,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
@@ -98,6 +103,7 @@ impl ProxyError {
             Self::Unreachable { retried: false } => Flag::UpstreamConnectFailure,
             Self::Unreachable { retried: true } | Self::Reset { retried: true } => Flag::UpstreamRetryLimitExceeded,
             Self::Reset { retried: false } => Flag::UpstreamConnectionTermination,
+            Self::Drained => Flag::LocalReset,
             Self::BadResponse => Flag::UpstreamProtocolError,
             Self::Timeout => Flag::UpstreamTimeout,
             Self::ClientGone => Flag::DownstreamConnectionTermination,
@@ -118,6 +124,7 @@ impl ProxyError {
             Self::Overloaded { .. } => "overloaded",
             Self::Unreachable { .. } => "endpoint_unreachable",
             Self::Reset { .. } => "endpoint_reset",
+            Self::Drained => "endpoint_drained",
             Self::BadResponse => "endpoint_protocol_error",
             Self::Timeout => "timeout",
             Self::ClientGone => "client_gone",
@@ -140,6 +147,7 @@ impl ProxyError {
             | Self::Overloaded { .. }
             | Self::Unreachable { .. }
             | Self::Reset { .. }
+            | Self::Drained
             | Self::BadResponse
             | Self::Timeout
             | Self::Loop => false,
@@ -149,7 +157,7 @@ impl ProxyError {
     /// Seconds after which trying again makes sense, for `Retry-After`.
     pub fn retry_after(self) -> Option<u32> {
         match self {
-            Self::NoEndpoint | Self::Unresolved => Some(1),
+            Self::NoEndpoint | Self::Unresolved | Self::Drained => Some(1),
             Self::Overloaded { seconds } => Some(seconds),
             Self::NoRoute
             | Self::Denied

@@ -19,6 +19,8 @@ pub enum Flag {
     UpstreamProtocolError,
     /// No response in time.
     UpstreamTimeout,
+    /// The gateway cut it: its endpoint was drained, or the gateway stopped, and the time for that was over.
+    LocalReset,
     /// Too much is going on at the upstream, or its breaker is open.
     UpstreamOverflow,
     /// The client is not allowed.
@@ -47,6 +49,7 @@ impl Flag {
             Self::UpstreamRetryLimitExceeded => "URX",
             Self::UpstreamProtocolError => "UPE",
             Self::UpstreamTimeout => "UT",
+            Self::LocalReset => "LR",
             Self::UpstreamOverflow => "UO",
             Self::Unauthorized => "UAEX",
             Self::DownstreamConnectionTermination => "DC",

@@ -15,6 +15,11 @@ use tokio::time::Sleep;
 pub(super) struct Alarms(RefCell<Slab<(Instant, Waker)>>);
 
 impl Alarms {
+    /// Wakes all: they may have something else to see.
+    pub(super) fn ring_all(&self) {
+        self.0.borrow().iter().for_each(|(_, (_, waker))| waker.wake_by_ref());
+    }
+
     /// Wakes those whose time has come.
     pub(super) fn ring(&self, now: Instant) {
         for (_, (at, waker)) in self.0.borrow().iter() {

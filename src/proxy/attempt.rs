@@ -5,6 +5,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use super::alarm::Alarm;
+use super::drain::Stage;
 use super::forward::Destination;
 use super::frame::Frame;
 use super::http1::{Broken, Head};
@@ -45,7 +46,7 @@ pub(super) async fn attempt(
     let settings = &destination.upstream.upstream.settings;
     let began = frame.attempt_started.unwrap_or(frame.started);
     while !fresh && let Some(mut connection) = endpoint.kept.take(settings.keep_alive, began) {
-        match send(frame, destination, &mut connection, outbound, began).await {
+        match send(frame, destination, endpoint, &mut connection, outbound, began).await {
             Ok(head) => return Ok((head, connection)),
             Err(Failure { outcome: Some(Outcome { unsent: true, .. }), .. }) => {}
             Err(failure) => return Err(failure.on_kept()),
@@ -63,7 +64,7 @@ pub(super) async fn attempt(
     drop(pending);
     match opened {
         Ok(mut connection) => {
-            let sent = send(frame, destination, &mut connection, outbound, Instant::now()).await;
+            let sent = send(frame, destination, endpoint, &mut connection, outbound, Instant::now()).await;
             match &sent {
                 Ok(_) => upstream.note_tls(endpoint, None),
                 Err(Failure { result: Some(AttemptResult::Connect), cause, .. }) => {
@@ -99,6 +100,13 @@ impl Failure {
     fn sent(result: AttemptResult, error: ProxyError, condition: Condition, cause: impl Into<String>) -> Self {
         let outcome = Some(Outcome { condition, unsent: false, stale: false });
         Self { result: Some(result), error, outcome, is_of_endpoint: true, cause: cause.into() }
+    }
+
+    /// The time of the endpoint's drain was over.
+    fn drained() -> Self {
+        let cause = "the endpoint is drained, and its time is over";
+        let failure = Self::sent(AttemptResult::Reset, ProxyError::Drained, Condition::Reset, cause);
+        Self { is_of_endpoint: false, ..failure }
     }
 
     /// The connection had been kept: its end without a word says little of the endpoint.
@@ -142,30 +150,30 @@ impl Failure {
 async fn send(
     frame: &Frame,
     destination: &Destination,
+    endpoint: &LocalEndpoint,
     connection: &mut Connection,
     outbound: &mut Outbound,
     sent: Instant,
 ) -> Result<Head, Failure> {
-    let link = &mut *connection.link;
+    let (link, drain) = (&mut *connection.link, &endpoint.drain);
     link.begin(outbound);
     let mut alarm = Alarm::new(&frame.worker.alarms, sent);
     let outcome = std::future::poll_fn(|cx| {
         if let Poll::Ready(outcome) = link.poll_response(outbound, cx) {
-            return Poll::Ready(Some(outcome));
+            return Poll::Ready(Ok(outcome));
+        }
+        // All who wait are woken when a drain ends.
+        if drain.stage() == Stage::Cut {
+            return Poll::Ready(Err(Failure::drained()));
         }
         // The endpoint's time begins when it has the whole request: an upload may take long.
         if alarm.poll(destination.head_deadline(sent, frame.request_flow.as_deref()), cx) {
-            return Poll::Ready(None);
+            let cause = "no response head in time";
+            let late = Failure::sent(AttemptResult::Timeout, ProxyError::Timeout, Condition::PerTryTimeout, cause);
+            return Poll::Ready(Err(late));
         }
         Poll::Pending
     })
     .await;
-    match outcome {
-        Some(Ok(head)) => Ok(head),
-        None => {
-            let cause = "no response head in time";
-            Err(Failure::sent(AttemptResult::Timeout, ProxyError::Timeout, Condition::PerTryTimeout, cause))
-        }
-        Some(Err(broken)) => Err(Failure::of(&broken, frame.request_flow.as_deref())),
-    }
+    outcome?.map_err(|broken| Failure::of(&broken, frame.request_flow.as_deref()))
 }

@@ -17,12 +17,12 @@ use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
 use super::arrears::Arrears;
+use super::carried::Carried;
 use super::crowd::Seat;
 use super::headers::Peer;
 use super::http2::{PREFACE, Streams, serve_http2};
 use super::serve::serve;
 use super::tls::{Shaken, shake};
-use super::tunnel::Carried;
 use super::wire::Wire;
 use super::worker::{LocalListener, Worker};
 use crate::exchange::Flag;
@@ -83,6 +83,16 @@ impl ClientConnection {
         if streams.ends(given_up) {
             tracing::debug!(listener = %self.listener.name, client = %self.peer.address, "a client gives up most of its requests: its connection is closed");
             self.place.worker.connection_breaks(self.place.entry);
+        }
+    }
+}
+
+impl ClientConnection {
+    /// Ends the connection, or, where it carries many, the exchange of one response.
+    pub(super) fn cut(&self, response: Option<usize>) {
+        match (&self.streams, response) {
+            (Some(streams), Some(response)) => streams.cut(response),
+            (None, _) | (_, None) => self.place.worker.connection_breaks(self.place.entry),
         }
     }
 }

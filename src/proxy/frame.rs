@@ -13,12 +13,13 @@ use http::{HeaderName, HeaderValue, Method, Request, Version, header};
 use http_body::{Frame as BodyFrame, SizeHint};
 use hyper::body::Incoming;
 
+use super::carried::Carried;
 use super::connection::ClientConnection;
+use super::drain::{Stage, Visit};
 use super::headers::{Noted, trace_id};
 use super::http2::Streams;
 use super::kept::Connection;
 use super::local::{LocalEndpoint, LocalRoute, LocalUpstream};
-use super::tunnel::Carried;
 use super::worker::Worker;
 use crate::exchange::body::BodyError;
 use crate::exchange::error::CLIENT_CLOSED_REQUEST;
@@ -165,12 +166,18 @@ impl Frame {
         let broken_off = match &self.response_flow {
             Some(flow) if self.tunnelled.is_none() => match flow.failure() {
                 Some(failure) => Some(failure.flag()),
+                None if !flow.is_complete() && self.is_cut() => Some(Flag::LocalReset),
                 None if !flow.is_complete() => Some(Flag::DownstreamConnectionTermination),
                 None => None,
             },
             Some(_) | None => self.tunnelled.as_ref().and_then(|carried| carried.was_cut()),
         };
         (self.status, self.flag.or(broken_off))
+    }
+
+    /// Whether the endpoint's drain has ended everything there.
+    fn is_cut(&self) -> bool {
+        self.endpoint.as_ref().is_some_and(|endpoint| endpoint.drain.stage() == Stage::Cut)
     }
 
     fn tell(&self, now: Instant) {
@@ -254,6 +261,8 @@ pub(super) struct Outgoing {
     frame: Option<Box<Frame>>,
     /// Its place among the responses of an HTTP/2 connection, whose client may take some and not this one.
     sending: Option<usize>,
+    /// Its stay at the endpoint that it comes from.
+    _visit: Option<Visit>,
 }
 
 impl Outgoing {
@@ -263,7 +272,11 @@ impl Outgoing {
             let min_rate = frame.connection.listener.settings.min_rate;
             Some(streams.sends(frame.worker.clock.load(Relaxed), min_rate))
         });
-        Self { body, frame, sending }
+        let visit = frame.as_ref().filter(|_| matches!(body, Body::Stream(_))).and_then(|frame| {
+            let endpoint = frame.endpoint.as_ref()?;
+            Some(endpoint.drain.responds(&frame.connection, sending))
+        });
+        Self { body, frame, sending, _visit: visit }
     }
 
     /// The response's place, and where that is.

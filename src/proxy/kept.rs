@@ -160,6 +160,11 @@ impl Kept {
     /// Closes all, and those that come back from an exchange.
     pub(super) fn close(&self) {
         self.closed.set(true);
+        self.clear();
+    }
+
+    /// Closes all that are idle now.
+    pub(super) fn clear(&self) {
         self.idle.borrow_mut().clear();
     }
 
@@ -185,7 +190,7 @@ impl LocalEndpoint {
     /// Keeps a connection whose exchange is over.
     pub(super) fn keep(&self, connection: Connection, upstream: &Upstream, now: Instant) {
         let settings = &upstream.settings;
-        let wanted = settings.max_idle_per_endpoint > 0 && !settings.keep_alive.is_zero();
+        let wanted = settings.max_idle_per_endpoint > 0 && !settings.keep_alive.is_zero() && !self.drain.leaves();
         if !wanted || self.kept.closed.get() || !connection.link.persists() || upstream.is_short_of_connections() {
             return;
         }

@@ -2,7 +2,8 @@
 //! over from view to view by the state's identity.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,6 +11,7 @@ use std::time::Instant;
 use http::HeaderValue;
 
 use super::balance::{Latency, Load, Pool};
+use super::drain::Drain;
 use super::kept::Kept;
 use super::secure::LocalTls;
 use super::worker::Worker;
@@ -44,8 +46,8 @@ impl LocalSnapshot {
     }
 
     /// The view of a new snapshot. What is unchanged stays as it is, and every endpoint that lives on keeps its
-    /// connections.
-    pub(super) fn adopt(&self, snapshot: &Snapshot, stats: &Arc<WorkerStats>) -> Self {
+    /// connections. Those that take no more begin to be drained.
+    pub(super) fn adopt(&self, snapshot: &Snapshot, stats: &Arc<WorkerStats>, drains: &mut Vec<Rc<Drain>>) -> Self {
         let routes = if Arc::ptr_eq(&self.routes.table, &snapshot.routes) {
             Rc::clone(&self.routes)
         } else {
@@ -61,10 +63,16 @@ impl LocalSnapshot {
                 let upstream = upstream.as_ref()?;
                 Some(match before(slot) {
                     Some(local) if Arc::ptr_eq(&local.upstream, upstream) => Rc::clone(local),
-                    before => Rc::new(LocalUpstream::new(upstream, before.map(Rc::as_ref), stats)),
+                    before => Rc::new(LocalUpstream::new(upstream, before.map(Rc::as_ref), stats, drains)),
                 })
             })
             .collect();
+        for (slot, local) in self.upstreams.iter().enumerate() {
+            if let Some(local) = local.as_ref().filter(|_| snapshot.upstream(slot).is_none()) {
+                let now = Instant::now();
+                local.endpoints.iter().for_each(|endpoint| local.leave(endpoint, now, drains));
+            }
+        }
         Self { routes, upstreams, certificates: Arc::clone(&snapshot.certificates) }
     }
 
@@ -91,6 +99,14 @@ impl LocalSnapshot {
 
     fn labels(&self) -> impl Iterator<Item = Option<&str>> {
         self.upstreams.iter().map(|local| local.as_ref().map(|local| &*local.upstream.label))
+    }
+
+    /// The drains of all endpoints, also of those that are gone.
+    pub(super) fn drains(&self) -> impl Iterator<Item = &Rc<Drain>> {
+        self.upstreams().flat_map(|local| {
+            let gone = local.gone.iter().map(|(_, drain)| drain);
+            local.endpoints.iter().map(|endpoint| &endpoint.drain).chain(gone)
+        })
     }
 
     /// All upstreams.
@@ -155,6 +171,8 @@ impl LocalRoute {
 pub(super) struct LocalUpstream {
     pub(super) upstream: Arc<Upstream>,
     pub(super) endpoints: Vec<Rc<LocalEndpoint>>,
+    /// Those that it had, while they are drained: one that comes back in that time was never away.
+    gone: Vec<(SocketAddr, Rc<Drain>)>,
     pub(super) duration: Arc<Histogram>,
     pub(super) connections: Rc<ConnectionGauges>,
     attempts: [OnceCell<Arc<Counter>>; 5],
@@ -183,6 +201,7 @@ pub(super) struct LocalEndpoint {
     /// `None`: plain text.
     pub(super) tls: Option<LocalTls>,
     pub(super) kept: Kept,
+    pub(super) drain: Rc<Drain>,
     /// Measured where the balancer asks for it.
     pub(super) latency: Latency,
 }
@@ -198,41 +217,51 @@ impl Load for LocalUpstream {
 }
 
 impl LocalEndpoint {
-    fn new(endpoint: &Endpoint, secure: Option<Secure>) -> Self {
+    fn new(endpoint: &Endpoint, secure: Option<Secure>, drain: Rc<Drain>) -> Self {
         Self {
             state: Arc::clone(&endpoint.state),
             name: endpoint.host.clone(),
             host: host_of(endpoint),
             tls: secure.map(LocalTls::new),
             kept: Kept::default(),
+            drain,
             latency: Latency::default(),
         }
     }
 }
 
 impl LocalUpstream {
-    fn new(upstream: &Arc<Upstream>, before: Option<&Self>, stats: &WorkerStats) -> Self {
+    fn new(upstream: &Arc<Upstream>, before: Option<&Self>, stats: &WorkerStats, drains: &mut Vec<Rc<Drain>>) -> Self {
+        let now = Instant::now();
         let known: HashMap<*const EndpointState, &Rc<LocalEndpoint>> = before
             .map(|before| before.endpoints.iter().map(|endpoint| (Arc::as_ptr(&endpoint.state), endpoint)).collect())
             .unwrap_or_default();
-        let endpoints = upstream
+        let mut gone = before.map(|before| before.left_by(upstream, now, drains)).unwrap_or_default();
+        let mut again = |address: SocketAddr| {
+            let position = gone.iter().position(|(of, _)| *of == address)?;
+            Some(gone.swap_remove(position).1)
+        };
+        let endpoints: Vec<Rc<LocalEndpoint>> = upstream
             .endpoints
             .iter()
             .map(|endpoint| {
                 let secure = upstream.secure(endpoint);
-                if let Some(local) = known.get(&Arc::as_ptr(&endpoint.state)) {
-                    if local.tls.as_ref().map(LocalTls::secure) == secure.as_ref() && local.name == endpoint.host {
-                        return Rc::clone(local);
-                    }
-                    local.kept.close();
+                let Some(local) = known.get(&Arc::as_ptr(&endpoint.state)) else {
+                    let drain = again(endpoint.address).unwrap_or_default();
+                    return Rc::new(LocalEndpoint::new(endpoint, secure, drain));
+                };
+                if local.tls.as_ref().map(LocalTls::secure) == secure.as_ref() && local.name == endpoint.host {
+                    return Rc::clone(local);
                 }
-                Rc::new(LocalEndpoint::new(endpoint, secure))
+                local.kept.close();
+                Rc::new(LocalEndpoint::new(endpoint, secure, Rc::clone(&local.drain)))
             })
             .collect();
         let gauge = |state| stats.upstream_connections(&upstream.label, state);
-        Self {
+        let local = Self {
             upstream: Arc::clone(upstream),
             endpoints,
+            gone,
             duration: stats.upstream_duration(&upstream.label),
             connections: Rc::new(ConnectionGauges {
                 active: gauge(ConnectionState::Active),
@@ -243,7 +272,39 @@ impl LocalUpstream {
             panics: OnceCell::new(),
             epoch: Cell::new(upstream.state.epoch()),
             pools: RefCell::new(vec![None; upstream.settings.subsets.len() + 1]),
+        };
+        for (endpoint, own) in upstream.endpoints.iter().zip(&local.endpoints) {
+            if endpoint.is_admitted() {
+                own.drain.end();
+            } else {
+                local.leave(own, now, drains);
+            }
         }
+        local
+    }
+
+    /// An endpoint takes no more: what is under way there has the time for that.
+    fn leave(&self, endpoint: &LocalEndpoint, now: Instant, drains: &mut Vec<Rc<Drain>>) {
+        if endpoint.drain.begin(now, self.upstream.settings.drain_timeout) {
+            drains.push(Rc::clone(&endpoint.drain));
+        }
+        endpoint.kept.clear();
+    }
+
+    /// The drains of endpoints that are gone: of those that the upstream has no more, and of earlier ones.
+    fn left_by(&self, upstream: &Upstream, now: Instant, drains: &mut Vec<Rc<Drain>>) -> Vec<(SocketAddr, Rc<Drain>)> {
+        let stay: HashSet<*const EndpointState> =
+            upstream.endpoints.iter().map(|endpoint| Arc::as_ptr(&endpoint.state)).collect();
+        let earlier = self.gone.iter().filter(|(_, drain)| !drain.is_over()).cloned();
+        let now_gone = self.endpoints.iter().filter(|endpoint| !stay.contains(&Arc::as_ptr(&endpoint.state)));
+        let now_gone = now_gone.map(|endpoint| {
+            self.leave(endpoint, now, drains);
+            (endpoint.state.address(), Rc::clone(&endpoint.drain))
+        });
+        // Those of another upstream in the same slot are no concern of this one.
+        let same = Arc::ptr_eq(&self.upstream.state, &upstream.state);
+        let gone: Vec<_> = now_gone.chain(earlier).collect();
+        if same { gone } else { Vec::new() }
     }
 
     /// Who can be picked for a target now: looked at again only when usability has changed.

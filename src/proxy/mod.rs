@@ -3,8 +3,8 @@
 //! A request's life in here: `accept` takes its connection, `connection` serves it (over `tls` perhaps, by `http2`
 //! perhaps), `serve` is the exchange in reading order (`gate`, route, target), `breaker` lets it through, `forward` tries
 //! endpoints as often as `retry` allows, each that `room` and `pick` find by an `attempt` over a connection that `kept`
-//! keeps (over TLS by `secure`), `tunnel` carries upgrades, and `frame` tells log and metrics when it is over. `local` is
-//! a worker's view of a snapshot.
+//! keeps (over TLS by `secure`), `tunnel` carries upgrades (`websocket` knows its frames), and `frame` tells log and metrics
+//! when it is over. `local` is a worker's view of a snapshot, `drain` ends what is at endpoints that leave it.
 
 mod accept;
 mod alarm;
@@ -12,8 +12,10 @@ mod arrears;
 mod attempt;
 mod balance;
 mod breaker;
+mod carried;
 mod connection;
 mod crowd;
+mod drain;
 mod forward;
 mod frame;
 mod headers;
@@ -33,6 +35,7 @@ mod steps;
 mod stream;
 mod tls;
 mod tunnel;
+mod websocket;
 mod wire;
 mod worker;
 

@@ -1,5 +1,6 @@
 //! Defines how an exchange comes to an endpoint with room: at once, after a wait in line, or not at all.
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use super::balance::Wish;
@@ -61,17 +62,23 @@ pub(super) async fn find(frame: &mut Frame, destination: &Destination, tried: &[
 fn look(frame: &Frame, destination: &Destination, tried: &[u32]) -> Result<Option<Picked>, ProxyError> {
     let (worker, upstream) = (&frame.worker, &destination.upstream);
     let most = upstream.upstream.settings.max_requests_per_endpoint;
-    let wish = Wish { avoid: tried, key: destination.key, stay: destination.stay, most };
+    let mut avoid = Cow::Borrowed(tried);
     loop {
         let pool = upstream.pool(destination.subset, || worker.random()).ok_or(ProxyError::Unresolved)?;
         if pool.is_empty() {
             return Err(ProxyError::NoEndpoint);
         }
+        let wish = Wish { avoid: &avoid, key: destination.key, stay: destination.stay, most };
         let Some(picked) = upstream.pick(&pool, wish, frame.started, worker) else { return Ok(None) };
-        let state = &upstream.endpoints[picked.index as usize].state;
+        let endpoint = &upstream.endpoints[picked.index as usize];
+        // Who waited, or tries again, knows the endpoints of when it began. When all of them leave, one will do.
+        if endpoint.drain.leaves() && !avoid.contains(&picked.index) {
+            avoid.to_mut().push(picked.index);
+            continue;
+        }
         match most {
-            None => state.enter(),
-            Some(most) if state.enter_below(most) => {}
+            None => endpoint.state.enter(),
+            Some(most) if endpoint.state.enter_below(most) => {}
             Some(_) => continue,
         }
         return Ok(Some(picked));

@@ -44,7 +44,8 @@ pub(super) async fn serve(
         Ok(Answer::Response(response)) => response,
         Ok(Answer::Upgrade { mut response, client, endpoint }) => {
             frame.status = response.status().as_u16();
-            tunnel::spawn(frame, client, endpoint);
+            let websocket = response.headers().get(header::UPGRADE).is_some_and(is_websocket);
+            tunnel::spawn(frame, client, endpoint, websocket);
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             return Ok(response.map(|()| Outgoing::new(Body::Empty, None)));
         }
@@ -313,6 +314,10 @@ fn origin_form(uri: &Uri, path: Option<&str>) -> Result<Uri, ProxyError> {
 
 fn expects_continue(headers: &HeaderMap) -> bool {
     headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+fn is_websocket(protocol: &HeaderValue) -> bool {
+    protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
 }
 
 const CLOSE: HeaderValue = HeaderValue::from_static("close");

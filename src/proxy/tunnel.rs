@@ -1,208 +1,253 @@
-//! Defines an upgraded connection: bytes both ways until both sides have closed, or one that owes something has been
-//! waited for too long.
+//! Defines an upgraded connection: bytes both ways until both sides have closed, one that owes something has been waited
+//! for too long, or the endpoint's drain ends it.
 
-use std::cell::Cell;
-use std::io::{self, IoSlice};
+use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
+use super::carried::Carried;
+use super::drain::{Stage, Visit};
 use super::frame::Frame;
 use super::kept::Connection;
+use super::websocket::{Frames, close_for_client, close_for_endpoint};
 use crate::exchange::Flag;
 
 /// Buffer of each direction, in bytes.
 const BUFFER: usize = 16 * 1024;
 
-/// What is known of an upgraded connection while it is carried: to the log, which has it however the connection ends
-/// (most end by breaking), and to the worker's sweep.
-#[derive(Debug)]
-pub(super) struct Carried {
-    /// Bytes that came from each side so far.
-    pub(super) from_client: Cell<u64>,
-    pub(super) from_endpoint: Cell<u64>,
-    /// Since which second the endpoint has taken nothing of what is to be sent; `None`: it takes it. Of the client its
-    /// connection tells.
-    stalled: Cell<Option<u32>>,
-    /// Since which second one side has ended and nothing has come from the other.
-    alone: Cell<Option<u32>>,
-    /// How long either may last.
-    longest: Duration,
-    cut: Cell<Option<Flag>>,
-    /// Seconds of the worker.
-    clock: Arc<AtomicU32>,
-}
-
-impl Carried {
-    fn new(longest: Duration, clock: &Arc<AtomicU32>) -> Rc<Self> {
-        Rc::new(Self {
-            from_client: Cell::new(0),
-            from_endpoint: Cell::new(0),
-            stalled: Cell::new(None),
-            alone: Cell::new(None),
-            longest,
-            cut: Cell::new(None),
-            clock: Arc::clone(clock),
-        })
-    }
-
-    /// For how many seconds a side has been waited for that owes something, and how long it may be. A connection on which
-    /// nobody has anything to say is not waited for.
-    pub(super) fn waits(&self, now: u32) -> (u32, Duration) {
-        let longest = |since: &Cell<Option<u32>>| since.get().map_or(0, |since| now.saturating_sub(since));
-        let seconds = longest(&self.stalled).max(longest(&self.alone));
-        if Duration::from_secs(seconds.into()) > self.longest {
-            self.cut(Flag::UpstreamTimeout);
-        }
-        (seconds, self.longest)
-    }
-
-    /// It ends for this reason.
-    pub(super) fn cut(&self, flag: Flag) {
-        self.cut.set(Some(flag));
-    }
-
-    /// Why it was ended, when it was.
-    pub(super) fn was_cut(&self) -> Option<Flag> {
-        self.cut.get()
-    }
-
-    /// So many bytes came from one side; none: it has ended.
-    fn came(&self, count: &Cell<u64>, bytes: usize) {
-        count.set(count.get() + bytes as u64);
-        if bytes == 0 || self.alone.get().is_some() {
-            self.alone.set(Some(self.clock.load(Relaxed)));
-        }
-    }
-
-    /// The endpoint was given bytes; whether it took any.
-    fn went(&self, taken: bool) {
-        let now = self.clock.load(Relaxed);
-        self.stalled.set(if taken { None } else { self.stalled.get().or(Some(now)) });
-    }
+/// How it ended, when it did not break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Both sides have.
+    Closed,
+    /// The endpoint's drain was over.
+    Cut,
 }
 
 /// Carries bytes both ways. A side that ends its half is told so to the other, whose half goes on.
-/// The exchange ends when both have ended, or either breaks.
-pub(super) fn spawn(mut frame: Box<Frame>, client: OnUpgrade, endpoint: Connection) {
+/// The exchange ends when both have ended, either breaks, or the endpoint's drain is over; a WebSocket is told to close
+/// before that (`websocket`: the protocol is this one).
+pub(super) fn spawn(mut frame: Box<Frame>, client: OnUpgrade, endpoint: Connection, websocket: bool) {
     let carried = Carried::new(frame.idle_timeout(), &frame.worker.clock);
     frame.tunnelled = Some(Rc::clone(&carried));
     let (connection, known) = (Rc::clone(&frame.connection), Rc::clone(&carried));
     let task = tokio::task::spawn_local(async move {
         // Ends with the task, also when that is cut off at a stop.
-        let _frame = frame;
-        if let Err(error) = carry(client, endpoint, &carried).await {
-            tracing::debug!("an upgraded connection broke: {error}");
+        let frame = frame;
+        let Some(visit) = frame.endpoint().map(|endpoint| endpoint.drain.visit()) else { return };
+        let closes =
+            websocket.then(|| [close_for_client(), close_for_endpoint((frame.worker.random() as u32).to_be_bytes())]);
+        match carry(client, endpoint, &carried, &visit, closes).await {
+            Ok(End::Closed) => {}
+            Ok(End::Cut) => carried.cut(Flag::LocalReset),
+            Err(error) => tracing::debug!("an upgraded connection broke: {error}"),
         }
     });
     connection.upgrades(task.abort_handle(), &known);
 }
 
-async fn carry(client: OnUpgrade, endpoint: Connection, carried: &Carried) -> io::Result<()> {
+async fn carry(
+    client: OnUpgrade,
+    endpoint: Connection,
+    carried: &Carried,
+    visit: &Visit,
+    closes: Option<[Vec<u8>; 2]>,
+) -> io::Result<End> {
     // Counted as active until it is over.
     let Connection { link, active: _active, place: _place } = endpoint;
-    let client = client.await.map_err(io::Error::other)?;
-    let (endpoint, came) = link.into_stream().ok_or(io::ErrorKind::BrokenPipe)?;
-    let mut client = Side { io: TokioIo::new(client), carried, is_client: true };
-    let mut endpoint = Side { io: endpoint, carried, is_client: false };
+    let mut client = TokioIo::new(client.await.map_err(io::Error::other)?);
+    let (mut endpoint, came) = link.into_stream().ok_or(io::ErrorKind::BrokenPipe)?;
     carried.from_endpoint.set(came.len() as u64);
-    client.write_all(&came).await?;
-    client.flush().await?;
-    tokio::io::copy_bidirectional_with_sizes(&mut client, &mut endpoint, BUFFER, BUFFER).await?;
-    Ok(())
+    let mut down = Way::new(&came, carried, false, closes.is_some());
+    let mut up = Way::new(&[], carried, true, closes.is_some());
+    let mut closes = closes;
+    let end = poll_fn(|cx| {
+        match visit.poll(cx) {
+            Stage::Cut => return Poll::Ready(io::Result::Ok(End::Cut)),
+            Stage::Closing => {
+                // Where one side closes it already, the other's answer is on its way.
+                if let Some([to_client, to_endpoint]) = closes.take()
+                    && !down.is_closing()
+                    && !up.is_closing()
+                {
+                    down.close(to_client);
+                    up.close(to_endpoint);
+                }
+            }
+            Stage::Open => {}
+        }
+        let ended = [down.poll(&mut endpoint, &mut client, cx)?, up.poll(&mut client, &mut endpoint, cx)?];
+        if ended.iter().all(Poll::is_ready) { Poll::Ready(Ok(End::Closed)) } else { Poll::Pending }
+    })
+    .await?;
+    if end == End::Closed {
+        // What was told to close was not shut down yet. Whoever has gone already cannot be told.
+        let _ = tokio::join!(client.shutdown(), endpoint.shutdown());
+    }
+    Ok(end)
 }
 
-/// One side, whose bytes are counted as they come, and which is watched as it takes the other's.
-struct Side<'c, T> {
-    io: T,
+/// One direction.
+#[derive(Debug)]
+struct Way<'c> {
+    buffer: Vec<u8>,
+    /// Of the buffer, what is to be written.
+    from: usize,
+    to: usize,
+    /// Something is written that may not have been sent.
+    behind_flush: bool,
     carried: &'c Carried,
-    is_client: bool,
+    /// From the client to the endpoint.
+    is_up: bool,
+    /// What has been written of a WebSocket.
+    frames: Option<Frames>,
+    state: State,
 }
 
-impl<T> Side<'_, T> {
-    fn wrote(&self, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if !self.is_client {
-            self.carried.went(outcome.is_ready());
+#[derive(Debug)]
+enum State {
+    Passing,
+    /// At the next end of a frame, this is written, and nothing after it.
+    Closing(Vec<u8>),
+    /// The frame that closes it is written as far as that; what comes is dropped until its side closes, too.
+    Closed(Vec<u8>, usize),
+    /// Its side has ended.
+    Ending,
+    Ended,
+}
+
+impl<'c> Way<'c> {
+    /// `came`: read already.
+    fn new(came: &[u8], carried: &'c Carried, is_up: bool, websocket: bool) -> Self {
+        let mut buffer = came.to_vec();
+        buffer.resize(BUFFER.max(came.len()), 0);
+        let frames = websocket.then(Frames::default);
+        Self { buffer, from: 0, to: came.len(), behind_flush: false, carried, is_up, frames, state: State::Passing }
+    }
+
+    /// Whether a close frame passes or has passed.
+    fn is_closing(&self) -> bool {
+        self.frames.as_ref().is_some_and(Frames::closes)
+    }
+
+    /// Has it closed by this frame, as soon as that does not cut another.
+    fn close(&mut self, frame: Vec<u8>) {
+        if let State::Passing = self.state {
+            self.state = State::Closing(frame);
         }
-        outcome
     }
-}
 
-impl<T: AsyncRead + Unpin> AsyncRead for Side<'_, T> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buf.filled().len();
-        let read = Pin::new(&mut this.io).poll_read(cx, buf);
-        if matches!(read, Poll::Ready(Ok(()))) {
-            let carried = this.carried;
-            let count = if this.is_client { &carried.from_client } else { &carried.from_endpoint };
-            carried.came(count, buf.filled().len() - before);
+    /// Carries what comes; ready when nothing more is to be carried.
+    fn poll<R, W>(&mut self, read: &mut R, write: &mut W, cx: &mut Context<'_>) -> Poll<io::Result<()>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        loop {
+            match &mut self.state {
+                State::Passing => {
+                    while self.from < self.to {
+                        ready!(self.poll_write(self.to, write, cx))?;
+                    }
+                }
+                State::Closing(frame) => {
+                    let frames = self.frames.get_or_insert_default();
+                    if frames.is_between() {
+                        frames.pass(&self.buffer[self.from..self.to]);
+                        (self.from, self.to) = (0, 0);
+                        self.state = State::Closed(std::mem::take(frame), 0);
+                        continue;
+                    }
+                    let end = self.from + frames.rest(&self.buffer[self.from..self.to]);
+                    if self.from < end {
+                        ready!(self.poll_write(end, write, cx))?;
+                        continue;
+                    }
+                }
+                State::Closed(frame, written) if *written < frame.len() => {
+                    let polled = Pin::new(&mut *write).poll_write(cx, &frame[*written..]);
+                    *written += ready!(wrote(self.carried, self.is_up, polled))?;
+                    self.behind_flush = true;
+                    continue;
+                }
+                State::Closed(..) => {
+                    if self.frames.as_ref().is_none_or(Frames::has_closed) {
+                        ready!(self.poll_flush(write, cx))?;
+                        self.state = State::Ended;
+                        continue;
+                    }
+                }
+                State::Ending => {
+                    ready!(Pin::new(&mut *write).poll_shutdown(cx))?;
+                    self.state = State::Ended;
+                }
+                State::Ended => return Poll::Ready(Ok(())),
+            }
+            let Poll::Ready(came) = self.poll_read(read, cx) else {
+                ready!(self.poll_flush(write, cx))?;
+                return Poll::Pending;
+            };
+            if came? == 0 {
+                self.state = State::Ending;
+            }
         }
-        read
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for Side<'_, T> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let wrote = Pin::new(&mut this.io).poll_write(cx, buf);
-        this.wrote(wrote)
     }
 
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
+    /// Reads into the buffer, all of which is written.
+    fn poll_read<R: AsyncRead + Unpin>(&mut self, read: &mut R, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::new(&mut self.buffer);
+        ready!(Pin::new(read).poll_read(cx, &mut buffer))?;
+        let came = buffer.filled().len();
+        let count = if self.is_up { &self.carried.from_client } else { &self.carried.from_endpoint };
+        self.carried.came(count, came);
+        if let State::Closed(..) = self.state {
+            // Nobody wants it.
+            self.frames.get_or_insert_default().pass(&self.buffer[..came]);
+        } else {
+            (self.from, self.to) = (0, came);
+        }
+        Poll::Ready(Ok(came))
+    }
+
+    /// Writes some of the buffer, as far as `end`.
+    fn poll_write<W: AsyncWrite + Unpin>(
+        &mut self,
+        end: usize,
+        write: &mut W,
         cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let wrote = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
-        this.wrote(wrote)
+    ) -> Poll<io::Result<()>> {
+        let polled = Pin::new(write).poll_write(cx, &self.buffer[self.from..end]);
+        let count = ready!(wrote(self.carried, self.is_up, polled))?;
+        if let Some(frames) = &mut self.frames {
+            frames.pass(&self.buffer[self.from..self.from + count]);
+        }
+        self.from += count;
+        self.behind_flush = true;
+        Poll::Ready(Ok(()))
     }
 
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    fn poll_flush<W: AsyncWrite + Unpin>(&mut self, write: &mut W, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.behind_flush {
+            ready!(Pin::new(write).poll_flush(cx))?;
+            self.behind_flush = false;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_who_owes_something_is_waited_for() {
-        let clock = Arc::<AtomicU32>::default();
-        let carried = Carried::new(Duration::from_secs(5), &clock);
-        let waits_at = |second: u32| {
-            clock.store(second, Relaxed);
-            carried.waits(second).0
-        };
-        carried.came(&carried.from_client, 10);
-        assert_eq!(waits_at(100), 0, "nobody has anything to say");
-        carried.went(false);
-        carried.went(false);
-        assert_eq!(waits_at(103), 3);
-        carried.went(true);
-        assert_eq!((waits_at(104), carried.was_cut()), (0, None));
-        carried.came(&carried.from_client, 0);
-        assert_eq!(waits_at(108), 4);
-        carried.came(&carried.from_endpoint, 7);
-        assert_eq!((waits_at(110), carried.was_cut()), (2, None));
-        assert_eq!((waits_at(114), carried.was_cut()), (6, Some(Flag::UpstreamTimeout)));
-        assert_eq!((carried.from_client.get(), carried.from_endpoint.get()), (10, 7));
+/// Notes whether the endpoint takes what is to be sent. Who takes nothing of it will take nothing more.
+fn wrote(carried: &Carried, is_up: bool, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    if is_up {
+        carried.went(polled.is_ready());
     }
+    polled.map(|written| match written? {
+        0 => Err(io::ErrorKind::WriteZero.into()),
+        count => Ok(count),
+    })
 }

@@ -16,13 +16,14 @@ use tokio::task::AbortHandle;
 
 use super::accept::{Accepted, accept, take};
 use super::alarm::Alarms;
+use super::carried::Carried;
 use super::connection::{Doing, Phase};
 use super::crowd::Crowd;
+use super::drain::{Drain, Stage};
 use super::http2::Streams;
 use super::local::LocalSnapshot;
 use super::plane::Stop;
 use super::tls::{Handshakes, TlsFront};
-use super::tunnel::Carried;
 use crate::exchange::Flag;
 use crate::snapshot::Snapshot;
 use crate::spec::name::Name;
@@ -84,7 +85,10 @@ pub(super) struct Worker {
     exchanges: Cell<usize>,
     /// Sockets that are still accepted from.
     pub(super) accepting: Cell<usize>,
-    draining: Cell<bool>,
+    /// When exchanges in flight are given up, once the gateway stops.
+    stops: Cell<Option<Instant>>,
+    /// Of endpoints, or of all at a stop.
+    drains: RefCell<Vec<Rc<Drain>>>,
 }
 
 /// A client's connection in the worker's list.
@@ -123,7 +127,7 @@ impl Worker {
 
     /// Whether connections are to be closed after their exchange.
     pub(super) fn is_draining(&self) -> bool {
-        self.draining.get()
+        self.stops.get().is_some()
     }
 
     pub(super) fn exchange_begins(&self) {
@@ -177,8 +181,11 @@ impl Worker {
         self.peers.connections[self.index].fetch_sub(1, Relaxed);
     }
 
-    /// Tells all clients that speak HTTP/2 to begin no more exchanges.
-    fn leave(&self) {
+    /// The gateway stops: clients that speak HTTP/2 are told to begin no more exchanges, and what is under way has until
+    /// then.
+    fn stop(&self, deadline: Instant) {
+        self.stops.set(Some(deadline));
+        self.stop_drains();
         for (_, entry) in self.connections.borrow().iter() {
             if let Some(streams) = &entry.streams {
                 streams.leave();
@@ -186,9 +193,35 @@ impl Worker {
         }
     }
 
+    /// Has everything at every endpoint end in time.
+    fn stop_drains(&self) {
+        if let Some(deadline) = self.stops.get() {
+            let now = Instant::now();
+            let (local, mut drains) = (self.local.borrow(), self.drains.borrow_mut());
+            let left = deadline.saturating_duration_since(now);
+            // Of upstreams that are gone, too.
+            drains.iter().for_each(|drain| _ = drain.stop(now, left));
+            drains.extend(local.drains().filter(|drain| drain.stop(now, left)).cloned());
+        }
+    }
+
+    /// Has drains go on to where they should be by now.
+    fn drain(&self, now: Instant) {
+        let mut cut = false;
+        self.drains.borrow_mut().retain(|drain| {
+            let new = drain.advance(now);
+            cut |= new && drain.stage() == Stage::Cut;
+            !drain.is_over()
+        });
+        if cut {
+            self.alarms.ring_all();
+        }
+    }
+
     fn adopt(&self, snapshot: &Arc<Snapshot>) {
-        let next = Rc::new(self.local.borrow().adopt(snapshot, &self.stats));
+        let next = Rc::new(self.local.borrow().adopt(snapshot, &self.stats, &mut self.drains.borrow_mut()));
         let before = self.local.replace(Rc::clone(&next));
+        self.stop_drains();
         if next.names_changed(&before) {
             let upstreams: HashSet<&str> = snapshot.upstreams().map(|upstream| &*upstream.label).collect();
             self.stats
@@ -280,7 +313,8 @@ async fn run(start: Start) -> io::Result<()> {
         connections: RefCell::default(),
         exchanges: Cell::new(0),
         accepting: Cell::new(sockets.len()),
-        draining: Cell::new(false),
+        stops: Cell::new(None),
+        drains: RefCell::default(),
         stats,
     });
     worker.adopt(&worker.snapshots.borrow_mut().borrow_and_update().clone());
@@ -299,7 +333,6 @@ async fn run(start: Start) -> io::Result<()> {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut swept = 0;
-    let mut deadline = None;
     loop {
         tokio::select! {
             changed = snapshot.changed() => match changed {
@@ -309,23 +342,24 @@ async fn run(start: Start) -> io::Result<()> {
             },
             Some(accepted) = handed.recv() => take(&worker, accepted),
             _ = stop.changed() => {
-                if let Stop::Drain { deadline: at } = *stop.borrow_and_update() {
-                    worker.draining.set(true);
-                    worker.leave();
-                    deadline = Some(at);
+                if let Stop::Drain { deadline } = *stop.borrow_and_update() {
+                    worker.stop(deadline);
                 }
             }
             _ = tick.tick() => {
                 worker.log.flush();
-                worker.alarms.ring(Instant::now());
+                let now = Instant::now();
+                worker.alarms.ring(now);
+                worker.drain(now);
                 let seconds = began.elapsed().as_secs() as u32;
                 worker.clock.store(seconds, Relaxed);
                 if seconds != swept {
                     swept = seconds;
                     worker.sweep();
                 }
-                if let Some(deadline) = deadline
-                    && (is_quiet(&worker) && handed.is_empty() || Instant::now() >= deadline)
+                // What is cut at the deadline has a tick to tell the log.
+                if let Some(deadline) = worker.stops.get()
+                    && (is_quiet(&worker) && handed.is_empty() || now >= deadline + TICK)
                 {
                     worker.log.flush();
                     return Ok(());

@@ -25,8 +25,8 @@ pub struct Upstream {
     pub label: Arc<str>,
     /// Who defined it.
     pub provider: ProviderId,
-    /// Where its endpoints come from; `None`: written down.
-    pub source: Option<Source>,
+    /// Where its endpoints come from, the first one first; none: written down.
+    pub sources: Arc<[Source]>,
     /// How its endpoints are used.
     pub settings: Arc<UpstreamSettings>,
     /// The slot of the upstream that requests go to which its breaker refuses.
@@ -64,6 +64,12 @@ impl UpstreamState {
 }
 
 impl Upstream {
+    /// Where its endpoints come from, as users see it: `consul:users`, `static`, or several after one another.
+    pub fn source_text(&self) -> String {
+        let sources: Vec<String> = self.sources.iter().map(ToString::to_string).collect();
+        if sources.is_empty() { "static".to_owned() } else { sources.join(", ") }
+    }
+
     /// Whether active checks run.
     pub fn checked(&self) -> bool {
         self.settings.health_check.is_some()

@@ -103,6 +103,7 @@ pub fn settings(settings: &UpstreamSettings) -> Map<String, Value> {
         add("queue", json!({ "size": queue.size, "timeout": duration_text(queue.timeout) }));
     }
     add("keep_alive", duration_text(settings.keep_alive).into());
+    add("drain_timeout", duration_text(settings.drain_timeout).into());
     if let Some(check) = &settings.health_check {
         add("health_check", health_check(check));
     }

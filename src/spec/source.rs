@@ -41,12 +41,15 @@ pub struct ConsulService {
     pub partition: Option<Arc<str>>,
     /// The tagged address to use, such as `wan`, where an instance or its node has one.
     pub tagged_address: Option<Arc<str>>,
+    /// From where distances are told: the name of a node, or `_agent`. The nearer half of the instances goes first.
+    pub near: Option<Arc<str>>,
 }
 
 impl ConsulService {
     /// A service of this name, with all else as the provider's settings say.
     pub fn named(name: impl Into<Arc<str>>) -> Self {
-        Self { name: name.into(), datacenter: None, namespace: None, partition: None, tagged_address: None }
+        let (datacenter, namespace, partition, tagged_address, near) = Default::default();
+        Self { name: name.into(), datacenter, namespace, partition, tagged_address, near }
     }
 }
 
@@ -59,6 +62,7 @@ impl fmt::Display for ConsulService {
             ("ns", &self.namespace),
             ("partition", &self.partition),
             ("address", &self.tagged_address),
+            ("near", &self.near),
         ];
         for (index, (key, value)) in parts.iter().filter_map(|(key, value)| Some((key, value.as_ref()?))).enumerate() {
             write!(f, "{}{key}={value}", if index == 0 { '?' } else { '&' })?;
@@ -80,8 +84,9 @@ pub struct DnsRecords {
     pub server: Option<SocketAddr>,
 }
 
-impl DnsRecords {
-    /// The label that carries the priority of an SRV record.
+impl Source {
+    /// The label that carries the priority of an endpoint where the source tells it: that of an SRV record, or whether
+    /// an instance is far (1) or near (0).
     pub const PRIORITY: &str = "priority";
 }
 

@@ -27,8 +27,8 @@ pub struct UpstreamSpec {
 /// The one place an upstream's endpoints come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpstreamSource {
-    /// Instances of a Consul service.
-    Consul(ConsulService),
+    /// Instances of a Consul service, in one datacenter or in several: never empty, and the first one goes first.
+    Consul(Arc<[ConsulService]>),
     /// Keys in etcd, an endpoint each.
     Etcd {
         /// What they begin with, with the slash at its end; `None`: `PREFIX/endpoints/NAME/`, NAME being the
@@ -72,6 +72,8 @@ pub struct UpstreamSettings {
     pub queue: Option<Queue>,
     /// How long an idle connection is kept; default 4 s, under the usual 5 s of services.
     pub keep_alive: Duration,
+    /// How long exchanges go on at an endpoint that takes no more; default 30 s.
+    pub drain_timeout: Duration,
     /// Active checks; none by default.
     pub health_check: Option<HealthCheck>,
     /// How requests judge its endpoints.
@@ -102,6 +104,7 @@ impl Default for UpstreamSettings {
             max_requests_per_endpoint: None,
             queue: None,
             keep_alive: Duration::from_secs(4),
+            drain_timeout: Duration::from_secs(30),
             health_check: None,
             passive_health: PassiveHealth::default(),
             breaker: None,
@@ -201,6 +204,16 @@ pub enum Priorities {
 }
 
 impl Priorities {
+    /// How many levels there are.
+    pub fn levels(&self) -> u16 {
+        let levels = match self {
+            Self::None => 1,
+            Self::Levels(levels) => levels.len() + 1,
+            Self::Nearest(names) => names.len() + 1,
+        };
+        u16::try_from(levels).unwrap_or(u16::MAX)
+    }
+
     /// The level of an endpoint, 0 first. `own` are the gateway's labels.
     pub fn level(&self, labels: &Labels, own: &Labels) -> u16 {
         let level = match self {

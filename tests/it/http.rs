@@ -4,6 +4,7 @@ mod balancers;
 mod balancing;
 mod breaker;
 mod circles;
+mod draining;
 mod endpoints;
 mod failures;
 mod forwarding;

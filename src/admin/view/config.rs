@@ -47,7 +47,7 @@ pub fn view(settings: &Settings, snapshot: &Snapshot) -> ConfigView {
     });
     let upstreams = snapshot.upstreams().map(|upstream| {
         let mut document = Map::new();
-        let source = upstream.source.as_ref().map_or_else(|| "static".to_owned(), ToString::to_string);
+        let source = upstream.source_text();
         document.insert("source".to_owned(), source.into());
         document.extend(encode::settings(&upstream.settings));
         DocumentView { name: upstream.label.to_string(), provider: upstream.provider, document: document.into() }

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::discovery::status::ProviderStatus;
+use crate::spec::source::Source;
 
 pub mod config;
 pub mod provider;
@@ -36,6 +37,12 @@ impl Freshness {
     pub fn of(providers: &[Arc<ProviderStatus>]) -> Self {
         let watches = providers.iter().flat_map(|provider| provider.watches());
         Self(watches.map(|(name, watch)| (name, watch.verified_at())).collect())
+    }
+
+    /// When the least recently confirmed of them was; `None` when one never was, or there is none.
+    pub fn all_verified_at(&self, sources: &[Source]) -> Option<SystemTime> {
+        let times: Option<Vec<_>> = sources.iter().map(|source| self.verified_at(&source.to_string())).collect();
+        times?.into_iter().min()
     }
 
     /// When the watch was confirmed; `None` when it never was.

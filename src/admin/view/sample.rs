@@ -57,7 +57,7 @@ impl Picture {
             name: name("users"),
             label: "users".into(),
             provider: ProviderId::File,
-            source: Some(Source::Consul(ConsulService::named("users"))),
+            sources: [Source::Consul(ConsulService::named("users"))].into(),
             settings: Arc::new(UpstreamSettings {
                 subsets: [(name("canary"), labels("v2"))].into(),
                 health_check: self.checked.then_some(health_check),

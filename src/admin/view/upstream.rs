@@ -78,7 +78,6 @@ pub fn states(upstream: &Upstream) -> BTreeMap<State, usize> {
 }
 
 fn view(upstream: &Upstream, freshness: &Freshness) -> UpstreamView {
-    let source = upstream.source.as_ref().map_or_else(|| "static".to_owned(), ToString::to_string);
     let endpoint = |endpoint: &Endpoint| EndpointView {
         address: endpoint.address,
         weight: endpoint.weight,
@@ -91,12 +90,12 @@ fn view(upstream: &Upstream, freshness: &Freshness) -> UpstreamView {
         name: Arc::clone(&upstream.label),
         provider: upstream.provider,
         known: upstream.known,
-        verified_at: freshness.verified_at(&source).map(time_text),
+        verified_at: freshness.all_verified_at(&upstream.sources).map(time_text),
         panic: upstream.choose(None).panic,
         breaker: upstream.breaker(Instant::now()),
         settings: encode::settings(&upstream.settings),
         endpoints: upstream.endpoints.iter().map(endpoint).collect(),
-        source,
+        source: upstream.source_text(),
     }
 }
 
@@ -134,7 +133,7 @@ mod tests {
                     "balance": "least_requests",
                     "subsets": { "canary": { "version": "v2" } },
                     "connect_timeout": "2s", "response_timeout": "30s", "idle_timeout": "1m",
-                    "max_idle_per_endpoint": 32, "keep_alive": "4s",
+                    "max_idle_per_endpoint": 32, "keep_alive": "4s", "drain_timeout": "30s",
                     "health_check": {
                         "path": "/healthz", "interval": "5s", "timeout": "2s",
                         "healthy_threshold": 2, "unhealthy_threshold": 3

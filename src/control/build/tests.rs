@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use super::super::fixture::{World, consul, dns, told};
 use super::super::merge::Merger;
 use super::*;
-use crate::spec::source::Source;
+use crate::discovery::state::Origin;
+use crate::spec::source::{ConsulService, Source};
 
 /// A world and its snapshots.
 struct Gateway {
@@ -91,6 +92,57 @@ fn a_snapshot_says_what_was_merged() {
     unread etcd
     unread consul-kv
     "#);
+}
+
+#[test]
+fn datacenters_go_one_after_another() {
+    let text = |more: &str| {
+        format!("[upstreams.u]\nconsul = {{ service = \"u\", datacenters = [\"east\", \"west\"]{more} }}\n")
+    };
+    let at = |datacenter: &str, near: Option<&str>| {
+        Source::Consul(ConsulService {
+            datacenter: Some(datacenter.into()),
+            near: near.map(Into::into),
+            ..ConsulService::named("u")
+        })
+    };
+    let priorities = |snapshot: &Snapshot| -> Vec<(String, u16)> {
+        let endpoints = upstream(snapshot, "u").endpoints.iter();
+        endpoints.map(|endpoint| (endpoint.address.to_string(), endpoint.priority)).collect()
+    };
+    let wanted = |levels: &[(&str, u16)]| -> Vec<(String, u16)> {
+        levels.iter().map(|(last, level)| (format!("10.0.0.{last}:80"), *level)).collect()
+    };
+    let mut gateway = Gateway::new();
+    gateway.file(&text(""));
+    let (_, now) = gateway.build();
+    assert!(!upstream(&now, "u").known);
+    // One of them is enough to serve.
+    gateway.world.source(&at("west", None), "10.0.0.3:80\n10.0.0.2:80");
+    let (_, now) = gateway.build();
+    assert_eq!((priorities(&now), upstream(&now, "u").known), (wanted(&[("2", 1), ("3", 1)]), true));
+    gateway.world.source(&at("east", None), "10.0.0.1:80\n10.0.0.2:80");
+    let (_, now) = gateway.build();
+    assert_eq!(
+        priorities(&now),
+        wanted(&[("1", 0), ("2", 0), ("3", 1)]),
+        "an address belongs to the first that has it"
+    );
+    // Only what is held is, whatever the other says.
+    gateway.world.source_of(&at("east", None), "10.0.0.1:80", Origin::Held, &[]);
+    let (_, now) = gateway.build();
+    let held: Vec<bool> = upstream(&now, "u").endpoints.iter().map(|endpoint| endpoint.held).collect();
+    assert_eq!((priorities(&now), held), (wanted(&[("1", 0), ("2", 1), ("3", 1)]), vec![true, false, false]));
+    // Levels within each: near and far, or by label.
+    gateway.file(&text(", near = \"_agent\""));
+    gateway.world.source(&at("east", Some("_agent")), "10.0.0.1:80 priority=0\n10.0.0.2:80 priority=1");
+    let (_, now) = gateway.build();
+    assert_eq!(priorities(&now), wanted(&[("1", 0), ("2", 1), ("3", 2)]));
+    gateway.file(&(text("") + "priorities = [{ zone = \"a\" }]"));
+    gateway.world.source(&at("east", None), "10.0.0.1:80 zone=b\n10.0.0.2:80 zone=a");
+    gateway.world.source(&at("west", None), "10.0.0.3:80 zone=b\n10.0.0.4:80 zone=a");
+    let (_, now) = gateway.build();
+    assert_eq!(priorities(&now), wanted(&[("1", 1), ("2", 0), ("3", 3), ("4", 2)]));
 }
 
 #[test]
@@ -429,7 +481,7 @@ fn check_kept(before: &Snapshot, after: &Snapshot) -> Result<(), TestCaseError> 
         prop_assert_eq!(Arc::ptr_eq(&old.settings, &new.settings), old.settings == new.settings);
         prop_assert_eq!(Arc::ptr_eq(&old.endpoints, &new.endpoints), old.endpoints == new.endpoints);
         let same = old.settings == new.settings && old.endpoints == new.endpoints;
-        let same = same && (&old.source, old.provider, old.known) == (&new.source, new.provider, new.known);
+        let same = same && (&old.sources, old.provider, old.known) == (&new.sources, new.provider, new.known);
         prop_assert_eq!(Arc::ptr_eq(old, new), same);
         for endpoint in old.endpoints.iter() {
             let survivor = new.endpoints.iter().find(|other| other.address == endpoint.address);

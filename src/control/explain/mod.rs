@@ -317,7 +317,7 @@ fn explained_upstream(upstream: &Upstream, targets: &[&Target], snapshot: &Snaps
     ExplainedUpstream {
         name: Arc::clone(&upstream.label),
         provider: upstream.provider,
-        source: upstream.source.as_ref().map_or_else(|| "static".to_owned(), ToString::to_string),
+        source: upstream.source_text(),
         known: upstream.known,
         breaker: upstream.breaker(Instant::now()),
         endpoints: (0u32..).zip(upstream.endpoints.iter()).take(MOST_ENDPOINTS).map(endpoint).collect(),

@@ -115,8 +115,8 @@ fn compare_upstream(
         Some(known) if !Arc::ptr_eq(&known.upstream, now) => {
             if let Some((before, after)) = differences(upstream_document(&known.upstream), document) {
                 let first_read = !known.upstream.known && now.known;
-                let cause = match &now.source {
-                    Some(source) if first_read => format!("{source} was read for the first time"),
+                let cause = match &*now.sources {
+                    [_, ..] if first_read => format!("{} was read for the first time", now.source_text()),
                     _ => format!("its document in {} changed", now.provider),
                 };
                 changes.push(own(What::UpstreamChanged, Some(before), Some(after), cause));
@@ -128,11 +128,12 @@ fn compare_upstream(
     let none = BTreeMap::new();
     let former = known.map_or(&none, |known| &known.facts);
     let source = source_of(now);
-    let provider = now.source.as_ref().map_or(now.provider, Source::provider);
-    let index = index_of(provider, now.source.as_ref());
+    let provider = now.sources.first().map_or(now.provider, Source::provider);
+    // Of several, nobody knows which one it was.
+    let index = if now.sources.len() > 1 { None } else { index_of(provider, now.sources.first()) };
     let of_endpoints = |event, cause: String| Change {
         provider: Some(provider),
-        source: now.source.is_some().then(|| Arc::clone(&source)),
+        source: (!now.sources.is_empty()).then(|| Arc::clone(&source)),
         index,
         upstream: Some(Arc::clone(&now.label)),
         ..Change::new(event, cause)
@@ -148,8 +149,8 @@ fn compare_upstream(
         }
         _ => {}
     }
-    let first_read = now.source.is_some() && known.is_none_or(|known| !known.upstream.known);
-    let moved = known.is_some_and(|known| known.upstream.source != now.source);
+    let first_read = !now.sources.is_empty() && known.is_none_or(|known| !known.upstream.known);
+    let moved = known.is_some_and(|known| known.upstream.sources != now.sources);
     for (address, fact) in facts {
         let (event, before, cause) = match former.get(address) {
             None => {
@@ -267,17 +268,16 @@ fn why_changed(before: &Facts, now: &Facts, source: &str, checked: bool) -> Stri
 }
 
 fn source_of(upstream: &Upstream) -> Arc<str> {
-    match &upstream.source {
-        Some(source) => source.to_string().into(),
-        None => format!("the document of {}", upstream.provider).into(),
+    match &*upstream.sources {
+        [_, ..] => upstream.source_text().into(),
+        [] => format!("the document of {}", upstream.provider).into(),
     }
 }
 
 fn upstream_document(upstream: &Upstream) -> Map<String, Value> {
     let mut map = encode::settings(&upstream.settings);
     map.insert("provider".to_owned(), json!(upstream.provider));
-    let source = upstream.source.as_ref().map_or_else(|| "static".to_owned(), ToString::to_string);
-    map.insert("source".to_owned(), source.into());
+    map.insert("source".to_owned(), upstream.source_text().into());
     map.insert("known".to_owned(), upstream.known.into());
     map
 }

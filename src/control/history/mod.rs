@@ -271,8 +271,8 @@ impl Kept {
 
     fn select(&self, filter: &Filter, limit: usize) -> Page {
         let first = filter.after.map_or(0, |after| self.events.partition_point(|event| event.id <= after));
-        let source = filter.upstream.as_deref().and_then(|label| self.source_of(label));
-        let wanted = self.events.range(first..).filter(|event| filter.takes(event, source.as_deref()));
+        let sources = filter.upstream.as_deref().map(|label| self.sources_of(label)).unwrap_or_default();
+        let wanted = self.events.range(first..).filter(|event| filter.takes(event, &sources));
         let mut items: Vec<Arc<Event>>;
         let mut more = false;
         if filter.after.is_some() || filter.since.is_some() {
@@ -290,19 +290,21 @@ impl Kept {
         Page { generation: self.picture.generation, items, next, more, dropped: self.dropped, damaged: self.damaged }
     }
 
-    fn source_of(&self, label: &str) -> Option<String> {
-        self.picture.upstreams.get(label)?.upstream.source.as_ref().map(ToString::to_string)
+    fn sources_of(&self, label: &str) -> Vec<String> {
+        let sources = self.picture.upstreams.get(label).map(|known| &known.upstream.sources);
+        sources.into_iter().flat_map(|sources| sources.iter()).map(ToString::to_string).collect()
     }
 }
 
 impl Filter {
-    /// `source`: that of the upstream asked for.
-    fn takes(&self, event: &Event, source: Option<&str>) -> bool {
+    /// `sources`: those of the upstream asked for.
+    fn takes(&self, event: &Event, sources: &[String]) -> bool {
         let change = &event.change;
         let is = |wanted: &Option<String>, has: &Option<Arc<str>>| {
             wanted.as_deref().is_none_or(|wanted| has.as_deref() == Some(wanted))
         };
-        let of_watch = change.upstream.is_none() && change.source.is_some() && change.source.as_deref() == source;
+        let is_its_own = |source: &Arc<str>| sources.iter().any(|own| **own == **source);
+        let of_watch = change.upstream.is_none() && change.source.as_ref().is_some_and(is_its_own);
         (is(&self.upstream, &change.upstream) || of_watch)
             && is(&self.route, &change.route)
             && self.provider.is_none_or(|wanted| change.provider == Some(wanted))

@@ -57,7 +57,7 @@ impl Merger {
                 self.merged = merge(states, rules, overlay);
                 self.readers.clear();
                 for (label, upstream) in &self.merged.upstreams {
-                    for source in upstream.sources() {
+                    for source in upstream.reads() {
                         self.readers.entry(source).or_default().push(Arc::clone(label));
                     }
                 }

@@ -12,7 +12,7 @@ const READ: &str = "";
 fn told(merged: &Merged) -> String {
     let mut text = String::new();
     for (label, upstream) in &merged.upstreams {
-        let source = upstream.source.as_ref().map_or_else(|| "text".to_owned(), ToString::to_string);
+        let source = upstream.sources.first().map_or_else(|| "text".to_owned(), ToString::to_string);
         let flags = match (upstream.known, upstream.held) {
             (true, true) => " held",
             (true, false) => "",

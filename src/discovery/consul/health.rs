@@ -12,7 +12,7 @@ use super::unreported::{self, Unreported};
 use crate::spec::decode::tag::native_weight;
 use crate::spec::endpoint::{Address, EndpointSpec, Labels, RegistryStatus};
 use crate::spec::problem::Problem;
-use crate::spec::source::ConsulService;
+use crate::spec::source::{ConsulService, Source};
 
 /// An instance of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,15 +39,43 @@ pub(super) fn instances(service: &ConsulService, body: &[u8]) -> Result<Contents
     let entries: Vec<Entry> =
         serde_json::from_slice(body).map_err(|error| format!("not a list of instances: {error}"))?;
     let mut contents = Contents::default();
-    for entry in entries {
+    let near = service.near.as_ref().map(|_| entries.len().div_ceil(2));
+    for (position, entry) in entries.into_iter().enumerate() {
         let id: Arc<str> = format!("{}/{}", entry.node.name, entry.service.id).into();
         match instance(entry, &id, service.tagged_address.as_deref()) {
-            Ok(instance) => add(&mut contents.entries, id, instance),
+            Ok(mut instance) => {
+                if let Some(near) = near {
+                    // Consul lists the nearest one first.
+                    set_distance(&mut instance, if position < near { "0" } else { "1" });
+                }
+                add(&mut contents.entries, id, instance);
+            }
             Err(text) => contents.problems.push(Problem::new(format!("consul:{service}"), id.to_string(), text)),
         }
     }
     contents.problems.sort_unstable();
     Ok(contents)
+}
+
+fn set_distance(instance: &mut Instance, priority: &str) {
+    let labels = Arc::make_mut(&mut instance.endpoint.labels);
+    labels.insert(Source::PRIORITY.to_owned(), priority.to_owned());
+}
+
+/// Leaves the halves as they are known while no instance has come or gone: of those that are about as far, Consul lists
+/// another first each time.
+pub(super) fn keep_distances(known: &BTreeMap<Arc<str>, Instance>, fresh: &mut BTreeMap<Arc<str>, Instance>) {
+    if !known.keys().eq(fresh.keys()) {
+        return;
+    }
+    for (known, fresh) in known.values().zip(fresh.values_mut()) {
+        let (before, now) = (&known.endpoint.labels, &fresh.endpoint.labels);
+        if let Some(before) = before.get(Source::PRIORITY)
+            && now.get(Source::PRIORITY) != Some(before)
+        {
+            set_distance(fresh, before);
+        }
+    }
 }
 
 /// Gives instances the weights that their tags ask for.
@@ -291,6 +319,29 @@ mod tests {
             Some(instance) => Ok(instance.endpoint),
             None => Err(contents.problems[0].to_string()),
         }
+    }
+
+    #[test]
+    fn the_nearer_half_goes_first_and_stays_while_nobody_comes_or_goes() {
+        let service = ConsulService { near: Some("_agent".into()), ..ConsulService::named("web") };
+        let read = |nodes: &[&str]| {
+            let entry = |node: &&str| json!({"Node": {"Node": node, "Address": "10.0.0.1"}, "Service": {"ID": "w", "Port": 80}});
+            let body: Vec<Value> = nodes.iter().map(entry).collect();
+            instances(&service, json!(body).to_string().as_bytes()).expect("a list").entries
+        };
+        let near = |entries: &BTreeMap<Arc<str>, Instance>| -> String {
+            let near = entries.values().filter(|instance| instance.endpoint.labels[Source::PRIORITY] == "0");
+            near.map(|instance| instance.node.to_string()).collect()
+        };
+        let first = read(&["c", "a", "d", "b", "e"]);
+        assert_eq!(near(&first), "acd");
+        let mut other = read(&["e", "d", "c", "b", "a"]);
+        assert_eq!(near(&other), "cde");
+        keep_distances(&first, &mut other);
+        assert_eq!(near(&other), "acd");
+        let mut fewer = read(&["e", "d", "c", "b"]);
+        keep_distances(&first, &mut fewer);
+        assert_eq!(near(&fewer), "de");
     }
 
     #[test]

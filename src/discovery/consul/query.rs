@@ -1,5 +1,6 @@
 //! Defines what is read from Consul: a path, its parameters, and where.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use crate::spec::source::ConsulService;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Query {
     path: String,
-    parameters: &'static str,
+    parameters: Cow<'static, str>,
     place: Place,
 }
 
@@ -31,7 +32,9 @@ impl Query {
     /// The checks and instances of a service. All of them: `?passing` would hide warnings and their weights.
     pub(super) fn health(service: &ConsulService) -> Self {
         let path = format!("/v1/health/service/{}", utf8_percent_encode(&service.name, SEGMENT));
-        Self { path, parameters: "", place: Place::of(service) }
+        let near = |near: &Arc<str>| format!("near={}&", utf8_percent_encode(near, SEGMENT));
+        let parameters = service.near.as_ref().map(near).unwrap_or_default().into();
+        Self { path, parameters, place: Place::of(service) }
     }
 
     /// The names of all services.
@@ -56,12 +59,16 @@ impl Query {
 
     /// All keys below a prefix, with their values.
     pub(super) fn below(prefix: &str) -> Self {
-        Self { parameters: "recurse&", ..Self::key(prefix) }
+        Self { parameters: "recurse&".into(), ..Self::key(prefix) }
     }
 
     /// One key.
     pub(super) fn key(key: &str) -> Self {
-        Self { path: format!("/v1/kv/{}", utf8_percent_encode(key, PATH)), parameters: "", place: Place::default() }
+        Self {
+            path: format!("/v1/kv/{}", utf8_percent_encode(key, PATH)),
+            parameters: "".into(),
+            place: Place::default(),
+        }
     }
 
     /// The token's own description.
@@ -90,7 +97,7 @@ impl Query {
     }
 
     fn fixed(path: &str) -> Self {
-        Self { path: path.to_owned(), parameters: "", place: Place::default() }
+        Self { path: path.to_owned(), parameters: "".into(), place: Place::default() }
     }
 
     /// Below the address `base`, with more `parameters`, each with its `&`; what the query does not say of its place
@@ -141,6 +148,11 @@ mod tests {
         let place = Place { datacenter: None, namespace: Some("team".into()), partition: Some("web".into()) };
         let service =
             ConsulService { datacenter: Some("east".into()), namespace: Some("x".into()), ..ConsulService::named("a") };
+        let near = ConsulService { near: Some("_agent".into()), ..service.clone() };
+        assert_eq!(
+            Query::health(&near).url("http://c", "stale&", &place),
+            "http://c/v1/health/service/a?near=_agent&stale&dc=east&ns=x&partition=web&"
+        );
         assert_eq!(
             Query::health(&service).url("http://c", "stale&", &place),
             "http://c/v1/health/service/a?stale&dc=east&ns=x&partition=web&"

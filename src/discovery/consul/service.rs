@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::client::Client;
 use super::follow::{Doubted, Question};
-use super::health::{Instance, instances, weigh_by_tags};
+use super::health::{Instance, instances, keep_distances, weigh_by_tags};
 use super::known::{Contents, Entries};
 use super::permission::{Permission, of_instances};
 use super::query::Query;
@@ -47,6 +47,9 @@ impl Question for Instances {
     }
 
     fn amend(&self, known: &Entries<Instance>, fresh: &mut Entries<Instance>, after_outage: bool) {
+        if self.service.near.is_some() {
+            keep_distances(known, fresh);
+        }
         let kept = keep_as_reported(known, fresh, Instant::now(), after_outage);
         if kept > 0 {
             tracing::info!(

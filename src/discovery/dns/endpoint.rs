@@ -41,7 +41,7 @@ pub(super) fn of_targets(mut targets: Vec<Target>) -> Vec<EndpointSpec> {
 }
 
 /// The label that carries the priority of an SRV record.
-const PRIORITY: &str = crate::spec::source::DnsRecords::PRIORITY;
+const PRIORITY: &str = crate::spec::source::Source::PRIORITY;
 
 fn endpoint(address: SocketAddr, weight: u16, labels: &Arc<Labels>) -> EndpointSpec {
     EndpointSpec {

@@ -36,7 +36,7 @@ fn upstream(states: &[Arc<EndpointState>], weight: u16, check: Option<HealthChec
         name: "users".parse().expect("a name"),
         label: "users".into(),
         provider: ProviderId::File,
-        source: None,
+        sources: Arc::default(),
         settings: Arc::new(UpstreamSettings { health_check: check, ..UpstreamSettings::default() }),
         endpoints: states.iter().map(endpoint).collect(),
         fallback: None,

@@ -36,7 +36,7 @@ fn upstream(balance: Balance, weights: &[u16]) -> Upstream {
         name,
         label: "u".into(),
         provider: ProviderId::File,
-        source: None,
+        sources: Arc::default(),
         settings: Arc::new(settings),
         endpoints,
         fallback: None,

@@ -80,6 +80,14 @@ impl Streams {
         }
     }
 
+    /// Ends the exchange of a response.
+    pub(super) fn cut(&self, response: usize) {
+        let sending = self.sending.borrow();
+        if let Some(exchange) = sending.get(response).and_then(|sending| sending.exchange.as_ref()) {
+            exchange.abort();
+        }
+    }
+
     pub(super) fn begins(&self) {
         self.begun.set(self.begun.get().saturating_add(1));
     }

@@ -21,7 +21,7 @@ impl Guarded {
             name: "u".parse().expect("a name"),
             label: "u".into(),
             provider: ProviderId::File,
-            source: None,
+            sources: Arc::default(),
             settings: Arc::new(UpstreamSettings { breaker: Some(rules), ..UpstreamSettings::default() }),
             fallback: None,
             affinity: Arc::default(),

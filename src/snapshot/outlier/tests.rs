@@ -42,7 +42,7 @@ impl Pool {
             name: "u".parse().expect("a name"),
             label: "u".into(),
             provider: ProviderId::File,
-            source: None,
+            sources: Arc::default(),
             settings: Arc::new(UpstreamSettings { passive_health, ..UpstreamSettings::default() }),
             endpoints: (1..=size).map(endpoint).collect(),
             fallback: None,

@@ -367,6 +367,7 @@ kv:2:2: sticky: give one of `header`, `cookie` and `client_ip = true`
             idle_timeout = "3s"
             max_idle_per_endpoint = 0
             keep_alive = "5s"
+            drain_timeout = "90s"
             health_check = { path = "/healthz?full=1", host = "orders", interval = "1s", timeout = "500ms", healthy_threshold = 1, unhealthy_threshold = 5 }
         "#;
         insta::assert_snapshot!(decoded::<UpstreamSpec>(text), @r#"
@@ -416,6 +417,7 @@ UpstreamSpec {
         max_requests_per_endpoint: None,
         queue: None,
         keep_alive: 5s,
+        drain_timeout: 90s,
         health_check: Some(
             HealthCheck {
                 probe: Http {
@@ -471,6 +473,7 @@ UpstreamSpec {
         max_requests_per_endpoint: None,
         queue: None,
         keep_alive: 4s,
+        drain_timeout: 30s,
         health_check: Some(
             HealthCheck {
                 probe: Tcp,
@@ -541,6 +544,22 @@ kv:13:1: health_check.tls: unknown key; known are path, host, tcp, interval, tim
         insta::assert_snapshot!(decoded::<UpstreamSpec>("{\"health_check\": {}}"), @"
 kv:1:1: it has no source: give one of `consul`, `etcd`, `dns` and `endpoints`
 kv:1:2: health_check: give a `path` to ask for, or `tcp = true` for a connect
+");
+    }
+
+    #[test]
+    fn mistakes_about_datacenters_are_told() {
+        let told = |text: &str| decoded::<UpstreamSpec>(text);
+        insta::assert_snapshot!(told("consul = { service = \"a\", datacenter = \"b\", datacenters = [\"c\", \"c\", \"d d\"] }"), @r#"
+kv:1:1: consul: `datacenter` and `datacenters` exclude each other
+kv:1:65: consul.datacenters[1]: `c` is there already
+kv:1:70: consul.datacenters[2]: "d d" is not a name that Consul has: letters, digits, `-`, `_` and `.`
+"#);
+        insta::assert_snapshot!(told("consul = { service = \"a\", datacenters = [] }"), @"
+kv:1:41: consul.datacenters: name at least one datacenter
+");
+        insta::assert_snapshot!(told("nearest = [\"zone\"]\nconsul = { service = \"a\", near = \"_agent\" }"), @"
+kv:2:34: consul.near: `near` excludes `priorities` and `nearest`: both say who goes first
 ");
     }
 

@@ -14,7 +14,7 @@ use crate::spec::endpoint::{Address, EndpointSpec, Labels, RegistryStatus};
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::route::HostPolicy;
 use crate::spec::source::{ConsulService, EtcdFormat};
-use crate::spec::upstream::{HealthCheck, Probe, UpstreamSettings, UpstreamSource, UpstreamSpec};
+use crate::spec::upstream::{HealthCheck, Priorities, Probe, UpstreamSettings, UpstreamSource, UpstreamSpec};
 
 use super::balance::{RawBalance, RawHash, RawSession, resolve_hash, resolve_priorities, resolve_slow_start};
 use super::breaker::RawBreaker;
@@ -74,6 +74,9 @@ pub struct RawUpstream {
     queue: Option<RawQueue>,
     /// How long an idle connection is kept; default 4s, under the usual 5 s of services.
     keep_alive: Option<RawDuration>,
+    /// How long exchanges go on at an endpoint that takes no more because it is removed, drained, critical or in
+    /// maintenance; then they are cut. WebSockets are told to close before. Default 30s.
+    drain_timeout: Option<RawDuration>,
     /// Active checks; off by default.
     health_check: Option<RawHealthCheck>,
     /// When requests that fail take an endpoint out of use.
@@ -98,6 +101,12 @@ pub struct RawConsulSource {
     service: Option<String>,
     /// Another datacenter than `discovery.consul` says.
     datacenter: Option<String>,
+    /// Instead of `datacenter`: several, the first one first. What its instances cannot take, once less than 5 in 7 of
+    /// them are usable, goes to the next.
+    datacenters: Option<Vec<String>>,
+    /// `_agent`, or the name of a node: the half of the instances that is nearer to it goes first. Of several datacenters
+    /// those of the first one, which must be the node's own: Consul knows no distances to others.
+    near: Option<String>,
     /// Another Enterprise namespace.
     namespace: Option<String>,
     /// Another Enterprise admin partition.
@@ -191,6 +200,7 @@ impl RawUpstream {
             max_requests_per_endpoint: resolve_most(self.max_requests_per_endpoint, scope),
             queue: resolve_queue(self.queue, scope),
             keep_alive: or(self.keep_alive, default.keep_alive),
+            drain_timeout: or(self.drain_timeout, default.drain_timeout),
             health_check: self.health_check.and_then(|check| check.resolve(&scope.key("health_check"))),
             passive_health: self.passive_health.unwrap_or_default().resolve(&scope.key("passive_health")),
             breaker: self.breaker.map(|breaker| breaker.resolve(&scope.key("breaker"))),
@@ -198,6 +208,13 @@ impl RawUpstream {
             tls: self.tls.and_then(|tls| tls.resolve(host.name().as_deref(), &scope.key("tls"))).map(Arc::new),
             host,
         };
+        let is_near = self.consul.as_ref().is_some_and(|consul| consul.near.is_some());
+        if is_near && settings.priorities != Priorities::None {
+            scope
+                .key("consul")
+                .key("near")
+                .problem("`near` excludes `priorities` and `nearest`: both say who goes first");
+        }
         if self.consul.is_some() {
             scope.key("consul").refers(Referent::Provider(ProviderId::Consul));
         }
@@ -233,14 +250,44 @@ impl RawConsulSource {
             return None;
         }
         let word = |text: Option<String>, key| text.and_then(|text| scope.key(key).check(consul_word(text)));
-        Some(UpstreamSource::Consul(ConsulService {
+        if self.datacenter.is_some() && self.datacenters.is_some() {
+            scope.problem("`datacenter` and `datacenters` exclude each other");
+        }
+        let first = ConsulService {
             name: service.into(),
             datacenter: word(self.datacenter, "datacenter"),
             namespace: word(self.namespace, "namespace"),
             partition: word(self.partition, "partition"),
             tagged_address: word(self.tagged_address, "tagged_address"),
-        }))
+            near: word(self.near, "near"),
+        };
+        let Some(datacenters) = self.datacenters else { return Some(UpstreamSource::Consul([first].into())) };
+        let datacenters = resolve_datacenters(datacenters, &scope.key("datacenters"))?;
+        let services = datacenters.into_iter().enumerate().map(|(position, datacenter)| ConsulService {
+            datacenter: Some(datacenter),
+            near: first.near.clone().filter(|_| position == 0),
+            ..first.clone()
+        });
+        Some(UpstreamSource::Consul(services.collect()))
     }
+}
+
+/// The datacenters in order; `None` when there is none.
+fn resolve_datacenters(raw: Vec<String>, scope: &Scope<'_>) -> Option<Vec<Arc<str>>> {
+    let mut datacenters: Vec<Arc<str>> = Vec::new();
+    for (index, text) in raw.into_iter().enumerate() {
+        let scope = scope.index(index);
+        let Some(datacenter) = scope.check(consul_word(text)) else { continue };
+        if datacenters.contains(&datacenter) {
+            scope.problem(format!("`{datacenter}` is there already"));
+        }
+        datacenters.push(datacenter);
+    }
+    if datacenters.is_empty() {
+        scope.problem("name at least one datacenter");
+        return None;
+    }
+    Some(datacenters)
 }
 
 /// A name of Consul's own: of a datacenter, a namespace, a partition or a tagged address.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::upgrades::{echo, open};
+use super::upgrades::{GOING_AWAY, assert_closed, closed_in_order, echo_frame, open};
 use super::{before, with};
 use crate::support::client::{Connection, Request};
 use crate::support::gateway::Setup;
@@ -58,17 +58,24 @@ async fn exchanges_in_flight_end_and_connections_close_after_them() {
 }
 
 #[tokio::test]
-async fn a_stop_waits_for_websockets_until_its_grace_is_over() {
+async fn a_stop_closes_websockets_in_order_before_its_grace_is_over() {
     let origin = Origin::start("app").await;
     origin.set(Behaviour::WebSocket);
-    let mut gateway = with(&origin, &[("runtime", "shutdown_grace = \"2s\"")]).await;
+    let mut gateway = with(&origin, &[("runtime", "shutdown_grace = \"12s\"")]).await;
     let address = gateway.address();
-    let mut socket = open(address).await;
+    let (mut socket, mut deaf) = (open(address).await, open(address).await);
     gateway.process().signal("TERM");
     wait::until(SOON, "no new connections", || async { Connection::open(address).await.is_err() }).await;
-    echo(&mut socket, "still here").await.expect("within the grace");
-    assert_eq!(socket.read_to_end().await, b"");
+    echo_frame(&mut socket, "still here").await;
+    closed_in_order(&mut socket).await;
+    // Who does not answer is cut.
+    assert_eq!(deaf.read_to_end().await, GOING_AWAY);
     assert!(gateway.process().end(SOON).await.success());
+    let flag = |line: &serde_json::Value| line["flag"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(gateway.access_log().iter().map(flag).collect::<Vec<_>>(), ["", "LR"]);
+    let [heard, other] = <[_; 2]>::try_from(origin.heard()).expect("two connections");
+    assert_closed(&heard, &["still here"]);
+    assert_closed(&other, &[]);
 }
 
 #[tokio::test]

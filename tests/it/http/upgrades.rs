@@ -35,6 +35,52 @@ pub(crate) async fn echo(client: &mut Connection, text: &str) -> std::io::Result
     Ok(())
 }
 
+/// A frame as clients send them (RFC 6455, 5.2). The mask is all zeros: what comes back reads the same.
+pub(crate) fn frame(text: &str) -> Vec<u8> {
+    let mut frame = vec![0x81];
+    match u16::try_from(text.len()) {
+        Ok(length @ 0..126) => frame.push(0x80 | length as u8),
+        Ok(length) => {
+            frame.push(0x80 | 126);
+            frame.extend(length.to_be_bytes());
+        }
+        Err(_) => {
+            frame.push(0x80 | 127);
+            frame.extend((text.len() as u64).to_be_bytes());
+        }
+    }
+    frame.extend([0; 4]);
+    frame.extend(text.as_bytes());
+    frame
+}
+
+/// Sends a frame and expects it back.
+pub(crate) async fn echo_frame(client: &mut Connection, text: &str) {
+    let frame = frame(text);
+    client.send(&frame).await.expect("to send a frame");
+    assert!(client.read_exact(frame.len()).await.expect("the frame") == frame, "another frame came back");
+}
+
+/// What closes a WebSocket because its server goes away, to its client.
+pub(crate) const GOING_AWAY: [u8; 4] = [0x88, 2, 0x03, 0xe9];
+
+/// Waits for the close frame, with nothing before it, and answers as a client does; then nothing more comes.
+pub(crate) async fn closed_in_order(client: &mut Connection) {
+    assert_eq!(client.read_exact(4).await.expect("a close frame"), GOING_AWAY);
+    client.send(&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9]).await.expect("to answer");
+    assert_eq!(client.read_to_end().await, b"");
+}
+
+/// Asserts that these frames came to a service, and then the masked frame that closes it.
+pub(crate) fn assert_closed(heard: &[u8], frames: &[&str]) {
+    let all: Vec<u8> = frames.iter().flat_map(|text| frame(text)).collect();
+    assert_eq!(heard.len(), all.len() + 8, "{:?}", &heard[heard.len().saturating_sub(16)..]);
+    let (before, close) = heard.split_at(all.len());
+    assert!(before == all, "other frames came");
+    let [kind, length, a, b, _, _, high, low] = close else { panic!("{close:?}") };
+    assert_eq!((*kind, *length, high ^ a, low ^ b), (0x88, 0x82, 0x03, 0xe9), "{close:?}");
+}
+
 #[tokio::test]
 async fn a_websocket_carries_bytes_both_ways_and_half_a_close() {
     let origin = Origin::start("app").await;

@@ -1,6 +1,8 @@
 //! Traffic to what a real Consul lists.
 
 mod answers;
+mod datacenters;
+mod draining;
 mod fleet;
 mod many;
 mod network;
@@ -19,6 +21,11 @@ use crate::support::origin::Origin;
 use crate::support::wait;
 
 async fn before(consul: &Consul, more: &str) -> Gateway {
+    before_with(consul, "", more).await
+}
+
+/// As [`before`], with these lines for the upstream.
+async fn before_with(consul: &Consul, lines: &str, more: &str) -> Gateway {
     Gateway::start(&format!(
         r#"
         listeners.web = {{ address = "127.0.0.1:0" }}
@@ -28,6 +35,7 @@ async fn before(consul: &Consul, more: &str) -> Gateway {
         [upstreams.web]
         consul = {{ service = "web" }}
         balance = "round_robin"
+        {lines}
         [routes.all]
         match = {{ path = "/" }}
         upstream = "web"

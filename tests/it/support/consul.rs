@@ -58,6 +58,33 @@ impl Consul {
         Some(consul)
     }
 
+    /// Servers of two datacenters, `east` and `west`, that know each other; `None` (said aloud) where no Consul can be had.
+    pub async fn start_two_datacenters() -> Option<(Self, Self)> {
+        registry::binary("consul")?;
+        let server =
+            |name: &str| Self::prepare(false, json!({ "server": true, "bootstrap_expect": 1, "datacenter": name }));
+        let (mut east, mut west) = (server("east"), server("west"));
+        let join = json!({ "retry_join_wan": [east.wan()], "retry_interval_wan": "1s" });
+        merge(&mut west.config, join);
+        for consul in [&mut east, &mut west] {
+            consul.run();
+            consul.leader().await;
+        }
+        for (consul, other) in [(&east, "west"), (&west, "east")] {
+            consul.reaches(other).await;
+        }
+        Some((east, west))
+    }
+
+    /// Waits until it answers for another datacenter.
+    pub async fn reaches(&self, datacenter: &str) {
+        wait::until(START, "the other datacenter", || async {
+            let request = self.client.get(format!("{}/v1/catalog/nodes?dc={datacenter}", self.url()));
+            request.send().await.is_ok_and(|answer| answer.status().is_success())
+        })
+        .await;
+    }
+
     async fn launch(acl: bool) -> Option<Self> {
         registry::binary("consul")?;
         let mut consul = Self::prepare(acl, json!({ "server": true, "bootstrap_expect": 1 }));
@@ -108,6 +135,10 @@ impl Consul {
     /// Where servers are asked by other agents.
     pub fn rpc_address(&self) -> SocketAddr {
         SocketAddr::new(self.address, self.ports[1])
+    }
+
+    fn wan(&self) -> String {
+        format!("{}:{}", self.address, self.ports[3])
     }
 
     fn serf(&self) -> String {

@@ -101,6 +101,7 @@ struct State {
     requests: AtomicUsize,
     probes: AtomicUsize,
     seen: Mutex<VecDeque<Seen>>,
+    heard: Mutex<BTreeMap<usize, Vec<u8>>>,
     reset_on_accept: Mutex<bool>,
 }
 
@@ -128,6 +129,7 @@ impl Origin {
             requests: AtomicUsize::new(0),
             probes: AtomicUsize::new(0),
             seen: Mutex::default(),
+            heard: Mutex::default(),
             reset_on_accept: Mutex::new(false),
         });
         let running = CancellationToken::new();
@@ -192,6 +194,11 @@ impl Origin {
     /// What arrived, in order.
     pub fn seen(&self) -> Vec<Seen> {
         self.state.seen.lock().unwrap().iter().cloned().collect()
+    }
+
+    /// All bytes that came on each upgraded connection.
+    pub fn heard(&self) -> Vec<Vec<u8>> {
+        self.state.heard.lock().unwrap().values().cloned().collect()
     }
 
     pub fn last_seen(&self) -> Option<Seen> {
@@ -356,7 +363,7 @@ async fn answer(mut behaviour: Behaviour, seen: &Seen, number: usize, wire: &mut
             return if reset { Next::Reset } else { Next::End };
         }
         Behaviour::Stream { chunks, pause, trailers } => return stream(&chunks, pause, &trailers, wire, state).await,
-        Behaviour::WebSocket => return websocket(wire).await,
+        Behaviour::WebSocket => return websocket(wire, seen.connection, state).await,
         // Answered before its body was read.
         Behaviour::Early(_) => return Next::Keep,
         Behaviour::Delay(..) | Behaviour::Hold(_) | Behaviour::HoldBody(_) => unreachable!("unwrapped above"),
@@ -443,12 +450,16 @@ async fn stream(chunks: &[Bytes], pause: Duration, trailers: &[(&str, &str)], wi
     if wire.write_all(end.as_bytes()).await.is_ok() { Next::Keep } else { Next::End }
 }
 
-async fn websocket(wire: &mut Wire) -> Next {
+async fn websocket(wire: &mut Wire, connection: usize, state: &State) -> Next {
+    let heard = |bytes: &[u8]| {
+        state.heard.lock().unwrap().entry(connection).or_default().extend_from_slice(bytes);
+    };
     let head = b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
     if wire.write_all(head).await.is_err() {
         return Next::End;
     }
     let early = wire.take_buffered();
+    heard(&early);
     let stream = wire.stream();
     if !early.is_empty() && stream.write_all(&early).await.is_err() {
         return Next::End;
@@ -461,6 +472,7 @@ async fn websocket(wire: &mut Wire) -> Next {
                 return Next::End;
             }
             Ok(read) => {
+                heard(&buffer[..read]);
                 if stream.write_all(&buffer[..read]).await.is_err() {
                     return Next::End;
                 }

@@ -162,8 +162,10 @@ impl TagSet {
         for (service, known) in &self.services {
             let name = upstream_name(service);
             let settings = UpstreamSettings { subsets: subsets(&known.claims), ..UpstreamSettings::default() };
-            let spec =
-                UpstreamSpec { source: UpstreamSource::Consul(ConsulService::named(Arc::clone(service))), settings };
+            let spec = UpstreamSpec {
+                source: UpstreamSource::Consul([ConsulService::named(Arc::clone(service))].into()),
+                settings,
+            };
             let good = keep_equal(self.upstreams.get(&name).cloned(), spec);
             let place: Arc<str> = place(service).into();
             let upstream =
@@ -177,7 +179,7 @@ impl TagSet {
                 let name = secure_name(service, tls);
                 let (subsets, tls) = (subsets(&known.claims), Some(Arc::clone(tls)));
                 let settings = UpstreamSettings { subsets, tls, ..UpstreamSettings::default() };
-                let source = UpstreamSource::Consul(ConsulService::named(Arc::clone(service)));
+                let source = UpstreamSource::Consul([ConsulService::named(Arc::clone(service))].into());
                 let good = keep_equal(self.upstreams.get(&name).cloned(), UpstreamSpec { source, settings });
                 let item = Item { good: Some(good), problems: Vec::new(), place: Arc::clone(&place) };
                 documents.upstreams.insert(name, item);
