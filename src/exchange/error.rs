@@ -32,6 +32,8 @@ pub enum ProxyError {
     },
     /// The endpoint's answer is not HTTP.
     BadResponse,
+    /// The request asks for an upgrade, and the endpoint is spoken to in what has none.
+    NoUpgrade,
     /// No response head in time, or the whole exchange took too long.
     Timeout,
     /// The client went away; nobody reads the answer.
@@ -58,6 +60,7 @@ impl ProxyError {
             | Self::Unresolved
             | Self::Overloaded { .. }
             | Self::BadResponse
+            | Self::NoUpgrade
             | Self::Timeout
             | Self::ClientGone
             | Self::SlowBody
@@ -74,6 +77,7 @@ impl ProxyError {
             Self::NoEndpoint | Self::Unresolved | Self::Overloaded { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Denied => StatusCode::FORBIDDEN,
             Self::Unreachable { .. } | Self::Reset { .. } | Self::BadResponse => StatusCode::BAD_GATEWAY,
+            Self::NoUpgrade => StatusCode::NOT_IMPLEMENTED,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::ClientGone => CLIENT_CLOSED_REQUEST,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
@@ -94,7 +98,7 @@ impl ProxyError {
             Self::Unreachable { retried: false } => Flag::UpstreamConnectFailure,
             Self::Unreachable { retried: true } | Self::Reset { retried: true } => Flag::UpstreamRetryLimitExceeded,
             Self::Reset { retried: false } => Flag::UpstreamConnectionTermination,
-            Self::BadResponse => Flag::UpstreamProtocolError,
+            Self::BadResponse | Self::NoUpgrade => Flag::UpstreamProtocolError,
             Self::Timeout => Flag::UpstreamTimeout,
             Self::ClientGone => Flag::DownstreamConnectionTermination,
             Self::SlowBody => Flag::RequestTimeout,
@@ -115,6 +119,7 @@ impl ProxyError {
             Self::Unreachable { .. } => "endpoint_unreachable",
             Self::Reset { .. } => "endpoint_reset",
             Self::BadResponse => "endpoint_protocol_error",
+            Self::NoUpgrade => "no_upgrade",
             Self::Timeout => "timeout",
             Self::ClientGone => "client_gone",
             Self::SlowBody => "request_timeout",
@@ -136,6 +141,7 @@ impl ProxyError {
             | Self::Unreachable { .. }
             | Self::Reset { .. }
             | Self::BadResponse
+            | Self::NoUpgrade
             | Self::Timeout => false,
         }
     }
@@ -150,6 +156,7 @@ impl ProxyError {
             | Self::Unreachable { .. }
             | Self::Reset { .. }
             | Self::BadResponse
+            | Self::NoUpgrade
             | Self::Timeout
             | Self::ClientGone
             | Self::SlowBody

@@ -11,12 +11,14 @@ use http::HeaderValue;
 
 use super::balance::{Latency, Load, Pool};
 use super::kept::Kept;
+use super::multiplexed::Trunks;
 use super::secure::LocalTls;
 use super::worker::Worker;
 use crate::snapshot::{
     Certificates, Endpoint, EndpointState, Flip, Route, RouteTable, Secure, Snapshot, Trial, Upstream, Verdict,
 };
 use crate::spec::name::Name;
+use crate::spec::upstream::Protocol;
 use crate::telemetry::stats::{
     AttemptResult, ConnectionState, Counter, Gauge, Histogram, RequestCounters, RetryResult, WorkerStats,
 };
@@ -183,6 +185,9 @@ pub(super) struct LocalEndpoint {
     /// `None`: plain text.
     pub(super) tls: Option<LocalTls>,
     pub(super) kept: Kept,
+    /// Where it may be spoken to in HTTP/2.
+    pub(super) trunks: Option<Box<Trunks>>,
+    protocol: Protocol,
     /// Measured where the balancer asks for it.
     pub(super) latency: Latency,
 }
@@ -198,14 +203,24 @@ impl Load for LocalUpstream {
 }
 
 impl LocalEndpoint {
-    fn new(endpoint: &Endpoint, secure: Option<Secure>) -> Self {
+    fn new(endpoint: &Endpoint, secure: Option<Secure>, protocol: Protocol) -> Self {
         Self {
             state: Arc::clone(&endpoint.state),
             name: endpoint.host.clone(),
             host: host_of(endpoint),
             tls: secure.map(LocalTls::new),
             kept: Kept::default(),
+            trunks: (protocol != Protocol::Http1).then(Box::default),
+            protocol,
             latency: Latency::default(),
+        }
+    }
+
+    /// Lets go of its connections; no more are kept.
+    fn close(&self) {
+        self.kept.close();
+        if let Some(trunks) = &self.trunks {
+            trunks.close();
         }
     }
 }
@@ -221,12 +236,14 @@ impl LocalUpstream {
             .map(|endpoint| {
                 let secure = upstream.secure(endpoint);
                 if let Some(local) = known.get(&Arc::as_ptr(&endpoint.state)) {
-                    if local.tls.as_ref().map(LocalTls::secure) == secure.as_ref() && local.name == endpoint.host {
+                    let spoken_to_alike = local.tls.as_ref().map(LocalTls::secure) == secure.as_ref()
+                        && local.protocol == upstream.settings.protocol;
+                    if spoken_to_alike && local.name == endpoint.host {
                         return Rc::clone(local);
                     }
-                    local.kept.close();
+                    local.close();
                 }
-                Rc::new(LocalEndpoint::new(endpoint, secure))
+                Rc::new(LocalEndpoint::new(endpoint, secure, upstream.settings.protocol))
             })
             .collect();
         let gauge = |state| stats.upstream_connections(&upstream.label, state);
@@ -298,6 +315,9 @@ impl LocalUpstream {
         for endpoint in &self.endpoints {
             let settings = &self.upstream.settings;
             endpoint.kept.expire(settings.max_idle_per_endpoint, settings.keep_alive);
+            if let Some(trunks) = &endpoint.trunks {
+                trunks.expire(&self.upstream);
+            }
         }
     }
 }

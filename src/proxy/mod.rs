@@ -3,7 +3,7 @@
 //! A request's life in here: `accept` takes its connection, `connection` serves it (over `tls` perhaps, by `http2`
 //! perhaps), `serve` is the exchange in reading order (`gate`, route, target), `breaker` lets it through, `forward` tries
 //! endpoints as often as `retry` allows, each that `room` and `pick` find by an `attempt` over a connection that `kept`
-//! keeps (over TLS by `secure`), `tunnel` carries upgrades, and `frame` tells log and metrics when it is over. `local` is
+//! keeps (over TLS by `secure`), or over one that carries many (`multiplexed`); `carrier` is either, `tunnel` carries upgrades, and `frame` tells log and metrics when it is over. `local` is
 //! a worker's view of a snapshot.
 
 mod accept;
@@ -11,6 +11,7 @@ mod alarm;
 mod attempt;
 mod balance;
 mod breaker;
+mod carrier;
 mod connection;
 mod crowd;
 mod forward;
@@ -21,6 +22,7 @@ mod http2;
 mod kept;
 mod listener;
 mod local;
+mod multiplexed;
 mod outbound;
 mod pick;
 mod plane;

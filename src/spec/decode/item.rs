@@ -447,6 +447,7 @@ UpstreamSpec {
         },
         host: Kept,
         tls: None,
+        protocol: Http1,
     },
 }
 "#);
@@ -497,6 +498,7 @@ UpstreamSpec {
         },
         host: Kept,
         tls: None,
+        protocol: Http1,
     },
 }
 ");

@@ -14,7 +14,7 @@ use crate::spec::endpoint::{Address, EndpointSpec, Labels, RegistryStatus};
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::route::HostPolicy;
 use crate::spec::source::{ConsulService, EtcdFormat};
-use crate::spec::upstream::{HealthCheck, Probe, UpstreamSettings, UpstreamSource, UpstreamSpec};
+use crate::spec::upstream::{HealthCheck, Probe, Protocol, UpstreamSettings, UpstreamSource, UpstreamSpec};
 
 use super::balance::{RawBalance, RawHash, RawSession, resolve_hash, resolve_priorities, resolve_slow_start};
 use super::breaker::RawBreaker;
@@ -87,6 +87,21 @@ pub struct RawUpstream {
     host: Option<String>,
     /// TLS with the endpoints; plain text by default.
     tls: Option<RawUpstreamTls>,
+    /// What endpoints are spoken to in; default `http1`.
+    protocol: Option<RawProtocol>,
+}
+
+/// What endpoints are spoken to in.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "Protocol")]
+pub enum RawProtocol {
+    /// HTTP/1.1
+    Http1,
+    /// HTTP/2: in plain text without asking, over TLS as the only thing offered. What gRPC needs.
+    Http2,
+    /// Over TLS, what an endpoint chooses of the two.
+    Auto,
 }
 
 /// The instances of a service in Consul.
@@ -173,6 +188,11 @@ impl RawUpstream {
         let or = |raw: Option<RawDuration>, default: Duration| raw.map_or(default, |RawDuration(duration)| duration);
         let balance = self.balance.map_or(default.balance, RawBalance::resolve);
         let host = self.host.and_then(|host| scope.key("host").check(parse_host_policy(host))).unwrap_or_default();
+        let protocol = self.protocol.map_or(default.protocol, RawProtocol::resolve);
+        if protocol == Protocol::Auto && self.tls.is_none() {
+            let text = "`auto` asks endpoints in TLS what they speak: give `tls`, or say `http1` or `http2`";
+            scope.key("protocol").problem(text);
+        }
         let settings = UpstreamSettings {
             balance,
             hash: resolve_hash(self.hash, balance, scope),
@@ -195,8 +215,12 @@ impl RawUpstream {
             passive_health: self.passive_health.unwrap_or_default().resolve(&scope.key("passive_health")),
             breaker: self.breaker.map(|breaker| breaker.resolve(&scope.key("breaker"))),
             retry_budget: self.retry_budget.unwrap_or_default().resolve(&scope.key("retry_budget")),
-            tls: self.tls.and_then(|tls| tls.resolve(host.name().as_deref(), &scope.key("tls"))).map(Arc::new),
+            tls: self
+                .tls
+                .and_then(|tls| tls.resolve(host.name().as_deref(), protocol, &scope.key("tls")))
+                .map(Arc::new),
             host,
+            protocol,
         };
         if self.consul.is_some() {
             scope.key("consul").refers(Referent::Provider(ProviderId::Consul));
@@ -218,6 +242,16 @@ impl RawUpstream {
             scope.problem("`consul`, `etcd`, `dns` and `endpoints` exclude each other: an upstream has one source");
         }
         Some(UpstreamSpec { source: source.flatten()?, settings })
+    }
+}
+
+impl RawProtocol {
+    fn resolve(self) -> Protocol {
+        match self {
+            Self::Http1 => Protocol::Http1,
+            Self::Http2 => Protocol::Http2,
+            Self::Auto => Protocol::Auto,
+        }
     }
 }
 
