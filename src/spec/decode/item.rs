@@ -542,7 +542,7 @@ kv:13:1: health_check.tls: unknown key; known are path, host, tcp, interval, tim
 "#);
         insta::assert_snapshot!(decoded::<UpstreamSpec>("{\"health_check\": {}}"), @"
 kv:1:1: it has no source: give one of `consul`, `etcd`, `dns` and `endpoints`
-kv:1:2: health_check: give a `path` to ask for, or `tcp = true` for a connect
+kv:1:2: health_check: give a `path` to ask for, `grpc = true` for gRPC's health service, or `tcp = true` for a connect
 ");
     }
 
