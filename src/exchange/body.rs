@@ -75,9 +75,31 @@ pub struct Bounds {
 }
 
 /// The failure of a body, as hyper sees it; what it means is in the [`Flow`].
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the body ended too soon: {0:?}")]
-pub struct BodyError(pub BodyFailure);
+#[derive(Debug, thiserror::Error)]
+#[error("the body ended too soon: {failure:?}")]
+pub struct BodyError {
+    failure: BodyFailure,
+    /// What hyper resets the client's stream with, where that is of HTTP/2.
+    #[source]
+    reset: Option<h2::Error>,
+}
+
+impl BodyError {
+    fn new(failure: BodyFailure) -> Self {
+        let reset = match failure {
+            BodyFailure::EndpointReset(code) => Some(h2::Reason::from(code)),
+            BodyFailure::Malformed
+            | BodyFailure::TooLarge
+            | BodyFailure::TooSlow
+            | BodyFailure::ClientGone
+            | BodyFailure::EndpointGone
+            | BodyFailure::EndpointSlow => None,
+        };
+        // The others would tell of the client's own stream what is not so: that nothing was begun, or all is well.
+        let told = [h2::Reason::CANCEL, h2::Reason::INTERNAL_ERROR, h2::Reason::ENHANCE_YOUR_CALM];
+        Self { failure, reset: reset.filter(|reason| told.contains(reason)).map(h2::Error::from) }
+    }
+}
 
 /// How long a body is held back for a 100.
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
@@ -192,7 +214,7 @@ impl<S: Source> Stream<S> {
 
     fn fail(&self, failure: BodyFailure) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.flow.fail(failure);
-        Poll::Ready(Some(Err(BodyError(failure))))
+        Poll::Ready(Some(Err(BodyError::new(failure))))
     }
 
     /// Waits until `at`; true when it has come.

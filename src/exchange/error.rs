@@ -34,6 +34,8 @@ pub enum ProxyError {
     Drained,
     /// The endpoint's answer is not HTTP.
     BadResponse,
+    /// The request asks for an upgrade, and the endpoint is spoken to in what has none.
+    NoUpgrade,
     /// No response head in time, or the whole exchange took too long.
     Timeout,
     /// The client went away; nobody reads the answer.
@@ -63,6 +65,7 @@ impl ProxyError {
             | Self::Overloaded { .. }
             | Self::Drained
             | Self::BadResponse
+            | Self::NoUpgrade
             | Self::Timeout
             | Self::ClientGone
             | Self::SlowBody
@@ -82,6 +85,7 @@ impl ProxyError {
             }
             Self::Denied => StatusCode::FORBIDDEN,
             Self::Unreachable { .. } | Self::Reset { .. } | Self::BadResponse => StatusCode::BAD_GATEWAY,
+            Self::NoUpgrade => StatusCode::NOT_IMPLEMENTED,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::ClientGone => CLIENT_CLOSED_REQUEST,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
@@ -104,7 +108,7 @@ impl ProxyError {
             Self::Unreachable { retried: true } | Self::Reset { retried: true } => Flag::UpstreamRetryLimitExceeded,
             Self::Reset { retried: false } => Flag::UpstreamConnectionTermination,
             Self::Drained => Flag::LocalReset,
-            Self::BadResponse => Flag::UpstreamProtocolError,
+            Self::BadResponse | Self::NoUpgrade => Flag::UpstreamProtocolError,
             Self::Timeout => Flag::UpstreamTimeout,
             Self::ClientGone => Flag::DownstreamConnectionTermination,
             Self::SlowBody => Flag::RequestTimeout,
@@ -126,6 +130,7 @@ impl ProxyError {
             Self::Reset { .. } => "endpoint_reset",
             Self::Drained => "endpoint_drained",
             Self::BadResponse => "endpoint_protocol_error",
+            Self::NoUpgrade => "no_upgrade",
             Self::Timeout => "timeout",
             Self::ClientGone => "client_gone",
             Self::SlowBody => "request_timeout",
@@ -149,6 +154,7 @@ impl ProxyError {
             | Self::Reset { .. }
             | Self::Drained
             | Self::BadResponse
+            | Self::NoUpgrade
             | Self::Timeout
             | Self::Loop => false,
         }
@@ -164,6 +170,7 @@ impl ProxyError {
             | Self::Unreachable { .. }
             | Self::Reset { .. }
             | Self::BadResponse
+            | Self::NoUpgrade
             | Self::Timeout
             | Self::ClientGone
             | Self::SlowBody

@@ -36,6 +36,8 @@ pub enum BodyFailure {
     ClientGone,
     /// The endpoint closed the connection, or broke the framing.
     EndpointGone,
+    /// The endpoint reset the stream that carried it, with this code of HTTP/2.
+    EndpointReset(u32),
     /// The endpoint paused for too long, or the whole exchange took too long.
     EndpointSlow,
 }
@@ -48,7 +50,7 @@ impl BodyFailure {
             Self::TooLarge => ProxyError::BodyTooLarge,
             Self::TooSlow => ProxyError::SlowBody,
             Self::ClientGone => ProxyError::ClientGone,
-            Self::EndpointGone => ProxyError::Reset { retried: false },
+            Self::EndpointGone | Self::EndpointReset(_) => ProxyError::Reset { retried: false },
             Self::EndpointSlow => ProxyError::Timeout,
         }
     }

@@ -1,25 +1,28 @@
 //! Defines one try at an endpoint: a connection, the request sent on it, and the head of its response, or why there is
 //! none.
 
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::alarm::Alarm;
+use super::carrier::Carrier;
 use super::drain::Stage;
 use super::forward::Destination;
 use super::frame::Frame;
 use super::http1::{Broken, Head};
-use super::kept::{Connection, NoConnection};
-use super::local::LocalEndpoint;
+use super::kept::{Connection, NoConnection, connect};
+use super::local::{LocalEndpoint, LocalUpstream};
+use super::multiplexed::{self, Cut};
 use super::outbound::Outbound;
 use super::retry::Outcome;
 use crate::exchange::{BodyFailure, Flow, ProxyError};
+use crate::snapshot::Refusal;
 use crate::spec::retry::Condition;
 use crate::spec::upstream_tls;
 use crate::telemetry::stats::AttemptResult;
 
 /// What a try gave.
-pub(super) type Tried = Result<(Head, Connection), Failure>;
+pub(super) type Tried = Result<(Head, Carrier), Failure>;
 
 /// Why a try gave no response.
 pub(super) struct Failure {
@@ -43,57 +46,101 @@ pub(super) async fn attempt(
     fresh: bool,
     outbound: &mut Outbound,
 ) -> Tried {
-    let settings = &destination.upstream.upstream.settings;
+    if let Some(trunks) = &endpoint.trunks {
+        // On the heap: what HTTP/1.1 does not need takes no room of its.
+        return Box::pin(multiplexed::attempt(frame, destination, endpoint, trunks, fresh, outbound)).await;
+    }
     let began = frame.attempt_started.unwrap_or(frame.started);
-    while !fresh && let Some(mut connection) = endpoint.kept.take(settings.keep_alive, began) {
-        match send(frame, destination, endpoint, &mut connection, outbound, began).await {
-            Ok(head) => return Ok((head, connection)),
-            Err(Failure { outcome: Some(Outcome { unsent: true, .. }), .. }) => {}
-            Err(failure) => return Err(failure.on_kept()),
-        }
+    if !fresh && let Some(tried) = over_kept(frame, destination, endpoint, outbound, began).await {
+        return tried;
     }
     let upstream = &destination.upstream;
-    let (pending, place) = upstream.room().map_err(|refusal| Failure {
-        result: None,
-        error: upstream.refused(refusal, &frame.worker.stats),
-        outcome: None,
-        is_of_endpoint: false,
-        cause: refusal.to_string(),
-    })?;
-    let opened = Connection::open(upstream, endpoint, place, destination.connect_timeout()).await;
+    let (pending, place) = upstream.room().map_err(|refusal| Failure::refused(frame, upstream, refusal))?;
+    let until = tokio::time::Instant::now() + destination.connect_timeout();
+    let opened = connect(endpoint, upstream.upstream.settings.protocol, until).await;
     drop(pending);
     match opened {
-        Ok(mut connection) => {
-            let sent = send(frame, destination, endpoint, &mut connection, outbound, Instant::now()).await;
-            match &sent {
-                Ok(_) => upstream.note_tls(endpoint, None),
-                Err(Failure { result: Some(AttemptResult::Connect), cause, .. }) => {
-                    upstream.note_tls(endpoint, Some(cause));
-                }
-                Err(_) => {}
-            }
-            Ok((sent?, connection))
+        Ok(stream) => {
+            let connection = Connection::new(stream, upstream, place);
+            over_connection(frame, destination, endpoint, connection, outbound).await
         }
-        Err(error) => {
-            let cause = error.to_string();
-            if matches!(error, NoConnection::Tls(_)) {
-                upstream.note_tls(endpoint, Some(&cause));
-            }
-            Err(Failure::unconnected(true, cause))
-        }
+        Err(error) => Err(Failure::of_opening(destination, endpoint, &error)),
     }
 }
 
+/// A try on the kept connections; `None` when there is none.
+pub(super) async fn over_kept(
+    frame: &Frame,
+    destination: &Destination,
+    endpoint: &LocalEndpoint,
+    outbound: &mut Outbound,
+    began: Instant,
+) -> Option<Tried> {
+    let keep_alive = destination.upstream.upstream.settings.keep_alive;
+    while let Some(mut connection) = endpoint.kept.take(keep_alive, began) {
+        match send(frame, destination, endpoint, &mut connection, outbound, began).await {
+            Ok(head) => return Some(Ok((head, Carrier::Connection(connection)))),
+            Err(Failure { outcome: Some(Outcome { unsent: true, .. }), .. }) => {}
+            Err(failure) => return Some(Err(failure.on_kept())),
+        }
+    }
+    None
+}
+
+/// A try on a connection that was made for it.
+pub(super) async fn over_connection(
+    frame: &Frame,
+    destination: &Destination,
+    endpoint: &LocalEndpoint,
+    mut connection: Connection,
+    outbound: &mut Outbound,
+) -> Tried {
+    let upstream = &destination.upstream;
+    let sent = send(frame, destination, endpoint, &mut connection, outbound, Instant::now()).await;
+    match &sent {
+        Ok(_) => upstream.note_tls(endpoint, None),
+        Err(Failure { result: Some(AttemptResult::Connect), cause, .. }) => upstream.note_tls(endpoint, Some(cause)),
+        Err(_) => {}
+    }
+    Ok((sent?, Carrier::Connection(connection)))
+}
+
 impl Failure {
-    /// There was no connection. `unsent`: the request is as it was.
-    fn unconnected(unsent: bool, cause: String) -> Self {
+    /// The upstream's breaker has no place for it.
+    pub(super) fn refused(frame: &Frame, upstream: &LocalUpstream, refusal: Refusal) -> Self {
+        let error = upstream.refused(refusal, &frame.worker.stats);
+        Self { result: None, error, outcome: None, is_of_endpoint: false, cause: refusal.to_string() }
+    }
+
+    /// There was no connection, and the request is as it was.
+    pub(super) fn unconnected(cause: String) -> Self {
         Self {
             result: Some(AttemptResult::Connect),
             error: ProxyError::Unreachable { retried: false },
-            outcome: Some(Outcome { condition: Condition::Connect, unsent, stale: false }),
+            outcome: Some(Outcome { condition: Condition::Connect, unsent: true, stale: false }),
             is_of_endpoint: true,
             cause,
         }
+    }
+
+    /// None could be made.
+    pub(super) fn of_opening(destination: &Destination, endpoint: &LocalEndpoint, error: &NoConnection) -> Self {
+        let cause = error.to_string();
+        if matches!(error, NoConnection::Tls(_) | NoConnection::Http2(_)) {
+            destination.upstream.note_tls(endpoint, Some(&cause));
+        }
+        Self::unconnected(cause)
+    }
+
+    /// There was no response in time.
+    pub(super) fn late() -> Self {
+        let cause = "no response head in time";
+        Self::sent(AttemptResult::Timeout, ProxyError::Timeout, Condition::PerTryTimeout, cause)
+    }
+
+    /// The request is none for an endpoint that is spoken to so.
+    pub(super) fn unfit(error: ProxyError, cause: &str) -> Self {
+        Self { result: None, error, outcome: None, is_of_endpoint: false, cause: cause.to_owned() }
     }
 
     /// After the request was sent.
@@ -110,7 +157,7 @@ impl Failure {
     }
 
     /// The connection had been kept: its end without a word says little of the endpoint.
-    fn on_kept(mut self) -> Self {
+    pub(super) fn on_kept(mut self) -> Self {
         if let Some(outcome) = &mut self.outcome
             && self.result == Some(AttemptResult::Reset)
         {
@@ -124,25 +171,55 @@ impl Failure {
         let cause = broken.to_string();
         let reset = ProxyError::Reset { retried: false };
         match broken {
-            Broken::RequestBody => {
-                let failure = request_body.and_then(Flow::failure).unwrap_or(BodyFailure::ClientGone);
-                let (result, cause) = (Some(AttemptResult::Reset), format!("{cause}: {failure:?}"));
-                Self { result, error: failure.error(), outcome: None, is_of_endpoint: false, cause }
-            }
+            Broken::RequestBody => Self::of_body(request_body, &cause),
             // It has answered, in its way.
             Broken::Protocol(_) => {
                 let (result, error) = (Some(AttemptResult::Protocol), ProxyError::BadResponse);
                 Self { result, error, outcome: None, is_of_endpoint: true, cause }
             }
             Broken::Io(error) if upstream_tls::is_refusal(error) => {
-                Self::unconnected(false, upstream_tls::reason(error))
+                let outcome = Some(Outcome { condition: Condition::Connect, unsent: false, stale: false });
+                Self { outcome, ..Self::unconnected(upstream_tls::reason(error)) }
             }
             Broken::Closed | Broken::Io(_) => Self::sent(AttemptResult::Reset, reset, Condition::Reset, cause),
-            Broken::Unsent => {
-                let outcome = Some(Outcome { condition: Condition::Reset, unsent: true, stale: false });
-                Self { result: Some(AttemptResult::Reset), error: reset, outcome, is_of_endpoint: true, cause }
+            Broken::Unsent => Self::unsent(cause),
+        }
+    }
+
+    /// What it means that a strand gave no response.
+    pub(super) fn of_cut(cut: &Cut, request_body: Option<&Flow>) -> Self {
+        let cause = cut.to_string();
+        let reset = ProxyError::Reset { retried: false };
+        match cut {
+            Cut::Unsent => Self::unsent(cause),
+            Cut::Unfit => Self::unfit(ProxyError::BadRequest, &cause),
+            Cut::RequestBody => Self::of_body(request_body, &cause),
+            Cut::Refused => Self::sent(AttemptResult::Reset, reset, Condition::RefusedStream, cause),
+            // It says so in order.
+            Cut::Left => {
+                let left = Self::sent(AttemptResult::Reset, reset, Condition::RefusedStream, cause);
+                Self { is_of_endpoint: false, ..left }
+            }
+            Cut::Reset(_) | Cut::Closed(_) => Self::sent(AttemptResult::Reset, reset, Condition::Reset, cause),
+            Cut::Protocol(_) => {
+                let (result, error) = (Some(AttemptResult::Protocol), ProxyError::BadResponse);
+                Self { result, error, outcome: None, is_of_endpoint: true, cause }
             }
         }
+    }
+
+    /// The connection ended before anything of the request was sent.
+    fn unsent(cause: String) -> Self {
+        let outcome = Some(Outcome { condition: Condition::Reset, unsent: true, stale: false });
+        let error = ProxyError::Reset { retried: false };
+        Self { result: Some(AttemptResult::Reset), error, outcome, is_of_endpoint: true, cause }
+    }
+
+    /// The request's body failed.
+    fn of_body(request_body: Option<&Flow>, cause: &str) -> Self {
+        let failure = request_body.and_then(Flow::failure).unwrap_or(BodyFailure::ClientGone);
+        let (result, cause) = (Some(AttemptResult::Reset), format!("{cause}: {failure:?}"));
+        Self { result, error: failure.error(), outcome: None, is_of_endpoint: false, cause }
     }
 }
 
@@ -155,25 +232,37 @@ async fn send(
     outbound: &mut Outbound,
     sent: Instant,
 ) -> Result<Head, Failure> {
-    let (link, drain) = (&mut *connection.link, &endpoint.drain);
+    let link = &mut *connection.link;
     link.begin(outbound);
+    let outcome = response(frame, destination, endpoint, sent, |cx| link.poll_response(outbound, cx)).await?;
+    outcome.map_err(|broken| Failure::of(&broken, frame.request_flow.as_deref()))
+}
+
+/// Waits for the head of a response.
+///
+/// # Errors
+/// It did not come in time, or the endpoint's drain was over before.
+pub(super) async fn response<E>(
+    frame: &Frame,
+    destination: &Destination,
+    endpoint: &LocalEndpoint,
+    sent: Instant,
+    mut poll: impl FnMut(&mut Context<'_>) -> Poll<Result<Head, E>>,
+) -> Result<Result<Head, E>, Failure> {
     let mut alarm = Alarm::new(&frame.worker.alarms, sent);
-    let outcome = std::future::poll_fn(|cx| {
-        if let Poll::Ready(outcome) = link.poll_response(outbound, cx) {
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(outcome) = poll(cx) {
             return Poll::Ready(Ok(outcome));
         }
         // All who wait are woken when a drain ends.
-        if drain.stage() == Stage::Cut {
+        if endpoint.drain.stage() == Stage::Cut {
             return Poll::Ready(Err(Failure::drained()));
         }
         // The endpoint's time begins when it has the whole request: an upload may take long.
         if alarm.poll(destination.head_deadline(sent, frame.request_flow.as_deref()), cx) {
-            let cause = "no response head in time";
-            let late = Failure::sent(AttemptResult::Timeout, ProxyError::Timeout, Condition::PerTryTimeout, cause);
-            return Poll::Ready(Err(late));
+            return Poll::Ready(Err(Failure::late()));
         }
         Poll::Pending
     })
-    .await;
-    outcome?.map_err(|broken| Failure::of(&broken, frame.request_flow.as_deref()))
+    .await
 }

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use http::header;
 
+use super::carrier::Carrier;
 use super::forward::{Destination, forward};
 use super::frame::Frame;
 use super::http1::Head;
-use super::kept::Connection;
 use super::local::LocalUpstream;
 use super::outbound::Outbound;
 use crate::exchange::ProxyError;
@@ -19,7 +19,7 @@ use crate::telemetry::stats::WorkerStats;
 /// What a request came to.
 pub(super) enum Answered {
     /// An endpoint's answer.
-    Endpoint(Head, Connection),
+    Endpoint(Head, Carrier),
     /// The upstream was not asked.
     Canned(Arc<Canned>),
 }
@@ -66,7 +66,7 @@ async fn through(
     frame: &mut Frame,
     destination: &Destination,
     outbound: &mut Outbound,
-) -> Result<(Head, Connection), ProxyError> {
+) -> Result<(Head, Carrier), ProxyError> {
     let upstream = &destination.upstream;
     // What was taken of another upstream goes back.
     frame.admission = None;

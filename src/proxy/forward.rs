@@ -7,9 +7,9 @@ use http::{HeaderValue, header};
 
 use super::attempt::{Tried, attempt};
 use super::breaker;
+use super::carrier::Carrier;
 use super::frame::Frame;
 use super::http1::Head;
-use super::kept::Connection;
 use super::local::{LocalEndpoint, LocalRoute, LocalUpstream};
 use super::outbound::Outbound;
 use super::pick::Picked;
@@ -48,7 +48,7 @@ pub(super) async fn forward(
     frame: &mut Frame,
     destination: &Destination,
     outbound: &mut Outbound,
-) -> Result<(Head, Connection), ProxyError> {
+) -> Result<(Head, Carrier), ProxyError> {
     let (worker, upstream) = (Rc::clone(&frame.worker), &destination.upstream);
     let retry = destination.retry();
     let mut tries = Tries::default();
@@ -70,7 +70,7 @@ pub(super) async fn forward(
         if is_past(destination.deadline) && tried.is_err() {
             return Err(ProxyError::Timeout);
         }
-        let next = tries.failed(index, outcome, retry, repeatable(outbound, retry));
+        let next = tries.failed(index, outcome, retry, repeatable(outbound, outcome, retry));
         let pool = upstream.pool(destination.subset, || worker.random()).map_or(0, |pool| pool.len());
         let wait = tries.wait(outcome, retry, pool, worker.random());
         match again(&worker, destination, next, wait).await {
@@ -84,7 +84,7 @@ pub(super) async fn forward(
             }
         }
         upstream.retried(RetryResult::Taken, &worker.stats);
-        if let Ok((_, connection)) = tried {
+        if let Ok((_, Carrier::Connection(connection))) = tried {
             endpoint.keep_unread(connection, &upstream.upstream);
         }
         if !outcome.unsent && !outbound.request.body_mut().rewind() {
@@ -153,14 +153,11 @@ fn outcome(tried: &Tried, retry: &Retry) -> Option<Outcome> {
 }
 
 /// The outcome of the last try, as what the exchange comes to.
-fn answer(frame: &Frame, tried: Tried, outbound: &mut Outbound) -> Result<(Head, Connection), ProxyError> {
+fn answer(frame: &Frame, tried: Tried, outbound: &mut Outbound) -> Result<(Head, Carrier), ProxyError> {
     match tried {
-        Ok((head, mut connection)) => {
-            let body = std::mem::take(outbound.request.body_mut()).unhurried();
-            if let Some(rest) = connection.link.upload(body, frame.idle_timeout()) {
-                tokio::task::spawn_local(rest);
-            }
-            Ok((head, connection))
+        Ok((head, mut carrier)) => {
+            carrier.upload(std::mem::take(outbound.request.body_mut()).unhurried(), frame.idle_timeout());
+            Ok((head, carrier))
         }
         Err(failure) if frame.attempts > 1 => Err(failure.error.retried()),
         Err(failure) => Err(failure.error),
@@ -195,10 +192,11 @@ fn note(frame: &mut Frame, destination: &Destination, endpoint: &LocalEndpoint, 
     }
 }
 
-/// Whether a request may reach services twice, as it stands.
-fn repeatable(outbound: &Outbound, retry: &Retry) -> Repeatable {
+/// Whether a request may reach services twice, as it stands. One that its endpoint refused has reached none.
+fn repeatable(outbound: &Outbound, outcome: Outcome, retry: &Retry) -> Repeatable {
     let request = &outbound.request;
-    if !retry.repeats(request.method()) || request.headers().contains_key(header::UPGRADE) {
+    let refused = outcome.condition == Condition::RefusedStream;
+    if !refused && !retry.repeats(request.method()) || request.headers().contains_key(header::UPGRADE) {
         Repeatable::No
     } else if request.body().is_whole() {
         Repeatable::Yes

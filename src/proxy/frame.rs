@@ -14,11 +14,11 @@ use http_body::{Frame as BodyFrame, SizeHint};
 use hyper::body::Incoming;
 
 use super::carried::Carried;
+use super::carrier::Carrier;
 use super::connection::ClientConnection;
 use super::drain::{Stage, Visit};
 use super::headers::{Noted, trace_id};
 use super::http2::Streams;
-use super::kept::Connection;
 use super::local::{LocalEndpoint, LocalRoute, LocalUpstream};
 use super::worker::Worker;
 use crate::exchange::body::BodyError;
@@ -55,9 +55,9 @@ pub(super) struct Frame {
     pub(super) admission: Option<Box<Admission>>,
     pub(super) attempts: u32,
     pub(super) attempt_started: Option<Instant>,
-    /// The connection the response came from, when its body is over; kept for others when both bodies came to their
+    /// What the response came by, when its body is over: a connection is kept for others when both bodies came to their
     /// ends.
-    pub(super) lease: Option<Connection>,
+    pub(super) lease: Option<Carrier>,
     pub(super) request_flow: Option<Rc<Flow>>,
     pub(super) response_flow: Option<Rc<Flow>>,
     /// 0 until there is an answer.
@@ -148,7 +148,7 @@ impl Frame {
 
     /// Gives the connection back for other exchanges, when nothing of this one is left on it.
     fn return_lease(&mut self, now: Instant) {
-        let Some(connection) = self.lease.take() else { return };
+        let Some(Carrier::Connection(connection)) = self.lease.take() else { return };
         let complete = |flow: &Option<Rc<Flow>>| flow.as_ref().is_none_or(|flow| flow.is_complete());
         if complete(&self.request_flow)
             && complete(&self.response_flow)
@@ -256,7 +256,7 @@ impl Drop for Frame {
 /// A response's body on its way to the client, with the frame that ends when it does.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    body: Body<Connection>,
+    body: Body<Carrier>,
     /// `None` for a response whose exchange goes on without it: an upgrade.
     frame: Option<Box<Frame>>,
     /// Its place among the responses of an HTTP/2 connection, whose client may take some and not this one.
@@ -266,7 +266,7 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    pub(super) fn new(body: Body<Connection>, frame: Option<Box<Frame>>) -> Self {
+    pub(super) fn new(body: Body<Carrier>, frame: Option<Box<Frame>>) -> Self {
         let sending = frame.as_ref().and_then(|frame| {
             let streams = frame.connection.streams.as_ref()?;
             let min_rate = frame.connection.listener.settings.min_rate;
@@ -292,9 +292,9 @@ impl Drop for Outgoing {
             streams.over(place);
         }
         if let Some(frame) = &mut self.frame
-            && let Some(connection) = std::mem::take(&mut self.body).into_source()
+            && let Some(carrier) = std::mem::take(&mut self.body).into_source()
         {
-            frame.lease = Some(connection);
+            frame.lease = Some(carrier);
         }
     }
 }

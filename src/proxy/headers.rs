@@ -45,6 +45,16 @@ impl Noted {
     pub(super) const HOP_BY_HOP: Self =
         Self(Self::CONNECTION.0 | Self::UPGRADE.0 | Self::TE.0 | Self::TRANSFER_ENCODING.0 | Self::OLD_HOP.0);
 
+    /// What a message of HTTP/2 has no such field for, or none that comes from here.
+    pub(super) const OF_HTTP_1: Self = Self(
+        Self::CONNECTION.0
+            | Self::UPGRADE.0
+            | Self::TRANSFER_ENCODING.0
+            | Self::OLD_HOP.0
+            | Self::HOST.0
+            | Self::CONTENT_LENGTH.0,
+    );
+
     pub(super) fn of(headers: &HeaderMap) -> Self {
         headers.keys().fold(Self::default(), |noted, name| Self(noted.0 | Self::one(name).0))
     }

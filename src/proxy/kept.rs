@@ -4,21 +4,18 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body::{Frame, SizeHint};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::http1::Link;
 use super::listener::alive;
 use super::local::{ConnectionGauges, LocalEndpoint, LocalUpstream};
+use super::multiplexed::NoTrunk;
 use super::stream::Stream;
-use crate::exchange::BodyFailure;
-use crate::exchange::body::Source;
 use crate::snapshot::{EndpointState, Place, Upstream};
+use crate::spec::upstream::Protocol;
 use crate::spec::upstream_tls;
 
 /// A connection to an endpoint that carries an exchange; counted as active while it lives.
@@ -48,36 +45,34 @@ impl Drop for Active {
 }
 
 impl Connection {
-    /// Connects to an endpoint, and shakes hands where TLS is spoken with it, all within `timeout`.
-    ///
-    /// # Errors
-    /// Why there is no connection.
-    pub(super) async fn open(
-        upstream: &LocalUpstream,
-        endpoint: &LocalEndpoint,
-        place: Option<Place>,
-        timeout: Duration,
-    ) -> Result<Self, NoConnection> {
-        let until = tokio::time::Instant::now() + timeout;
-        let late = |_| io::Error::from(io::ErrorKind::TimedOut);
-        let connecting = async {
-            let stream = TcpStream::connect(endpoint.state.address()).await?;
-            stream.set_nodelay(true)?;
-            // An endpoint that lost its power says nothing, and a silent WebSocket to it would be kept for ever.
-            SockRef::from(&stream).set_tcp_keepalive(&alive())?;
-            Ok::<_, io::Error>(stream)
-        };
-        let connected = tokio::time::timeout_at(until, connecting).await.map_err(late).flatten();
-        let stream = connected.map_err(NoConnection::Tcp)?;
-        let stream = match &endpoint.tls {
-            None => Stream::Plain(stream),
-            Some(tls) => {
-                let shaken = tokio::time::timeout_at(until, tls.shake_hands(stream)).await.map_err(late).flatten();
-                Stream::Secure(Box::new(shaken.map_err(NoConnection::Tls)?))
-            }
-        };
-        Ok(Self { link: Box::new(Link::new(stream)), active: Active::new(&upstream.connections), place })
+    pub(super) fn new(stream: Stream, upstream: &LocalUpstream, place: Option<Place>) -> Self {
+        Self { link: Box::new(Link::new(stream)), active: Active::new(&upstream.connections), place }
     }
+}
+
+/// Connects to an endpoint, and shakes hands where TLS is spoken with it, all in time. `offered`: what is offered to be
+/// spoken then.
+///
+/// # Errors
+/// Why there is no connection.
+pub(super) async fn connect(
+    endpoint: &LocalEndpoint,
+    offered: Protocol,
+    until: tokio::time::Instant,
+) -> Result<Stream, NoConnection> {
+    let late = |_| io::Error::from(io::ErrorKind::TimedOut);
+    let connecting = async {
+        let stream = TcpStream::connect(endpoint.state.address()).await?;
+        stream.set_nodelay(true)?;
+        // An endpoint that lost its power says nothing, and a silent WebSocket to it would be kept for ever.
+        SockRef::from(&stream).set_tcp_keepalive(&alive())?;
+        Ok::<_, io::Error>(stream)
+    };
+    let connected = tokio::time::timeout_at(until, connecting).await.map_err(late).flatten();
+    let stream = connected.map_err(NoConnection::Tcp)?;
+    let Some(tls) = &endpoint.tls else { return Ok(Stream::Plain(stream)) };
+    let shaken = tokio::time::timeout_at(until, tls.shake_hands(stream, offered)).await.map_err(late).flatten();
+    Ok(Stream::Secure(Box::new(shaken.map_err(NoConnection::Tls)?)))
 }
 
 /// Why there is no connection.
@@ -87,26 +82,8 @@ pub(super) enum NoConnection {
     Tcp(io::Error),
     #[error("{}", upstream_tls::reason(.0))]
     Tls(io::Error),
-}
-
-/// The endpoint's response body.
-impl Source for Connection {
-    const TOO_SLOW: BodyFailure = BodyFailure::EndpointSlow;
-
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
-        self.link.poll_body(cx).map_err(|error| {
-            tracing::debug!("a response's body was cut off: {error}");
-            BodyFailure::EndpointGone
-        })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.link.has_ended()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.link.size_hint()
-    }
+    #[error(transparent)]
+    Http2(#[from] NoTrunk),
 }
 
 /// Idle for so long, a connection is one that exchanges can do without.

@@ -13,12 +13,14 @@ use http::HeaderValue;
 use super::balance::{Latency, Load, Pool};
 use super::drain::Drain;
 use super::kept::Kept;
+use super::multiplexed::Trunks;
 use super::secure::LocalTls;
 use super::worker::Worker;
 use crate::snapshot::{
     Certificates, Endpoint, EndpointState, Flip, Route, RouteTable, Secure, Snapshot, Trial, Upstream, Verdict,
 };
 use crate::spec::name::Name;
+use crate::spec::upstream::Protocol;
 use crate::telemetry::stats::{
     AttemptResult, ConnectionState, Counter, Gauge, Histogram, RequestCounters, RetryResult, WorkerStats,
 };
@@ -202,6 +204,9 @@ pub(super) struct LocalEndpoint {
     pub(super) tls: Option<LocalTls>,
     pub(super) kept: Kept,
     pub(super) drain: Rc<Drain>,
+    /// Where it may be spoken to in HTTP/2.
+    pub(super) trunks: Option<Box<Trunks>>,
+    protocol: Protocol,
     /// Measured where the balancer asks for it.
     pub(super) latency: Latency,
 }
@@ -217,7 +222,7 @@ impl Load for LocalUpstream {
 }
 
 impl LocalEndpoint {
-    fn new(endpoint: &Endpoint, secure: Option<Secure>, drain: Rc<Drain>) -> Self {
+    fn new(endpoint: &Endpoint, secure: Option<Secure>, protocol: Protocol, drain: Rc<Drain>) -> Self {
         Self {
             state: Arc::clone(&endpoint.state),
             name: endpoint.host.clone(),
@@ -225,7 +230,17 @@ impl LocalEndpoint {
             tls: secure.map(LocalTls::new),
             kept: Kept::default(),
             drain,
+            trunks: (protocol != Protocol::Http1).then(Box::default),
+            protocol,
             latency: Latency::default(),
+        }
+    }
+
+    /// Lets go of its connections; no more are kept.
+    fn close(&self) {
+        self.kept.close();
+        if let Some(trunks) = &self.trunks {
+            trunks.close();
         }
     }
 }
@@ -246,15 +261,18 @@ impl LocalUpstream {
             .iter()
             .map(|endpoint| {
                 let secure = upstream.secure(endpoint);
+                let protocol = upstream.settings.protocol;
                 let Some(local) = known.get(&Arc::as_ptr(&endpoint.state)) else {
                     let drain = again(endpoint.address).unwrap_or_default();
-                    return Rc::new(LocalEndpoint::new(endpoint, secure, drain));
+                    return Rc::new(LocalEndpoint::new(endpoint, secure, protocol, drain));
                 };
-                if local.tls.as_ref().map(LocalTls::secure) == secure.as_ref() && local.name == endpoint.host {
+                let spoken_to_alike =
+                    local.tls.as_ref().map(LocalTls::secure) == secure.as_ref() && local.protocol == protocol;
+                if spoken_to_alike && local.name == endpoint.host {
                     return Rc::clone(local);
                 }
-                local.kept.close();
-                Rc::new(LocalEndpoint::new(endpoint, secure, Rc::clone(&local.drain)))
+                local.close();
+                Rc::new(LocalEndpoint::new(endpoint, secure, protocol, Rc::clone(&local.drain)))
             })
             .collect();
         let gauge = |state| stats.upstream_connections(&upstream.label, state);
@@ -359,6 +377,9 @@ impl LocalUpstream {
         for endpoint in &self.endpoints {
             let settings = &self.upstream.settings;
             endpoint.kept.expire(settings.max_idle_per_endpoint, settings.keep_alive);
+            if let Some(trunks) = &endpoint.trunks {
+                trunks.expire(&self.upstream);
+            }
         }
     }
 }

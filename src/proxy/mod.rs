@@ -3,8 +3,9 @@
 //! A request's life in here: `accept` takes its connection, `connection` serves it (over `tls` perhaps, by `http2`
 //! perhaps), `serve` is the exchange in reading order (`gate`, route, target), `breaker` lets it through, `forward` tries
 //! endpoints as often as `retry` allows, each that `room` and `pick` find by an `attempt` over a connection that `kept`
-//! keeps (over TLS by `secure`), `tunnel` carries upgrades (`websocket` knows its frames), and `frame` tells log and metrics
-//! when it is over. `local` is a worker's view of a snapshot, `drain` ends what is at endpoints that leave it.
+//! keeps (over TLS by `secure`), or over one that carries many (`multiplexed`); `carrier` is either, `tunnel` carries upgrades
+//! (`websocket` knows its frames), and `frame` tells log and metrics when it is over. `local` is a worker's view of a
+//! snapshot, `drain` ends what is at endpoints that leave it.
 
 mod accept;
 mod alarm;
@@ -13,6 +14,7 @@ mod attempt;
 mod balance;
 mod breaker;
 mod carried;
+mod carrier;
 mod connection;
 mod crowd;
 mod drain;
@@ -24,6 +26,7 @@ mod http2;
 mod kept;
 mod listener;
 mod local;
+mod multiplexed;
 mod outbound;
 mod pick;
 mod plane;

@@ -65,6 +65,13 @@ impl Tries {
         if outcome.unsent {
             return self.after_unsent(outcome.condition, retry);
         }
+        if outcome.condition == Condition::RefusedStream {
+            return match repeatable {
+                Repeatable::BodyGone if retry.attempts > 0 && asks(retry, outcome.condition) => Next::BodyGone,
+                Repeatable::BodyGone => Next::Over,
+                Repeatable::Yes | Repeatable::No => self.after_unsent(outcome.condition, retry),
+            };
+        }
         self.sent += 1;
         // RFC 9112, 9.3.1, lets an idempotent request be sent again when its connection closes under it; that is part
         // of keeping connections, and not the endpoint's fault. Once: a request that kills its service must not meet
@@ -86,7 +93,8 @@ impl Tries {
     /// No service got the request, so that another try is no further load: it costs nothing of the budget.
     fn after_unsent(&self, condition: Condition, retry: &Retry) -> Next {
         // A connection that ends before anything is sent is as good as none.
-        let asked_for = asks(retry, condition) || asks(retry, Condition::Connect);
+        let none = condition != Condition::RefusedStream && asks(retry, Condition::Connect);
+        let asked_for = none || asks(retry, condition);
         match asked_for && retry.attempts > 0 {
             false => Next::Over,
             true if self.is_used_up(retry) => Next::UsedUp,

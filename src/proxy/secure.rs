@@ -11,6 +11,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::local::{LocalEndpoint, LocalUpstream};
 use crate::snapshot::Secure;
+use crate::spec::upstream::Protocol;
 
 /// TLS with one endpoint.
 #[derive(Debug)]
@@ -18,23 +19,27 @@ pub(super) struct LocalTls {
     secure: Secure,
     /// Made when it is wanted first: it remembers sessions.
     config: OnceCell<Arc<ClientConfig>>,
+    /// The same, where another protocol is offered than the upstream says.
+    other: OnceCell<Arc<ClientConfig>>,
 }
 
 impl LocalTls {
     pub(super) fn new(secure: Secure) -> Self {
-        Self { secure, config: OnceCell::new() }
+        Self { secure, config: OnceCell::new(), other: OnceCell::new() }
     }
 
     pub(super) fn secure(&self) -> &Secure {
         &self.secure
     }
 
-    /// Makes a connection one of TLS.
+    /// Makes a connection one of TLS, over which `offered` is offered to be spoken: what the upstream says, or HTTP/1.1.
     ///
     /// # Errors
     /// [`crate::spec::upstream_tls::reason`] says them.
-    pub(super) async fn shake_hands(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        let config = self.config.get_or_init(|| self.secure.tls.resuming());
+    pub(super) async fn shake_hands(&self, stream: TcpStream, offered: Protocol) -> io::Result<TlsStream<TcpStream>> {
+        let tls = &self.secure.tls;
+        let config = if offered == tls.protocol { &self.config } else { &self.other };
+        let config = config.get_or_init(|| tls.resuming(offered));
         TlsConnector::from(Arc::clone(config)).connect(self.secure.name.clone(), stream).await
     }
 }

@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::breaker::{Answered, guarded};
+use super::carrier::Carrier;
 use super::connection::ClientConnection;
 use super::forward::Destination;
 use super::frame::{Frame, Outgoing};
@@ -30,6 +31,7 @@ use crate::snapshot::{RequestView, affinity, gate};
 use crate::spec::breaker::Canned;
 use crate::spec::retry::Retry;
 use crate::spec::route::{HostPolicy, Sticky};
+use crate::spec::upstream::Protocol;
 
 /// Serves one request.
 pub(super) async fn serve(
@@ -61,7 +63,7 @@ pub(super) async fn serve(
 
 /// What the client gets.
 enum Answer {
-    Response(Response<Body<Connection>>),
+    Response(Response<Body<Carrier>>),
     /// Both sides switch protocols.
     Upgrade {
         response: Response<()>,
@@ -136,7 +138,8 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
     let upgrade = headers::upgrade_of(request.headers(), noted)
         .filter(|name| frame.version != Version::HTTP_10 && listener.upgrades.contains(name));
     let (retry, deadline) = (&route.route.spec.retry, destination.deadline);
-    let way = Way { retry, host: passed.host_header, path, upgrade, deadline, added };
+    let may_refuse = destination.upstream.upstream.settings.protocol != Protocol::Http1;
+    let way = Way { retry, may_refuse, host: passed.host_header, path, upgrade, deadline, added };
     let client = way.upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
     let mut outbound = prepare(frame, request, noted, way)?;
     if let Some(prefix) = stripped {
@@ -160,13 +163,15 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
     *response.version_mut() = Version::HTTP_11;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         // An endpoint that switches although nobody asked breaks HTTP.
-        let (Some(client), Some(protocol)) = (client, upgrade) else { return Err(ProxyError::BadResponse) };
+        let (Some(client), Some(protocol), Carrier::Connection(endpoint)) = (client, upgrade, endpoint) else {
+            return Err(ProxyError::BadResponse);
+        };
         response.headers_mut().insert(header::UPGRADE, protocol);
         return Ok(Answer::Upgrade { response, client, endpoint });
     }
     let flow = Rc::<Flow>::default();
     frame.response_flow = Some(Rc::clone(&flow));
-    if endpoint.link.has_ended() {
+    if endpoint.has_ended() {
         flow.complete();
         frame.lease = Some(endpoint);
         return Ok(Answer::Response(response.map(|()| Body::Empty)));
@@ -240,6 +245,8 @@ fn choose(
 struct Way<'r> {
     /// How the request may be tried again.
     retry: &'r Retry,
+    /// Whether endpoints may take its body and say that they have not begun with it.
+    may_refuse: bool,
     /// The `Host` to forward, where it is not the one that came.
     host: Option<HeaderValue>,
     /// The path, where it did not come in normal form.
@@ -296,7 +303,7 @@ fn prepare(
         held_back,
     };
     let mut body = Body::stream(incoming, flow, bounds);
-    if way.retry.is_after_sending() && way.retry.repeats(&parts.method) {
+    if way.retry.is_after_sending() && (way.may_refuse || way.retry.repeats(&parts.method)) {
         body.keep_copy();
     }
     Ok(Outbound { request: Request::from_parts(parts, body), added: way.added })
@@ -323,7 +330,7 @@ fn is_websocket(protocol: &HeaderValue) -> bool {
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// The gateway's own answer. The client learns little; causes are in the log.
-fn refuse(frame: &mut Frame, error: ProxyError) -> Response<Body<Connection>> {
+fn refuse(frame: &mut Frame, error: ProxyError) -> Response<Body<Carrier>> {
     frame.flag = Some(error.flag());
     let (status, code, flag) = (error.status(), error.code(), error.flag().as_str());
     let id = frame.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
@@ -347,7 +354,7 @@ fn refuse(frame: &mut Frame, error: ProxyError) -> Response<Body<Connection>> {
 }
 
 /// What a breaker has for those it refuses.
-fn canned_answer(frame: &mut Frame, canned: &Canned) -> Response<Body<Connection>> {
+fn canned_answer(frame: &mut Frame, canned: &Canned) -> Response<Body<Carrier>> {
     let flag = Flag::UpstreamOverflow;
     frame.flag = Some(flag);
     let mut response = own_answer(frame, canned.status, canned.content_type.clone(), canned.body.clone());
@@ -361,7 +368,7 @@ pub(super) fn own_answer(
     status: StatusCode,
     kind: HeaderValue,
     text: String,
-) -> Response<Body<Connection>> {
+) -> Response<Body<Carrier>> {
     let flow = Flow::default();
     flow.moved(text.len());
     flow.complete();

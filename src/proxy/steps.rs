@@ -2,8 +2,8 @@
 
 use http::{HeaderValue, Response, StatusCode, header};
 
+use super::carrier::Carrier;
 use super::frame::Frame;
-use super::kept::Connection;
 use super::serve::own_answer;
 use crate::exchange::{Body, ProxyError};
 use crate::spec::path::normalize;
@@ -57,7 +57,7 @@ pub(super) fn redirected(
     steps: &Steps,
     path: &str,
     query: Option<&str>,
-) -> Result<Response<Body<Connection>>, ProxyError> {
+) -> Result<Response<Body<Carrier>>, ProxyError> {
     let host = frame.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
     let location = HeaderValue::try_from(location(redirect, steps, host, path, query));
     let location = location.map_err(|_| ProxyError::BadRequest)?;
@@ -72,12 +72,12 @@ pub(super) fn to_https(
     frame: &mut Frame,
     redirect: &HttpsRedirect,
     location: String,
-) -> Result<Response<Body<Connection>>, ProxyError> {
+) -> Result<Response<Body<Carrier>>, ProxyError> {
     let location = HeaderValue::try_from(location).map_err(|_| ProxyError::BadRequest)?;
     Ok(sent_elsewhere(frame, redirect.status, location))
 }
 
-fn sent_elsewhere(frame: &mut Frame, status: StatusCode, location: HeaderValue) -> Response<Body<Connection>> {
+fn sent_elsewhere(frame: &mut Frame, status: StatusCode, location: HeaderValue) -> Response<Body<Carrier>> {
     let kind = HeaderValue::from_static("text/plain; charset=utf-8");
     let mut response = own_answer(frame, status, kind, format!("{status}\n"));
     response.headers_mut().insert(header::LOCATION, location);

@@ -33,6 +33,18 @@ pub(super) enum Writer {
 }
 
 impl Stream {
+    pub(super) fn is_secure(&self) -> bool {
+        matches!(self, Self::Secure(_))
+    }
+
+    /// Whether the endpoint chose HTTP/2 in its handshake.
+    pub(super) fn chose_http2(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Secure(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
+        }
+    }
+
     pub(super) fn into_halves(self) -> (Reader, Writer) {
         match self {
             Self::Plain(stream) => {

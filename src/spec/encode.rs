@@ -10,7 +10,7 @@ use crate::spec::matching::{Conditions, MatchSpec, PathMatch, ValueMatch};
 use crate::spec::passive::PassiveHealth;
 use crate::spec::retry::Retry;
 use crate::spec::route::{Choice, HostPolicy, RouteSpec, Sticky, TargetSpec};
-use crate::spec::upstream::{Hash, HashKey, HealthCheck, Priorities, Probe, UpstreamSettings};
+use crate::spec::upstream::{Hash, HashKey, HealthCheck, Priorities, Probe, Protocol, UpstreamSettings};
 use crate::spec::upstream_tls::{Trust, UpstreamTls};
 
 /// A route.
@@ -125,6 +125,9 @@ pub fn settings(settings: &UpstreamSettings) -> Map<String, Value> {
     if let Some(tls) = &settings.tls {
         add("tls", upstream_tls(tls));
     }
+    if settings.protocol != Protocol::default() {
+        add("protocol", settings.protocol.as_str().into());
+    }
     map
 }
 
@@ -181,6 +184,12 @@ fn health_check(check: &HealthCheck) -> Value {
     match &check.probe {
         Probe::Tcp => {
             add("tcp", true.into());
+        }
+        Probe::Grpc { service, host } => {
+            add("grpc", if service.is_empty() { true.into() } else { service.as_str().into() });
+            if let Some(host) = host {
+                add("host", host.as_str().into());
+            }
         }
         Probe::Http { path, host } => {
             add("path", path.as_str().into());

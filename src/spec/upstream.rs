@@ -86,6 +86,8 @@ pub struct UpstreamSettings {
     pub host: HostPolicy,
     /// TLS with its endpoints; plain text by default.
     pub tls: Option<Arc<UpstreamTls>>,
+    /// What its endpoints are spoken to in.
+    pub protocol: Protocol,
 }
 
 impl Default for UpstreamSettings {
@@ -111,6 +113,40 @@ impl Default for UpstreamSettings {
             retry_budget: RetryBudget::default(),
             host: HostPolicy::default(),
             tls: None,
+            protocol: Protocol::default(),
+        }
+    }
+}
+
+/// What endpoints are spoken to in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1, one exchange a connection.
+    #[default]
+    Http1,
+    /// HTTP/2, many exchanges a connection: in plain text without asking, and over TLS only with those that choose it.
+    Http2,
+    /// Over TLS, what an endpoint chooses of the two.
+    Auto,
+}
+
+impl Protocol {
+    /// As users write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http1 => "http1",
+            Self::Http2 => "http2",
+            Self::Auto => "auto",
+        }
+    }
+
+    /// What is offered in a handshake (RFC 7301), the best first.
+    pub fn alpn(self) -> Vec<Vec<u8>> {
+        let (http1, http2) = (b"http/1.1".to_vec(), b"h2".to_vec());
+        match self {
+            Self::Http1 => vec![http1],
+            Self::Http2 => vec![http2],
+            Self::Auto => vec![http2, http1],
         }
     }
 }
@@ -258,4 +294,11 @@ pub enum Probe {
     },
     /// A connect.
     Tcp,
+    /// What gRPC's own health service (`grpc.health.v1`) says of a service; SERVING passes.
+    Grpc {
+        /// Its full name; empty: the server as a whole.
+        service: String,
+        /// The `:authority` sent; the endpoint's address by default.
+        host: Option<String>,
+    },
 }

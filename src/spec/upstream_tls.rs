@@ -14,6 +14,7 @@ use rustls::{DistinguishedName, SignatureScheme};
 
 use super::authority::{self, Authorities};
 use super::certificate::Pair;
+use super::upstream::Protocol;
 
 /// `tls` of an upstream.
 #[derive(Clone)]
@@ -24,6 +25,8 @@ pub struct UpstreamTls {
     pub trust: Trust,
     /// The gateway's own certificate, where endpoints ask for one.
     pub identity: Option<Pair>,
+    /// What is offered to be spoken over it.
+    pub protocol: Protocol,
     config: Arc<ClientConfig>,
 }
 
@@ -43,7 +46,12 @@ impl UpstreamTls {
     ///
     /// # Errors
     /// The system has no authorities.
-    pub fn new(server_name: Option<ServerName<'static>>, trust: Trust, identity: Option<Pair>) -> Result<Self, String> {
+    pub fn new(
+        server_name: Option<ServerName<'static>>,
+        trust: Trust,
+        identity: Option<Pair>,
+        protocol: Protocol,
+    ) -> Result<Self, String> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let verifier: Arc<dyn ServerCertVerifier> = match &trust {
             Trust::System => verifier(authority::of_the_system()?, &provider)?,
@@ -60,9 +68,9 @@ impl UpstreamTls {
                 builder.with_client_cert_resolver(Arc::new(own))
             }
         };
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = protocol.alpn();
         config.resumption = Resumption::disabled();
-        Ok(Self { server_name, trust, identity, config: Arc::new(config) })
+        Ok(Self { server_name, trust, identity, protocol, config: Arc::new(config) })
     }
 
     /// For a connection whose session is not resumed.
@@ -70,9 +78,10 @@ impl UpstreamTls {
         &self.config
     }
 
-    /// For connections to one endpoint, which resume each other's sessions.
-    pub fn resuming(&self) -> Arc<ClientConfig> {
+    /// For connections to one endpoint, which resume each other's sessions; `offered`: what is offered to be spoken.
+    pub fn resuming(&self, offered: Protocol) -> Arc<ClientConfig> {
         let mut config = ClientConfig::clone(&self.config);
+        config.alpn_protocols = offered.alpn();
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
         Arc::new(config)
     }
@@ -114,6 +123,9 @@ pub fn reason(error: &io::Error) -> String {
         },
         Error::AlertReceived(AlertDescription::CertificateRequired) => {
             "the endpoint asks for a certificate of the gateway".to_owned()
+        }
+        Error::AlertReceived(AlertDescription::NoApplicationProtocol) => {
+            "the endpoint speaks nothing that the upstream's `protocol` allows".to_owned()
         }
         Error::AlertReceived(alert) => format!("the endpoint refused: {alert:?}"),
         Error::InvalidMessage(_) => "the endpoint does not speak TLS".to_owned(),
@@ -194,7 +206,10 @@ impl ServerCertVerifier for BelievesAnybody {
 
 impl PartialEq for UpstreamTls {
     fn eq(&self, other: &Self) -> bool {
-        self.server_name == other.server_name && self.trust == other.trust && self.identity == other.identity
+        self.server_name == other.server_name
+            && self.trust == other.trust
+            && self.identity == other.identity
+            && self.protocol == other.protocol
     }
 }
 
@@ -202,9 +217,9 @@ impl Eq for UpstreamTls {}
 
 impl fmt::Debug for UpstreamTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { server_name, trust, identity, config: _ } = self;
+        let Self { server_name, trust, identity, protocol, config: _ } = self;
         let mut shown = f.debug_struct("UpstreamTls");
         shown.field("server_name", server_name).field("trust", trust).field("identity", identity);
-        shown.finish_non_exhaustive()
+        shown.field("protocol", protocol).finish_non_exhaustive()
     }
 }

@@ -29,4 +29,5 @@ mod sample;
 #[allow(dead_code, unreachable_pub, reason = "each subject uses a part of it")]
 mod support;
 mod tls;
+mod upstream_http2;
 mod upstream_tls;

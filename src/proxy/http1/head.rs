@@ -20,6 +20,13 @@ pub(in super::super) struct Head {
     pub(super) persists: bool,
 }
 
+impl Head {
+    /// That of a response which came by HTTP/2: there, how bodies end and what connections are for is no matter of heads.
+    pub(in super::super) fn multiplexed(response: Response<()>) -> Self {
+        Self { response, upgrade: None, body: Decoder::Ended, persists: false }
+    }
+}
+
 /// A head that no endpoint may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]

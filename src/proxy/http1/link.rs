@@ -286,6 +286,7 @@ mod tests {
     use super::*;
     use crate::exchange::Flow;
     use crate::exchange::body::Bounds;
+    use crate::spec::upstream::Protocol;
     use crate::spec::upstream_tls::{Trust, UpstreamTls};
 
     /// A connection that its other side has reset.
@@ -312,7 +313,7 @@ mod tests {
         let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let config = config.expect("versions").with_no_client_auth();
         let config = config.with_single_cert(vec![shown.cert.der().clone()], key).expect("a pair");
-        let tls = UpstreamTls::new(None, Trust::Anybody, None).expect("TLS");
+        let tls = UpstreamTls::new(None, Trust::Anybody, None, Protocol::Http1).expect("TLS");
         let connector = TlsConnector::from(Arc::clone(tls.config()));
         let connecting = connector.connect("app".try_into().expect("a name"), stream);
         let (ours, theirs) = tokio::join!(connecting, TlsAcceptor::from(Arc::new(config)).accept(other));

@@ -449,6 +449,7 @@ UpstreamSpec {
         },
         host: Kept,
         tls: None,
+        protocol: Http1,
     },
 }
 "#);
@@ -500,6 +501,7 @@ UpstreamSpec {
         },
         host: Kept,
         tls: None,
+        protocol: Http1,
     },
 }
 ");
@@ -543,7 +545,7 @@ kv:13:1: health_check.tls: unknown key; known are path, host, tcp, interval, tim
 "#);
         insta::assert_snapshot!(decoded::<UpstreamSpec>("{\"health_check\": {}}"), @"
 kv:1:1: it has no source: give one of `consul`, `etcd`, `dns` and `endpoints`
-kv:1:2: health_check: give a `path` to ask for, or `tcp = true` for a connect
+kv:1:2: health_check: give a `path` to ask for, `grpc = true` for gRPC's health service, or `tcp = true` for a connect
 ");
     }
 

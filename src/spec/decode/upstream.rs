@@ -14,11 +14,12 @@ use crate::spec::endpoint::{Address, EndpointSpec, Labels, RegistryStatus};
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::route::HostPolicy;
 use crate::spec::source::{ConsulService, EtcdFormat};
-use crate::spec::upstream::{HealthCheck, Priorities, Probe, UpstreamSettings, UpstreamSource, UpstreamSpec};
+use crate::spec::upstream::{Priorities, Protocol, UpstreamSettings, UpstreamSource, UpstreamSpec};
 
 use super::balance::{RawBalance, RawHash, RawSession, resolve_hash, resolve_priorities, resolve_slow_start};
 use super::breaker::RawBreaker;
 use super::dns::RawDnsSource;
+use super::health_check::RawHealthCheck;
 use super::passive::RawPassiveHealth;
 use super::queue::{RawQueue, resolve_most, resolve_queue};
 use super::reader::{TEXT_OR_TABLE, nearest};
@@ -90,6 +91,21 @@ pub struct RawUpstream {
     host: Option<String>,
     /// TLS with the endpoints; plain text by default.
     tls: Option<RawUpstreamTls>,
+    /// What endpoints are spoken to in; default `http1`.
+    protocol: Option<RawProtocol>,
+}
+
+/// What endpoints are spoken to in.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "Protocol")]
+pub enum RawProtocol {
+    /// HTTP/1.1
+    Http1,
+    /// HTTP/2: in plain text without asking, over TLS as the only thing offered. What gRPC needs.
+    Http2,
+    /// Over TLS, what an endpoint chooses of the two.
+    Auto,
 }
 
 /// The instances of a service in Consul.
@@ -152,29 +168,6 @@ pub struct RawEndpointTable {
     labels: Option<BTreeMap<String, String>>,
 }
 
-/// An active check: of a path over HTTP, or `tcp = true` for a connect.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(default)]
-#[schemars(rename = "HealthCheck", deny_unknown_fields)]
-pub struct RawHealthCheck {
-    /// GET this path (and query); 200 to 399 pass.
-    path: Option<String>,
-    /// The `Host` sent; default the endpoint's address.
-    host: Option<String>,
-    /// `true`: a connect instead of a request.
-    tcp: Option<bool>,
-    /// Between the starts of two checks; default 5s.
-    interval: Option<RawDuration>,
-    /// For one check; default 2s.
-    timeout: Option<RawDuration>,
-    /// Passes in a row that make an unhealthy endpoint healthy; default 2.
-    #[schemars(range(min = 1, max = 100))]
-    healthy_threshold: Option<i64>,
-    /// Failures in a row that make a healthy endpoint unhealthy; default 3.
-    #[schemars(range(min = 1, max = 100))]
-    unhealthy_threshold: Option<i64>,
-}
-
 impl RawUpstream {
     /// The upstream, as far as it is right; what is not is reported.
     pub(super) fn resolve(self, scope: &Scope<'_>) -> Option<UpstreamSpec> {
@@ -182,6 +175,11 @@ impl RawUpstream {
         let or = |raw: Option<RawDuration>, default: Duration| raw.map_or(default, |RawDuration(duration)| duration);
         let balance = self.balance.map_or(default.balance, RawBalance::resolve);
         let host = self.host.and_then(|host| scope.key("host").check(parse_host_policy(host))).unwrap_or_default();
+        let protocol = self.protocol.map_or(default.protocol, RawProtocol::resolve);
+        if protocol == Protocol::Auto && self.tls.is_none() {
+            let text = "`auto` asks endpoints in TLS what they speak: give `tls`, or say `http1` or `http2`";
+            scope.key("protocol").problem(text);
+        }
         let settings = UpstreamSettings {
             balance,
             hash: resolve_hash(self.hash, balance, scope),
@@ -201,12 +199,16 @@ impl RawUpstream {
             queue: resolve_queue(self.queue, scope),
             keep_alive: or(self.keep_alive, default.keep_alive),
             drain_timeout: or(self.drain_timeout, default.drain_timeout),
-            health_check: self.health_check.and_then(|check| check.resolve(&scope.key("health_check"))),
+            health_check: self.health_check.and_then(|check| check.resolve(protocol, &scope.key("health_check"))),
             passive_health: self.passive_health.unwrap_or_default().resolve(&scope.key("passive_health")),
             breaker: self.breaker.map(|breaker| breaker.resolve(&scope.key("breaker"))),
             retry_budget: self.retry_budget.unwrap_or_default().resolve(&scope.key("retry_budget")),
-            tls: self.tls.and_then(|tls| tls.resolve(host.name().as_deref(), &scope.key("tls"))).map(Arc::new),
+            tls: self
+                .tls
+                .and_then(|tls| tls.resolve(host.name().as_deref(), protocol, &scope.key("tls")))
+                .map(Arc::new),
             host,
+            protocol,
         };
         let is_near = self.consul.as_ref().is_some_and(|consul| consul.near.is_some());
         if is_near && settings.priorities != Priorities::None {
@@ -235,6 +237,16 @@ impl RawUpstream {
             scope.problem("`consul`, `etcd`, `dns` and `endpoints` exclude each other: an upstream has one source");
         }
         Some(UpstreamSpec { source: source.flatten()?, settings })
+    }
+}
+
+impl RawProtocol {
+    fn resolve(self) -> Protocol {
+        match self {
+            Self::Http1 => Protocol::Http1,
+            Self::Http2 => Protocol::Http2,
+            Self::Auto => Protocol::Auto,
+        }
     }
 }
 
@@ -384,60 +396,6 @@ fn resolve_endpoints(raw: Vec<RawEndpoint>, scope: &Scope<'_>) -> UpstreamSource
     UpstreamSource::Static(endpoints.into())
 }
 
-impl RawHealthCheck {
-    fn resolve(self, scope: &Scope<'_>) -> Option<HealthCheck> {
-        let host_scope = scope.key("host");
-        let host = self.host.and_then(|host| host_scope.check(parse_host_header(host)));
-        let probe = match (self.path, self.tcp) {
-            (Some(path), None | Some(false)) => {
-                scope.key("path").check(parse_target(path)).map(|path| Probe::Http { path, host })
-            }
-            (None, Some(true)) => {
-                if host_scope.is_written() {
-                    host_scope.problem("a connect sends no `Host`: remove it, or check a path");
-                }
-                Some(Probe::Tcp)
-            }
-            (None, None | Some(false)) => {
-                scope.missing("give a `path` to ask for, or `tcp = true` for a connect");
-                None
-            }
-            (Some(_), Some(true)) => {
-                scope.problem("`path` and `tcp` exclude each other");
-                None
-            }
-        };
-        let or = |raw: Option<RawDuration>, seconds| {
-            raw.map_or(Duration::from_secs(seconds), |RawDuration(duration)| duration)
-        };
-        let interval = or(self.interval, 5);
-        if interval < SHORTEST_INTERVAL {
-            scope.key("interval").problem("must be at least 100ms");
-        }
-        let check = HealthCheck {
-            probe: probe?,
-            interval,
-            timeout: or(self.timeout, 2),
-            healthy_threshold: scope.key("healthy_threshold").number(self.healthy_threshold, 2, 1..=100),
-            unhealthy_threshold: scope.key("unhealthy_threshold").number(self.unhealthy_threshold, 3, 1..=100),
-        };
-        Some(check)
-    }
-}
-
-/// Shorter ones would be a load test of the services.
-const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
-
-fn parse_target(text: String) -> Result<String, String> {
-    if !text.starts_with('/') {
-        return Err(format!("`{text}`: a path begins with `/`"));
-    }
-    match text.parse::<http::uri::PathAndQuery>() {
-        Ok(parsed) if parsed.as_str() == text => Ok(text),
-        _ => Err(format!("`{text}` is not a path and query; percent-encode what is not visible ASCII")),
-    }
-}
-
 fn parse_host_policy(text: String) -> Result<HostPolicy, String> {
     match text.as_str() {
         "preserve" => Ok(HostPolicy::Kept),
@@ -449,7 +407,7 @@ fn parse_host_policy(text: String) -> Result<HostPolicy, String> {
     }
 }
 
-fn parse_host_header(text: String) -> Result<String, String> {
+pub(super) fn parse_host_header(text: String) -> Result<String, String> {
     match text.parse::<http::uri::Authority>() {
         Ok(authority) if !authority.as_str().contains('@') => Ok(text),
         _ => Err(format!("`{text}` is not a host or `host:port`")),

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::spec::authority;
 use crate::spec::certificate::{NoPair, Pair};
+use crate::spec::upstream::Protocol;
 use crate::spec::upstream_tls::{Trust, UpstreamTls};
 
 use super::certificate::pem;
@@ -34,7 +35,7 @@ pub struct RawUpstreamTls {
 
 impl RawUpstreamTls {
     /// `host`: the name that the upstream's endpoints get as `Host`.
-    pub(super) fn resolve(self, host: Option<&str>, scope: &Scope<'_>) -> Option<UpstreamTls> {
+    pub(super) fn resolve(self, host: Option<&str>, protocol: Protocol, scope: &Scope<'_>) -> Option<UpstreamTls> {
         let (of_ca, of_cert, of_key) = (scope.key("ca"), scope.key("cert"), scope.key("key"));
         let of_name = scope.key("server_name");
         let mut right = true;
@@ -72,7 +73,8 @@ impl RawUpstreamTls {
                 return None;
             }
         };
-        let tls = UpstreamTls::new(server_name, trust?, identity).map_err(|error| format!("{error}: give `ca`"));
+        let tls =
+            UpstreamTls::new(server_name, trust?, identity, protocol).map_err(|error| format!("{error}: give `ca`"));
         scope.check(tls).filter(|_| right)
     }
 }

@@ -9,6 +9,7 @@ pub mod etcd;
 pub mod frames;
 pub mod gateway;
 pub mod load;
+pub mod multiplexed;
 pub mod network;
 pub mod origin;
 pub mod pki;

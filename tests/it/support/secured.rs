@@ -38,7 +38,7 @@ impl Secured {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let secured = Self {
             address: listener.local_addr().unwrap(),
-            config: Arc::new(Mutex::new(config(shows, clients, rustls::ALL_VERSIONS))),
+            config: Arc::new(Mutex::new(config(shows, clients, rustls::ALL_VERSIONS, &[]))),
             shaken: Arc::default(),
             running: CancellationToken::new(),
         };
@@ -61,12 +61,17 @@ impl Secured {
 
     /// New connections are shown this certificate.
     pub fn show(&self, shows: &Issued, clients: Option<&Authority>) {
-        *self.config.lock().unwrap() = config(shows, clients, rustls::ALL_VERSIONS);
+        *self.config.lock().unwrap() = config(shows, clients, rustls::ALL_VERSIONS, &[]);
     }
 
     /// The same, in these versions of TLS alone.
     pub fn show_in(&self, shows: &Issued, clients: Option<&Authority>, versions: &[&'static SupportedProtocolVersion]) {
-        *self.config.lock().unwrap() = config(shows, clients, versions);
+        *self.config.lock().unwrap() = config(shows, clients, versions, &[]);
+    }
+
+    /// New connections choose of these protocols.
+    pub fn speak(&self, shows: &Issued, alpn: &[&str]) {
+        *self.config.lock().unwrap() = config(shows, None, rustls::ALL_VERSIONS, alpn);
     }
 
     /// The handshakes that went well, in order.
@@ -103,6 +108,7 @@ fn config(
     shows: &Issued,
     clients: Option<&Authority>,
     versions: &[&'static SupportedProtocolVersion],
+    alpn: &[&str],
 ) -> Arc<ServerConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions).unwrap();
@@ -116,5 +122,7 @@ fn config(
         }
     };
     let key = PrivateKeyDer::from_pem_slice(shows.key.as_bytes()).unwrap();
-    Arc::new(builder.with_single_cert(vec![shows.der.clone()], key).unwrap())
+    let mut config = builder.with_single_cert(vec![shows.der.clone()], key).unwrap();
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    Arc::new(config)
 }

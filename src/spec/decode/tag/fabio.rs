@@ -14,6 +14,7 @@ use super::claim::Bounds;
 use crate::spec::decode::condition::{parse_host, parse_path};
 use crate::spec::matching::{Conditions, HostMatch, MatchSpec, PathMatch};
 use crate::spec::route::{Access, HostPolicy, Redirect, Steps, StripPrefix};
+use crate::spec::upstream::Protocol;
 use crate::spec::upstream_tls::{Trust, UpstreamTls};
 
 /// What such a tag begins with.
@@ -30,6 +31,8 @@ pub(super) struct Asked {
     pub(super) share: Option<f64>,
     /// TLS with the endpoints.
     pub(super) tls: Option<Arc<UpstreamTls>>,
+    /// What they are spoken to in.
+    pub(super) protocol: Protocol,
     /// Why it is not served.
     pub(super) broken: Option<String>,
 }
@@ -88,7 +91,7 @@ fn prefix(place: &str, bounds: &Bounds) -> Result<Prefix, String> {
 fn asked(options: &str) -> Result<Asked, String> {
     let mut asked = Asked::default();
     let mut steps = Steps::default();
-    let (mut https, mut unverified) = (false, false);
+    let (mut secure, mut unverified) = (None, false);
     // Of an option that comes twice the last one counts.
     for option in options.split_whitespace() {
         let Some((key, value)) = option.split_once('=') else { continue };
@@ -116,16 +119,21 @@ fn asked(options: &str) -> Result<Asked, String> {
             "auth" => {
                 asked.broken = Some(format!("`{option}`: authentication is not available; it is never served without"))
             }
-            "proto" if matches!(value, "http" | "https") => https = value == "https",
-            "proto" => asked.broken = Some(format!("`{option}`: endpoints are spoken to in HTTP/1.1 only")),
+            "proto" => match value {
+                "http" => (secure, asked.protocol) = (None, Protocol::Http1),
+                "https" => (secure, asked.protocol) = (Some(value), Protocol::Http1),
+                "grpc" => (secure, asked.protocol) = (None, Protocol::Http2),
+                "grpcs" => (secure, asked.protocol) = (Some(value), Protocol::Http2),
+                _ => asked.broken = Some(format!("`{option}`: endpoints are spoken to in HTTP and gRPC only")),
+            },
             "tlsskipverify" => unverified = value == "true",
             _ => {}
         }
     }
-    if https {
-        match tls(&steps.host, unverified) {
+    if let Some(proto) = secure {
+        match tls(&steps.host, unverified, asked.protocol) {
             Ok(tls) => asked.tls = Some(Arc::new(tls)),
-            Err(error) => asked.broken = Some(format!("`proto=https`: {error}")),
+            Err(error) => asked.broken = Some(format!("`proto={proto}`: {error}")),
         }
     }
     asked.steps = (steps != Steps::default()).then(|| Arc::new(steps));
@@ -145,9 +153,9 @@ fn host(value: &str) -> Result<HostPolicy, String> {
 }
 
 /// Verified by the system's authorities, for the name that is sent as `Host`, else for the endpoint's own.
-fn tls(host: &HostPolicy, unverified: bool) -> Result<UpstreamTls, String> {
+fn tls(host: &HostPolicy, unverified: bool, protocol: Protocol) -> Result<UpstreamTls, String> {
     let name = host.name().and_then(|name| ServerName::try_from(name).ok());
-    UpstreamTls::new(name, if unverified { Trust::Anybody } else { Trust::System }, None)
+    UpstreamTls::new(name, if unverified { Trust::Anybody } else { Trust::System }, None, protocol)
 }
 
 /// 0 and less leave the share open, as in fabio.
@@ -221,11 +229,14 @@ mod tests {
                 let host = host.map_or_else(String::new, |host| host.to_string());
                 match asked {
                     Err(error) => format!("{host}{path} wrong: {error}"),
-                    Ok(Asked { steps, share, tls, broken }) => {
+                    Ok(Asked { steps, share, tls, protocol, broken }) => {
                         let mut steps = steps.map_or_else(String::new, |steps| shown(&steps));
                         if let Some(tls) = tls {
                             let name = tls.server_name.as_ref().map(ServerName::to_str);
                             steps += &format!(" tls {name:?} verified {}", tls.verifies());
+                        }
+                        if protocol != Protocol::Http1 {
+                            steps += &format!(" {}", protocol.as_str());
                         }
                         let share = share.map_or_else(String::new, |share| format!(" {share}"));
                         let broken = broken.map_or_else(String::new, |broken| format!(" broken: {broken}"));
@@ -300,7 +311,10 @@ mod tests {
                 "/foo/bar host \"a.com:8443\" tls Some(\"a.com\") verified false",
             ),
             ("urlprefix-/foo/bar proto=https tlsskipverify=true proto=http", "/foo/bar"),
-            ("urlprefix-/s proto=grpc", "/s broken: `proto=grpc`: endpoints are spoken to in HTTP/1.1 only"),
+            ("urlprefix-/s proto=grpc", "/s http2"),
+            ("urlprefix-/s proto=grpcs tlsskipverify=true", "/s tls None verified false http2"),
+            ("urlprefix-/s proto=grpc proto=https tlsskipverify=true", "/s tls None verified false"),
+            ("urlprefix-/s proto=tcp+sni", "/s broken: `proto=tcp+sni`: endpoints are spoken to in HTTP and gRPC only"),
             (
                 "urlprefix-/s auth=basic",
                 "/s broken: `auth=basic`: authentication is not available; it is never served without",

@@ -20,8 +20,7 @@ use crate::spec::problem::Problem;
 use crate::spec::retry::Retry;
 use crate::spec::route::{Choice, Registered, RouteSpec, TargetSpec};
 use crate::spec::source::ConsulService;
-use crate::spec::upstream::{UpstreamSettings, UpstreamSource, UpstreamSpec};
-use crate::spec::upstream_tls::UpstreamTls;
+use crate::spec::upstream::{Protocol, UpstreamSettings, UpstreamSource, UpstreamSpec};
 
 /// What is read, and what of it is allowed.
 #[derive(Clone, Debug, PartialEq)]
@@ -175,10 +174,10 @@ impl TagSet {
                 continue;
             }
             documents.upstreams.insert(name.clone(), upstream);
-            for tls in known.claims.fabio.iter().filter_map(|target| target.asked.as_ref()?.tls.as_ref()) {
-                let name = secure_name(service, tls);
-                let (subsets, tls) = (subsets(&known.claims), Some(Arc::clone(tls)));
-                let settings = UpstreamSettings { subsets, tls, ..UpstreamSettings::default() };
+            for asked in known.claims.fabio.iter().filter_map(|target| target.asked.as_ref()) {
+                let Some(name) = own_name(service, asked) else { continue };
+                let (subsets, tls, protocol) = (subsets(&known.claims), asked.tls.clone(), asked.protocol);
+                let settings = UpstreamSettings { subsets, tls, protocol, ..UpstreamSettings::default() };
                 let source = UpstreamSource::Consul([ConsulService::named(Arc::clone(service))].into());
                 let good = keep_equal(self.upstreams.get(&name).cloned(), UpstreamSpec { source, settings });
                 let item = Item { good: Some(good), problems: Vec::new(), place: Arc::clone(&place) };
@@ -256,8 +255,8 @@ impl TagSet {
             parts.iter().map(|(_, _, target, asked)| (asked.share, target.usable, target.registered)).collect();
         let targets = parts.iter().zip(weights(&asked)).map(|((service, _, target, asked), weight)| {
             let subset = (!target.everywhere).then(|| Name::derived(&target.tag));
-            let (name, only_here) = match &asked.tls {
-                Some(tls) => (secure_name(service, tls), true),
+            let (name, only_here) = match own_name(service, asked) {
+                Some(name) => (name, true),
                 // Only the upstream made here has this subset.
                 None => (upstream_name(service), subset.is_some()),
             };
@@ -296,11 +295,18 @@ fn upstream_name(service: &str) -> Name {
     service.to_ascii_lowercase().parse().unwrap_or_else(|_| Name::derived(service))
 }
 
-/// The name of a service's upstream that is spoken to in TLS, one for each way to do so.
-fn secure_name(service: &str, tls: &UpstreamTls) -> Name {
-    let name = tls.server_name.as_ref().map(|name| format!("-{}", name.to_str())).unwrap_or_default();
-    let unverified = if tls.verifies() { "" } else { "-unverified" };
-    Name::derived(&format!("{service}-https{name}{unverified}"))
+/// The name of a service's upstream that is not spoken to in plain HTTP/1.1, one for each other way to do so.
+fn own_name(service: &str, asked: &fabio::Asked) -> Option<Name> {
+    let proto = match (asked.protocol, &asked.tls) {
+        (Protocol::Http1, None) => return None,
+        (Protocol::Http1, Some(_)) => "https",
+        (Protocol::Http2 | Protocol::Auto, None) => "grpc",
+        (Protocol::Http2 | Protocol::Auto, Some(_)) => "grpcs",
+    };
+    let name = asked.tls.as_ref().and_then(|tls| tls.server_name.as_ref());
+    let name = name.map(|name| format!("-{}", name.to_str())).unwrap_or_default();
+    let unverified = if asked.tls.as_ref().is_none_or(|tls| tls.verifies()) { "" } else { "-unverified" };
+    Some(Name::derived(&format!("{service}-{proto}{name}{unverified}")))
 }
 
 fn route_name(upstream: &Name, route: &str) -> Name {
