@@ -440,6 +440,9 @@ UpstreamSpec {
                 50,
             ),
         },
+        panic_threshold: Percent(
+            0,
+        ),
         breaker: None,
         retry_budget: RetryBudget {
             percent: 20,
@@ -490,6 +493,9 @@ UpstreamSpec {
                 50,
             ),
         },
+        panic_threshold: Percent(
+            0,
+        ),
         breaker: None,
         retry_budget: RetryBudget {
             percent: 20,
