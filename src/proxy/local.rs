@@ -353,7 +353,7 @@ impl LocalUpstream {
         counter.get_or_init(|| stats.retries(&self.upstream.label, result)).add(1);
     }
 
-    /// Counts a try at an endpoint that is used though it is ejected, because everything looks bad.
+    /// Counts a try that is made while endpoints are used that look bad, because too few others are left.
     pub(super) fn panicked(&self, stats: &WorkerStats) {
         self.panics.get_or_init(|| stats.panics(&self.upstream.label)).add(1);
     }

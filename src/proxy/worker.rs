@@ -223,10 +223,14 @@ impl Worker {
         let before = self.local.replace(Rc::clone(&next));
         self.stop_drains();
         if next.names_changed(&before) {
-            let upstreams: HashSet<&str> = snapshot.upstreams().map(|upstream| &*upstream.label).collect();
-            self.stats
-                .retain(|route| snapshot.routes.by_label(route).is_some(), |upstream| upstreams.contains(upstream));
+            self.forget_gone(&next);
         }
+    }
+
+    /// Drops the series of what is no longer there.
+    fn forget_gone(&self, local: &LocalSnapshot) {
+        let upstreams: HashSet<&str> = local.upstreams().map(|local| &*local.upstream.label).collect();
+        self.stats.retain(|route| local.table().by_label(route).is_some(), |upstream| upstreams.contains(upstream));
     }
 
     /// Ends connections that have been silent or slow for too long.
@@ -266,8 +270,13 @@ impl Worker {
                 task.abort();
             }
         }
-        for upstream in self.local.borrow().upstreams() {
+        let local = self.local.borrow();
+        for upstream in local.upstreams() {
             upstream.expire_kept();
+        }
+        // An exchange that ends after its route makes the series of it again.
+        if self.stats.has_grown() {
+            self.forget_gone(&local);
         }
     }
 }

@@ -121,6 +121,11 @@ impl Endpoint {
         admitted && !self.drained && self.weight > 0
     }
 
+    /// Whether it may take traffic where too few others are well: nobody wants it out of use, whatever checks say.
+    pub(super) fn may_serve(&self) -> bool {
+        self.status != RegistryStatus::Maintenance && !self.drained && self.weight > 0
+    }
+
     /// Where it stands, in the word that users see.
     pub fn state_name(&self, settings: &UpstreamSettings) -> StateName {
         match self.standing(settings) {

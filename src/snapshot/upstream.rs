@@ -1,5 +1,6 @@
 //! Defines an upstream as it is served, and who of its endpoints is usable.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -13,6 +14,7 @@ use super::outlier::{Flip, Trial, Verdict};
 use super::secure::Secure;
 use crate::spec::endpoint::Labels;
 use crate::spec::name::{Name, ProviderId};
+use crate::spec::percent::Percent;
 use crate::spec::source::Source;
 use crate::spec::upstream::UpstreamSettings;
 
@@ -95,8 +97,34 @@ impl Upstream {
 
     /// Who takes traffic, of the endpoints that have all the selector's labels. Those that requests ejected stay out
     /// as far as enough others are left. Untested endpoints are the second choice, then those that flap, then, when
-    /// everything looks bad, those ejected: they serve where no other does.
+    /// everything looks bad, those ejected: they serve where no other does. Where too few are well, all serve.
     pub fn choose(&self, selector: Option<&Labels>) -> Usable {
+        let usable = self.choose_well(selector);
+        if self.settings.panic_threshold == Percent::NONE {
+            return usable;
+        }
+        let all: Vec<u32> = (0u32..)
+            .zip(self.endpoints.iter())
+            .filter(|(_, endpoint)| selector.is_none_or(|selector| selects(selector, &endpoint.labels)))
+            .filter(|(_, endpoint)| endpoint.may_serve())
+            .map(|(index, _)| index)
+            .collect();
+        if self.too_few(&usable, &all) { Usable { indexes: all, ejected: Vec::new(), panic: true } } else { usable }
+    }
+
+    /// Whether so many of all are usable at none of the priorities that they are to be used alone.
+    fn too_few(&self, usable: &Usable, all: &[u32]) -> bool {
+        let mut levels: BTreeMap<u16, (u64, u64)> = BTreeMap::new();
+        for index in all {
+            let (well, of) = levels.entry(self.endpoints[*index as usize].priority).or_default();
+            *of += 1;
+            *well += u64::from(!usable.panic && usable.indexes.binary_search(index).is_ok());
+        }
+        let threshold = self.settings.panic_threshold;
+        !all.is_empty() && levels.into_values().all(|(well, of)| threshold.is_more_than(well, of))
+    }
+
+    fn choose_well(&self, selector: Option<&Labels>) -> Usable {
         let with = |wanted: Standing| -> Vec<u32> {
             (0u32..)
                 .zip(self.endpoints.iter())
@@ -163,7 +191,7 @@ pub struct Usable {
     pub indexes: Vec<u32>,
     /// Those that requests ejected: single requests try them when their time is over.
     pub ejected: Vec<u32>,
-    /// Whether those that take traffic are ejected, too: everything looks bad.
+    /// Whether some take traffic that look bad, because too few others are left.
     pub panic: bool,
 }
 

@@ -8,6 +8,7 @@ use crate::spec::breaker::{Breaker, Fallback};
 use crate::spec::certificate::CertificateSpec;
 use crate::spec::matching::{Conditions, MatchSpec, PathMatch, ValueMatch};
 use crate::spec::passive::PassiveHealth;
+use crate::spec::percent::Percent;
 use crate::spec::retry::Retry;
 use crate::spec::route::{Choice, HostPolicy, RouteSpec, Sticky, TargetSpec};
 use crate::spec::upstream::{Hash, HashKey, HealthCheck, Priorities, Probe, Protocol, UpstreamSettings};
@@ -108,6 +109,9 @@ pub fn settings(settings: &UpstreamSettings) -> Map<String, Value> {
         add("health_check", health_check(check));
     }
     add("passive_health", passive_health(&settings.passive_health));
+    if settings.panic_threshold > Percent::NONE {
+        add("panic_threshold", settings.panic_threshold.to_string().into());
+    }
     if let Some(rules) = &settings.breaker {
         add("breaker", breaker(rules));
     }

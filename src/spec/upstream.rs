@@ -10,6 +10,7 @@ use super::breaker::Breaker;
 use super::endpoint::{EndpointSpec, Labels};
 use super::name::Name;
 use super::passive::PassiveHealth;
+use super::percent::Percent;
 use super::retry::RetryBudget;
 use super::route::HostPolicy;
 use super::source::{ConsulService, DnsRecords, EtcdFormat};
@@ -78,6 +79,9 @@ pub struct UpstreamSettings {
     pub health_check: Option<HealthCheck>,
     /// How requests judge its endpoints.
     pub passive_health: PassiveHealth,
+    /// Below which share of endpoints that are well all are used but those drained or in maintenance; none by default:
+    /// never.
+    pub panic_threshold: Percent,
     /// When requests are refused at once; never by default.
     pub breaker: Option<Breaker>,
     /// How many requests may be tried again at once.
@@ -109,6 +113,7 @@ impl Default for UpstreamSettings {
             drain_timeout: Duration::from_secs(30),
             health_check: None,
             passive_health: PassiveHealth::default(),
+            panic_threshold: Percent::NONE,
             breaker: None,
             retry_budget: RetryBudget::default(),
             host: HostPolicy::default(),

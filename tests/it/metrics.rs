@@ -205,3 +205,26 @@ async fn a_series_dies_with_its_route() {
     .await;
     assert_eq!(gateway.metric("fleetgate_request_duration_seconds_count", &[("route", "users")]).await, None);
 }
+
+/// An exchange that ends after its route is counted, but its series does not stay for that.
+#[tokio::test]
+async fn a_series_that_an_exchange_makes_again_dies_too() {
+    let origin = Origin::start("users").await;
+    origin.on("/users/slow", Behaviour::Hold(Box::new(Behaviour::Echo)));
+    let with = |route| format!("runtime.workers = 1\n{}", config(&origin, route));
+    let gateway = Gateway::start(&with("users")).await;
+    let slow = tokio::spawn(Request::get("/users/slow").send(gateway.address()));
+    wait::until(SOON, "the request to be there", || async { origin.requests() == 1 }).await;
+    let requests = async |route| gateway.metric("fleetgate_requests_total", &[("route", route)]).await;
+    gateway.write_config(&with("people"));
+    wait::until(SOON, "the other route", || async {
+        gateway.get("/users").await;
+        requests("people").await.is_some()
+    })
+    .await;
+    origin.release();
+    assert_eq!(slow.await.unwrap().status, 200);
+    let logged = gateway.until_logged("the slow one", |line| line["path"] == "/users/slow").await;
+    assert_eq!(logged["route"], "users");
+    wait::until(SOON, "the series to die", || async { requests("users").await.is_none() }).await;
+}

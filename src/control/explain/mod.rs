@@ -10,6 +10,7 @@ use crate::snapshot::{Endpoint, RequestView, Route, RouteState, Snapshot, Standi
 use crate::spec::breaker::Fallback;
 use crate::spec::encode;
 use crate::spec::name::Name;
+use crate::spec::percent::Percent;
 use crate::spec::route::{Choice, Sticky};
 use crate::spec::settings::Listener;
 
@@ -287,9 +288,22 @@ fn explained_upstream(upstream: &Upstream, targets: &[&Target], snapshot: &Snaps
         let serves = usable.iter().filter(|(_, list)| list.binary_search(&index).is_ok());
         let targets: Vec<Arc<str>> = serves.map(|(target, _)| Arc::clone(&target.label)).collect();
         let mut reasons = endpoint.reasons(&upstream.settings);
-        if !targets.is_empty() && endpoint.standing(&upstream.settings) == Standing::Ejected {
-            let most = upstream.settings.passive_health.max_ejected;
-            reasons.push(format!("used all the same: all look bad, or no more than {most} may be out of use"));
+        if !targets.is_empty() {
+            let (most, few) = (upstream.settings.passive_health.max_ejected, upstream.settings.panic_threshold);
+            match endpoint.standing(&upstream.settings) {
+                Standing::Ejected if few == Percent::NONE => {
+                    reasons.push(format!("used all the same: all look bad, or no more than {most} may be out of use"));
+                }
+                Standing::Ejected => reasons.push(format!(
+                    "used all the same: less than {few} are well, or no more than {most} may be out of use"
+                )),
+                Standing::Unhealthy => reasons.push(format!("used all the same: less than {few} are well")),
+                Standing::Healthy
+                | Standing::Untested
+                | Standing::Damped
+                | Standing::Draining
+                | Standing::Maintenance => {}
+            }
         }
         if targets.is_empty() {
             match endpoint.standing(&upstream.settings) {

@@ -18,7 +18,7 @@ pub(super) struct Pool {
     tiers: Vec<(u32, Tier)>,
     /// Those that requests ejected.
     pub(super) ejected: Vec<u32>,
-    /// The usable ones are ejected, too: everything looks bad.
+    /// Some of the usable ones look bad, too: too few others are left.
     pub(super) panics: bool,
 }
 

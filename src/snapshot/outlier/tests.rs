@@ -217,6 +217,31 @@ fn no_more_than_the_share_is_out_of_use_and_all_are_used_when_all_look_bad() {
 }
 
 #[test]
+fn below_the_threshold_all_are_used_but_those_drained_or_in_maintenance() {
+    let mut pool = Pool::new(6, rules());
+    let panic_threshold = "50%".parse().expect("a percentage");
+    pool.upstream.settings = Arc::new(UpstreamSettings { panic_threshold, ..UpstreamSettings::default() });
+    let mut endpoints = pool.upstream.endpoints.to_vec();
+    endpoints[4].status = RegistryStatus::Maintenance;
+    (endpoints[5].status, endpoints[5].weight) = (RegistryStatus::Critical, 0);
+    let mut chosen = |critical: &[usize], priorities: [u16; 4]| {
+        for index in 0..4 {
+            let bad = critical.contains(&index);
+            endpoints[index].status = if bad { RegistryStatus::Critical } else { RegistryStatus::Passing };
+            endpoints[index].priority = priorities[index];
+        }
+        pool.upstream.endpoints = endpoints.clone().into();
+        let chosen = pool.upstream.choose(None);
+        (chosen.indexes, chosen.panic)
+    };
+    assert_eq!(chosen(&[0, 1], [0; 4]), (vec![2, 3], false));
+    assert_eq!(chosen(&[0, 1, 2], [0; 4]), (vec![0, 1, 2, 3], true));
+    assert_eq!(chosen(&[0, 1, 2, 3], [0; 4]), (vec![0, 1, 2, 3], true));
+    assert_eq!(chosen(&[0, 1], [0, 0, 1, 1]), (vec![2, 3], false), "the next level has room");
+    assert_eq!(chosen(&[0, 1, 2], [0, 0, 0, 1]), (vec![3], false));
+}
+
+#[test]
 fn what_is_not_looked_at_any_more_is_forgiven() {
     let mut pool = Pool::new(2, rules());
     assert_eq!(pool.fail(0, 3), OUT);

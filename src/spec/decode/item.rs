@@ -442,6 +442,9 @@ UpstreamSpec {
                 50,
             ),
         },
+        panic_threshold: Percent(
+            0,
+        ),
         breaker: None,
         retry_budget: RetryBudget {
             percent: 20,
@@ -494,6 +497,9 @@ UpstreamSpec {
                 50,
             ),
         },
+        panic_threshold: Percent(
+            0,
+        ),
         breaker: None,
         retry_budget: RetryBudget {
             percent: 20,

@@ -82,6 +82,9 @@ pub struct RawUpstream {
     health_check: Option<RawHealthCheck>,
     /// When requests that fail take an endpoint out of use.
     passive_health: Option<RawPassiveHealth>,
+    /// When a smaller share of endpoints than this is well, all are used but those drained or in maintenance; default `0%`:
+    /// never. With priorities, when that is so in each level.
+    panic_threshold: Option<String>,
     /// When requests are refused at once; never by default.
     breaker: Option<RawBreaker>,
     /// How many requests may be tried again at once, for the process.
@@ -201,6 +204,10 @@ impl RawUpstream {
             drain_timeout: or(self.drain_timeout, default.drain_timeout),
             health_check: self.health_check.and_then(|check| check.resolve(protocol, &scope.key("health_check"))),
             passive_health: self.passive_health.unwrap_or_default().resolve(&scope.key("passive_health")),
+            panic_threshold: self
+                .panic_threshold
+                .and_then(|text| scope.key("panic_threshold").check(text.parse()))
+                .unwrap_or(default.panic_threshold),
             breaker: self.breaker.map(|breaker| breaker.resolve(&scope.key("breaker"))),
             retry_budget: self.retry_budget.unwrap_or_default().resolve(&scope.key("retry_budget")),
             tls: self

@@ -103,7 +103,7 @@ pub const UPSTREAM_PANICS: &Definition = &Definition::new(
     Kind::Counter,
     "fleetgate_upstream_panic_attempts_total",
     &["upstream"],
-    "Tries at endpoints that are ejected, made because all endpoints are.",
+    "Tries made while endpoints that look bad are used, too, because too few others are left.",
 );
 
 /// Refused requests.

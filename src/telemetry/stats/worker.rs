@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::spec::name::Name;
@@ -125,6 +125,8 @@ pub struct WorkerStats {
     series: Mutex<Series>,
     /// Grows when `retain` dropped something: time to look handles up again.
     dropped: AtomicU64,
+    /// How many there were after the last `retain`.
+    kept: AtomicUsize,
 }
 
 /// All series of a worker.
@@ -229,7 +231,8 @@ impl WorkerStats {
     }
 
     /// Drops the series of routes and upstreams that are gone: a series dies with what it describes.
-    /// Series with an empty route or upstream stay. The worker calls it when it adopts a snapshot.
+    /// Series with an empty route or upstream stay. The worker calls it when it adopts a snapshot, and some time after
+    /// series were made.
     pub fn retain(&self, routes: impl Fn(&str) -> bool, upstreams: impl Fn(&str) -> bool) {
         let route_stays = |route: &str| route.is_empty() || routes(route);
         let upstream_stays = |upstream: &str| upstream.is_empty() || upstreams(upstream);
@@ -255,6 +258,12 @@ impl WorkerStats {
         if series.len() != before {
             self.dropped.fetch_add(1, Relaxed);
         }
+        self.kept.store(series.len(), Relaxed);
+    }
+
+    /// Whether series were made since the last [`retain`](Self::retain): perhaps by an exchange that outlasted its route.
+    pub fn has_grown(&self) -> bool {
+        self.series().len() > self.kept.load(Relaxed)
     }
 
     pub(super) fn series(&self) -> MutexGuard<'_, Series> {

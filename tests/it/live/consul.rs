@@ -103,7 +103,7 @@ async fn instances_take_traffic_exactly_while_consul_says_so() {
     assert_eq!(gateway.until_status("/", 200).await.served_by(), "c/v1");
 }
 
-/// Fault case 5: the servers lose sight of the nodes of all instances. There is no panic threshold: the pool is empty
+/// Fault case 5 without a panic threshold: the servers lose sight of the nodes of all instances, and the pool is empty
 /// for clients, which is told, and back with the nodes.
 #[tokio::test]
 async fn a_node_check_that_fails_everywhere_empties_the_pool_and_keeps_the_route() {
@@ -130,6 +130,50 @@ async fn a_node_check_that_fails_everywhere_empties_the_pool_and_keeps_the_route
     for who in ["a/v1", "b/v1", "c/v1"] {
         takes(&load, who).await;
     }
+    load.stop().await.assert_all_ok();
+}
+
+/// Fault cases 5 and 4 with a panic threshold: the instances are used all the same, but for one in maintenance.
+#[tokio::test]
+async fn a_check_that_fails_everywhere_is_not_believed_below_the_panic_threshold() {
+    let Some(consul) = Consul::start().await else { return };
+    let (a, b) = (Origin::start("a").await, Origin::start("b").await);
+    for origin in [&a, &b] {
+        consul.register(&Service::new("web", &origin.name, origin.address()).checked("passing")).await;
+    }
+    let gateway = Gateway::start(&super::config(&format!(
+        r#"
+        discovery.consul.address = "{}"
+        upstreams.web = {{ consul = {{ service = "web" }}, balance = "round_robin", panic_threshold = "50%" }}
+        routes.all = {{ match = {{ path = "/" }}, upstream = "web" }}
+        "#,
+        consul.url()
+    )))
+    .await;
+    let load = Load::start(gateway.address(), 2, |_, _| Request::get("/"));
+    takes(&load, "b/v1").await;
+    let panics = async |wanted: bool| {
+        wait::until_ok(super::SOON, &format!("panic to be {wanted}"), || async {
+            let upstream = gateway.api("upstreams/web").await;
+            if upstream["panic"] == wanted { Ok(()) } else { Err(upstream) }
+        })
+        .await;
+    };
+    consul.set_check("a", "critical").await;
+    stops(&load, "a/v1").await;
+    consul.set_check("b", "critical").await;
+    panics(true).await;
+    takes(&load, "a/v1").await;
+    takes(&load, "b/v1").await;
+    let explained = gateway.api("explain?method=GET&url=http://x/").await.to_string();
+    assert!(explained.contains("used all the same: less than 50% are well"), "{explained}");
+    consul.maintain("a", true).await;
+    stops(&load, "a/v1").await;
+    consul.maintain("a", false).await;
+    takes(&load, "a/v1").await;
+    consul.set_check("b", "passing").await;
+    panics(false).await;
+    stops(&load, "a/v1").await;
     load.stop().await.assert_all_ok();
 }
 
