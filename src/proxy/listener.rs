@@ -28,6 +28,10 @@ pub(super) fn alive() -> TcpKeepalive {
 /// no less than these take.
 const TAKEN_WITHIN: Duration = Duration::from_secs(120);
 
+/// Bytes of responses that the system takes beyond what is on its way. Else it takes megabytes for each client that reads
+/// nothing.
+const TAKEN_AHEAD: u32 = 128 * 1024;
+
 /// Binds an address for a number of workers. `idle_timeout`: how long a client may take nothing of a response.
 ///
 /// # Errors
@@ -64,6 +68,7 @@ fn socket(address: SocketAddr, shared: bool, idle_timeout: Duration) -> io::Resu
     socket.set_nonblocking(true)?;
     // Accepted connections inherit it. A client that lost its power says nothing, and a WebSocket would be kept for ever.
     socket.set_tcp_keepalive(&alive())?;
+    socket.set_tcp_notsent_lowat(TAKEN_AHEAD)?;
     socket.set_tcp_user_timeout(Some(idle_timeout.max(TAKEN_WITHIN)))?;
     socket.bind(&address.into())?;
     Ok(socket)
@@ -81,6 +86,7 @@ mod tests {
         let (accepted, _) = bound.sockets[0].accept().expect("a connection");
         let accepted = socket2::SockRef::from(&accepted);
         assert!(accepted.keepalive().expect("an option"));
+        assert_eq!(accepted.tcp_notsent_lowat().expect("an option"), TAKEN_AHEAD);
         assert_eq!(accepted.tcp_user_timeout().expect("an option"), Some(Duration::from_secs(150)));
     }
 
