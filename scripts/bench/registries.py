@@ -13,16 +13,9 @@ import time
 import urllib.error
 import urllib.request
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from machine import say
+
 DEADLINE_S = 60
-
-
-def build():
-    say("building fleetgate in release mode ...")
-    subprocess.run(["cargo", "build", "--release", "--quiet", "--bin", "fleetgate"], cwd=ROOT, check=True)
-    output = subprocess.run(["cargo", "metadata", "--format-version=1", "--no-deps"],
-                            cwd=ROOT, check=True, capture_output=True).stdout
-    return os.path.join(json.loads(output)["target_directory"], "release", "fleetgate")
 
 
 class Traffic:
@@ -247,10 +240,6 @@ def until(what, condition):
         if time.monotonic() > deadline:
             sys.exit(f"waited {DEADLINE_S} s for {what}")
         time.sleep(0.05)
-
-
-def say(text):
-    print(text, file=sys.stderr, flush=True)
 
 
 def encoded(text):
