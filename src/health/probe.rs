@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::snapshot::Secure;
 use crate::spec::upstream::{HealthCheck, Probe};
@@ -28,18 +29,13 @@ const MOST_READ: usize = 64 * 1024;
 pub async fn run(check: &HealthCheck, address: SocketAddr, secure: Option<&Secure>) -> Result<(), String> {
     let probe = async {
         let stream = TcpStream::connect(address).await.map_err(|error| format!("connect: {error}"))?;
-        match &check.probe {
-            Probe::Tcp => Ok(()),
-            Probe::Http { path, host } => {
-                let host = host.clone().unwrap_or_else(|| address.to_string());
-                match secure {
-                    None => get(stream, path, host).await,
-                    Some(Secure { tls, name }) => {
-                        let connector = TlsConnector::from(Arc::clone(tls.config()));
-                        let shaken = connector.connect(name.clone(), stream).await;
-                        get(shaken.map_err(|error| format!("TLS: {}", reason(&error)))?, path, host).await
-                    }
-                }
+        let host = |host: &Option<String>| host.clone().unwrap_or_else(|| address.to_string());
+        match (&check.probe, secure) {
+            (Probe::Tcp, None) => Ok(()),
+            (Probe::Tcp, Some(secure)) => shake_hands(stream, secure).await.map(drop),
+            (Probe::Http { path, host: of }, None) => get(stream, path, host(of)).await,
+            (Probe::Http { path, host: of }, Some(secure)) => {
+                get(shake_hands(stream, secure).await?, path, host(of)).await
             }
         }
     };
@@ -48,6 +44,13 @@ pub async fn run(check: &HealthCheck, address: SocketAddr, secure: Option<&Secur
 
 fn late(timeout: Duration) -> String {
     format!("no answer within {timeout:?}")
+}
+
+/// Ends well only where the endpoint shows what it should.
+async fn shake_hands(stream: TcpStream, secure: &Secure) -> Result<TlsStream<TcpStream>, String> {
+    let connector = TlsConnector::from(Arc::clone(secure.tls.config()));
+    let shaken = connector.connect(secure.name.clone(), stream).await;
+    shaken.map_err(|error| format!("TLS: {}", reason(&error)))
 }
 
 async fn get(

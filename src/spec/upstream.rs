@@ -256,6 +256,6 @@ pub enum Probe {
         /// The `Host` sent; the endpoint's address by default.
         host: Option<String>,
     },
-    /// A connect.
+    /// A connect, and a handshake where TLS is spoken.
     Tcp,
 }
