@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::view::{provider, upstream};
 use crate::discovery::status::{ProviderStatus, WatchStatus};
-use crate::snapshot::{CircuitState, Snapshot};
+use crate::snapshot::{CircuitState, Snapshot, level};
 use crate::spec::name::ProviderId;
 use crate::telemetry::prometheus::{Definition, Samples, Source, definitions};
 
@@ -29,6 +29,10 @@ impl Source for Picture {
         &[
             definitions::UPSTREAM_ENDPOINTS,
             definitions::UPSTREAM_BREAKER,
+            definitions::UPSTREAM_LEVEL_SHARE,
+            definitions::UPSTREAM_QUEUED,
+            definitions::UPSTREAM_STARTING,
+            definitions::UPSTREAM_CERTIFICATE_EXPIRES,
             definitions::DISCOVERY_UPDATES,
             definitions::DISCOVERY_LAST_SUCCESS,
             definitions::DISCOVERY_REJECTED,
@@ -52,6 +56,22 @@ impl Source for Picture {
         for upstream in snapshot.upstreams() {
             for (state, count) in upstream::states(upstream) {
                 samples.value(definitions::UPSTREAM_ENDPOINTS, &[&upstream.label, state.as_str()], count as f64);
+            }
+            for level in level::view(upstream, None) {
+                let priority = level.priority.to_string();
+                samples.value(definitions::UPSTREAM_LEVEL_SHARE, &[&upstream.label, &priority], level.share);
+            }
+            if upstream.settings.queue.is_some() {
+                let waiting = upstream.state.line.len();
+                samples.value(definitions::UPSTREAM_QUEUED, &[&upstream.label], waiting.into());
+            }
+            if upstream.settings.slow_start.is_some() {
+                let starting = upstream.starting().len();
+                samples.value(definitions::UPSTREAM_STARTING, &[&upstream.label], starting as f64);
+            }
+            if let Some(pair) = upstream.settings.tls.as_ref().and_then(|tls| tls.identity.as_ref()) {
+                let expires = unix(pair.facts().not_after);
+                samples.value(definitions::UPSTREAM_CERTIFICATE_EXPIRES, &[&upstream.label], expires);
             }
             if let Some(now) = upstream.circuit() {
                 for state in CircuitState::ALL {

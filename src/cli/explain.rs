@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::admin::{self, joined, list, pairs, text};
 use super::routes::matching;
-use super::table::{Table, printable};
-use super::upstreams::refusing;
+use super::table::{Table, percent, printable};
+use super::upstreams::{levels, refusing};
 
 /// What to ask.
 #[derive(Clone, Debug, clap::Args)]
@@ -133,6 +133,7 @@ fn taken(route: &Value) -> String {
             percent(probability),
             text(target.get("usable")),
             std::iter::once(text(target.get("reason")))
+                .chain(levels(target))
                 .chain(list(target, "steps").iter().map(|step| text(Some(step))))
                 .collect::<Vec<_>>()
                 .join("; "),
@@ -168,6 +169,8 @@ fn endpoints(answer: &Value) -> String {
             ]);
         }
         more.extend(refusing(upstream));
+        let host = upstream.get("host").and_then(Value::as_str).filter(|host| *host != "preserve");
+        more.extend(host.map(|host| format!("the Host that {name} gets: {host}")));
         let hidden = upstream.get("more_endpoints").and_then(Value::as_u64).unwrap_or_default();
         if hidden > 0 {
             more.push(format!("{hidden} more endpoints of {name}: fleetgate upstreams"));
@@ -189,19 +192,6 @@ fn outcome(answer: &Value) -> String {
     let (status, flag, error, reason) = (field("status"), field("flag"), field("error"), field("reason"));
     let word = if flag.is_empty() { status } else { format!("{status} {error}, flag {flag}") };
     printable(&format!("the client gets {word}: {reason}"))
-}
-
-/// `100 %`, `33.33 %`, `5 %`; what is possible is never shown as 0, and what is not sure never as 100.
-fn percent(share: f64) -> String {
-    let percent = share * 100.0;
-    if percent > 0.0 && percent < 0.01 {
-        return "<0.01 %".to_owned();
-    }
-    if percent > 99.99 && percent < 100.0 {
-        return ">99.99 %".to_owned();
-    }
-    let text = format!("{percent:.2}");
-    format!("{} %", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
 #[cfg(test)]
@@ -227,9 +217,10 @@ mod tests {
                 "decided_by": "weights", "more_targets": 0, "targets": [
                 { "target": "users/canary", "when": { "headers": { "x-canary": "always" } }, "drawn": 0.0, "probability": 0.0, "usable": 0,
                   "reason": "header `x-canary` is absent, and must be `always`" },
-                { "target": "users/stable", "weight": 95, "drawn": 0.95, "probability": 1.0, "usable": 1, "reason": "its share of the weights" } ] },
+                { "target": "users/stable", "weight": 95, "drawn": 0.95, "probability": 1.0, "usable": 1, "reason": "its share of the weights",
+                  "levels": [ { "priority": 0, "endpoints": 4, "usable": 2, "share": 0.7 }, { "priority": 1, "endpoints": 2, "usable": 2, "share": 0.3 } ] } ] },
             "upstreams": [
-                { "name": "users", "provider": "file", "source": "consul:users", "known": true, "more_endpoints": 3, "endpoints": [
+                { "name": "users", "provider": "file", "source": "consul:users", "known": true, "host": "app.internal", "more_endpoints": 3, "endpoints": [
                     { "address": "10.0.0.1:80", "state": "healthy", "weight": 1, "labels": { "version": "v1" }, "usable": true,
                       "targets": ["users/stable"], "reasons": [] },
                     { "address": "10.0.0.2:80", "state": "unhealthy", "weight": 1, "labels": { "version": "v2" }, "usable": false,
@@ -250,12 +241,13 @@ route users of file: degraded (users/canary has no usable endpoint)
 decided by weights
 TARGET        CHOICE                PROBABILITY  USABLE  WHY
 users/canary  when x-canary=always  0 %          0       header `x-canary` is absent, and must be `always`
-users/stable  weight 95             100 %        1       its share of the weights
+users/stable  weight 95             100 %        1       its share of the weights; priority 0 (2 of 4 usable) 70 %, priority 1 (2 of 2 usable) 30 %
 
 UPSTREAM  ENDPOINT     STATE      WEIGHT  SERVES        LABELS      REASONS
 users     10.0.0.1:80  healthy    1       users/stable  version=v1  -
 users     10.0.0.2:80  unhealthy  1       -             version=v2  a registry check is critical
 new       -            -          -       -             -           consul:new has not answered yet
+the Host that users gets: app.internal
 3 more endpoints of users: fleetgate upstreams
 
 the client gets what an endpoint answers

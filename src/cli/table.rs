@@ -42,6 +42,19 @@ pub(super) fn printable(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { '?' } else { character }).collect()
 }
 
+/// `100 %`, `33.33 %`, `5 %`; what is possible is never shown as 0, and what is not sure never as 100.
+pub(super) fn percent(share: f64) -> String {
+    let percent = share * 100.0;
+    if percent > 0.0 && percent < 0.01 {
+        return "<0.01 %".to_owned();
+    }
+    if percent > 99.99 && percent < 100.0 {
+        return ">99.99 %".to_owned();
+    }
+    let text = format!("{percent:.2}");
+    format!("{} %", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

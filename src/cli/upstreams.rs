@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::admin::{joined, list, pairs, text};
-use super::table::{Table, printable};
+use super::table::{Table, percent, printable};
 
 /// A line for each endpoint, and one for an upstream without any.
 pub(super) fn render(answer: &Value) -> String {
@@ -32,8 +32,28 @@ pub(super) fn render(answer: &Value) -> String {
             table.row(of(Some(endpoint)));
         }
     }
-    let refusing = list(answer, "items").iter().filter_map(refusing).map(|line| printable(&line));
-    std::iter::once(table.render()).chain(refusing).collect::<Vec<_>>().join("\n")
+    let more = list(answer, "items").iter().flat_map(|upstream| {
+        let levels = levels(upstream).map(|levels| format!("levels of {}: {levels}", text(upstream.get("name"))));
+        [refusing(upstream), levels, waiting(upstream)].into_iter().flatten()
+    });
+    let more = more.map(|line| printable(&line));
+    std::iter::once(table.render()).chain(more).collect::<Vec<_>>().join("\n")
+}
+
+/// What each level takes, where there are several.
+pub(super) fn levels(of: &Value) -> Option<String> {
+    let levels = list(of, "levels");
+    let level = |level: &Value| {
+        let field = |key: &str| text(level.get(key));
+        let share = percent(level.get("share").and_then(Value::as_f64).unwrap_or_default());
+        format!("priority {} ({} of {} usable) {share}", field("priority"), field("usable"), field("endpoints"))
+    };
+    (!levels.is_empty()).then(|| levels.iter().map(level).collect::<Vec<_>>().join(", "))
+}
+
+fn waiting(upstream: &Value) -> Option<String> {
+    let waiting = upstream.get("waiting").and_then(Value::as_u64).filter(|waiting| *waiting > 0)?;
+    Some(format!("{waiting} requests wait for an endpoint of {} with room", text(upstream.get("name"))))
 }
 
 /// What the breaker of an upstream says that refuses requests.
@@ -51,7 +71,9 @@ mod tests {
     #[test]
     fn endpoints_are_a_table() {
         let answer = json!({ "generation": 7, "items": [
-            { "name": "users", "provider": "file", "source": "consul:users", "verified_at": null, "endpoints": [
+            { "name": "users", "provider": "file", "source": "consul:users", "verified_at": null, "waiting": 3,
+              "levels": [ { "priority": 0, "endpoints": 1, "usable": 1, "share": 1.0 }, { "priority": 2, "endpoints": 1, "usable": 0, "share": 0.0 } ],
+              "endpoints": [
                 { "address": "10.0.0.1:80", "weight": 3, "labels": { "version": "v1", "zone": "a" }, "state": "healthy", "reasons": [], "in_flight": 2 },
                 { "address": "10.0.0.2:80", "weight": 1, "labels": {}, "state": "unhealthy", "reasons": ["connection refused"], "in_flight": 0 } ] },
             { "name": "orders", "provider": "etcd", "source": "etcd:/fleetgate/endpoints/orders/", "endpoints": [],
@@ -62,6 +84,8 @@ UPSTREAM  PROVIDER  SOURCE                             ENDPOINT     STATE      W
 users     file      consul:users                       10.0.0.1:80  healthy    3       2          version=v1,zone=a  -
 users     file      consul:users                       10.0.0.2:80  unhealthy  1       0          -                  connection refused
 orders    etcd      etcd:/fleetgate/endpoints/orders/  -            -          -       -          -                  -
+levels of users: priority 0 (1 of 1 usable) 100 %, priority 2 (0 of 1 usable) 0 %
+3 requests wait for an endpoint of users with room
 the breaker of orders refuses requests: too many errors of late
 ");
     }

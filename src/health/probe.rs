@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::{grpc, http2};
 use crate::snapshot::Secure;
@@ -35,7 +36,7 @@ pub async fn run(
     let host = |host: &Option<String>| host.clone().unwrap_or_else(|| address.to_string());
     let probe = async {
         let stream = TcpStream::connect(address).await.map_err(|error| format!("connect: {error}"))?;
-        let Some(Secure { tls, name }) = secure else {
+        let Some(secure) = secure else {
             return match &check.probe {
                 Probe::Tcp => Ok(()),
                 Probe::Http { path, host: of } if protocol == Protocol::Http2 => {
@@ -45,12 +46,7 @@ pub async fn run(
                 Probe::Grpc { service, host: of } => grpc::check(stream, service, &host(of), "http").await,
             };
         };
-        if check.probe == Probe::Tcp {
-            return Ok(());
-        }
-        let connector = TlsConnector::from(Arc::clone(tls.config()));
-        let shaken = connector.connect(name.clone(), stream).await;
-        let stream = shaken.map_err(|error| format!("TLS: {}", reason(&error)))?;
+        let stream = shake_hands(stream, secure).await?;
         let chose_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         match &check.probe {
             Probe::Tcp => Ok(()),
@@ -71,6 +67,13 @@ pub async fn run(
 
 fn late(timeout: Duration) -> String {
     format!("no answer within {timeout:?}")
+}
+
+/// Ends well only where the endpoint shows what it should.
+async fn shake_hands(stream: TcpStream, secure: &Secure) -> Result<TlsStream<TcpStream>, String> {
+    let connector = TlsConnector::from(Arc::clone(secure.tls.config()));
+    let shaken = connector.connect(secure.name.clone(), stream).await;
+    shaken.map_err(|error| format!("TLS: {}", reason(&error)))
 }
 
 async fn get(

@@ -44,12 +44,10 @@ pub(super) async fn guarded(
         Some(Fallback::Answer(canned)) => Ok(Answered::Canned(Arc::clone(canned))),
         Some(Fallback::Upstream(_)) => {
             // Its own fallback is not followed: two that name each other would go on for ever.
-            let (slot, fallback) = destination.fallback.take().ok_or(refused)?;
+            let other = *destination.fallback.take().ok_or(refused)?;
             frame.leave_endpoint();
-            frame.towards(slot, &fallback);
-            (destination.upstream, destination.subset) = (fallback, 0);
-            // They speak of the endpoints of the other one.
-            (destination.key, destination.stay) = (None, None);
+            frame.towards(other.slot, &other.upstream);
+            (destination.upstream, destination.subset, destination.aim) = (other.upstream, 0, other.aim);
             if let Some(host) = came {
                 // The refused try may have set that of its own upstream.
                 outbound.request.headers_mut().insert(header::HOST, host);

@@ -1,5 +1,6 @@
 //! Defines the tries at endpoints: pick, try, judge, and again elsewhere as far as the route's retries go.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use super::retry::{Next, Outcome, Repeatable, Tries};
 use super::room;
 use super::worker::Worker;
 use crate::exchange::{Flag, Flow, ProxyError};
-use crate::snapshot::{RetryPermit, Trial, Verdict};
+use crate::snapshot::{RequestView, RetryPermit, Trial, Upstream, Verdict, affinity};
 use crate::spec::retry::{Condition, Retry};
 use crate::spec::route::HostPolicy;
 use crate::spec::upstream::Balance;
@@ -28,16 +29,38 @@ pub(super) struct Destination {
     pub(super) route: Rc<LocalRoute>,
     pub(super) upstream: Rc<LocalUpstream>,
     pub(super) subset: usize,
-    /// Where requests go that the upstream's breaker refuses, by slot.
-    pub(super) fallback: Option<(usize, Rc<LocalUpstream>)>,
-    /// What balancers that hash go by.
-    pub(super) key: Option<u64>,
-    /// Where the client is, and stays if it can.
-    pub(super) stay: Option<u32>,
+    /// Where requests go that the upstream's breaker refuses.
+    pub(super) fallback: Option<Box<Fallback>>,
+    pub(super) aim: Aim,
     /// The end of the whole exchange.
     pub(super) deadline: Option<Instant>,
     /// The `Host` that the route wants; `Kept`: its upstream decides.
     pub(super) host: HostPolicy,
+}
+
+/// Another upstream than the one a request was for.
+pub(super) struct Fallback {
+    pub(super) slot: usize,
+    pub(super) upstream: Rc<LocalUpstream>,
+    pub(super) aim: Aim,
+}
+
+/// Which of an upstream's endpoints a request is for, if it can be had.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Aim {
+    /// What balancers that hash go by.
+    pub(super) key: Option<u64>,
+    /// Where the client is, and stays if it can.
+    pub(super) stay: Option<u32>,
+}
+
+impl Aim {
+    pub(super) fn new(upstream: &Upstream, view: &RequestView<'_>, client: IpAddr) -> Self {
+        Self {
+            key: upstream.settings.hash.as_ref().and_then(|hash| affinity::key(hash, view, client)),
+            stay: upstream.affinity.sessions().and_then(|sessions| sessions.find(view)),
+        }
+    }
 }
 
 /// Sends a request to endpoints until one answers, or no other try is allowed.

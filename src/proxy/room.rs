@@ -68,7 +68,7 @@ fn look(frame: &Frame, destination: &Destination, tried: &[u32]) -> Result<Optio
         if pool.is_empty() {
             return Err(ProxyError::NoEndpoint);
         }
-        let wish = Wish { avoid: &avoid, key: destination.key, stay: destination.stay, most };
+        let wish = Wish { avoid: &avoid, key: destination.aim.key, stay: destination.aim.stay, most };
         let Some(picked) = upstream.pick(&pool, wish, frame.started, worker) else { return Ok(None) };
         let endpoint = &upstream.endpoints[picked.index as usize];
         // Who waited, or tries again, knows the endpoints of when it began. When all of them leave, one will do.

@@ -13,7 +13,7 @@ use hyper::upgrade::OnUpgrade;
 use super::breaker::{Answered, guarded};
 use super::carrier::Carrier;
 use super::connection::ClientConnection;
-use super::forward::Destination;
+use super::forward::{Aim, Destination, Fallback};
 use super::frame::{Frame, Outgoing};
 use super::headers::{self, Noted};
 use super::http1::Head;
@@ -27,7 +27,7 @@ use crate::exchange::body::Bounds;
 use crate::exchange::header::{X_FLEETGATE_FLAG, X_FORWARDED_PREFIX, X_REQUEST_ID};
 use crate::exchange::{Body, Flag, Flow, ProxyError};
 use crate::snapshot::target::{draw, sticky_key};
-use crate::snapshot::{RequestView, affinity, gate};
+use crate::snapshot::{RequestView, gate};
 use crate::spec::breaker::Canned;
 use crate::spec::retry::Retry;
 use crate::spec::route::{HostPolicy, Sticky};
@@ -111,9 +111,12 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
             route: Rc::clone(&route),
             upstream: Rc::clone(upstream),
             subset: resolved.subset,
-            fallback: upstream.upstream.fallback.and_then(|slot| Some((slot, Rc::clone(local.upstream(slot)?)))),
-            key: upstream.upstream.settings.hash.as_ref().and_then(|hash| affinity::key(hash, &view, frame.client)),
-            stay: upstream.upstream.affinity.sessions().and_then(|sessions| sessions.find(&view)),
+            fallback: upstream.upstream.fallback.and_then(|slot| {
+                let upstream = Rc::clone(local.upstream(slot)?);
+                let aim = Aim::new(&upstream.upstream, &view, frame.client);
+                Some(Box::new(Fallback { slot, upstream, aim }))
+            }),
+            aim: Aim::new(&upstream.upstream, &view, frame.client),
             deadline: route.route.timeout().map(|timeout| frame.started + timeout),
             host: HostPolicy::Kept,
         };
@@ -192,7 +195,7 @@ fn session_cookie(frame: &Frame, destination: &Destination, secure: bool) -> Opt
     let upstream = &destination.upstream;
     let (sessions, endpoint) = (upstream.upstream.affinity.sessions()?, frame.endpoint()?);
     let position = upstream.endpoints.iter().position(|other| Rc::ptr_eq(other, endpoint))?;
-    if destination.stay.is_some_and(|stay| stay as usize == position) {
+    if destination.aim.stay.is_some_and(|stay| stay as usize == position) {
         return None;
     }
     sessions.set_cookie(position, secure).cloned()

@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
+
 use super::upstream::{Upstream, selects};
 use crate::spec::endpoint::Labels;
 
 /// The usable endpoints of one priority, and their part of the requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Level {
+    /// Of its endpoints.
+    pub priority: u16,
     /// Of [`WHOLE`]; 0 where the levels before take everything.
     pub share: u32,
     /// Indexes of its endpoints, ascending; never empty.
@@ -26,7 +30,7 @@ pub fn levels(upstream: &Upstream, selector: Option<&Labels>, usable: Vec<u32>) 
     let endpoints = &upstream.endpoints;
     // The usual case: one level for all.
     if usable.is_empty() || endpoints.iter().all(|endpoint| endpoint.priority == 0) {
-        return if usable.is_empty() { Vec::new() } else { vec![Level { share: WHOLE, members: usable }] };
+        return if usable.is_empty() { Vec::new() } else { vec![Level { priority: 0, share: WHOLE, members: usable }] };
     }
     let mut all: BTreeMap<u16, (Capacity, Vec<u32>)> = BTreeMap::new();
     for endpoint in endpoints.iter() {
@@ -41,8 +45,43 @@ pub fn levels(upstream: &Upstream, selector: Option<&Labels>, usable: Vec<u32>) 
         members.push(index);
     }
     let shares = shares(&all.values().map(|(capacity, _)| *capacity).collect::<Vec<_>>());
-    let levels = all.into_values().zip(shares).map(|((_, members), share)| Level { share, members });
+    let level = |((priority, (_, members)), share)| Level { priority, share, members };
+    let levels = all.into_iter().zip(shares).map(level);
     levels.filter(|level| !level.members.is_empty()).collect()
+}
+
+/// A level as users see it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LevelView {
+    /// 0 goes first.
+    pub priority: u16,
+    /// Its endpoints.
+    pub endpoints: usize,
+    /// Those that take traffic now.
+    pub usable: usize,
+    /// Its part of the requests, of 1.
+    pub share: f64,
+}
+
+/// The levels of those selected, with what each takes now; empty where all go together.
+pub fn view(upstream: &Upstream, selector: Option<&Labels>) -> Vec<LevelView> {
+    let mut views: BTreeMap<u16, LevelView> = BTreeMap::new();
+    for endpoint in upstream.endpoints.iter() {
+        if selector.is_none_or(|selector| selects(selector, &endpoint.labels)) {
+            let priority = endpoint.priority;
+            let none = LevelView { priority, endpoints: 0, usable: 0, share: 0.0 };
+            views.entry(priority).or_insert(none).endpoints += 1;
+        }
+    }
+    if views.keys().all(|priority| *priority == 0) {
+        return Vec::new();
+    }
+    for level in levels(upstream, selector, upstream.usable(selector)) {
+        if let Some(view) = views.get_mut(&level.priority) {
+            (view.usable, view.share) = (level.members.len(), f64::from(level.share) / f64::from(WHOLE));
+        }
+    }
+    views.into_values().collect()
 }
 
 /// Weight.

@@ -22,6 +22,11 @@ impl Line {
         self.waiting.load(Relaxed) == 0
     }
 
+    /// How many wait.
+    pub fn len(&self) -> u32 {
+        self.waiting.load(Relaxed)
+    }
+
     /// Takes a place; `None` when `size` of them are taken. What is looked at afterwards, and was freed before, is seen;
     /// what is freed later will be told.
     pub fn join(&self, size: u32) -> Option<Place<'_>> {

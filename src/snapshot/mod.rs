@@ -21,6 +21,7 @@ pub mod report;
 pub mod request;
 pub mod route;
 pub mod secure;
+pub mod start;
 pub mod table;
 pub mod target;
 pub mod upstream;
@@ -31,7 +32,7 @@ pub use breaker::{Admission, BreakerView, CircuitState, Limited, Place, Refusal}
 pub use budget::RetryPermit;
 pub use certificate::Certificates;
 pub use endpoint::{Endpoint, EndpointState, Health, Standing, StateName};
-pub use level::Level;
+pub use level::{Level, LevelView};
 pub use outlier::{Cause, Flip, Trial, Verdict};
 pub use report::Report;
 pub use request::{RequestView, Unmet};

@@ -9,9 +9,11 @@ use super::affinity::Affinity;
 use super::breaker::Breaker;
 use super::budget::Retries;
 use super::endpoint::{Endpoint, EndpointState, Standing};
+use super::level::levels;
 use super::line::Line;
 use super::outlier::{Flip, Trial, Verdict};
 use super::secure::Secure;
+use super::start::{share, slows};
 use crate::spec::endpoint::Labels;
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::percent::Percent;
@@ -150,6 +152,21 @@ impl Upstream {
             Some(indexes) => Usable { indexes, ejected, panic: false },
             None => Usable { panic: !ejected.is_empty(), indexes: ejected, ejected: Vec::new() },
         }
+    }
+
+    /// Endpoints that start slowly, by index: what part of their weight they have, where they take the traffic of all.
+    pub fn starting(&self) -> BTreeMap<u32, f64> {
+        let Some(window) = self.settings.slow_start else { return BTreeMap::new() };
+        let now = Instant::now();
+        let fresh = |index: &u32| self.endpoints[*index as usize].state.fresh_since();
+        let mut starting = BTreeMap::new();
+        for level in levels(self, None, self.usable(None)) {
+            if slows(level.members.iter().map(fresh), window) {
+                let shares = level.members.iter().filter_map(|index| Some((*index, share(fresh(index)?, now, window))));
+                starting.extend(shares.filter(|(_, share)| *share < 1.0));
+            }
+        }
+        starting
     }
 
     /// Takes note of what became of a request at one of its endpoints; `trial`: it was to try it.

@@ -117,14 +117,8 @@ pub fn settings(settings: &UpstreamSettings) -> Map<String, Value> {
     }
     let budget = settings.retry_budget;
     add("retry_budget", json!({ "percent": budget.percent, "min": budget.min }));
-    match &settings.host {
-        HostPolicy::Kept => {}
-        HostPolicy::Endpoint => {
-            add("host", "endpoint".into());
-        }
-        HostPolicy::Fixed(host) => {
-            add("host", String::from_utf8_lossy(host.as_bytes()).into());
-        }
+    if settings.host != HostPolicy::Kept {
+        add("host", host(&settings.host).into());
     }
     if let Some(tls) = &settings.tls {
         add("tls", upstream_tls(tls));
@@ -133,6 +127,15 @@ pub fn settings(settings: &UpstreamSettings) -> Map<String, Value> {
         add("protocol", settings.protocol.as_str().into());
     }
     map
+}
+
+/// The `Host` that endpoints get.
+pub fn host(policy: &HostPolicy) -> String {
+    match policy {
+        HostPolicy::Kept => "preserve".to_owned(),
+        HostPolicy::Endpoint => "endpoint".to_owned(),
+        HostPolicy::Fixed(host) => String::from_utf8_lossy(host.as_bytes()).into_owned(),
+    }
 }
 
 /// What may be shown of TLS with endpoints: of certificates their fingerprints.

@@ -297,7 +297,7 @@ pub enum Probe {
         /// The `Host` sent; the endpoint's address by default.
         host: Option<String>,
     },
-    /// A connect.
+    /// A connect, and a handshake where TLS is spoken.
     Tcp,
     /// What gRPC's own health service (`grpc.health.v1`) says of a service; SERVING passes.
     Grpc {

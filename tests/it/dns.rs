@@ -116,3 +116,21 @@ async fn a_name_that_nobody_knows_keeps_no_gateway_from_starting() {
     let told = gateway.api("status").await.to_string();
     assert!(told.contains("none.test"), "{told}");
 }
+
+#[tokio::test]
+async fn what_is_too_long_for_one_packet_comes_over_tcp() {
+    let one = at(1, 0).await;
+    let dns = DnsServer::start().await;
+    // An address takes 16 bytes, and 512 is the most.
+    let all: Vec<Ipv4Addr> = (1..=200).map(|last| Ipv4Addr::new(127, 0, 0, last)).collect();
+    let port = one.address().port();
+    dns.say("app.test", Said::A(1, all.clone()));
+    let gateway = before(&dns, &format!("name = \"app.test\", port = {port}"), "").await;
+    let wanted: Vec<String> = all.iter().map(|ip| format!("{ip}:{port}")).collect();
+    until_addresses(&gateway, &wanted).await;
+    assert!(dns.asked() > 0 && dns.asked_over_tcp() > 0);
+    // Short again, it comes as before.
+    dns.say("app.test", Said::A(1, all[..1].to_vec()));
+    until_addresses(&gateway, &wanted[..1]).await;
+    assert_eq!(gateway.get("/").await.served_by(), "app/v1");
+}

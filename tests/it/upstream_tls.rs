@@ -197,6 +197,9 @@ async fn a_client_certificate_is_shown_where_one_is_wanted() {
         gateway.write_config(&config(&secured.address().to_string(), mutual));
         gateway.until_status("/", 200).await;
         assert!(secured.shaken().last().unwrap().identified);
+        let expires =
+            gateway.metric("fleetgate_upstream_certificate_expires_timestamp_seconds", &[("upstream", "app")]);
+        assert!(expires.await.is_some_and(|at| at > 1e9));
         let view = gateway.api("upstreams/app").await["settings"]["tls"].to_string();
         assert!(view.contains("\"cert\":\""), "{view}");
 
@@ -298,6 +301,25 @@ async fn health_checks_speak_tls_too() {
     secured.show(&authority.issue("app", &["app.internal"]), None);
     wait::until(SOON, "a healthy endpoint", async || state().await == "healthy").await;
     assert_eq!(gateway.get("/").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_connect_that_is_checked_is_one_with_tls() {
+    let (origin, authority) = (Origin::start("app").await, Authority::new("authority"));
+    let shown = authority.issue("app", &["app.internal"]);
+    let secured = Secured::start(origin.address(), &shown, None).await;
+    let lines = format!("{NAMED}\nhealth_check = {{ tcp = true, interval = \"100ms\", unhealthy_threshold = 1 }}");
+    let stands = async |endpoint: String, state: &str| {
+        let gateway = setup(&endpoint, &authority, &lines).start().await;
+        wait::until(SOON, state, || async { gateway.endpoints("app").await == [(endpoint.clone(), state.to_owned())] })
+            .await;
+        reasons(&gateway).await
+    };
+    assert_eq!(stands(secured.address().to_string(), "healthy").await, "[]");
+    // It accepts connections, as somebody else.
+    secured.show(&Authority::new("other").issue("app", &["app.internal"]), None);
+    let told = stands(secured.address().to_string(), "unhealthy").await;
+    assert!(told.contains("active checks fail: TLS: "), "{told}");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::{Freshness, List, time_text};
 pub use crate::snapshot::StateName as State;
-use crate::snapshot::{BreakerView, Endpoint, Snapshot, Upstream};
+use crate::snapshot::{BreakerView, Endpoint, LevelView, Snapshot, Upstream, level};
 use crate::spec::encode;
 use crate::spec::endpoint::Labels;
 use crate::spec::name::ProviderId;
@@ -33,6 +33,12 @@ pub struct UpstreamView {
     /// What its breaker lets through, where it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub breaker: Option<BreakerView>,
+    /// Its levels, where its endpoints do not all go together.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub levels: Vec<LevelView>,
+    /// Requests that wait for an endpoint with room, where they may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<u32>,
     /// Its settings, as in a document.
     pub settings: Map<String, Value>,
     /// Sorted by address.
@@ -54,6 +60,11 @@ pub struct EndpointView {
     pub reasons: Vec<String>,
     /// Exchanges that are there now.
     pub in_flight: u32,
+    /// 0 goes first.
+    pub priority: u16,
+    /// What part of its weight it has, while it starts slowly.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<f64>,
 }
 
 /// All upstreams, by name.
@@ -78,13 +89,21 @@ pub fn states(upstream: &Upstream) -> BTreeMap<State, usize> {
 }
 
 fn view(upstream: &Upstream, freshness: &Freshness) -> UpstreamView {
-    let endpoint = |endpoint: &Endpoint| EndpointView {
-        address: endpoint.address,
-        weight: endpoint.weight,
-        labels: Arc::clone(&endpoint.labels),
-        state: endpoint.state_name(&upstream.settings),
-        reasons: endpoint.reasons(&upstream.settings),
-        in_flight: endpoint.state.in_flight(),
+    let starting = upstream.starting();
+    let endpoint = |(index, endpoint): (u32, &Endpoint)| {
+        let slow_start = starting.get(&index).copied();
+        let mut reasons = endpoint.reasons(&upstream.settings);
+        reasons.extend(slow_start.map(|share| format!("starts slowly: has {:.0} % of its weight", share * 100.0)));
+        EndpointView {
+            address: endpoint.address,
+            weight: endpoint.weight,
+            labels: Arc::clone(&endpoint.labels),
+            state: endpoint.state_name(&upstream.settings),
+            reasons,
+            in_flight: endpoint.state.in_flight(),
+            priority: endpoint.priority,
+            slow_start,
+        }
     };
     UpstreamView {
         name: Arc::clone(&upstream.label),
@@ -93,8 +112,10 @@ fn view(upstream: &Upstream, freshness: &Freshness) -> UpstreamView {
         verified_at: freshness.all_verified_at(&upstream.sources).map(time_text),
         panic: upstream.choose(None).panic,
         breaker: upstream.breaker(Instant::now()),
+        levels: level::view(upstream, None),
+        waiting: upstream.settings.queue.map(|_| upstream.state.line.len()),
         settings: encode::settings(&upstream.settings),
-        endpoints: upstream.endpoints.iter().map(endpoint).collect(),
+        endpoints: (0u32..).zip(upstream.endpoints.iter()).map(endpoint).collect(),
         source: upstream.source_text(),
     }
 }
@@ -147,11 +168,13 @@ mod tests {
                 "endpoints": [
                     {
                         "address": "10.0.0.1:8080", "weight": 1, "labels": { "version": "v1" },
-                        "state": "unhealthy", "reasons": ["active checks fail: status 500"], "in_flight": 0
+                        "state": "unhealthy", "reasons": ["active checks fail: status 500"], "in_flight": 0,
+                        "priority": 0
                     },
                     {
                         "address": "10.0.0.2:8080", "weight": 1, "labels": { "version": "v2" },
-                        "state": "unhealthy", "reasons": ["no active check has answered yet"], "in_flight": 1
+                        "state": "unhealthy", "reasons": ["no active check has answered yet"], "in_flight": 1,
+                        "priority": 0
                     }
                 ]
             })

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::question::Question;
-use crate::snapshot::{BreakerView, Route, StateName};
+use crate::snapshot::{BreakerView, LevelView, Route, StateName};
 use crate::spec::encode;
 use crate::spec::endpoint::Labels;
 use crate::spec::name::{Name, ProviderId};
@@ -141,6 +141,9 @@ pub struct ExplainedTarget {
     pub probability: f64,
     /// Endpoints that take its traffic now.
     pub usable: usize,
+    /// What each level takes of it, where its endpoints do not all go together.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub levels: Vec<LevelView>,
     /// Why.
     pub reason: String,
     /// What is done with a request beyond forwarding it.
@@ -162,6 +165,8 @@ pub struct ExplainedUpstream {
     /// What its breaker lets through, where it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub breaker: Option<BreakerView>,
+    /// The `Host` that its endpoints get, where a target does not say another: `preserve`, `endpoint` or a name.
+    pub host: String,
     /// Sorted by address.
     pub endpoints: Vec<ExplainedEndpoint>,
     /// Endpoints beyond those shown.

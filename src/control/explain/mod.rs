@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::snapshot::target::{DecidedBy, Odds, odds, sticky_key};
-use crate::snapshot::{Endpoint, RequestView, Route, RouteState, Snapshot, Standing, Target, Upstream, gate};
+use crate::snapshot::{
+    Endpoint, LevelView, RequestView, Route, RouteState, Snapshot, Standing, Target, Upstream, gate, level,
+};
 use crate::spec::breaker::Fallback;
 use crate::spec::encode;
 use crate::spec::name::Name;
@@ -170,6 +172,7 @@ impl Explanation {
                 drawn: odds.drawn[position],
                 probability: odds.taken[position],
                 usable: usable[position],
+                levels: levels_of(target, snapshot),
                 reason: target_reason(target, position, &odds, usable[position], view),
                 steps: target.spec.steps.as_ref().map(|steps| word::steps(steps)).unwrap_or_default(),
             });
@@ -211,6 +214,14 @@ impl Explanation {
             self.upstreams.push(explained_upstream(upstream, &by_slot[&slot], snapshot));
         }
     }
+}
+
+fn levels_of(target: &Target, snapshot: &Snapshot) -> Vec<LevelView> {
+    let levels = || {
+        let upstream = snapshot.upstream(target.slot)?;
+        Some(level::view(upstream, upstream.selector(target.subset)?))
+    };
+    levels().unwrap_or_default()
 }
 
 /// Never asked of: a sticky key of a header or cookie has nothing of the address.
@@ -334,6 +345,7 @@ fn explained_upstream(upstream: &Upstream, targets: &[&Target], snapshot: &Snaps
         source: upstream.source_text(),
         known: upstream.known,
         breaker: upstream.breaker(Instant::now()),
+        host: encode::host(&upstream.settings.host),
         endpoints: (0u32..).zip(upstream.endpoints.iter()).take(MOST_ENDPOINTS).map(endpoint).collect(),
         more_endpoints: upstream.endpoints.len().saturating_sub(MOST_ENDPOINTS),
     }

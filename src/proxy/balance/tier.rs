@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::turn::Turn;
 use super::{Load, Wish};
+use crate::snapshot::start::{share, slows};
 use crate::snapshot::{Affinity, Upstream};
 use crate::spec::upstream::Balance;
 
@@ -68,7 +69,10 @@ impl Tier {
                 Member { index: *index, weight: endpoint.weight, fresh_since: endpoint.state.fresh_since() }
             })
             .collect();
-        let slow_start = upstream.settings.slow_start.filter(|window| slows(&members, *window));
+        let slow_start = upstream
+            .settings
+            .slow_start
+            .filter(|window| slows(members.iter().map(|member| member.fresh_since), *window));
         let pace = Pace::now(slow_start);
         let ends = members
             .iter()
@@ -237,22 +241,12 @@ impl Tier {
     }
 }
 
-/// Whether members slow down at their start: not where most are fresh, who would then be no less than each other.
-fn slows(members: &[Member], window: Duration) -> bool {
-    let is_fresh = |member: &&Member| member.fresh_since.is_some_and(|since| since.elapsed() < window);
-    let fresh = members.iter().filter(is_fresh).count();
-    fresh > 0 && fresh * 2 <= members.len()
-}
-
 /// How far slow starts are.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace(pub(super) Option<(Duration, Instant)>);
 
 /// The share of a member that is not fresh.
 pub(super) const FULL: u64 = 1024;
-
-/// A fresh one begins with a tenth: with less it might get nothing for most of its time.
-const FIRST: u64 = FULL / 10;
 
 impl Pace {
     /// Nobody is slow.
@@ -266,10 +260,7 @@ impl Pace {
     /// What part of its weight a member has, of [`FULL`]; never 0.
     pub(super) fn share(self, member: &Member) -> u64 {
         match (self.0, member.fresh_since) {
-            (Some((window, now)), Some(since)) => {
-                let grown = now.saturating_duration_since(since).as_secs_f64() / window.as_secs_f64();
-                ((grown * FULL as f64) as u64).clamp(FIRST, FULL)
-            }
+            (Some((window, now)), Some(since)) => (share(since, now, window) * FULL as f64) as u64,
             (None, _) | (_, None) => FULL,
         }
     }

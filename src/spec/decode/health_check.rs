@@ -22,7 +22,7 @@ pub struct RawHealthCheck {
     path: Option<String>,
     /// The `Host` sent; default the endpoint's address.
     host: Option<String>,
-    /// `true`: a connect instead of a request.
+    /// `true`: a connect instead of a request, and a handshake where TLS is spoken with the endpoints.
     tcp: Option<bool>,
     /// Instead of `path`: what gRPC's health service says. SERVING passes.
     grpc: Option<RawGrpc>,

@@ -130,6 +130,38 @@ pub const UPSTREAM_ENDPOINTS: &Definition = &Definition::new(
     "Endpoints by state: healthy, unhealthy, draining, maintenance, held, ejected.",
 );
 
+/// Levels.
+pub const UPSTREAM_LEVEL_SHARE: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_upstream_level_share",
+    &["upstream", "priority"],
+    "Part of the requests that the endpoints of a priority take now, of 1; absent where all endpoints go together.",
+);
+
+/// Requests in line.
+pub const UPSTREAM_QUEUED: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_upstream_queued_requests",
+    &["upstream"],
+    "Requests that wait for an endpoint with room; absent where they may not.",
+);
+
+/// Slow starts.
+pub const UPSTREAM_STARTING: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_upstream_starting_endpoints",
+    &["upstream"],
+    "Endpoints that have less than their weight because they start slowly; absent where none does so.",
+);
+
+/// Dates of the gateway's own certificates.
+pub const UPSTREAM_CERTIFICATE_EXPIRES: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_upstream_certificate_expires_timestamp_seconds",
+    &["upstream"],
+    "When the gateway's own certificate for an upstream's endpoints expires, in Unix time.",
+);
+
 /// Connections to endpoints.
 pub const UPSTREAM_CONNECTIONS: &Definition = &Definition::new(
     Kind::Gauge,

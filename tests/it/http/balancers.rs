@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::{before_all, config_of};
 use crate::support::client::{Answer, Request};
 use crate::support::gateway::Gateway;
@@ -190,6 +192,14 @@ async fn an_endpoint_that_comes_begins_slowly() {
 
     gateway.write_config(&config_of(&services, lines));
     wait::until(SOON, "three endpoints", || async { gateway.endpoints("app").await.len() == 3 }).await;
+    let shown = gateway.api("upstreams/app").await["endpoints"].clone();
+    for endpoint in shown.as_array().expect("a list") {
+        let new = endpoint["address"] == services[2].address().to_string();
+        let (share, told) = (endpoint["slow_start"].as_f64(), endpoint["reasons"].to_string());
+        assert_eq!((share, told.contains("starts slowly: has 10 %")), (new.then_some(0.1), new), "{endpoint}");
+    }
+    let starting = gateway.metric("fleetgate_upstream_starting_endpoints", &[("upstream", "app")]).await;
+    assert_eq!(starting, Some(1.0));
     for _ in 0..210 {
         assert_eq!(gateway.get("/").await.status, 200);
     }
@@ -239,6 +249,16 @@ async fn the_gateways_own_zone_goes_first_and_spills_over() {
     healthy(2).await;
     let spilled = far().await;
     assert!((35..=90).contains(&spilled), "{spilled} of 200 are not 30 %");
+    let levels = json!([
+        { "priority": 0, "endpoints": 2, "usable": 1, "share": 0.7 },
+        { "priority": 1, "endpoints": 1, "usable": 1, "share": 0.3 },
+    ]);
+    assert_eq!(gateway.api("upstreams/app").await["levels"], levels);
+    let explained = gateway.api("explain?method=GET&url=http://a/").await;
+    assert_eq!(explained["route"]["targets"][0]["levels"], levels);
+    assert_eq!(explained["upstreams"][0]["host"], "preserve");
+    let share = gateway.metric("fleetgate_upstream_level_share", &[("upstream", "app"), ("priority", "1")]).await;
+    assert_eq!(share, Some(0.3));
     services[1].set_healthy(false);
     healthy(1).await;
     assert_eq!(far().await, 200);

@@ -241,6 +241,42 @@ async fn the_refused_go_to_another_upstream_or_get_an_answer() {
 }
 
 #[tokio::test]
+async fn the_refused_stay_at_one_endpoint_of_the_other_upstream() {
+    let (app, one, two) = (Origin::start("app").await, Origin::start("one").await, Origin::start("two").await);
+    let others = format!("[upstreams.other]\nendpoints = [\"{}\", \"{}\"]\n", one.address(), two.address());
+    let with = |lines: &str| {
+        let config = config(&app, "max_requests = 1, fallback = { upstream = \"other\" }");
+        format!("{config}\n{others}{lines}")
+    };
+    let gateway = Gateway::start(&with("balance = \"ring_hash\"\nhash = { header = \"x-user\" }")).await;
+    let requests = held(&gateway, &app, 1).await;
+    let mut seen = std::collections::BTreeSet::new();
+    for user in 0..20 {
+        let ask =
+            async || gateway.send(Request::get("/").header("x-user", &user.to_string())).await.served_by().to_owned();
+        let first = ask().await;
+        for _ in 0..5 {
+            assert_eq!(ask().await, first, "user {user}");
+        }
+        seen.insert(first);
+    }
+    assert_eq!(seen.len(), 2, "not all users at one");
+
+    gateway.write_config(&with("session = { cookie = \"at\" }"));
+    wait::until(SOON, "the reload", || async {
+        gateway.api("upstreams/other").await["settings"]["session"]["cookie"] == "at"
+    })
+    .await;
+    let first = gateway.get("/").await;
+    let cookie = first.header("set-cookie").and_then(|cookie| cookie.split(';').next()).expect("a cookie").to_owned();
+    for _ in 0..20 {
+        let again = gateway.send(Request::get("/").header("cookie", &cookie)).await;
+        assert_eq!((again.served_by(), again.header("set-cookie")), (first.served_by(), None));
+    }
+    let_go(&app, requests).await;
+}
+
+#[tokio::test]
 async fn mistakes_are_told_with_their_place() {
     let config = r#"
         listeners.web.address = "127.0.0.1:0"

@@ -42,6 +42,13 @@ async fn no_endpoint_gets_more_than_it_takes_and_the_rest_waits() {
         arrived(&one, 3 * round).await;
         arrived(&other, 3 * round).await;
         assert_eq!((one.requests(), other.requests()), (3 * round, 3 * round), "of all workers together");
+        let waiting = 24 - 6 * round;
+        wait::until(SOON, "the rest in line", || async {
+            let shown = gateway.api("upstreams/app").await["waiting"].clone();
+            let counted = gateway.metric("fleetgate_upstream_queued_requests", &[("upstream", "app")]).await;
+            shown == waiting && counted == Some(waiting as f64)
+        })
+        .await;
         one.release();
         other.release();
     }

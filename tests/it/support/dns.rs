@@ -1,11 +1,13 @@
-//! A small DNS server on a free port of 127.0.0.1: it answers what the test says, over UDP.
+//! A small DNS server on a free port of 127.0.0.1: it answers what the test says, over UDP, and over TCP what is too long
+//! for that.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use tokio::net::UdpSocket;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinHandle;
 
 /// What is said of a name.
@@ -28,21 +30,33 @@ pub struct DnsServer {
     address: SocketAddr,
     said: Arc<Mutex<BTreeMap<String, Said>>>,
     asked: Arc<AtomicUsize>,
-    task: JoinHandle<()>,
+    asked_over_tcp: Arc<AtomicUsize>,
+    tasks: [JoinHandle<()>; 2],
 }
 
 const A: u16 = 1;
 const SRV: u16 = 33;
 const NAME_ERROR: u8 = 3;
+/// RFC 1035, 4.2.1.
+const LONGEST_OVER_UDP: usize = 512;
+const TRUNCATED: u8 = 2;
 const SERVER_FAILURE: u8 = 2;
 
 impl DnsServer {
     pub async fn start() -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let (socket, listener) = loop {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            // The same port of the other protocol may be another's.
+            if let Ok(socket) = UdpSocket::bind(listener.local_addr().unwrap()).await {
+                break (socket, listener);
+            }
+        };
         let address = socket.local_addr().unwrap();
-        let (said, asked) = (Arc::<Mutex<BTreeMap<String, Said>>>::default(), Arc::<AtomicUsize>::default());
-        let task = tokio::spawn(serve(socket, Arc::clone(&said), Arc::clone(&asked)));
-        Self { address, said, asked, task }
+        let said = Arc::<Mutex<BTreeMap<String, Said>>>::default();
+        let (asked, asked_over_tcp) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let udp = tokio::spawn(serve(socket, Arc::clone(&said), Arc::clone(&asked)));
+        let tcp = tokio::spawn(serve_tcp(listener, Arc::clone(&said), Arc::clone(&asked_over_tcp)));
+        Self { address, said, asked, asked_over_tcp, tasks: [udp, tcp] }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -54,7 +68,12 @@ impl DnsServer {
         self.said.lock().unwrap().insert(name.to_owned(), said);
     }
 
-    /// Questions so far.
+    /// Questions over TCP so far.
+    pub fn asked_over_tcp(&self) -> usize {
+        self.asked_over_tcp.load(Ordering::SeqCst)
+    }
+
+    /// Questions over UDP so far.
     pub fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }
@@ -62,7 +81,7 @@ impl DnsServer {
 
 impl Drop for DnsServer {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -73,9 +92,39 @@ async fn serve(socket: UdpSocket, said: Arc<Mutex<BTreeMap<String, Said>>>, aske
         asked.fetch_add(1, Ordering::SeqCst);
         let Some((name, end)) = question(&buffer[..size]) else { continue };
         let what = said.lock().unwrap().get(&name).cloned().unwrap_or(Said::NoSuchName);
-        if let Some(answer) = answer(&buffer[..end], &what) {
+        if let Some(mut answer) = answer(&buffer[..end], &what) {
+            if answer.len() > LONGEST_OVER_UDP {
+                // The question alone, and that more is to be had.
+                answer.truncate(end);
+                answer[2] |= TRUNCATED;
+                answer[6..8].copy_from_slice(&[0, 0]);
+            }
             let _ = socket.send_to(&answer, client).await;
         }
+    }
+}
+
+async fn serve_tcp(listener: TcpListener, said: Arc<Mutex<BTreeMap<String, Said>>>, asked: Arc<AtomicUsize>) {
+    loop {
+        let Ok((mut stream, _)) = listener.accept().await else { continue };
+        let (said, asked) = (Arc::clone(&said), Arc::clone(&asked));
+        tokio::spawn(async move {
+            // RFC 1035, 4.2.2: every message after its length.
+            while let Ok(size) = stream.read_u16().await {
+                let mut message = vec![0; size.into()];
+                if stream.read_exact(&mut message).await.is_err() {
+                    return;
+                }
+                asked.fetch_add(1, Ordering::SeqCst);
+                let Some((name, end)) = question(&message) else { return };
+                let what = said.lock().unwrap().get(&name).cloned().unwrap_or(Said::NoSuchName);
+                let Some(answer) = answer(&message[..end], &what) else { continue };
+                let length = u16::try_from(answer.len()).unwrap().to_be_bytes();
+                if stream.write_all(&[&length[..], &answer].concat()).await.is_err() {
+                    return;
+                }
+            }
+        });
     }
 }
 
@@ -118,7 +167,8 @@ fn answer(question: &[u8], said: &Said) -> Option<Vec<u8>> {
     let mut message = question.to_vec();
     // An answer of one that is asked by right, and asks others; then the counts of the four sections.
     message[2..4].copy_from_slice(&[0x85, 0x80 | code]);
-    message[4..12].copy_from_slice(&[0, 1, 0, records.len() as u8, 0, 0, 0, 0]);
+    let count = (records.len() as u16).to_be_bytes();
+    message[4..12].copy_from_slice(&[0, 1, count[0], count[1], 0, 0, 0, 0]);
     for (ttl, data) in records {
         message.extend_from_slice(&[0xc0, 12]);
         message.extend_from_slice(&kind.to_be_bytes());
