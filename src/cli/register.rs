@@ -22,7 +22,7 @@ use crate::spec::decode::scalar::RawDuration;
 use crate::spec::endpoint::Address;
 use crate::spec::name::Name;
 use crate::spec::settings::{AccessLog, EtcdProvider, LogFormat, Telemetry};
-use crate::spec::upstream::{HealthCheck, Probe};
+use crate::spec::upstream::{HealthCheck, Probe, Protocol};
 use crate::{config, telemetry};
 
 /// What `fleetgate register` is told.
@@ -216,7 +216,7 @@ impl Arguments {
         loop {
             ticks.tick().await;
             let result = match tokio::time::timeout(self.timeout, resolve(&self.check.address)).await {
-                Ok(Ok(address)) => probe::run(&check, address, None).await,
+                Ok(Ok(address)) => probe::run(&check, address, None, Protocol::Http1).await,
                 Ok(Err(error)) => Err(error),
                 Err(_) => Err(format!("its name was not resolved within {:?}", self.timeout)),
             };

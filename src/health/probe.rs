@@ -1,11 +1,11 @@
-//! Defines one check: a GET or a connect, over a connection of its own.
+//! Defines one check: a GET, a question of gRPC's or a connect, over a connection of its own.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, header};
+use http::{Request, StatusCode, header};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -14,8 +14,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::{grpc, http2};
 use crate::snapshot::Secure;
-use crate::spec::upstream::{HealthCheck, Probe};
+use crate::spec::upstream::{HealthCheck, Probe, Protocol};
 use crate::spec::upstream_tls::{is_refusal, reason};
 
 /// What is read of an answer at most before it fails, in bytes: its head must fit.
@@ -25,22 +26,44 @@ const MOST_READ: usize = 64 * 1024;
 ///
 /// # Errors
 /// Why it did not pass, for people.
-pub async fn run(check: &HealthCheck, address: SocketAddr, secure: Option<&Secure>) -> Result<(), String> {
+pub async fn run(
+    check: &HealthCheck,
+    address: SocketAddr,
+    secure: Option<&Secure>,
+    protocol: Protocol,
+) -> Result<(), String> {
+    let host = |host: &Option<String>| host.clone().unwrap_or_else(|| address.to_string());
     let probe = async {
         let stream = TcpStream::connect(address).await.map_err(|error| format!("connect: {error}"))?;
+        let Some(Secure { tls, name }) = secure else {
+            return match &check.probe {
+                Probe::Tcp => Ok(()),
+                Probe::Http { path, host: of } if protocol == Protocol::Http2 => {
+                    http2::get(stream, path, &host(of), "http").await
+                }
+                Probe::Http { path, host: of } => get(stream, path, host(of)).await,
+                Probe::Grpc { service, host: of } => grpc::check(stream, service, &host(of), "http").await,
+            };
+        };
+        if check.probe == Probe::Tcp {
+            return Ok(());
+        }
+        let connector = TlsConnector::from(Arc::clone(tls.config()));
+        let shaken = connector.connect(name.clone(), stream).await;
+        let stream = shaken.map_err(|error| format!("TLS: {}", reason(&error)))?;
+        let chose_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         match &check.probe {
             Probe::Tcp => Ok(()),
-            Probe::Http { path, host } => {
-                let host = host.clone().unwrap_or_else(|| address.to_string());
-                match secure {
-                    None => get(stream, path, host).await,
-                    Some(Secure { tls, name }) => {
-                        let connector = TlsConnector::from(Arc::clone(tls.config()));
-                        let shaken = connector.connect(name.clone(), stream).await;
-                        get(shaken.map_err(|error| format!("TLS: {}", reason(&error)))?, path, host).await
-                    }
-                }
+            Probe::Http { path, host: of }
+                if protocol == Protocol::Http1 || protocol == Protocol::Auto && !chose_http2 =>
+            {
+                get(stream, path, host(of)).await
             }
+            Probe::Http { .. } | Probe::Grpc { .. } if !chose_http2 => {
+                Err("TLS: the endpoint did not choose HTTP/2 in its handshake (ALPN)".to_owned())
+            }
+            Probe::Http { path, host: of } => http2::get(stream, path, &host(of), "https").await,
+            Probe::Grpc { service, host: of } => grpc::check(stream, service, &host(of), "https").await,
         }
     };
     timeout(check.timeout, probe).await.unwrap_or_else(|_| Err(late(check.timeout)))
@@ -76,6 +99,11 @@ async fn get(
         _ = &mut connection => response.await,
     };
     let status = answer.map_err(|error| describe(&error))?.status();
+    judge(status)
+}
+
+/// Whether an answer to a GET passes.
+pub(super) fn judge(status: StatusCode) -> Result<(), String> {
     if (200..400).contains(&status.as_u16()) { Ok(()) } else { Err(format!("status {}", status.as_u16())) }
 }
 
@@ -123,7 +151,7 @@ mod tests {
             stream.write_all(answer.as_bytes()).await.expect("to write");
             String::from_utf8(request).expect("text").replace(&address.to_string(), "ADDRESS")
         });
-        let result = run(&check(probe), address, None).await;
+        let result = run(&check(probe), address, None, Protocol::Http1).await;
         (service.await.expect("to end"), result)
     }
 
@@ -168,16 +196,17 @@ mod tests {
         }
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        assert_eq!(run(&check(Probe::Tcp), address, None).await, Ok(()));
+        assert_eq!(run(&check(Probe::Tcp), address, None, Protocol::Http1).await, Ok(()));
         drop(listener);
         for probe in [Probe::Tcp, http()] {
-            let failure = run(&check(probe), address, None).await.expect_err("nobody listens");
+            let failure = run(&check(probe), address, None, Protocol::Http1).await.expect_err("nobody listens");
             assert!(failure.starts_with("connect: ") && failure.contains("refused"), "{failure}");
         }
         let broken = Probe::Http { path: "no path".to_owned(), host: None };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let failure =
-            run(&check(broken), listener.local_addr().expect("an address"), None).await.expect_err("no request");
+        let failure = run(&check(broken), listener.local_addr().expect("an address"), None, Protocol::Http1)
+            .await
+            .expect_err("no request");
         assert!(failure.starts_with("the check's path or host"), "{failure}");
     }
 
@@ -194,14 +223,14 @@ mod tests {
             }
             sent
         });
-        assert!(run(&check(http()), address, None).await.is_err());
+        assert!(run(&check(http()), address, None, Protocol::Http1).await.is_err());
         service.await.expect("the connection was closed");
     }
 
     #[tokio::test(start_paused = true)]
     async fn silence_fails_after_the_timeout() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let failure = run(&check(http()), listener.local_addr().expect("an address"), None).await;
+        let failure = run(&check(http()), listener.local_addr().expect("an address"), None, Protocol::Http1).await;
         assert_eq!(failure, Err("no answer within 10s".to_owned()));
     }
 }

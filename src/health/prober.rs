@@ -15,7 +15,7 @@ use super::probe;
 use super::threshold::Threshold;
 use crate::snapshot::{Endpoint, EndpointState, Health, Secure, Snapshot, Upstream, UpstreamState};
 use crate::spec::route::HostPolicy;
-use crate::spec::upstream::{HealthCheck, Probe};
+use crate::spec::upstream::{HealthCheck, Probe, Protocol};
 
 /// Checks that run at once, for the process.
 const MOST_AT_ONCE: usize = 256;
@@ -54,6 +54,7 @@ struct Subject {
     state: Arc<EndpointState>,
     check: HealthCheck,
     secure: Option<Secure>,
+    protocol: Protocol,
     flips: Arc<Notify>,
 }
 
@@ -154,7 +155,7 @@ impl Default for Prober {
 impl Subject {
     fn new(upstream: &Upstream, endpoint: &Endpoint, check: &HealthCheck, flips: &Arc<Notify>) -> Self {
         let mut check = check.clone();
-        if let Probe::Http { host: host @ None, .. } = &mut check.probe
+        if let Probe::Http { host: host @ None, .. } | Probe::Grpc { host: host @ None, .. } = &mut check.probe
             && let HostPolicy::Fixed(name) = &upstream.settings.host
         {
             *host = name.to_str().ok().map(str::to_owned);
@@ -165,18 +166,20 @@ impl Subject {
             state: Arc::clone(&endpoint.state),
             check,
             secure: upstream.secure(endpoint),
+            protocol: upstream.settings.protocol,
             flips: Arc::clone(flips),
         }
     }
 
     fn checks_like(&self, other: &Self) -> bool {
-        self.check == other.check && self.secure == other.secure
+        self.check == other.check && self.secure == other.secure && self.protocol == other.protocol
     }
 
     async fn follow(self, wait: Duration, permits: Arc<Semaphore>) {
         sleep(wait).await;
         self.check_again_and_again(permits, async |subject| {
-            probe::run(&subject.check, subject.state.address(), subject.secure.as_ref()).await
+            let Subject { check, state, secure, protocol, .. } = subject;
+            probe::run(check, state.address(), secure.as_ref(), *protocol).await
         })
         .await;
     }

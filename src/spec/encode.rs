@@ -184,6 +184,12 @@ fn health_check(check: &HealthCheck) -> Value {
         Probe::Tcp => {
             add("tcp", true.into());
         }
+        Probe::Grpc { service, host } => {
+            add("grpc", if service.is_empty() { true.into() } else { service.as_str().into() });
+            if let Some(host) = host {
+                add("host", host.as_str().into());
+            }
+        }
         Probe::Http { path, host } => {
             add("path", path.as_str().into());
             if let Some(host) = host {

@@ -281,4 +281,11 @@ pub enum Probe {
     },
     /// A connect.
     Tcp,
+    /// What gRPC's own health service (`grpc.health.v1`) says of a service; SERVING passes.
+    Grpc {
+        /// Its full name; empty: the server as a whole.
+        service: String,
+        /// The `:authority` sent; the endpoint's address by default.
+        host: Option<String>,
+    },
 }

@@ -171,7 +171,7 @@ fleetgate.toml:65:43: routes.orders.targets[0].subset: there is no subset of `us
 fleetgate.toml:65:90: routes.orders.targets[1].weight: expected a whole number, found a text
 fleetgate.toml:66:14: routes.orders.listeners[0]: there is no listener `e`; known are Web, a, b, c, d
 fleetgate.toml:67:11: routes.orders.timeout: `fast` is not a duration: write numbers with units, such as `250ms`, `5s` or `1m 30s`
-fleetgate.toml:72:47: upstreams.users.health_check.thresholds: unknown key; known are path, host, tcp, interval, timeout, healthy_threshold, unhealthy_threshold
+fleetgate.toml:72:47: upstreams.users.health_check.thresholds: unknown key; known are path, host, tcp, grpc, interval, timeout, healthy_threshold, unhealthy_threshold
 routes.d/more.toml:1:9: routes.users: is defined at fleetgate.toml:59:9 already: remove one of them
 routes.d/more.toml:3:12: routes.users.upstream: warning: no file defines the upstream `nobody`; `etcd` or `consul-kv` may
 "#);

@@ -591,11 +591,84 @@ async fn a_removed_endpoint_finishes_what_it_has() {
     assert!(second.connections() > before);
 }
 
+/// Checks of a path and gRPC's own are asked in HTTP/2, in plain text and over TLS, and say why they fail.
+#[tokio::test]
+async fn health_checks_speak_http_2_too() {
+    let (service, authority) = (Service::start().await, Authority::new("authority"));
+    let shown = authority.issue("app", &["app.internal"]);
+    let secured = Secured::start(service.address(), &shown, None).await;
+    secured.speak(&shown, &["h2", "http/1.1"]);
+    let says = |status: u8| Act::Stream(vec![Bytes::from(vec![0, 0, 0, 0, 2, 8, status])], vec![("grpc-status", "0")]);
+    let check = "/grpc.health.v1.Health/Check";
+    let pass = "interval = \"100ms\", healthy_threshold = 1, unhealthy_threshold = 1";
+    let tls = "tls = { ca = \"ca.pem\", server_name = \"app.internal\" }";
+    for (address, protocol) in [
+        (service.address(), "protocol = \"http2\"".to_owned()),
+        (secured.address(), format!("protocol = \"http2\"\n{tls}")),
+        (secured.address(), format!("protocol = \"auto\"\n{tls}")),
+    ] {
+        for (asks, path, good, bad, why) in [
+            ("path = \"/healthz\"", "/healthz", Act::Status(204, vec![]), Act::Status(503, vec![]), "status 503"),
+            ("grpc = true", check, says(1), says(2), "NOT_SERVING"),
+            (
+                "grpc = \"users.v1.Users\"",
+                check,
+                says(1),
+                Act::Status(200, vec![("grpc-status", "5")]),
+                "does not know the service",
+            ),
+        ] {
+            service.on(path, bad);
+            let lines = format!("{protocol}\nhealth_check = {{ {asks}, {pass} }}");
+            let text = config(&[address.to_string()], &lines, "");
+            let gateway = Setup::new(&text).file("ca.pem", &authority.pem()).start().await;
+            let state = async || gateway.endpoints("app").await[0].1.clone();
+            wait::until(SOON, "an unhealthy endpoint", async || state().await == "unhealthy").await;
+            let told = gateway.api("upstreams/app").await["endpoints"][0]["reasons"].to_string();
+            assert!(told.contains(why), "{asks}: {told}");
+            service.on(path, good);
+            wait::until(SOON, "a healthy endpoint", async || state().await == "healthy").await;
+            let arrived = service.arrived().pop().unwrap();
+            if path == check {
+                let name = if asks.contains("users") { "\n\u{e}users.v1.Users" } else { "" };
+                let message = [&[0, 0, 0, 0, name.len() as u8][..], name.as_bytes()].concat();
+                assert_eq!((arrived.method.as_str(), &arrived.body), ("POST", &message));
+                assert_eq!(arrived.headers["content-type"], "application/grpc");
+            }
+        }
+    }
+    let shown = service.arrived().len();
+    assert!(shown > 18, "{shown}");
+
+    // One that speaks something else.
+    let old = Origin::start("old").await;
+    let lines = format!("protocol = \"http2\"\nhealth_check = {{ grpc = true, {pass} }}");
+    let gateway = Gateway::start(&config(&[old.address().to_string()], &lines, "")).await;
+    wait::until(SOON, "the reason", async || {
+        let told = gateway.api("upstreams/app").await["endpoints"][0]["reasons"].to_string();
+        told.contains("does not speak HTTP/2") || told.contains("connection")
+    })
+    .await;
+    assert_eq!(gateway.endpoints("app").await[0].1, "unhealthy");
+}
+
 #[tokio::test]
 async fn mistakes_are_told_with_their_place() {
     for (lines, told) in [
         ("protocol = \"auto\"", "upstreams.app.protocol: `auto` asks endpoints in TLS what they speak: give `tls`"),
         ("protocol = \"h2\"", "upstreams.app.protocol: "),
+        (
+            "health_check = { grpc = true }",
+            "upstreams.app.health_check.grpc: gRPC is spoken in HTTP/2: give the upstream",
+        ),
+        (
+            "protocol = \"http2\"\nhealth_check = { grpc = \"a/b\" }",
+            "upstreams.app.health_check.grpc: `a/b` is not the full name of a service",
+        ),
+        (
+            "protocol = \"http2\"\nhealth_check = { grpc = true, path = \"/\" }",
+            "upstreams.app.health_check: `path`, `grpc` and `tcp` exclude each other",
+        ),
     ] {
         Setup::new(&config(&["127.0.0.1:1".to_owned()], lines, "")).assert_check_tells(&[told]);
     }

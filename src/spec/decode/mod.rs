@@ -15,6 +15,7 @@ pub mod dns;
 pub mod documents;
 pub mod files;
 pub mod format;
+pub mod health_check;
 pub mod item;
 pub mod key;
 pub mod parse;

@@ -14,11 +14,12 @@ use crate::spec::endpoint::{Address, EndpointSpec, Labels, RegistryStatus};
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::route::HostPolicy;
 use crate::spec::source::{ConsulService, EtcdFormat};
-use crate::spec::upstream::{HealthCheck, Probe, Protocol, UpstreamSettings, UpstreamSource, UpstreamSpec};
+use crate::spec::upstream::{Protocol, UpstreamSettings, UpstreamSource, UpstreamSpec};
 
 use super::balance::{RawBalance, RawHash, RawSession, resolve_hash, resolve_priorities, resolve_slow_start};
 use super::breaker::RawBreaker;
 use super::dns::RawDnsSource;
+use super::health_check::RawHealthCheck;
 use super::passive::RawPassiveHealth;
 use super::queue::{RawQueue, resolve_most, resolve_queue};
 use super::reader::{TEXT_OR_TABLE, nearest};
@@ -158,29 +159,6 @@ pub struct RawEndpointTable {
     labels: Option<BTreeMap<String, String>>,
 }
 
-/// An active check: of a path over HTTP, or `tcp = true` for a connect.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(default)]
-#[schemars(rename = "HealthCheck", deny_unknown_fields)]
-pub struct RawHealthCheck {
-    /// GET this path (and query); 200 to 399 pass.
-    path: Option<String>,
-    /// The `Host` sent; default the endpoint's address.
-    host: Option<String>,
-    /// `true`: a connect instead of a request.
-    tcp: Option<bool>,
-    /// Between the starts of two checks; default 5s.
-    interval: Option<RawDuration>,
-    /// For one check; default 2s.
-    timeout: Option<RawDuration>,
-    /// Passes in a row that make an unhealthy endpoint healthy; default 2.
-    #[schemars(range(min = 1, max = 100))]
-    healthy_threshold: Option<i64>,
-    /// Failures in a row that make a healthy endpoint unhealthy; default 3.
-    #[schemars(range(min = 1, max = 100))]
-    unhealthy_threshold: Option<i64>,
-}
-
 impl RawUpstream {
     /// The upstream, as far as it is right; what is not is reported.
     pub(super) fn resolve(self, scope: &Scope<'_>) -> Option<UpstreamSpec> {
@@ -211,7 +189,7 @@ impl RawUpstream {
             max_requests_per_endpoint: resolve_most(self.max_requests_per_endpoint, scope),
             queue: resolve_queue(self.queue, scope),
             keep_alive: or(self.keep_alive, default.keep_alive),
-            health_check: self.health_check.and_then(|check| check.resolve(&scope.key("health_check"))),
+            health_check: self.health_check.and_then(|check| check.resolve(protocol, &scope.key("health_check"))),
             passive_health: self.passive_health.unwrap_or_default().resolve(&scope.key("passive_health")),
             breaker: self.breaker.map(|breaker| breaker.resolve(&scope.key("breaker"))),
             retry_budget: self.retry_budget.unwrap_or_default().resolve(&scope.key("retry_budget")),
@@ -371,60 +349,6 @@ fn resolve_endpoints(raw: Vec<RawEndpoint>, scope: &Scope<'_>) -> UpstreamSource
     UpstreamSource::Static(endpoints.into())
 }
 
-impl RawHealthCheck {
-    fn resolve(self, scope: &Scope<'_>) -> Option<HealthCheck> {
-        let host_scope = scope.key("host");
-        let host = self.host.and_then(|host| host_scope.check(parse_host_header(host)));
-        let probe = match (self.path, self.tcp) {
-            (Some(path), None | Some(false)) => {
-                scope.key("path").check(parse_target(path)).map(|path| Probe::Http { path, host })
-            }
-            (None, Some(true)) => {
-                if host_scope.is_written() {
-                    host_scope.problem("a connect sends no `Host`: remove it, or check a path");
-                }
-                Some(Probe::Tcp)
-            }
-            (None, None | Some(false)) => {
-                scope.missing("give a `path` to ask for, or `tcp = true` for a connect");
-                None
-            }
-            (Some(_), Some(true)) => {
-                scope.problem("`path` and `tcp` exclude each other");
-                None
-            }
-        };
-        let or = |raw: Option<RawDuration>, seconds| {
-            raw.map_or(Duration::from_secs(seconds), |RawDuration(duration)| duration)
-        };
-        let interval = or(self.interval, 5);
-        if interval < SHORTEST_INTERVAL {
-            scope.key("interval").problem("must be at least 100ms");
-        }
-        let check = HealthCheck {
-            probe: probe?,
-            interval,
-            timeout: or(self.timeout, 2),
-            healthy_threshold: scope.key("healthy_threshold").number(self.healthy_threshold, 2, 1..=100),
-            unhealthy_threshold: scope.key("unhealthy_threshold").number(self.unhealthy_threshold, 3, 1..=100),
-        };
-        Some(check)
-    }
-}
-
-/// Shorter ones would be a load test of the services.
-const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
-
-fn parse_target(text: String) -> Result<String, String> {
-    if !text.starts_with('/') {
-        return Err(format!("`{text}`: a path begins with `/`"));
-    }
-    match text.parse::<http::uri::PathAndQuery>() {
-        Ok(parsed) if parsed.as_str() == text => Ok(text),
-        _ => Err(format!("`{text}` is not a path and query; percent-encode what is not visible ASCII")),
-    }
-}
-
 fn parse_host_policy(text: String) -> Result<HostPolicy, String> {
     match text.as_str() {
         "preserve" => Ok(HostPolicy::Kept),
@@ -436,7 +360,7 @@ fn parse_host_policy(text: String) -> Result<HostPolicy, String> {
     }
 }
 
-fn parse_host_header(text: String) -> Result<String, String> {
+pub(super) fn parse_host_header(text: String) -> Result<String, String> {
     match text.parse::<http::uri::Authority>() {
         Ok(authority) if !authority.as_str().contains('@') => Ok(text),
         _ => Err(format!("`{text}` is not a host or `host:port`")),
