@@ -60,6 +60,8 @@ pub struct Bounds {
     pub limit: u64,
     /// Longest pause between pieces.
     pub pause: Duration,
+    /// The other direction, where what moves there counts, too: of calls whose sides speak in turns.
+    pub beside: Option<Rc<Flow>>,
     /// The end of the whole exchange.
     pub deadline: Option<Instant>,
     /// Whether a request body is held back until the endpoint asks for it (`Expect: 100-continue`), or a second has
@@ -216,7 +218,9 @@ impl<S: Source> Stream<S> {
     }
 
     fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let pause_ends = self.flow.waits_since() + self.bounds.pause;
+        let beside = self.bounds.beside.as_ref().filter(|flow| flow.is_open()).map(|flow| flow.waits_since());
+        let waits_since = self.flow.waits_since();
+        let pause_ends = beside.map_or(waits_since, |beside| beside.max(waits_since)) + self.bounds.pause;
         let at = self.bounds.deadline.map_or(pause_ends, |deadline| deadline.min(pause_ends));
         if !self.poll_time(at, cx) {
             return Poll::Pending;

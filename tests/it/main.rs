@@ -14,6 +14,7 @@ mod dns;
 mod etcd;
 mod explain;
 mod files;
+mod grpc;
 mod harness;
 mod history;
 mod http;
