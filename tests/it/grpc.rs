@@ -13,6 +13,7 @@ use hyper::body::Frame;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
+use crate::support::consul::{Consul, Service as ConsulService};
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::multiplexed::{Act, Service};
 use crate::support::pki::Authority;
@@ -332,4 +333,34 @@ async fn one_side_of_a_call_may_be_silent() {
     end.unwrap().unwrap_err();
     let line = gateway.until_logged("a silent call", |line| line["flag"] == "UT").await;
     assert_eq!(line["status"], 200);
+}
+
+/// fabio's `proto=grpc` makes an upstream of HTTP/2, beside the one that the service has otherwise; the path of a call begins
+/// with the name of its service.
+#[tokio::test]
+async fn fabios_tags_ask_for_grpc() {
+    let Some(peers) = Peers::start().await else { return };
+    let Some(consul) = Consul::start().await else { return };
+    let tags = ["urlprefix-/fleetgate.test.Echo proto=grpc", "urlprefix-/plain"];
+    consul.register(&ConsulService::new("echo", "echo-1", peers.address).tags(&tags)).await;
+    let gateway = Gateway::start(&format!(
+        r#"
+        listeners.web.address = "127.0.0.1:0"
+        admin.address = "127.0.0.1:0"
+        discovery.state_dir = "off"
+        discovery.consul = {{ address = "{}", fabio_tags = true }}
+        "#,
+        consul.url()
+    ))
+    .await;
+    wait::until_ok(SOON, "an answer", || async {
+        let found = peers.call(gateway.address(), &["simple"], &[]).await;
+        if found["simple"] == json!({ "answer": "x" }) { Ok(()) } else { Err(found) }
+    })
+    .await;
+    let upstreams = gateway.api("upstreams").await["items"].clone();
+    let protocols: Vec<_> =
+        upstreams.as_array().unwrap().iter().map(|item| item["settings"]["protocol"].clone()).collect();
+    assert_eq!(protocols.iter().filter(|protocol| **protocol == json!("http2")).count(), 1, "{upstreams}");
+    assert_eq!(gateway.get("/plain").await.status, 502, "a server of HTTP/2 alone, spoken to in HTTP/1.1");
 }
