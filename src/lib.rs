@@ -38,7 +38,7 @@
 //! | [`control`] | what of a registry is not believed (guard), who wins a name (merge), the next snapshot of that and the last one (build), when it goes out (pace); what was applied and why (history), what a request would meet (explain) |
 //! | [`snapshot`] | the immutable picture that is served, and its pure functions: matching, the draw of a target, who is usable |
 //! | [`health`] | active checks, which write what they find into an endpoint's state |
-//! | [`exchange`] | what travels with a request: bodies, errors and their flags, the headers that matter |
+//! | [`exchange`] | what travels with a request: bodies, errors and their flags, the headers that matter, what is known of gRPC |
 //! | [`proxy`] | the data plane: listeners, workers, connections, the gate, balancing, forwarding, upgrades |
 //! | [`telemetry`] | counters of the workers, their Prometheus form, the access log, our own log |
 //! | [`admin`] | the admin API: health, readiness, metrics, views of what is known |
@@ -55,8 +55,8 @@
 //! 3. The route table of the worker's snapshot finds the route. None: 404 `NR`. Broken: 503 `NC`.
 //! 4. The first target whose condition holds is taken, else one is drawn by weight; a sticky route draws by a hash
 //!    of its client. A drawn target without a usable endpoint leaves its share to the others.
-//! 5. Unless the upstream's breaker refuses it, the balancer picks an endpoint; a kept connection is used, else one is
-//!    made. As far as the route's retries go another is tried; what each try came to judges its endpoint. From here on
+//! 5. Unless the upstream's breaker refuses it, the balancer picks an endpoint; a kept connection is used, or one that carries
+//!    others where the endpoint speaks HTTP/2, else one is made. As far as the route's retries go another is tried; what each try came to judges its endpoint. From here on
 //!    the exchange holds its route, upstream and endpoint, not the snapshot.
 //! 6. Both bodies stream, each with its limits and pauses; an upgrade becomes a tunnel.
 //! 7. When the last byte has gone, or the client has, the frame of the exchange tells log and counters, once.

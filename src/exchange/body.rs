@@ -67,6 +67,8 @@ pub struct Bounds {
     /// Bytes that make up for a second of waiting: without them the next pause has to be shorter. 0: pauses are not added
     /// up.
     pub min_rate: u32,
+    /// The other direction, where what moves there counts, too: of calls whose sides speak in turns.
+    pub beside: Option<Rc<Flow>>,
     /// The end of the whole exchange.
     pub deadline: Option<Instant>,
     /// Whether a request body is held back until the endpoint asks for it (`Expect: 100-continue`), or a second has
@@ -242,7 +244,10 @@ impl<S: Source> Stream<S> {
         if self.bounds.min_rate > 0 && self.waits_since.is_none() {
             self.waits_since = Some(Instant::now());
         }
-        let pause_ends = self.flow.waits_since() + self.bounds.pause.saturating_sub(self.owed);
+        let beside = self.bounds.beside.as_ref().filter(|flow| flow.is_open()).map(|flow| flow.waits_since());
+        let waits_since = self.flow.waits_since();
+        let pause = self.bounds.pause.saturating_sub(self.owed);
+        let pause_ends = beside.map_or(waits_since, |beside| beside.max(waits_since)) + pause;
         let at = self.bounds.deadline.map_or(pause_ends, |deadline| deadline.min(pause_ends));
         if !self.poll_time(at, cx) {
             return Poll::Pending;

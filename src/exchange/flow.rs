@@ -80,6 +80,11 @@ impl Flow {
         self.waiting_since.set(None);
     }
 
+    /// Neither passed to its end nor failed.
+    pub fn is_open(&self) -> bool {
+        self.state.get() == State::Open
+    }
+
     /// Passed to its end.
     pub fn is_complete(&self) -> bool {
         self.state.get() == State::Complete

@@ -1,10 +1,11 @@
-//! What travels with a request: its body, how its two bodies fare, the flags and errors of an answer, and the
-//! header names a gateway cares about.
+//! What travels with a request: its body, how its two bodies fare, the flags and errors of an answer, the
+//! header names a gateway cares about, and what it knows of gRPC.
 
 pub mod body;
 pub mod error;
 pub mod flag;
 pub mod flow;
+pub mod grpc;
 pub mod header;
 mod replay;
 

@@ -126,7 +126,7 @@ impl Failure {
     /// None could be made.
     pub(super) fn of_opening(destination: &Destination, endpoint: &LocalEndpoint, error: &NoConnection) -> Self {
         let cause = error.to_string();
-        if matches!(error, NoConnection::Tls(_) | NoConnection::Http2(_)) {
+        if matches!(error, NoConnection::Tls(_) | NoConnection::Http2(_)) && !destination.is_given_up() {
             destination.upstream.note_tls(endpoint, Some(&cause));
         }
         Self::unconnected(cause)

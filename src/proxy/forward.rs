@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, header};
+use http::{HeaderValue, Response, Version, header};
 
 use super::attempt::{Tried, attempt};
 use super::breaker;
@@ -17,7 +17,7 @@ use super::pick::Picked;
 use super::retry::{Next, Outcome, Repeatable, Tries};
 use super::room;
 use super::worker::Worker;
-use crate::exchange::{Flag, Flow, ProxyError};
+use crate::exchange::{Flag, Flow, ProxyError, grpc};
 use crate::snapshot::{RequestView, RetryPermit, Trial, Upstream, Verdict, affinity};
 use crate::spec::retry::{Condition, Retry};
 use crate::spec::route::HostPolicy;
@@ -34,6 +34,8 @@ pub(super) struct Destination {
     pub(super) aim: Aim,
     /// The end of the whole exchange.
     pub(super) deadline: Option<Instant>,
+    /// It is the client that waits no longer: not the fault of an endpoint.
+    pub(super) is_clients: bool,
     /// The `Host` that the route wants; `Kept`: its upstream decides.
     pub(super) host: HostPolicy,
 }
@@ -84,9 +86,14 @@ pub(super) async fn forward(
         if let Some(host) = destination.host(frame, &endpoint) {
             outbound.request.headers_mut().insert(header::HOST, host.clone());
         }
-        let tried = attempt(frame, destination, &endpoint, tries.wants_fresh(), outbound).await;
+        let mut tried = attempt(frame, destination, &endpoint, tries.wants_fresh(), outbound).await;
+        if let Err(failure) = &mut tried
+            && destination.is_given_up()
+        {
+            failure.is_of_endpoint = false;
+        }
         if upstream.upstream.settings.balance == Balance::P2cEwma {
-            measure(frame, &endpoint, &tried);
+            measure(frame, destination, &endpoint, &tried);
         }
         note(frame, destination, &endpoint, &tried, trial);
         let Some(outcome) = outcome(&tried, retry) else { return answer(frame, tried, outbound) };
@@ -191,7 +198,7 @@ fn answer(frame: &Frame, tried: Tried, outbound: &mut Outbound) -> Result<(Head,
 fn note(frame: &mut Frame, destination: &Destination, endpoint: &LocalEndpoint, tried: &Tried, trial: Option<Trial>) {
     let upstream = &destination.upstream;
     let (result, verdict) = match tried {
-        Ok((head, _)) if head.response.status().is_server_error() => (Some(AttemptResult::Ok), Some(Verdict::Error)),
+        Ok((head, _)) if speaks_of_failure(&head.response) => (Some(AttemptResult::Ok), Some(Verdict::Error)),
         Ok(_) => (Some(AttemptResult::Ok), Some(Verdict::Good)),
         Err(failure) => {
             tracing::debug!(
@@ -215,6 +222,11 @@ fn note(frame: &mut Frame, destination: &Destination, endpoint: &LocalEndpoint, 
     }
 }
 
+/// Whether an answer speaks against its endpoint. A call of gRPC that failed without a message is told by its head.
+fn speaks_of_failure(response: &Response<()>) -> bool {
+    response.status().is_server_error() || response.version() == Version::HTTP_2 && grpc::is_failure(response.headers())
+}
+
 /// Whether a request may reach services twice, as it stands. One that its endpoint refused has reached none.
 fn repeatable(outbound: &Outbound, outcome: Outcome, retry: &Retry) -> Repeatable {
     let request = &outbound.request;
@@ -229,7 +241,7 @@ fn repeatable(outbound: &Outbound, outcome: Outcome, retry: &Retry) -> Repeatabl
 }
 
 /// Notes how long an endpoint took. Answers that say it cannot serve count as failures: they come fast.
-fn measure(frame: &Frame, endpoint: &LocalEndpoint, tried: &Tried) {
+fn measure(frame: &Frame, destination: &Destination, endpoint: &LocalEndpoint, tried: &Tried) {
     let (now, began) = (Instant::now(), frame.attempt_started.unwrap_or(frame.started));
     // An upload takes as long as its client.
     let since = frame.request_flow.as_ref().map_or(began, |flow| flow.waits_since().max(began));
@@ -240,6 +252,7 @@ fn measure(frame: &Frame, endpoint: &LocalEndpoint, tried: &Tried) {
         }
         // Nothing that it did.
         Err(failure) if failure.error == ProxyError::ClientGone || failure.error.closes() => {}
+        Err(_) if destination.is_given_up() => {}
         Ok(_) | Err(_) => endpoint.latency.failed(took, now),
     }
 }
@@ -249,6 +262,11 @@ fn is_past(deadline: Option<Instant>) -> bool {
 }
 
 impl Destination {
+    /// Whether the client's own time is over, which speaks against nobody.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.is_clients && is_past(self.deadline)
+    }
+
     fn retry(&self) -> &Retry {
         &self.route.route.spec.retry
     }

@@ -24,7 +24,7 @@ use super::worker::Worker;
 use crate::exchange::body::BodyError;
 use crate::exchange::error::CLIENT_CLOSED_REQUEST;
 use crate::exchange::header::TRACEPARENT;
-use crate::exchange::{Body, Flag, Flow};
+use crate::exchange::{Body, Flag, Flow, grpc};
 use crate::snapshot::Admission;
 use crate::telemetry::access_log::Record;
 
@@ -45,6 +45,8 @@ pub(super) struct Frame {
     user_agent: Option<HeaderValue>,
     traceparent: Option<HeaderValue>,
     pub(super) accept: Option<HeaderValue>,
+    /// It is a call of gRPC.
+    pub(super) is_call: bool,
     pub(super) request_id: Option<HeaderValue>,
     pub(super) client: IpAddr,
     pub(super) route: Option<Rc<LocalRoute>>,
@@ -91,6 +93,8 @@ impl Frame {
             user_agent: value(Noted::USER_AGENT, header::USER_AGENT),
             traceparent: value(Noted::TRACEPARENT, TRACEPARENT),
             accept: value(Noted::ACCEPT, header::ACCEPT),
+            // gRPC is spoken in HTTP/2 alone.
+            is_call: request.version() == Version::HTTP_2 && grpc::is_call(request.headers()),
             request_id: None,
             client: connection.peer.address,
             route: None,

@@ -150,15 +150,6 @@ pub(super) fn welcomes_trailers(headers: &HeaderMap, noted: Noted) -> bool {
     noted.has(Noted::TE) && options(headers, header::TE).any(|option| option.eq_ignore_ascii_case("trailers"))
 }
 
-/// Whether the body is gRPC's: messages, each when there is something to say.
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
-    kind.len() >= GRPC.len() && kind[..GRPC.len()].eq_ignore_ascii_case(GRPC)
-}
-
-/// `application/grpc`, `application/grpc+proto`, `application/grpc-web`
-const GRPC: &[u8] = b"application/grpc";
-
 /// Whether a field may stand behind a body: not what frames, routes, authenticates or describes the message, which an
 /// endpoint that merges trailers into headers would believe (RFC 9110, 6.5.1).
 pub(super) fn may_trail(name: &HeaderName) -> bool {

@@ -132,6 +132,7 @@ mod tests {
     const RESET: Outcome = Outcome { condition: Condition::Reset, unsent: false, stale: false };
     const STALE: Outcome = Outcome { stale: true, ..RESET };
     const UNSENT: Outcome = Outcome { condition: Condition::Reset, unsent: true, stale: false };
+    const REFUSED: Outcome = Outcome { condition: Condition::RefusedStream, unsent: false, stale: false };
     const BUSY: Outcome = Outcome { condition: Condition::Status(503), unsent: false, stale: false };
     const LATE: Outcome = Outcome { condition: Condition::PerTryTimeout, unsent: false, stale: false };
 
@@ -170,6 +171,18 @@ mod tests {
         assert_eq!(follows(&attempts(2), Repeatable::Yes, &[LATE]), "|", "not asked for");
         assert_eq!(follows(&attempts(1), Repeatable::Yes, &[BUSY, BUSY]), "$x");
         assert_eq!(follows(&attempts(0), Repeatable::Yes, &[RESET]), "|");
+    }
+
+    #[test]
+    fn what_an_endpoint_has_not_begun_with_is_tried_again_while_its_body_is_there() {
+        for repeatable in [Repeatable::Yes, Repeatable::No] {
+            assert_eq!(follows(&attempts(2), repeatable, &[REFUSED, REFUSED, REFUSED]), "..x");
+            assert_eq!(follows(&attempts(0), repeatable, &[REFUSED]), "|");
+            let on = [Condition::Connect, Condition::Reset].into();
+            assert_eq!(follows(&Retry { on, ..attempts(2) }, repeatable, &[REFUSED]), "|");
+        }
+        assert_eq!(follows(&attempts(2), Repeatable::BodyGone, &[REFUSED]), "b");
+        assert_eq!(follows(&attempts(1), Repeatable::Yes, &[REFUSED, RESET]), ".x", "within the same number");
     }
 
     #[test]

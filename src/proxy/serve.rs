@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
@@ -25,7 +25,7 @@ use super::tunnel;
 use super::worker::Worker;
 use crate::exchange::body::Bounds;
 use crate::exchange::header::{X_FLEETGATE_FLAG, X_FORWARDED_PREFIX, X_REQUEST_ID};
-use crate::exchange::{Body, Flag, Flow, ProxyError};
+use crate::exchange::{Body, Flag, Flow, ProxyError, grpc};
 use crate::snapshot::target::{draw, sticky_key};
 use crate::snapshot::{RequestView, gate};
 use crate::spec::breaker::Canned;
@@ -118,10 +118,17 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
             }),
             aim: Aim::new(&upstream.upstream, &view, frame.client),
             deadline: route.route.timeout().map(|timeout| frame.started + timeout),
+            is_clients: false,
             host: HostPolicy::Kept,
         };
         (route, target, destination, set_cookie)
     };
+    if frame.is_call
+        && let Some(timeout) = grpc::timeout(request.headers())
+        && destination.deadline.is_none_or(|deadline| frame.started + timeout < deadline)
+    {
+        (destination.deadline, destination.is_clients) = (Some(frame.started + timeout), true);
+    }
     let mut path = passed.path;
     let mut stripped = None;
     let target = &route.route.targets[target];
@@ -184,6 +191,7 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
         pause: destination.upstream.upstream.settings.idle_timeout,
         // What it has to say, and when, is the endpoint's affair.
         min_rate: 0,
+        beside: frame.request_flow.clone().filter(|_| frame.is_call),
         deadline: destination.deadline,
         held_back: false,
     };
@@ -300,8 +308,10 @@ fn prepare(
     frame.request_flow = Some(Rc::clone(&flow));
     let bounds = Bounds {
         limit: listener.max_body_size.unwrap_or(u64::MAX),
-        pause: listener.body_timeout,
-        min_rate: if headers::is_grpc(&parts.headers) { 0 } else { listener.min_rate },
+        // A call's client may listen for long: what its server does not say bounds it.
+        pause: if frame.is_call { LONGEST_CALL } else { listener.body_timeout },
+        min_rate: if frame.is_call { 0 } else { listener.min_rate },
+        beside: None,
         deadline: way.deadline,
         held_back,
     };
@@ -311,6 +321,9 @@ fn prepare(
     }
     Ok(Outbound { request: Request::from_parts(parts, body), added: way.added })
 }
+
+/// A client of gRPC may be silent for so long while its server speaks.
+const LONGEST_CALL: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// The target of a request in origin form, with the path in normal form and the query untouched.
 fn origin_form(uri: &Uri, path: Option<&str>) -> Result<Uri, ProxyError> {
@@ -337,6 +350,10 @@ fn refuse(frame: &mut Frame, error: ProxyError) -> Response<Body<Carrier>> {
     frame.flag = Some(error.flag());
     let (status, code, flag) = (error.status(), error.code(), error.flag().as_str());
     let id = frame.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
+    // Who is gone reads no answer, and is in the log as gone.
+    if frame.is_call && error != ProxyError::ClientGone {
+        return refuse_call(frame, error);
+    }
     let json = frame.accept.as_ref().is_some_and(wants_json);
     let (kind, text) = if json {
         let body = serde_json::json!({ "error": code, "flag": flag, "request_id": id });
@@ -352,6 +369,20 @@ fn refuse(frame: &mut Frame, error: ProxyError) -> Response<Body<Carrier>> {
     }
     if error.closes() && frame.version != Version::HTTP_2 {
         headers.insert(header::CONNECTION, CLOSE);
+    }
+    response
+}
+
+/// The gateway's own answer to a call of gRPC: a head that is its own trailers.
+fn refuse_call(frame: &mut Frame, error: ProxyError) -> Response<Body<Carrier>> {
+    let mut response = own_answer(frame, StatusCode::OK, grpc::CONTENT_TYPE, String::new());
+    *response.body_mut() = Body::Empty;
+    let headers = response.headers_mut();
+    headers.insert(grpc::GRPC_STATUS, HeaderValue::from(u16::from(grpc::status(error))));
+    headers.insert(grpc::GRPC_MESSAGE, HeaderValue::from_static(error.code()));
+    headers.insert(X_FLEETGATE_FLAG, HeaderValue::from_static(error.flag().as_str()));
+    if let Some(seconds) = error.retry_after() {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }

@@ -16,6 +16,7 @@ mod etcd;
 mod explain;
 mod files;
 mod gateway_api;
+mod grpc;
 mod harness;
 mod history;
 mod http;
@@ -26,6 +27,7 @@ mod readme;
 mod register;
 mod routing_cost;
 mod sample;
+mod server_sent_events;
 #[allow(dead_code, unreachable_pub, reason = "each subject uses a part of it")]
 mod support;
 mod tls;

@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::Reason;
-use http_body_util::{BodyExt as _, Full, StreamBody};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Frame;
 use hyper::client::conn::http2::SendRequest;
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
 
 use crate::support::client::{Connection, Request};
 use crate::support::frames::{ACK, END_HEADERS, END_STREAM, Frame as RawFrame, Frames, GOAWAY, HEADERS, SETTINGS};
@@ -19,7 +18,7 @@ use crate::support::multiplexed::{Act, Service};
 use crate::support::origin::{Behaviour, Origin};
 use crate::support::pki::Authority;
 use crate::support::secured::Secured;
-use crate::support::tls::{Body, empty, http2_over, request};
+use crate::support::tls::{Body, by_hand, empty, http2_over, request};
 use crate::support::wait;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -58,15 +57,6 @@ async fn client(gateway: &Gateway) -> SendRequest<Body> {
 
 fn get(path: &str) -> http::Request<Body> {
     request("GET", &format!("http://a.example{path}")).body(empty()).unwrap()
-}
-
-/// A body whose pieces are sent by hand.
-fn by_hand() -> (mpsc::Sender<Frame<Bytes>>, Body) {
-    let (pieces, received) = mpsc::channel::<Frame<Bytes>>(1);
-    let come = futures_util::stream::unfold(received, async |mut received| {
-        Some((Ok::<_, std::io::Error>(received.recv().await?), received))
-    });
-    (pieces, StreamBody::new(come).boxed())
 }
 
 async fn data(body: &mut hyper::body::Incoming) -> Bytes {

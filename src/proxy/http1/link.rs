@@ -395,8 +395,14 @@ mod tests {
         for (text, length, has_trailers) in [(chunked, None, true), (plain, Some(9), false)] {
             let (request, _client) = came(text).await;
             let (parts, incoming) = request.into_parts();
-            let bounds =
-                Bounds { limit: 9, pause: Duration::from_secs(20), min_rate: 0, deadline: None, held_back: false };
+            let bounds = Bounds {
+                limit: 9,
+                pause: Duration::from_secs(20),
+                min_rate: 0,
+                beside: None,
+                deadline: None,
+                held_back: false,
+            };
             let body = Body::stream(incoming, Rc::<Flow>::default(), bounds);
             let mut outbound = Outbound { request: Request::from_parts(parts, body), added: Added::default() };
             for _ in 0..3 {

@@ -547,7 +547,7 @@ kv:7:25: max_idle_per_endpoint: expected a whole number, found a text
 kv:9:8: health_check.path: `healthz`: a path begins with `/`
 kv:10:12: health_check.interval: must be at least 100ms
 kv:12:8: health_check.host: `a b` is not a host or `host:port`
-kv:13:1: health_check.tls: unknown key; known are path, host, tcp, interval, timeout, healthy_threshold, unhealthy_threshold
+kv:13:1: health_check.tls: unknown key; known are path, host, tcp, grpc, interval, timeout, healthy_threshold, unhealthy_threshold
 "#);
         insta::assert_snapshot!(decoded::<UpstreamSpec>("{\"health_check\": {}}"), @"
 kv:1:1: it has no source: give one of `consul`, `etcd`, `dns` and `endpoints`

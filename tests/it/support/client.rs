@@ -192,6 +192,11 @@ impl Connection {
         patient(self.wire.read_head()).await
     }
 
+    /// Reads one chunk of an answer's body; empty at its end.
+    pub async fn chunk(&mut self) -> io::Result<Vec<u8>> {
+        patient(self.wire.chunk()).await
+    }
+
     /// Reads some bytes past what HTTP reading took; empty at the end.
     pub async fn read_some(&mut self) -> io::Result<Vec<u8>> {
         patient(self.wire.read_some()).await
@@ -285,6 +290,14 @@ impl Wire {
             self.fill_some("within a body").await?;
         }
         Ok(self.buffer.drain(..count).collect())
+    }
+
+    async fn chunk(&mut self) -> io::Result<Vec<u8>> {
+        let line = self.line().await?;
+        let size = usize::from_str_radix(line.trim(), 16).map_err(io::Error::other)?;
+        let chunk = self.take(size).await?;
+        self.line().await?;
+        Ok(chunk)
     }
 
     async fn line(&mut self) -> io::Result<String> {

@@ -25,6 +25,8 @@ pub enum Act {
     Stream(Vec<Bytes>, Vec<(&'static str, &'static str)>),
     /// A head at once, and every piece back as it comes; at the end the trailers that came.
     Mirror,
+    /// A head at once, and nothing more before all has come.
+    Swallow,
     /// The same, held until [`Service::release`].
     Hold(Box<Act>),
     /// RST_STREAM instead of an answer, before anything of the body is read.
@@ -298,6 +300,12 @@ async fn answer(
             body.send_trailers(trailers.collect()).unwrap();
         }
         Act::Mirror => return mirror(request.into_body(), respond).await,
+        Act::Swallow => {
+            let mut body = respond.send_response(head(200).body(()).unwrap(), false)?;
+            let arrived = read(request, connection).await?;
+            state.arrived.lock().unwrap().push(arrived);
+            body.send_data(Bytes::new(), true)?;
+        }
         Act::Reset(reason) => respond.send_reset(reason),
         Act::ResetLater(reason) => {
             let mut body = respond.send_response(head(200).body(()).unwrap(), false).unwrap();

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Empty, StreamBody};
+use hyper::body::Frame;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject as _;
@@ -14,6 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -31,6 +33,15 @@ pub fn request(method: &str, uri: &str) -> http::request::Builder {
 
 pub fn empty() -> Body {
     Empty::new().map_err(|never| match never {}).boxed()
+}
+
+/// A body whose pieces are sent by hand.
+pub fn by_hand() -> (mpsc::Sender<Frame<Bytes>>, Body) {
+    let (pieces, received) = mpsc::channel(1);
+    let come = futures_util::stream::unfold(received, async |mut received: mpsc::Receiver<_>| {
+        Some((Ok::<_, io::Error>(received.recv().await?), received))
+    });
+    (pieces, StreamBody::new(come).boxed())
 }
 
 /// A client; its sessions are resumed from connection to connection.
