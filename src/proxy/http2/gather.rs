@@ -140,3 +140,68 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Gathered<I> {
         Pin::new(&mut stream.io).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::future::poll_fn;
+    use std::pin::pin;
+
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    /// Takes what is written, each write by itself, of at most so many bytes.
+    #[derive(Debug, Default)]
+    struct Taker {
+        writes: Vec<usize>,
+        most: Option<usize>,
+        shut: bool,
+    }
+
+    impl AsyncWrite for Taker {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            let count = buf.len().min(self.most.unwrap_or(usize::MAX));
+            self.writes.push(count);
+            Poll::Ready(Ok(count))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.shut = true;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_turn_makes_is_written_at_once_and_large_pieces_as_they_are() {
+        let (mut io, turn) = gathered(Taker::default());
+        let mut connection = pin!(async move {
+            for length in [9, 1024, 9, 1024, MOST, 5] {
+                io.write_all(&vec![0; length]).await.unwrap();
+                io.flush().await.unwrap();
+            }
+            std::future::pending::<Result<(), Infallible>>().await
+        });
+        let polled = poll_fn(|cx| Poll::Ready(turn.poll(connection.as_mut(), cx))).await;
+        assert!(polled.is_pending());
+        assert_eq!(turn.0.borrow().io.writes, [2066, MOST, 5]);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_lost_when_a_connection_is_shut_or_cannot_be_written() {
+        let (mut io, turn) = gathered(Taker { most: Some(60), ..Taker::default() });
+        io.write_all(&[0; 100]).await.unwrap();
+        io.shutdown().await.unwrap();
+        assert_eq!((turn.0.borrow().io.writes.as_slice(), turn.0.borrow().io.shut), ([60, 40].as_slice(), true));
+
+        let (mut io, turn) = gathered(Taker { most: Some(0), ..Taker::default() });
+        io.write_all(&[0; 100]).await.unwrap();
+        let mut connection = pin!(std::future::pending::<Result<(), Infallible>>());
+        let ended = poll_fn(|cx| turn.poll(connection.as_mut(), cx)).await;
+        assert!(matches!(ended, Err(Broken::Write(error)) if error.kind() == io::ErrorKind::WriteZero));
+    }
+}
