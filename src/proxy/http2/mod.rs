@@ -1,6 +1,7 @@
 //! Defines a client's HTTP/2 connection: many exchanges at once, each made to look like one of HTTP/1.1.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
+use self::gather::gathered;
 use self::meter::Meter;
 use super::arrears::Arrears;
 use super::connection::ClientConnection;
@@ -22,6 +24,7 @@ use super::serve::serve;
 use super::worker::Worker;
 use crate::spec::settings::Listener;
 
+mod gather;
 mod meter;
 
 /// What a client begins with that speaks HTTP/2 (RFC 9113, 3.4).
@@ -143,14 +146,15 @@ pub(super) async fn serve_http2(
         service_fn(move |request| serve(Rc::clone(&worker), Rc::clone(&connection), plain(request)))
     };
     let builder = builder(&connection.listener.settings);
-    let mut served = std::pin::pin!(builder.serve_connection(TokioIo::new(Meter::new(io, &worker.clock)), service));
+    let (io, turn) = gathered(Meter::new(io, &worker.clock));
+    let mut served = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
     let mut leaves = worker.is_draining();
     if leaves {
         served.as_mut().graceful_shutdown();
     }
     loop {
         tokio::select! {
-            ended = served.as_mut() => {
+            ended = poll_fn(|cx| turn.poll(served.as_mut(), cx)) => {
                 if let Err(error) = ended {
                     tracing::debug!(listener = %connection.listener.name, "an HTTP/2 connection broke: {error}");
                 }
