@@ -227,11 +227,18 @@ async fn call(gateway: &Gateway, headers: &[(&str, &str)]) -> (u16, HeaderMap, O
 /// the endpoint's. Nothing hostile in it does any harm.
 #[tokio::test]
 async fn a_clients_deadline_is_kept_for_it() {
-    let service = Service::start().await;
-    service.set(Act::Hold(Box::new(Act::Echo)));
-    let passive = "passive_health = { consecutive_failures = 1 }\nresponse_timeout = \"60s\"";
-    let gateway = Gateway::start(&config(service.address(), passive, "retry = { attempts = 0 }")).await;
-    for (number, timeout) in ["200m", "1n", "100000u", "00000001m"].into_iter().enumerate() {
+    let (service, other) = (Service::start().await, Service::start().await);
+    let all = |act: Act| [&service, &other].into_iter().for_each(|service| service.set(act.clone()));
+    all(Act::Hold(Box::new(Act::Echo)));
+    let passive =
+        "passive_health = { consecutive_failures = 1 }\nresponse_timeout = \"60s\"\nbalance = \"round_robin\"";
+    let text = |route: &str| {
+        let text = config(service.address(), passive, route);
+        let one = format!("\"{}\"", service.address());
+        text.replace(&one, &format!("{one}, \"{}\"", other.address()))
+    };
+    let gateway = Gateway::start(&text("retry = { attempts = 0 }")).await;
+    for (number, timeout) in ["200m", "1n", "100000u", "00000001m", "150m", "100m"].into_iter().enumerate() {
         let (status, head, trailers) = call(&gateway, &[("grpc-timeout", timeout)]).await;
         assert_eq!((status, trailers), (200, None), "{timeout}");
         assert_eq!((&head["grpc-status"], &head["grpc-message"]), (&"4".parse().unwrap(), &"timeout".parse().unwrap()));
@@ -239,25 +246,30 @@ async fn a_clients_deadline_is_kept_for_it() {
             (&head["content-type"], &head["x-fleetgate-flag"]),
             (&"application/grpc".parse().unwrap(), &"UT".parse().unwrap())
         );
-        assert_eq!(gateway.endpoints("app").await[0].1, "healthy");
+        let states: Vec<_> = gateway.endpoints("app").await.into_iter().map(|(_, state)| state).collect();
+        assert_eq!(states, ["healthy", "healthy"], "{timeout}");
         let logged = |line: &Value| line["flag"] == "UT" && line["status"] == 200;
         wait::until(SOON, "a line", || async {
             gateway.access_log().iter().filter(|line| logged(line)).count() == number + 1
         })
         .await;
     }
-    wait::until(SOON, "resets", || async { service.cancelled().len() == service.begun() }).await;
-    assert!(service.begun() >= 1);
+    wait::until(SOON, "resets", || async {
+        [&service, &other].iter().all(|service| service.cancelled().len() == service.begun())
+    })
+    .await;
+    assert!(service.begun() >= 1 && other.begun() >= 1);
 
     // What is no time says nothing, and the route's own holds where that is shorter.
-    service.set(Act::Status(200, vec![("grpc-status", "0"), ("content-type", "application/grpc")]));
+    all(Act::Status(200, vec![("grpc-status", "0"), ("content-type", "application/grpc")]));
     for timeout in ["0S", "99999999H", "999999999S", "-1S", "1x", "1.5S", "S", "m m"] {
         let (status, head, _) = call(&gateway, &[("grpc-timeout", timeout)]).await;
         assert_eq!((status, &head["grpc-status"]), (200, &"0".parse().unwrap()), "{timeout}");
-        assert_eq!(service.last().headers["grpc-timeout"], timeout, "as it came");
+        let came = |service: &Service| service.arrived().iter().any(|call| call.headers["grpc-timeout"] == timeout);
+        assert!(came(&service) || came(&other), "{timeout} as it came");
     }
-    service.set(Act::Hold(Box::new(Act::Echo)));
-    let strict = Gateway::start(&config(service.address(), passive, "timeout = \"200ms\"")).await;
+    all(Act::Hold(Box::new(Act::Echo)));
+    let strict = Gateway::start(&text("timeout = \"200ms\"")).await;
     let (_, head, _) = call(&strict, &[("grpc-timeout", "1H")]).await;
     assert_eq!(&head["grpc-status"], "4");
 }
