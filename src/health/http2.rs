@@ -48,7 +48,7 @@ pub(super) async fn ask(
     let mut builder = h2::client::Builder::new();
     builder.enable_push(false).max_header_list_size(MAX_HEAD);
     let (mut requests, connection) = builder.handshake::<_, Bytes>(stream).await.map_err(|error| describe(&error))?;
-    let exchange = pin!(async move {
+    let mut exchange = pin!(async move {
         let (head, body) = request.into_parts();
         let (response, mut sending) = requests.send_request(Request::from_parts(head, ()), body.is_empty())?;
         if !body.is_empty() {
@@ -57,7 +57,6 @@ pub(super) async fn ask(
         read(response.await?, most).await
     });
     let mut connection = pin!(connection);
-    let mut exchange = exchange;
     let answer = tokio::select! {
         biased;
         answer = &mut exchange => answer,

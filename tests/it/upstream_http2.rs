@@ -627,9 +627,6 @@ async fn health_checks_speak_http_2_too() {
             }
         }
     }
-    let shown = service.arrived().len();
-    assert!(shown > 18, "{shown}");
-
     // One that speaks something else.
     let old = Origin::start("old").await;
     let lines = format!("protocol = \"http2\"\nhealth_check = {{ grpc = true, {pass} }}");

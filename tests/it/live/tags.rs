@@ -220,7 +220,7 @@ async fn fabios_tags_route_as_fabio_routes() {
         "urlprefix-/inside allow=ip:127.0.0.0/8,ip:fe80::/10",
         "urlprefix-/outside allow=ip:10.0.0.0/8",
         "urlprefix-/denied deny=ip:127.0.0.1",
-        "urlprefix-/my.service/Method proto=grpc",
+        "urlprefix-/my.service/Method proto=tcp+sni",
         "urlprefix-/secret auth=team",
         "urlprefix-:3306 proto=tcp",
     ];
