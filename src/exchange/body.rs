@@ -90,6 +90,8 @@ impl BodyError {
     fn new(failure: BodyFailure) -> Self {
         let reset = match failure {
             BodyFailure::EndpointReset(code) => Some(h2::Reason::from(code)),
+            // A client of gRPC whose own time is over, too, reads it as that.
+            BodyFailure::Overdue => Some(h2::Reason::CANCEL),
             BodyFailure::Malformed
             | BodyFailure::TooLarge
             | BodyFailure::TooSlow
@@ -252,7 +254,7 @@ impl<S: Source> Stream<S> {
         if !self.poll_time(at, cx) {
             return Poll::Pending;
         }
-        self.fail(if at == pause_ends { S::TOO_SLOW } else { BodyFailure::EndpointSlow })
+        self.fail(if at == pause_ends { S::TOO_SLOW } else { BodyFailure::Overdue })
     }
 
     /// So many bytes came, after a wait perhaps.

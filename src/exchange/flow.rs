@@ -38,8 +38,10 @@ pub enum BodyFailure {
     EndpointGone,
     /// The endpoint reset the stream that carried it, with this code of HTTP/2.
     EndpointReset(u32),
-    /// The endpoint paused for too long, or the whole exchange took too long.
+    /// The endpoint paused for too long.
     EndpointSlow,
+    /// The whole exchange took too long.
+    Overdue,
 }
 
 impl BodyFailure {
@@ -51,7 +53,7 @@ impl BodyFailure {
             Self::TooSlow => ProxyError::SlowBody,
             Self::ClientGone => ProxyError::ClientGone,
             Self::EndpointGone | Self::EndpointReset(_) => ProxyError::Reset { retried: false },
-            Self::EndpointSlow => ProxyError::Timeout,
+            Self::EndpointSlow | Self::Overdue => ProxyError::Timeout,
         }
     }
 
