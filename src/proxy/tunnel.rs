@@ -186,6 +186,7 @@ impl<'c> Way<'c> {
                 State::Ending => {
                     ready!(Pin::new(&mut *write).poll_shutdown(cx))?;
                     self.state = State::Ended;
+                    continue;
                 }
                 State::Ended => return Poll::Ready(Ok(())),
             }
