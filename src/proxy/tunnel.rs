@@ -252,3 +252,46 @@ fn wrote(carried: &Carried, is_up: bool, polled: Poll<io::Result<usize>>) -> Pol
         count => Ok(count),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Takes everything, and counts how often it is told that nothing more comes.
+    #[derive(Default)]
+    struct Sink {
+        taken: Vec<u8>,
+        shut_down: usize,
+    }
+
+    impl AsyncWrite for Sink {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+            self.taken.extend_from_slice(data);
+            Poll::Ready(Ok(data.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.shut_down += 1;
+            Poll::Ready(if self.shut_down == 1 { Ok(()) } else { Err(io::ErrorKind::NotConnected.into()) })
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_one_side_is_told_once() {
+        let (carried, mut sink) = (Carried::new(Duration::from_secs(9), &Arc::default()), Sink::default());
+        let mut way = Way::new(b"first, ", &carried, true, true);
+        let mut read = &b"last"[..];
+        for _ in 0..2 {
+            let polled = poll_fn(|cx| Poll::Ready(way.poll(&mut read, &mut sink, cx))).await;
+            assert!(matches!(polled, Poll::Ready(Ok(()))), "{polled:?}");
+        }
+        assert_eq!((sink.taken.as_slice(), sink.shut_down, carried.from_client.get()), (&b"first, last"[..], 1, 4));
+    }
+}

@@ -14,6 +14,7 @@ use crate::support::consul::{Consul, Service};
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::load::Load;
 use crate::support::origin::Origin;
+use crate::support::pki::Authority;
 use crate::support::wait;
 
 fn service(origin: &Origin) -> Service {
@@ -87,6 +88,9 @@ fn put(tls: &ClientTls, used: &Path) {
     }
 }
 
+const OUR_TLS: &str = ", tls = { ca = \"ca.pem\", certificate = \"cert.pem\", key = \"key.pem\", \
+                       server_name = \"server.dc1.consul\" }";
+
 /// Fault case 30 as far as certificates go: of another authority, so that neither side believes the other.
 #[tokio::test]
 async fn certificates_that_are_wrong_cost_nothing_and_are_put_right() {
@@ -96,9 +100,7 @@ async fn certificates_that_are_wrong_cost_nothing_and_are_put_right() {
     let Some((mut consul, url)) = secured(folder.path()).await else { return };
     let (a, b) = (Origin::start("a").await, Origin::start("b").await);
     consul.register(&service(&a)).await;
-    let tls = ", tls = { ca = \"ca.pem\", certificate = \"cert.pem\", key = \"key.pem\", \
-               server_name = \"server.dc1.consul\" }";
-    let setup = Setup::new(&at(&url, tls));
+    let setup = Setup::new(&at(&url, OUR_TLS));
     put(&good, setup.folder());
     let gateway = setup.start().await;
     let load = load(&gateway);
@@ -113,6 +115,46 @@ async fn certificates_that_are_wrong_cost_nothing_and_are_put_right() {
     let shown = gateway.endpoints("web").await;
     assert_eq!(shown.len(), 1, "{shown:?}");
     put(&good, gateway.folder());
+    takes(&load, "b/v1").await;
+    live(&gateway, "consul").await;
+    load.stop().await.assert_all_ok();
+}
+
+/// Fault case 30, too: of the server's certificate nobody thought in time.
+#[tokio::test]
+async fn a_certificate_that_has_expired_costs_nothing_and_is_renewed() {
+    let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new("authority"));
+    let write = |folder: &Path, name: &str, text: &str| fs::write(folder.join(name), text).unwrap();
+    write(folder.path(), "consul-agent-ca.pem", &authority.pem());
+    let valid_until = |year| {
+        let issued = authority.issue_until("server", &["server.dc1.consul"], year);
+        write(folder.path(), "dc1-server-consul-0.pem", &issued.cert);
+        write(folder.path(), "dc1-server-consul-0-key.pem", &issued.key);
+    };
+    valid_until(2060);
+    let Some((mut consul, url)) = secured(folder.path()).await else { return };
+    let (a, b) = (Origin::start("a").await, Origin::start("b").await);
+    consul.register(&service(&a)).await;
+    let own = authority.issue("gateway", &["gateway.example"]);
+    let setup = Setup::new(&at(&url, OUR_TLS));
+    for (name, text) in [("ca.pem", &authority.pem()), ("cert.pem", &own.cert), ("key.pem", &own.key)] {
+        write(setup.folder(), name, text);
+    }
+    let gateway = setup.start().await;
+    let load = load(&gateway);
+    takes(&load, "a/v1").await;
+
+    valid_until(2025);
+    consul.kill();
+    consul.start_again().await;
+    fails(&gateway, "consul", "expired").await;
+    consul.register(&service(&b)).await;
+    load.more(200).await;
+    let shown = gateway.endpoints("web").await;
+    assert_eq!(shown.len(), 1, "{shown:?}");
+    valid_until(2060);
+    consul.kill();
+    consul.start_again().await;
     takes(&load, "b/v1").await;
     live(&gateway, "consul").await;
     load.stop().await.assert_all_ok();
