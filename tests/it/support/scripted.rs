@@ -20,6 +20,8 @@ pub struct Scene {
     pub headers: Vec<(&'static str, String)>,
     pub body: String,
     pub damage: Damage,
+    /// Only what is asked for with this in it is damaged.
+    pub damaged: &'static str,
     /// What a `?consistent` read says instead.
     pub consistent: Option<String>,
     /// What a read of keys says instead.
@@ -76,6 +78,7 @@ impl Scene {
             headers: vec![("X-Consul-KnownLeader", "true".to_owned()), ("X-Consul-LastContact", "0".to_owned())],
             body,
             damage: Damage::None,
+            damaged: "",
             consistent: None,
             keys: None,
             catalog: r#"{"consul":[],"web":[]}"#.to_owned(),
@@ -200,14 +203,15 @@ fn answer(scene: &Scene, target: &str) -> (Vec<u8>, bool) {
     let of_keys = scene.keys.as_ref().filter(|_| keys);
     let consistent = scene.consistent.as_ref().filter(|_| target.contains("consistent"));
     let body = of_keys.or(consistent).unwrap_or(&scene.body);
-    let (length, sent) = match scene.damage {
+    let damage = if target.contains(scene.damaged) { scene.damage } else { Damage::None };
+    let (length, sent) = match damage {
         Damage::Truncated => (body.len(), &body[..body.len() / 2]),
         Damage::ShortLength => (body.len() / 2, body.as_str()),
         Damage::None | Damage::NoGzip => (body.len(), body.as_str()),
     };
-    if scene.damage == Damage::NoGzip {
+    if damage == Damage::NoGzip {
         head += "Content-Encoding: gzip\r\n";
     }
     head += &format!("Content-Length: {length}\r\n\r\n");
-    (format!("{head}{sent}").into_bytes(), scene.damage == Damage::None)
+    (format!("{head}{sent}").into_bytes(), damage == Damage::None)
 }

@@ -155,3 +155,30 @@ async fn damaged_answers_change_nothing() {
     takes(&load, "c/v1").await;
     load.stop().await.assert_all_ok();
 }
+
+/// Fault case 29 of the second read alone, scripted: as long as it is damaged it confirms no removal, whatever the others
+/// say.
+#[tokio::test]
+async fn a_damaged_second_read_confirms_nothing() {
+    let (a, b, c) = (Origin::start("a").await, Origin::start("b").await, Origin::start("c").await);
+    let (server, gateway, load) = before(scene(10, &[&a, &b, &c])).await;
+    let mut index = 10;
+    let captive = Scene { consistent: Some("<html>Sign in</html>".to_owned()), ..scene(0, &[&a]) };
+    let bad = |damage: Damage| Scene { damage, damaged: "consistent", ..scene(0, &[&a]) };
+    for wrong in [bad(Damage::Truncated), bad(Damage::ShortLength), bad(Damage::NoGzip), captive] {
+        index += 1;
+        server.set(Scene { index, shown_index: Some(index.to_string()), ..wrong });
+        fails(&gateway, "consul", "a removal is held").await;
+        for who in ["b/v1", "c/v1"] {
+            takes(&load, who).await;
+        }
+        index += 1;
+        server.set(scene(index, &[&a, &b, &c]));
+        live(&gateway, "consul").await;
+    }
+    server.set(scene(index + 1, &[&a]));
+    for who in ["b/v1", "c/v1"] {
+        stops(&load, who).await;
+    }
+    load.stop().await.assert_all_ok();
+}

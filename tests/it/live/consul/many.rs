@@ -9,9 +9,11 @@ use serde_json::{Value, json};
 use super::super::{SOON, config, provider};
 use super::answers::scene;
 use super::fleet::put;
+use super::ways::{self, OUR_TLS};
+use crate::consul::tls::{certificates, secured};
 use crate::support::client::Request;
 use crate::support::consul::{Consul, Service};
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, Setup};
 use crate::support::load::Load;
 use crate::support::origin::Origin;
 use crate::support::proxy::{Mode, Proxy};
@@ -110,8 +112,10 @@ async fn more_services_than_connections_all_take_traffic() {
     load.more(2 * SERVICES as u64).await;
     register(&b).await;
     let all = [a.address().to_string(), b.address().to_string()];
+    // As long as a change of what is read now and then may take.
+    let within = Duration::from_secs(15);
     for name in &names {
-        wait::until_ok(SOON, &format!("both instances of {name}"), || async {
+        wait::until_ok(within, &format!("both instances of {name}"), || async {
             let mut shown: Vec<_> = gateway.endpoints(name).await.into_iter().map(|(address, _)| address).collect();
             shown.sort();
             if all.iter().all(|address| shown.contains(address)) { Ok(()) } else { Err(shown) }
@@ -133,6 +137,44 @@ async fn more_services_than_connections_all_take_traffic() {
     assert!(made <= 10, "{made} new connections in a round of {round} reads");
     assert_eq!(consul_view().await["updates"]["failed"], 0, "a refused connection is a failed read");
     load.stop().await.assert_all_ok();
+}
+
+/// Fault case 24: over HTTPS many services share few connections, and all are followed.
+#[tokio::test]
+async fn services_share_connections_over_https_and_all_take_traffic() {
+    const SERVICES: usize = 500;
+    let folder = tempfile::tempdir().unwrap();
+    let Some(tls) = certificates(folder.path()) else { return };
+    let Some((consul, url)) = secured(folder.path()).await else { return };
+    let (a, b) = (Origin::start("a").await, Origin::start("b").await);
+    let register = async |number: usize, origin: &Origin| {
+        let name = format!("web{number:03}");
+        consul.register(&Service::new(&name, &format!("{name}-{}", origin.name), origin.address())).await;
+    };
+    for number in 0..SERVICES {
+        register(number, &a).await;
+    }
+    let proxy = Proxy::start(url.trim_start_matches("https://").parse().unwrap()).await;
+    let discovery = format!("discovery.consul = {{ address = \"https://{}\"{OUR_TLS} }}\n", proxy.address());
+    let setup = Setup::new(&config(&format!("{discovery}{}", routes(SERVICES))));
+    ways::put(&tls, setup.folder());
+    let gateway = setup.start().await;
+    let load = Load::start(gateway.address(), 2, over(SERVICES as u64));
+    load.more(2 * SERVICES as u64).await;
+    for number in [0, 250, 499] {
+        register(number, &b).await;
+        let path = format!("/web{number:03}");
+        wait::until(SOON, &format!("{path} to reach both"), || async {
+            gateway.get(&path).await.served_by() == "b/v1"
+        })
+        .await;
+    }
+    load.more(SERVICES as u64).await;
+    load.stop().await.assert_all_ok();
+    let provider = provider(&gateway, "consul").await;
+    let polled = provider["watches"].as_array().unwrap().iter().filter(|watch| watch["polled"] == true).count();
+    assert_eq!(polled, 0);
+    assert!(proxy.connections() <= 3, "{} connections", proxy.connections());
 }
 
 /// Fault case 25: a service of ten thousand instances. A change is seen; a check that flaps twenty times a second over a

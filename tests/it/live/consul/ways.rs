@@ -82,13 +82,15 @@ async fn a_socket_that_is_left_behind_and_made_anew_costs_nothing() {
 }
 
 /// Copies certificates to where the gateway looks for them.
-fn put(tls: &ClientTls, used: &Path) {
+/// Puts certificates where [`OUR_TLS`] looks for them.
+pub(super) fn put(tls: &ClientTls, used: &Path) {
     for (from, name) in [(&tls.ca, "ca.pem"), (&tls.certificate, "cert.pem"), (&tls.key, "key.pem")] {
         fs::copy(from.as_ref().unwrap(), used.join(name)).unwrap();
     }
 }
 
-const OUR_TLS: &str = ", tls = { ca = \"ca.pem\", certificate = \"cert.pem\", key = \"key.pem\", \
+/// TLS with an agent, to be added to its settings.
+pub(super) const OUR_TLS: &str = ", tls = { ca = \"ca.pem\", certificate = \"cert.pem\", key = \"key.pem\", \
                        server_name = \"server.dc1.consul\" }";
 
 /// Fault case 30 as far as certificates go: of another authority, so that neither side believes the other.
