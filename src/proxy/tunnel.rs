@@ -188,6 +188,7 @@ impl<'c> Way<'c> {
                 State::Ending => {
                     ready!(Pin::new(&mut *write).poll_shutdown(cx))?;
                     self.state = State::Ended;
+                    continue;
                 }
                 State::Ended => return Poll::Ready(Ok(())),
             }
@@ -247,4 +248,44 @@ fn wrote(written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         0 => Err(io::ErrorKind::WriteZero.into()),
         count => Ok(count),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes everything, and counts how often it is told that nothing more comes.
+    #[derive(Default)]
+    struct Sink {
+        taken: Vec<u8>,
+        shut_down: usize,
+    }
+
+    impl AsyncWrite for Sink {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+            self.taken.extend_from_slice(data);
+            Poll::Ready(Ok(data.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.shut_down += 1;
+            Poll::Ready(if self.shut_down == 1 { Ok(()) } else { Err(io::ErrorKind::NotConnected.into()) })
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_one_side_is_told_once() {
+        let (carried, mut sink) = (Cell::new(0), Sink::default());
+        let mut way = Way::new(b"first, ", &carried, true);
+        let mut read = &b"last"[..];
+        for _ in 0..2 {
+            let polled = poll_fn(|cx| Poll::Ready(way.poll(&mut read, &mut sink, cx))).await;
+            assert!(matches!(polled, Poll::Ready(Ok(()))), "{polled:?}");
+        }
+        assert_eq!((sink.taken.as_slice(), sink.shut_down, carried.get()), (&b"first, last"[..], 1, 4));
+    }
 }
