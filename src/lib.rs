@@ -73,7 +73,7 @@
 //!    state. What registries said is saved for the next start.
 //! 6. The first change goes out at once, a burst as one, a removal without waiting.
 //! 7. Workers take the new snapshot over, with the next request at the latest, and keep the connections of all that
-//!    stayed. Exchanges under way end on what they began with.
+//!    stayed. Exchanges under way end on what they began with, and in the time of a drain where their endpoint takes no more.
 //!
 //! # Words
 //!

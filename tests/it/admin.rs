@@ -74,7 +74,7 @@ async fn the_pages_tell_what_is_served() {
         upstream["endpoints"],
         json!([{
             "address": origin.address().to_string(), "weight": 1, "labels": {}, "state": "healthy",
-            "reasons": [], "in_flight": 0
+            "reasons": [], "in_flight": 0, "priority": 0
         }])
     );
     assert_eq!(gateway.api("upstreams").await["items"][0], upstream);
