@@ -20,12 +20,12 @@ use crate::admin::{self, Readiness};
 use crate::control::command::Commands;
 use crate::control::history::{self, Former, History};
 use crate::control::saved::{Identity, Loaded, SavedState, Store, Verified};
-use crate::control::{Control, Rules};
+use crate::control::{Control, Rules, uses};
 use crate::discovery::consul::ConsulProvider;
 use crate::discovery::dns::DnsProvider;
 use crate::discovery::file::FileProvider;
 use crate::discovery::register::{self, Event, Gateway, Registration, Standing};
-use crate::discovery::state::ProviderState;
+use crate::discovery::state::{ProviderState, Uses};
 use crate::discovery::status::{ProviderStatus, Registered};
 use crate::discovery::{Context, Provider, Publisher};
 use crate::health::Prober;
@@ -220,6 +220,11 @@ impl App {
         let stats = Arc::new(WorkersStats::default());
         let plane = DataPlane::start(workers, bound, &snapshots, &stats, &log)
             .map_err(|error| StartError::new("cannot start the workers", error))?;
+        if let Some(uses) = discovery.uses {
+            let following = uses::follow(Arc::clone(&stats), snapshots.clone(), uses);
+            let shutdown = shutdown.clone();
+            tasks.spawn(async move { shutdown.run_until_cancelled(following).await.unwrap_or_default() });
+        }
 
         let metrics = metrics(&snapshots, &statuses, stats, &log, started)
             .and_then(|metrics| metrics.register(saved_errors).map(|()| metrics))
@@ -311,6 +316,8 @@ struct Discovering {
     states: BTreeMap<ProviderId, watch::Receiver<Arc<ProviderState>>>,
     statuses: Vec<Arc<ProviderStatus>>,
     accepts: BTreeMap<ProviderId, watch::Sender<u64>>,
+    /// Where it is told which sources are used, if anybody wants to know.
+    uses: Option<watch::Sender<Arc<Uses>>>,
     /// Each with the status of its provider.
     registrations: Vec<(Arc<ProviderStatus>, Box<dyn Registration>)>,
 }
@@ -323,9 +330,12 @@ impl Discovering {
         if let Some(consul) = &settings.consul {
             let (sources, documents) = (all.publisher(ProviderId::Consul), all.publisher(ProviderId::ConsulKv));
             let tags = consul.tags.as_ref().map(|_| all.publisher(ProviderId::ConsulTags));
+            let (uses, used) = watch::channel(Arc::default());
+            all.uses = Some(uses);
             let provider = ConsulProvider::new(consul, sources, documents, tags)
                 .map_err(|error| StartError::new("discovery.consul", error))?
-                .remembering(services(loaded));
+                .remembering(services(loaded))
+                .told_of(used);
             if let Some(register) = &consul.register {
                 let gateway = Gateway::new(&register.place, listeners)
                     .map_err(|error| StartError::new("discovery.consul.register", error))?;

@@ -4,8 +4,8 @@
 //! (pure: what did not change is the same object), [`pace`] decides when it goes out, [`grace`] what stays until
 //! its replacement was read, [`guard`] what is not believed though a watch confirmed it, [`saved`] what an earlier
 //! process knew, [`damping`] who comes and goes too often, [`command`] is what operators say, [`overlay`] what of that
-//! is kept, [`history`] what was applied and why, [`explain`] tells what a request would meet, and [`Control::run`] is
-//! the loop.
+//! is kept, [`history`] what was applied and why, [`explain`] tells what a request would meet, [`uses`] tells discovery what
+//! requests use, and [`Control::run`] is the loop.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -36,6 +36,7 @@ mod merge;
 pub mod overlay;
 mod pace;
 pub mod saved;
+pub mod uses;
 
 use saved::{SavedState, Shown};
 

@@ -5,11 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tokio::time::Instant;
+
 use crate::spec::document::{Documents, Kind};
 use crate::spec::endpoint::{Address, EndpointSpec, Penalty};
 use crate::spec::name::Name;
 use crate::spec::problem::Problem;
 use crate::spec::source::Source;
+
+/// When sources were last used: a request went to one of their endpoints, or would have.
+pub type Uses = BTreeMap<Source, Instant>;
 
 /// All a provider knows. Not read yet, read and empty, and failed are three different things:
 /// absent here, present and empty, and an error in the watch's status.

@@ -37,7 +37,6 @@ impl Question for Catalog {
     type Entry = bool;
     const ABSENCE_IS_EMPTY: bool = false;
     const PROVE_ALL: bool = false;
-    const COUNTS: bool = false;
 
     fn query(&self) -> Query {
         Query::services()

@@ -99,7 +99,7 @@ impl Client {
     }
 
     /// Reads as soon as the index of what is asked for is beyond `index`, or after `wait`; who answers is in the
-    /// settings. `lane`: on which connection (see [`super::budget::Permit::lane`]); without one, on that of short reads.
+    /// settings. `lane`: on which connection (see [`super::budget::Claim::lane`]); without one, on that of short reads.
     ///
     /// # Errors
     /// No complete answer in time. The server alone does not bound it: one that hangs blocks for ever.

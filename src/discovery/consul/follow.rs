@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::answer::{Worth, classify};
-use super::budget::Permit;
+use super::budget::Claim;
 use super::client::{Client, Reply};
 use super::known::{Contents, Effect, Entries, Hold, How, Known, Reading};
 use super::pace::{Bucket, apart, scaled};
@@ -32,6 +32,7 @@ use crate::discovery::status::{ProviderStatus, WatchState, WatchStatus};
 use crate::discovery::supervise::{ErrorKind, Watch, WatchError, around};
 use crate::spec::problem::Problem;
 use crate::spec::settings::Consistency;
+use crate::spec::source::Source;
 
 /// What a watch asks, what it makes of the answers, and where that goes.
 #[async_trait]
@@ -42,12 +43,15 @@ pub(super) trait Question: Send + Sync + 'static {
     const ABSENCE_IS_EMPTY: bool;
     /// Whether every removal needs a second read, because an answer does not show what the token hides.
     const PROVE_ALL: bool;
-    /// Whether it takes part in the budget of blocked queries. There are as many services as there are; of everything
-    /// else a provider has one.
-    const COUNTS: bool;
 
     /// What is asked.
     fn query(&self) -> Query;
+
+    /// The source it takes part in the budget of blocked queries for. There are as many services as there are; of
+    /// everything else a provider has one, which takes no part.
+    fn source(&self) -> Option<Source> {
+        None
+    }
 
     /// Reads a body.
     ///
@@ -111,8 +115,8 @@ pub(super) struct Follow<Q: Question> {
     held_since: Option<Instant>,
     prove_at: Option<Instant>,
     session_began: Instant,
-    /// `None` while it is not blocked but read now and then.
-    permit: Option<Permit>,
+    /// To be blocked, and not read now and then; `None`: it is anyway.
+    claim: Option<Claim>,
     /// Counts what operators accepted.
     accepts: watch::Receiver<u64>,
     /// An operator believes the next proof, whatever else speaks against it.
@@ -161,6 +165,7 @@ struct Proof<E> {
 impl<Q: Question> Follow<Q> {
     pub(super) fn new(question: Q, client: Arc<Client>, bounds: Bounds, kicks: watch::Receiver<u64>) -> Self {
         let accepts = question.publisher().accepted();
+        let claim = question.source().map(|source| client.budget.claim(source));
         Self {
             question: Arc::new(question),
             client,
@@ -172,7 +177,7 @@ impl<Q: Question> Follow<Q> {
             held_since: None,
             prove_at: None,
             session_began: Instant::now(),
-            permit: None,
+            claim,
             accepts,
             accepted: false,
         }
@@ -235,6 +240,7 @@ impl<Q: Question> Follow<Q> {
                     self.accepted = true;
                     self.prove_at = Some(Instant::now());
                 },
+                () = moved(&mut self.claim) => blocked = self.block(status),
                 kicked = self.kicks.changed(), if reissue_at.is_none() => {
                     if kicked.is_ok() {
                         let spread = SPREAD.mul_f64(rand::rng().random_range(0.0..1.0));
@@ -260,10 +266,8 @@ impl<Q: Question> Follow<Q> {
     fn block(&mut self, status: &WatchStatus) -> Boxed<ReadingOf<Q>> {
         let (question, client, bounds) = (Arc::clone(&self.question), Arc::clone(&self.client), self.bounds);
         let begin = self.bucket.take();
-        if Q::COUNTS && self.permit.is_none() {
-            self.permit = client.budget.take();
-        }
-        let polled = Q::COUNTS && self.permit.is_none();
+        let lane = self.claim.as_mut().map(Claim::lane);
+        let polled = lane == Some(None);
         status.set_polled(polled);
         if polled {
             let begin = begin.max(Instant::now() + around(POLL, 0.2));
@@ -275,7 +279,7 @@ impl<Q: Question> Follow<Q> {
             });
         }
         let (index, wait) = (self.known.index(), apart(scaled(bounds.wait, self.size)));
-        let lane = self.permit.as_ref().map(Permit::lane);
+        let lane = lane.flatten();
         Box::pin(async move {
             sleep_until(begin).await;
             let reply = client.block(&question.query(), index, wait, lane).await?;
@@ -444,6 +448,14 @@ impl<Q: Question> Watch for Follow<Q> {
             error.text = format!("{}; {text}", error.text);
         }
         error
+    }
+}
+
+/// Waits until a claim's place is another; for ever without one.
+async fn moved(claim: &mut Option<Claim>) {
+    match claim {
+        Some(claim) => claim.changed().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -44,7 +44,6 @@ impl Question for Keys {
     /// A list leaves out what the token may not read, and says nothing; asking for what is missing costs a
     /// few milliseconds, and nobody waits for the end of a document as for that of an endpoint.
     const PROVE_ALL: bool = true;
-    const COUNTS: bool = false;
 
     fn query(&self) -> Query {
         Query::below(&self.prefix)

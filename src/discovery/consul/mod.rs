@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use self::catalog::Catalog;
 use self::client::Client;
@@ -31,6 +32,7 @@ use self::tags::Tags;
 use self::token::Token;
 use super::feedback::{Feedback, Registrations};
 use super::register::{Gateway, Registration};
+use super::state::Uses;
 use super::supervise::{Backoff, supervise};
 use super::wanted::keep_wanted;
 use super::{Context, Provider, Publisher};
@@ -77,6 +79,7 @@ pub struct ConsulProvider {
     documents: Publisher,
     tags: Option<(Rules, Publisher)>,
     remembered: BTreeMap<Arc<str>, Arc<[EndpointSpec]>>,
+    uses: Option<watch::Receiver<Arc<Uses>>>,
     write_status: bool,
     backoff: Backoff,
 }
@@ -105,6 +108,7 @@ impl ConsulProvider {
             documents,
             tags: settings.tags.clone().zip(tags),
             remembered: BTreeMap::new(),
+            uses: None,
             write_status: settings.write_status,
             backoff,
         })
@@ -117,6 +121,11 @@ impl ConsulProvider {
         Self { remembered, ..self }
     }
 
+    /// Told when its sources were last used: of more services than may be watched, those used last are.
+    pub fn told_of(self, uses: watch::Receiver<Arc<Uses>>) -> Self {
+        Self { uses: Some(uses), ..self }
+    }
+
     /// The gateway as a service of the agent, with the provider's token.
     pub fn registration(&self, settings: &ConsulRegistration, gateway: Gateway) -> impl Registration + use<> {
         Registered::new(Arc::clone(&self.client), settings, gateway)
@@ -126,7 +135,7 @@ impl ConsulProvider {
 #[async_trait]
 impl Provider for ConsulProvider {
     async fn run(self: Box<Self>, context: Context) {
-        let Self { client, bounds, prefix, sources, documents, tags, remembered, write_status, backoff } = *self;
+        let Self { client, bounds, prefix, sources, documents, tags, remembered, uses, write_status, backoff } = *self;
         if let Err(error) = client.token.reread().await {
             tracing::warn!("the Consul token is not used yet: {error}");
         }
@@ -196,6 +205,7 @@ impl Provider for ConsulProvider {
         tokio::select! {
             ((), (), ()) = futures_util::future::join3(keys, instances, tags) => {}
             () = client.token.follow() => {}
+            () = follow_uses(&client, uses) => {}
             () = client.follow_servers() => {}
             () = feedback => {}
             () = expiry::follow(&client, sources.status(), &backoff.credentials_changed) => {}
@@ -203,4 +213,15 @@ impl Provider for ConsulProvider {
             () = probe::probe(&client, &kick, &backoff.answers_again) => {}
         }
     }
+}
+
+/// Tells the budget of blocked queries which sources are used.
+async fn follow_uses(client: &Client, uses: Option<watch::Receiver<Arc<Uses>>>) {
+    if let Some(mut uses) = uses {
+        while uses.changed().await.is_ok() {
+            let now = Arc::clone(&uses.borrow_and_update());
+            client.budget.used(&now, Instant::now());
+        }
+    }
+    std::future::pending().await
 }

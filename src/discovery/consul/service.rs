@@ -32,10 +32,13 @@ impl Question for Instances {
     type Entry = Instance;
     const ABSENCE_IS_EMPTY: bool = false;
     const PROVE_ALL: bool = false;
-    const COUNTS: bool = true;
 
     fn query(&self) -> Query {
         Query::health(&self.service)
+    }
+
+    fn source(&self) -> Option<Source> {
+        Some(Source::Consul(self.service.clone()))
     }
 
     fn read(&self, body: &[u8]) -> Result<Contents<Instance>, String> {

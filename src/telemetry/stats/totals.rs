@@ -19,6 +19,20 @@ impl WorkersStats {
         stats
     }
 
+    /// How many requests and tries each upstream has had, by its label.
+    pub fn uses(&self) -> BTreeMap<Box<str>, u64> {
+        let mut uses = BTreeMap::<_, u64>::new();
+        for worker in self.workers() {
+            let series = worker.series();
+            let requests = series.requests.iter().map(|(key, counter)| (&key.upstream, counter));
+            let attempts = series.attempts.iter().map(|((upstream, _), counter)| (upstream, counter));
+            for (upstream, counter) in requests.chain(attempts) {
+                *uses.entry(upstream.clone()).or_default() += counter.value();
+            }
+        }
+        uses
+    }
+
     fn workers(&self) -> Vec<Arc<WorkerStats>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::super::{SOON, config, provider};
+use super::super::{SOON, config, provider, takes};
 use super::answers::scene;
 use super::fleet::put;
 use super::ways::{self, OUR_TLS};
@@ -136,6 +136,33 @@ async fn more_services_than_connections_all_take_traffic() {
     let made = proxy.connections() - connections;
     assert!(made <= 10, "{made} new connections in a round of {round} reads");
     assert_eq!(consul_view().await["updates"]["failed"], 0, "a refused connection is a failed read");
+    load.stop().await.assert_all_ok();
+}
+
+/// Of more services than may be watched, those that get requests are; nobody loses anything by the exchange.
+#[tokio::test]
+async fn services_that_are_used_are_watched() {
+    let Some(consul) = Consul::start().await else { return };
+    let a = Origin::start("a").await;
+    for name in ["web000", "web001", "web002"] {
+        consul.register(&Service::new(name, &format!("{name}-a"), a.address())).await;
+    }
+    let discovery = format!("discovery.consul = {{ address = \"{}\", max_watches = 1 }}", consul.url());
+    let gateway = Gateway::start(&config(&format!("{discovery}\n{}", routes(3)))).await;
+    let watched = async || -> Vec<String> {
+        let view = provider(&gateway, "consul").await;
+        let watches = view["watches"].as_array().unwrap().iter().filter(|watch| watch["polled"] == false);
+        watches.map(|watch| watch["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let before = watched().await;
+    assert_eq!(before.len(), 1, "{before:?}");
+    let other = ["web000", "web001", "web002"].into_iter().find(|name| before != [format!("consul:{name}")]).unwrap();
+    let load = Load::start(gateway.address(), 1, move |_, _| Request::get(&format!("/{other}")));
+    wait::until(2 * SOON, "the watch of who is used", || async { watched().await == [format!("consul:{other}")] })
+        .await;
+    let b = Origin::start("b").await;
+    consul.register(&Service::new(other, &format!("{other}-b"), b.address())).await;
+    takes(&load, "b/v1").await;
     load.stop().await.assert_all_ok();
 }
 
