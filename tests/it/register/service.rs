@@ -118,7 +118,7 @@ async fn an_endpoint_comes_back_after_etcd_does() {
     etcd.kill();
     process.signal("TERM");
     assert_eq!(process.end(SOON).await.code(), Some(1));
-    assert!(process.stderr.contains("ends with its lease"), "{}", process.stderr.text());
+    wait::until(SOON, "its last words", || async { process.stderr.contains("ends with its lease") }).await;
 }
 
 #[tokio::test]
