@@ -88,36 +88,26 @@ impl Drop for Alarm {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::Wake;
 
+    use super::super::wakes::Wakes;
     use super::*;
-
-    #[derive(Default)]
-    struct Count(AtomicUsize);
-
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
 
     #[tokio::test]
     async fn far_waits_are_rung_near_ones_are_timed_and_dropped_ones_forgotten() {
-        let (alarms, count) = (Rc::new(Alarms::default()), Arc::new(Count::default()));
-        let waker = Waker::from(Arc::clone(&count));
+        let (alarms, wakes) = (Rc::new(Alarms::default()), Arc::new(Wakes::default()));
+        let waker = wakes.waker();
         let mut cx = Context::from_waker(&waker);
         let now = Instant::now();
         let mut far = Alarm::new(&alarms, Instant::now());
         assert!(!far.poll(now + Duration::from_secs(60), &mut cx));
         alarms.ring(now + Duration::from_secs(59));
-        assert_eq!(count.0.load(Ordering::Relaxed), 0);
+        assert_eq!(wakes.count(), 0);
         alarms.ring(now + Duration::from_secs(60));
-        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+        assert_eq!(wakes.count(), 1);
         assert!(!far.poll(now + Duration::from_secs(120), &mut cx), "moved");
         drop(far);
         alarms.ring(now + Duration::from_secs(999));
-        assert_eq!(count.0.load(Ordering::Relaxed), 1, "dropped");
+        assert_eq!(wakes.count(), 1, "dropped");
 
         let mut near = Alarm::new(&alarms, Instant::now());
         let at = now + Duration::from_millis(20);

@@ -164,19 +164,9 @@ impl Drop for Visit {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::Wake;
 
+    use super::super::wakes::Wakes;
     use super::*;
-
-    #[derive(Default)]
-    struct Count(AtomicUsize);
-
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
 
     fn after(seconds: f64) -> Duration {
         Duration::from_secs_f64(seconds)
@@ -184,19 +174,19 @@ mod tests {
 
     #[test]
     fn a_drain_is_told_by_stages() {
-        let (drain, count, now) = (Rc::<Drain>::default(), Arc::<Count>::default(), Instant::now());
+        let (drain, wakes, now) = (Rc::<Drain>::default(), Arc::<Wakes>::default(), Instant::now());
         let visit = drain.visit();
-        let look = || visit.poll(&Context::from_waker(&Waker::from(Arc::clone(&count))));
+        let look = || visit.poll(&Context::from_waker(&wakes.waker()));
         assert_eq!((look(), drain.leaves(), drain.is_over()), (Stage::Open, false, true));
         assert!(drain.begin(now, after(30.0)));
         assert!(!drain.begin(now + after(9.0), after(30.0)), "it goes on");
         for (at, stage, told) in [(0.0, Stage::Open, 0), (24.9, Stage::Open, 0), (25.0, Stage::Closing, 1)] {
             drain.advance(now + after(at));
-            assert_eq!((look(), count.0.load(Ordering::Relaxed)), (stage, told), "{at}");
+            assert_eq!((look(), wakes.count()), (stage, told), "{at}");
         }
         assert!(!drain.is_over() && drain.leaves());
         assert!(drain.advance(now + after(30.0)));
-        assert_eq!((look(), count.0.load(Ordering::Relaxed), drain.is_over()), (Stage::Cut, 2, true));
+        assert_eq!((look(), wakes.count(), drain.is_over()), (Stage::Cut, 2, true));
         drain.end();
         assert_eq!((look(), drain.leaves()), (Stage::Open, false));
         drop(visit);

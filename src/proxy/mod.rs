@@ -38,6 +38,8 @@ mod steps;
 mod stream;
 mod tls;
 mod tunnel;
+#[cfg(test)]
+mod wakes;
 mod websocket;
 mod wire;
 mod worker;
