@@ -45,7 +45,7 @@ pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// Nobody waits for longer, and sums with the clock stay far from any overflow.
-const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+pub const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// The code that stands for an error: Envoy's, by the status of the answer, but for what gRPC has a better one for.
 pub fn status(error: ProxyError) -> u8 {

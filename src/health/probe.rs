@@ -17,7 +17,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::{grpc, http2};
 use crate::snapshot::Secure;
-use crate::spec::upstream::{HealthCheck, Probe, Protocol};
+use crate::spec::upstream::{HealthCheck, Probe, Protocol, is_http2};
 use crate::spec::upstream_tls::{is_refusal, reason};
 
 /// What is read of an answer at most before it fails, in bytes: its head must fit.
@@ -47,7 +47,7 @@ pub async fn run(
             };
         };
         let stream = shake_hands(stream, secure).await?;
-        let chose_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let chose_http2 = is_http2(stream.get_ref().1.alpn_protocol());
         match &check.probe {
             Probe::Tcp => Ok(()),
             Probe::Http { path, host: of }

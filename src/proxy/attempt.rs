@@ -172,11 +172,7 @@ impl Failure {
         let reset = ProxyError::Reset { retried: false };
         match broken {
             Broken::RequestBody => Self::of_body(request_body, &cause),
-            // It has answered, in its way.
-            Broken::Protocol(_) => {
-                let (result, error) = (Some(AttemptResult::Protocol), ProxyError::BadResponse);
-                Self { result, error, outcome: None, is_of_endpoint: true, cause }
-            }
+            Broken::Protocol(_) => Self::protocol(cause),
             Broken::Io(error) if upstream_tls::is_refusal(error) => {
                 let outcome = Some(Outcome { condition: Condition::Connect, unsent: false, stale: false });
                 Self { outcome, ..Self::unconnected(upstream_tls::reason(error)) }
@@ -201,11 +197,14 @@ impl Failure {
                 Self { is_of_endpoint: false, ..left }
             }
             Cut::Reset(_) | Cut::Closed(_) => Self::sent(AttemptResult::Reset, reset, Condition::Reset, cause),
-            Cut::Protocol(_) => {
-                let (result, error) = (Some(AttemptResult::Protocol), ProxyError::BadResponse);
-                Self { result, error, outcome: None, is_of_endpoint: true, cause }
-            }
+            Cut::Protocol(_) => Self::protocol(cause),
         }
+    }
+
+    /// The endpoint broke HTTP: it has answered, in its way.
+    fn protocol(cause: String) -> Self {
+        let (result, error) = (Some(AttemptResult::Protocol), ProxyError::BadResponse);
+        Self { result, error, outcome: None, is_of_endpoint: true, cause }
     }
 
     /// The connection ended before anything of the request was sent.

@@ -85,9 +85,7 @@ impl ClientConnection {
             self.place.worker.connection_breaks(self.place.entry);
         }
     }
-}
 
-impl ClientConnection {
     /// Ends the connection, or, where it carries many, the exchange of one response.
     pub(super) fn cut(&self, response: Option<usize>) {
         match (&self.streams, response) {

@@ -87,7 +87,7 @@ pub(super) enum NoConnection {
 }
 
 /// Idle for so long, a connection is one that exchanges can do without.
-const UNNEEDED: Duration = Duration::from_secs(1);
+pub(super) const UNNEEDED: Duration = Duration::from_secs(1);
 
 /// The idle connections a worker keeps to one endpoint.
 #[derive(Debug, Default)]

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
@@ -309,7 +309,7 @@ fn prepare(
     let bounds = Bounds {
         limit: listener.max_body_size.unwrap_or(u64::MAX),
         // A call's client may listen for long: what its server does not say bounds it.
-        pause: if frame.is_call { LONGEST_CALL } else { listener.body_timeout },
+        pause: if frame.is_call { grpc::LONGEST } else { listener.body_timeout },
         min_rate: if frame.is_call { 0 } else { listener.min_rate },
         beside: None,
         deadline: way.deadline,
@@ -321,9 +321,6 @@ fn prepare(
     }
     Ok(Outbound { request: Request::from_parts(parts, body), added: way.added })
 }
-
-/// A client of gRPC may be silent for so long while its server speaks.
-const LONGEST_CALL: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// The target of a request in origin form, with the path in normal form and the query untouched.
 fn origin_form(uri: &Uri, path: Option<&str>) -> Result<Uri, ProxyError> {
@@ -348,22 +345,11 @@ const CLOSE: HeaderValue = HeaderValue::from_static("close");
 /// The gateway's own answer. The client learns little; causes are in the log.
 fn refuse(frame: &mut Frame, error: ProxyError) -> Response<Body<Carrier>> {
     frame.flag = Some(error.flag());
-    let (status, code, flag) = (error.status(), error.code(), error.flag().as_str());
-    let id = frame.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
     // Who is gone reads no answer, and is in the log as gone.
-    if frame.is_call && error != ProxyError::ClientGone {
-        return refuse_call(frame, error);
-    }
-    let json = frame.accept.as_ref().is_some_and(wants_json);
-    let (kind, text) = if json {
-        let body = serde_json::json!({ "error": code, "flag": flag, "request_id": id });
-        ("application/json", body.to_string())
-    } else {
-        ("text/plain; charset=utf-8", format!("{} {code}\n", status.as_u16()))
-    };
-    let mut response = own_answer(frame, status, HeaderValue::from_static(kind), text);
+    let as_call = frame.is_call && error != ProxyError::ClientGone;
+    let mut response = if as_call { refused_call(frame, error) } else { refused(frame, error) };
     let headers = response.headers_mut();
-    headers.insert(X_FLEETGATE_FLAG, HeaderValue::from_static(flag));
+    headers.insert(X_FLEETGATE_FLAG, HeaderValue::from_static(error.flag().as_str()));
     if let Some(seconds) = error.retry_after() {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
@@ -373,17 +359,25 @@ fn refuse(frame: &mut Frame, error: ProxyError) -> Response<Body<Carrier>> {
     response
 }
 
-/// The gateway's own answer to a call of gRPC: a head that is its own trailers.
-fn refuse_call(frame: &mut Frame, error: ProxyError) -> Response<Body<Carrier>> {
+fn refused(frame: &mut Frame, error: ProxyError) -> Response<Body<Carrier>> {
+    let (status, code) = (error.status(), error.code());
+    let id = frame.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
+    let (kind, text) = if frame.accept.as_ref().is_some_and(wants_json) {
+        let body = serde_json::json!({ "error": code, "flag": error.flag().as_str(), "request_id": id });
+        ("application/json", body.to_string())
+    } else {
+        ("text/plain; charset=utf-8", format!("{} {code}\n", status.as_u16()))
+    };
+    own_answer(frame, status, HeaderValue::from_static(kind), text)
+}
+
+/// Of a call of gRPC: a head that is its own trailers.
+fn refused_call(frame: &mut Frame, error: ProxyError) -> Response<Body<Carrier>> {
     let mut response = own_answer(frame, StatusCode::OK, grpc::CONTENT_TYPE, String::new());
     *response.body_mut() = Body::Empty;
     let headers = response.headers_mut();
     headers.insert(grpc::GRPC_STATUS, HeaderValue::from(u16::from(grpc::status(error))));
     headers.insert(grpc::GRPC_MESSAGE, HeaderValue::from_static(error.code()));
-    headers.insert(X_FLEETGATE_FLAG, HeaderValue::from_static(error.flag().as_str()));
-    if let Some(seconds) = error.retry_after() {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
     response
 }
 

@@ -11,6 +11,8 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_rustls::client::TlsStream;
 use tokio_util::io::poll_read_buf;
 
+use crate::spec::upstream::is_http2;
+
 /// A stream to an endpoint.
 #[derive(Debug)]
 pub(super) enum Stream {
@@ -41,7 +43,7 @@ impl Stream {
     pub(super) fn chose_http2(&self) -> bool {
         match self {
             Self::Plain(_) => false,
-            Self::Secure(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
+            Self::Secure(stream) => is_http2(stream.get_ref().1.alpn_protocol()),
         }
     }
 

@@ -147,7 +147,7 @@ impl Protocol {
 
     /// What is offered in a handshake (RFC 7301), the best first.
     pub fn alpn(self) -> Vec<Vec<u8>> {
-        let (http1, http2) = (b"http/1.1".to_vec(), b"h2".to_vec());
+        let (http1, http2) = (b"http/1.1".to_vec(), HTTP2.to_vec());
         match self {
             Self::Http1 => vec![http1],
             Self::Http2 => vec![http2],
@@ -155,6 +155,14 @@ impl Protocol {
         }
     }
 }
+
+/// Whether HTTP/2 is what was chosen of it.
+pub fn is_http2(chosen: Option<&[u8]>) -> bool {
+    chosen == Some(HTTP2)
+}
+
+/// RFC 7301, 6 and RFC 9113, 3.2.
+const HTTP2: &[u8] = b"h2";
 
 /// How one endpoint is picked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

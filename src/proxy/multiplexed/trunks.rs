@@ -6,11 +6,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::super::kept::UNNEEDED;
 use super::trunk::Trunk;
 use crate::snapshot::Upstream;
-
-/// Idle for so long, a trunk is one that exchanges can do without.
-const UNNEEDED: Duration = Duration::from_secs(1);
 
 /// The trunks to an endpoint, oldest first.
 #[derive(Debug)]

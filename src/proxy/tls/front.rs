@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::spec::client_certificate::{NoVerifier, verifier};
 use crate::spec::settings::{ClientCertificates, ListenerTls, TlsVersion};
+use crate::spec::upstream::Protocol;
 
 /// Between two looks at the files.
 const LOOK: Duration = Duration::from_secs(2);
@@ -99,16 +100,9 @@ fn config(tls: &ListenerTls, http2: bool) -> Result<ServerConfig, String> {
     };
     let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(Arc::new(Chosen(None)));
     config.ticketer = Ticketer::new().map_err(|error| error.to_string())?;
-    config.alpn_protocols = vec![HTTP1.to_vec()];
-    if http2 {
-        config.alpn_protocols.insert(0, HTTP2.to_vec());
-    }
+    config.alpn_protocols = if http2 { Protocol::Auto } else { Protocol::Http1 }.alpn();
     Ok(config)
 }
-
-/// RFC 7301, 6 and RFC 9113, 3.2.
-pub(super) const HTTP2: &[u8] = b"h2";
-const HTTP1: &[u8] = b"http/1.1";
 
 fn verifier_of(clients: &ClientCertificates) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, String> {
     let read = |path: &Path| std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()));

@@ -11,11 +11,12 @@ use tokio::sync::Semaphore;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::front::{HTTP2, TlsFront};
+use super::front::TlsFront;
 use super::identity::forwarded;
 use crate::proxy::wire::Wire;
 use crate::snapshot::Certificates;
 use crate::spec::name::Name;
+use crate::spec::upstream::is_http2;
 use crate::telemetry::stats::{Counter, HandshakeResult, WorkerStats};
 
 /// A fatal alert `unrecognized_name` (RFC 8446, 6 and RFC 6066, 3) as a record: nothing is encrypted yet, and rustls
@@ -106,7 +107,7 @@ pub(in crate::proxy) async fn shake(
                 Some(HandshakeKind::Resumed) => HandshakeResult::Resumed,
                 Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest) | None => HandshakeResult::Full,
             });
-            let http2 = session.alpn_protocol() == Some(HTTP2);
+            let http2 = is_http2(session.alpn_protocol());
             let shown = session.peer_certificates().and_then(|chain| chain.first());
             let certificate = front.verifies.then(|| shown.map(|certificate| forwarded(certificate)));
             Some(Shaken { stream, http2, certificate })
