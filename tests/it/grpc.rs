@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use crate::support::consul::{Consul, Service as ConsulService};
-use crate::support::gateway::{Gateway, Setup};
+use crate::support::gateway::{Gateway, Setup, serving};
 use crate::support::multiplexed::{Act, Service};
 use crate::support::pki::Authority;
 use crate::support::process::Process;
@@ -87,22 +87,8 @@ impl Peers {
 }
 
 fn config(endpoint: SocketAddr, upstream: &str, route: &str) -> String {
-    format!(
-        r#"
-        runtime.workers = 1
-        listeners.web.address = "127.0.0.1:0"
-        admin.address = "127.0.0.1:0"
-        discovery.state_dir = "off"
-        [routes.echo]
-        match = {{ path = "/fleetgate.test.Echo" }}
-        upstream = "app"
-        {route}
-        [upstreams.app]
-        endpoints = ["{endpoint}"]
-        protocol = "http2"
-        {upstream}
-        "#
-    )
+    let plain = format!("endpoints = [\"{endpoint}\"]\nprotocol = \"http2\"\n{upstream}");
+    serving(&format!("match = {{ path = \"/fleetgate.test.Echo\" }}\n{route}"), &plain)
 }
 
 /// Calls of each kind.
@@ -313,7 +299,7 @@ async fn one_side_of_a_call_may_be_silent() {
     let service = Service::start().await;
     let text = config(service.address(), "idle_timeout = \"3s\"", "");
     let gateway =
-        Gateway::start(&text.replace("[routes.echo]", "listeners.web.body_timeout = \"1s\"\n[routes.echo]")).await;
+        Gateway::start(&text.replace("[routes.all]", "listeners.web.body_timeout = \"1s\"\n[routes.all]")).await;
     let mut client = http2_over(TcpStream::connect(gateway.address()).await.unwrap()).await;
     let mut open = async |act: Act| {
         service.set(act);

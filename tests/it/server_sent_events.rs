@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use crate::support::client::Connection;
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, serving};
 use crate::support::tls::{empty, http2_over, request};
 use crate::support::wait;
 
@@ -17,22 +17,8 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// A gateway before one service, with these lines of its upstream and route.
 async fn before(service: &TcpListener, upstream: &str, route: &str) -> Gateway {
-    Gateway::start(&format!(
-        r#"
-        listeners.web.address = "127.0.0.1:0"
-        admin.address = "127.0.0.1:0"
-        discovery.state_dir = "off"
-        [routes.all]
-        match = {{ path = "/" }}
-        upstream = "app"
-        {route}
-        [upstreams.app]
-        endpoints = ["{}"]
-        {upstream}
-        "#,
-        service.local_addr().unwrap()
-    ))
-    .await
+    let plain = format!("endpoints = [\"{}\"]\n{upstream}", service.local_addr().unwrap());
+    Gateway::start(&serving(&format!("match = {{ path = \"/\" }}\n{route}"), &plain)).await
 }
 
 /// The service's side of a stream of events.

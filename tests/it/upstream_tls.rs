@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::client::{Answer, Request};
 use crate::support::consul::{Consul, Service};
-use crate::support::gateway::{Gateway, Setup};
+use crate::support::gateway::{Gateway, Setup, serving};
 use crate::support::load::Load;
 use crate::support::origin::{Behaviour, Origin};
 use crate::support::pki::{Authority, Issued};
@@ -22,23 +22,10 @@ fn setup(endpoint: &str, ca: &Authority, upstream: &str) -> Setup {
 }
 
 fn config(endpoint: &str, upstream: &str) -> String {
-    format!(
-        r#"
-        runtime.workers = 1
-        listeners.web.address = "127.0.0.1:0"
-        admin.address = "127.0.0.1:0"
-        discovery.state_dir = "off"
-        [routes.all]
-        match = {{ path = "/" }}
-        upstream = "app"
-        retry = {{ attempts = 0 }}
-        [upstreams.app]
-        endpoints = ["{endpoint}"]
-        keep_alive = "60s"
-        passive_health = {{ consecutive_failures = 0 }}
-        {upstream}
-        "#
-    )
+    let plain = format!(
+        "endpoints = [\"{endpoint}\"]\nkeep_alive = \"60s\"\npassive_health = {{ consecutive_failures = 0 }}\n{upstream}"
+    );
+    serving("match = { path = \"/\" }\nretry = { attempts = 0 }", &plain)
 }
 
 const NAMED: &str = "tls = { ca = \"ca.pem\", server_name = \"app.internal\" }";

@@ -18,6 +18,24 @@ use super::{http, place, wait};
 
 const START: Duration = Duration::from_secs(30);
 
+/// A configuration of one worker with a listener, the admin API, and a route `all` to the upstream `app`; with these keys
+/// of the route and of the upstream.
+pub fn serving(route: &str, upstream: &str) -> String {
+    format!(
+        r#"
+        runtime.workers = 1
+        listeners.web.address = "127.0.0.1:0"
+        admin.address = "127.0.0.1:0"
+        discovery.state_dir = "off"
+        [routes.all]
+        upstream = "app"
+        {route}
+        [upstreams.app]
+        {upstream}
+        "#
+    )
+}
+
 /// How to start a gateway.
 pub struct Setup {
     config_name: String,
