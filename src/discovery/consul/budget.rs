@@ -61,8 +61,11 @@ const SHARED: u16 = 200;
 /// Connections of HTTP/2 for blocked queries alone.
 const OWN_LANES: u16 = 2;
 /// A place is given to another source that was used so much later than its holder, or than the holder got it: sources that
-/// are used alike never take turns.
+/// are used alike, and more often than that, never take turns.
 const LATER: Duration = Duration::from_secs(15);
+/// How many places pass to others at most each time it is told what is used, which is every five seconds. Sources that are
+/// used more seldom than [`LATER`] do take turns, and over HTTP/1.1 each turn costs the agent a connection.
+const TURNS: usize = 4;
 
 impl Budget {
     /// A budget of at most so many, by default what the protocol allows.
@@ -105,6 +108,11 @@ impl Budget {
             claimed.used = uses.get(&claimed.source).copied().or(claimed.used);
         }
         self.deal(&mut places, now);
+        for _ in 0..TURNS {
+            if !places.pass_on(now) {
+                break;
+            }
+        }
     }
 
     /// An answer over TLS came by HTTP/1.1: each blocked query needs a connection of its own there.
@@ -118,16 +126,13 @@ impl Budget {
         if self.without_http2.load(Relaxed) { self.most.min(HTTP1) } else { self.most }
     }
 
-    /// Gives the places to those who should have them now.
+    /// Gives away the places that are free, and takes back those that are too many.
     fn deal(&self, places: &mut Places, now: Instant) {
         let most = self.most();
         while places.taken() > most && places.take_from_the_oldest() {}
-        while let Some((waiting, used)) = places.waiting() {
-            if places.taken() < most && places.give(waiting, now) {
-                continue;
-            }
-            let (Some(used), Some((_, held))) = (used, places.oldest()) else { return };
-            if used < held + LATER || !places.take_from_the_oldest() || !places.give(waiting, now) {
+        while places.taken() < most {
+            let Some((waiting, _)) = places.waiting() else { return };
+            if !places.give(waiting, now) {
                 return;
             }
         }
@@ -150,6 +155,12 @@ impl Places {
         let holding = self.claims.iter().rev().filter(|(_, claimed)| claimed.lane.borrow().is_some());
         let last = |claimed: &Claimed| claimed.used.map_or(claimed.since, |used| used.max(claimed.since));
         holding.map(|(key, claimed)| (*key, last(claimed))).min_by_key(|(_, last)| *last)
+    }
+
+    /// Gives a place of one that was not used for long to one that was; whether there were such.
+    fn pass_on(&mut self, now: Instant) -> bool {
+        let (Some((waiting, Some(used))), Some((_, held))) = (self.waiting(), self.oldest()) else { return false };
+        used >= held + LATER && self.take_from_the_oldest() && self.give(waiting, now)
     }
 
     fn give(&mut self, key: u64, now: Instant) -> bool {
@@ -284,5 +295,20 @@ mod tests {
         assert_eq!(placed(&mut all), [0, 1], "3 was not used for as long as it takes");
         drop(all.remove(0));
         assert_eq!(placed(&mut all), [0, 1], "1, and of those who wait 2: both were used at once, and it came first");
+    }
+
+    #[test]
+    fn places_pass_on_a_few_at_a_time() {
+        let budget = Budget::new(false, None);
+        let mut all = claims(&budget, 260);
+        let began = Instant::now();
+        for (look, passed) in [(20, 4), (25, 8), (30, 12)] {
+            let now = began + Duration::from_secs(look);
+            budget.used(&(100..260).map(|number| (source(number), now)).collect(), now);
+            let placed = placed(&mut all);
+            assert_eq!((placed.len(), placed.iter().filter(|number| **number >= 100).count()), (100, passed));
+        }
+        drop(all.remove(99));
+        assert_eq!(placed(&mut all).iter().filter(|number| **number >= 99).count(), 13, "its place alone");
     }
 }

@@ -95,8 +95,11 @@ async fn a_filtered_answer_adds_and_never_removes() {
     server.set(scene(11, &[&c]).header("X-Consul-Results-Filtered-By-ACLs", "true"));
     takes(&load, "c/v1").await;
     fails(&gateway, "consul", "left out").await;
-    let shown = provider(&gateway, "consul").await["held"].to_string();
-    assert!(shown.contains("consul:web"), "{shown}");
+    wait::until_ok(SOON, "the hold to be shown", || async {
+        let shown = provider(&gateway, "consul").await["held"].to_string();
+        if shown.contains("consul:web") { Ok(()) } else { Err(shown) }
+    })
+    .await;
     for who in ["a/v1", "b/v1"] {
         takes(&load, who).await;
     }

@@ -154,8 +154,8 @@ async fn services_that_are_used_are_watched() {
         let watches = view["watches"].as_array().unwrap().iter().filter(|watch| watch["polled"] == false);
         watches.map(|watch| watch["name"].as_str().unwrap().to_owned()).collect()
     };
+    wait::until(SOON, "one of them to be watched", || async { watched().await.len() == 1 }).await;
     let before = watched().await;
-    assert_eq!(before.len(), 1, "{before:?}");
     let other = ["web000", "web001", "web002"].into_iter().find(|name| before != [format!("consul:{name}")]).unwrap();
     let load = Load::start(gateway.address(), 1, move |_, _| Request::get(&format!("/{other}")));
     wait::until(2 * SOON, "the watch of who is used", || async { watched().await == [format!("consul:{other}")] })
@@ -249,6 +249,8 @@ async fn a_service_of_ten_thousand_instances_is_followed_at_a_steady_rate() {
         .await;
     };
     shows(INSTANCES).await;
+    // The case wants this within 3 s. A build for tests took up to 1.8 s, with the list that shows it, on two cores that had
+    // more to do; where they have still more it would say nothing of the gateway, so how long it takes is not asserted.
     put(&consul, &b).await;
     shows(INSTANCES + 1).await;
 

@@ -81,7 +81,6 @@ async fn a_socket_that_is_left_behind_and_made_anew_costs_nothing() {
     load.stop().await.assert_all_ok();
 }
 
-/// Copies certificates to where the gateway looks for them.
 /// Puts certificates where [`OUR_TLS`] looks for them.
 pub(super) fn put(tls: &ClientTls, used: &Path) {
     for (from, name) in [(&tls.ca, "ca.pem"), (&tls.certificate, "cert.pem"), (&tls.key, "key.pem")] {
