@@ -292,10 +292,10 @@ impl LocalUpstream {
             pools: RefCell::new(vec![None; upstream.settings.subsets.len() + 1]),
         };
         for (endpoint, own) in upstream.endpoints.iter().zip(&local.endpoints) {
-            if endpoint.is_admitted() {
-                own.drain.end();
-            } else {
+            if upstream.is_done_with(endpoint) {
                 local.leave(own, now, drains);
+            } else {
+                own.drain.end();
             }
         }
         local

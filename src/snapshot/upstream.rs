@@ -114,6 +114,13 @@ impl Upstream {
         if self.too_few(&usable, &all) { Usable { indexes: all, ejected: Vec::new(), panic: true } } else { usable }
     }
 
+    /// Whether an endpoint takes no more exchanges, whatever becomes of the others. Where all are used once too few are well,
+    /// one that its registry calls bad may be wanted at any time.
+    pub fn is_done_with(&self, endpoint: &Endpoint) -> bool {
+        let may_be_wanted = self.settings.panic_threshold > Percent::NONE && endpoint.may_serve();
+        !endpoint.is_admitted() && !may_be_wanted
+    }
+
     /// Whether so many of all are usable at none of the priorities that they are to be used alone.
     fn too_few(&self, usable: &Usable, all: &[u32]) -> bool {
         let mut levels: BTreeMap<u16, (u64, u64)> = BTreeMap::new();
