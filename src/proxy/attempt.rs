@@ -250,12 +250,12 @@ pub(super) async fn response<E>(
 ) -> Result<Result<Head, E>, Failure> {
     let mut alarm = Alarm::new(&frame.worker.alarms, sent);
     std::future::poll_fn(|cx| {
-        if let Poll::Ready(outcome) = poll(cx) {
-            return Poll::Ready(Ok(outcome));
-        }
-        // All who wait are woken when a drain ends.
+        // All who wait for long are woken when a drain ends, and nobody cuts what the others would get after that.
         if endpoint.drain.stage() == Stage::Cut {
             return Poll::Ready(Err(Failure::drained()));
+        }
+        if let Poll::Ready(outcome) = poll(cx) {
+            return Poll::Ready(Ok(outcome));
         }
         // The endpoint's time begins when it has the whole request: an upload may take long.
         if alarm.poll(destination.head_deadline(sent, frame.request_flow.as_deref()), cx) {

@@ -4,7 +4,7 @@ mod balancers;
 mod balancing;
 mod breaker;
 mod circles;
-mod draining;
+pub(crate) mod draining;
 mod endpoints;
 mod failures;
 mod forwarding;

@@ -1,5 +1,6 @@
 //! What becomes of exchanges at an endpoint that takes no more.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,8 +30,9 @@ async fn leave_only(gateway: &Gateway, rest: &[&Origin], lines: &str) {
     .await;
 }
 
-fn drain(gateway: &Gateway, origin: &Origin, command: &str) {
-    let (fine, said) = run(gateway, &[command, "app", &origin.address().to_string()]);
+/// Tells the gateway to `drain` or `undrain` an endpoint.
+pub(crate) fn drain(gateway: &Gateway, endpoint: SocketAddr, command: &str) {
+    let (fine, said) = run(gateway, &[command, "app", &endpoint.to_string()]);
     assert!(fine, "{said}");
 }
 
@@ -81,9 +83,9 @@ async fn websockets_of_a_drained_endpoint_are_closed_unless_it_is_undrained() {
     two.set(Behaviour::WebSocket);
     let gateway = before_all([&one], "drain_timeout = \"4s\"").await;
     let mut stays = open(gateway.address()).await;
-    drain(&gateway, &one, "drain");
+    drain(&gateway, one.address(), "drain");
     assert_eq!(gateway.get("/").await.status, 503);
-    drain(&gateway, &one, "undrain");
+    drain(&gateway, one.address(), "undrain");
     // As long as the drain would have lasted.
     let over = tokio::time::Instant::now() + Duration::from_secs(6);
     while tokio::time::Instant::now() < over {
@@ -91,13 +93,35 @@ async fn websockets_of_a_drained_endpoint_are_closed_unless_it_is_undrained() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let mut deaf = open(gateway.address()).await;
-    drain(&gateway, &one, "drain");
+    drain(&gateway, one.address(), "drain");
     closed_in_order(&mut stays).await;
     assert_eq!(deaf.read_to_end().await, GOING_AWAY);
     let cut = gateway.until_logged("who did not answer", |line| line["flag"] == "LR").await;
     assert_eq!(cut["status"], 101);
     let counted = gateway.metric("fleetgate_requests_total", &[("upstream", "app"), ("flag", "LR")]).await;
     assert_eq!(counted, Some(1.0));
+}
+
+#[tokio::test]
+async fn a_websocket_whose_client_reads_nothing_is_cut_at_the_end() {
+    let one = Origin::start("one").await;
+    one.set(Behaviour::WebSocket);
+    let gateway = before_all([&one], "drain_timeout = \"2s\"").await;
+    let mut deaf = open(gateway.address()).await;
+    // All comes back, until nothing goes any more.
+    let stall = Duration::from_secs(1);
+    while let Ok(sent) = tokio::time::timeout(stall, deaf.send(&[b'x'; 64 * 1024])).await {
+        sent.expect("to send");
+    }
+    drain(&gateway, one.address(), "drain");
+    let line = gateway.until_logged("its end", |line| line["status"] == 101).await;
+    assert_eq!(line["flag"], "LR");
+    wait::until(SOON, "no connections", || async {
+        gateway.metric("fleetgate_downstream_connections", &[("listener", "web")]).await == Some(0.0)
+            && gateway.metric("fleetgate_upstream_connections", &[("state", "active")]).await == Some(0.0)
+            && one.open_connections() == 0
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -111,7 +135,7 @@ async fn other_upgrades_go_on_until_the_end_of_the_drain() {
     let request = Request::get("/").header("connection", "upgrade").header("upgrade", "tunnel/1");
     client.send(&request.bytes(address)).await.expect("to send");
     assert!(client.head().await.expect("a head").first_line.contains(" 101 "));
-    drain(&gateway, &one, "drain");
+    drain(&gateway, one.address(), "drain");
     assert_eq!(client.read_to_end().await, b"hello");
     assert_eq!(logged(&gateway, "/").await["flag"], "LR");
 }
@@ -175,7 +199,7 @@ async fn requests_without_an_answer_at_the_end_of_a_drain_go_elsewhere_or_fail()
             }
         }
     }
-    drain(&gateway, &one, "drain");
+    drain(&gateway, one.address(), "drain");
     let [get, post] = <[_; 2]>::try_from(sent).expect("two");
     assert_eq!(get.await.unwrap().served_by(), "two/v1");
     let post = post.await.unwrap();
@@ -183,6 +207,31 @@ async fn requests_without_an_answer_at_the_end_of_a_drain_go_elsewhere_or_fail()
         (post.status, post.header("x-fleetgate-flag"), post.header("retry-after")),
         (503, Some("LR"), Some("1"))
     );
+}
+
+/// Whoever waits for less than a second has a timer of its own, and looks up at the end of it or with an answer.
+#[tokio::test]
+async fn an_answer_that_begins_after_the_end_of_a_drain_is_none() {
+    let one = Origin::start("one").await;
+    let stream = Behaviour::Stream {
+        chunks: vec![Bytes::from_static(b"some of it"); 1_000],
+        pause: SOON / 200,
+        trailers: vec![],
+    };
+    one.on("/held", Behaviour::Hold(Box::new(stream.clone())));
+    one.on("/long", stream);
+    let gateway = before_all([&one], "drain_timeout = \"100ms\"\nresponse_timeout = \"999ms\"").await;
+    let mut long = Connection::open(gateway.address()).await.expect("to connect");
+    long.send(&Request::get("/long").bytes(gateway.address())).await.expect("to send");
+    long.head().await.expect("a head");
+    let held = tokio::spawn(Request::post("/held", "x").send(gateway.address()));
+    wait::until(SOON, "the request", || async { one.requests() == 2 }).await;
+    drain(&gateway, one.address(), "drain");
+    long.read_to_end().await;
+    one.release();
+    let answer = held.await.unwrap();
+    // The other one is what a slow machine makes of it.
+    assert!(matches!((answer.status, answer.header("x-fleetgate-flag")), (503, Some("LR")) | (504, Some("UT"))));
 }
 
 #[tokio::test]
@@ -193,9 +242,9 @@ async fn idle_connections_to_an_endpoint_that_leaves_are_closed() {
         assert_eq!(gateway.get("/").await.status, 200);
     }
     assert!(one.open_connections() > 0);
-    drain(&gateway, &one, "drain");
+    drain(&gateway, one.address(), "drain");
     wait::until(SOON, "their end", || async { one.open_connections() == 0 }).await;
-    drain(&gateway, &one, "undrain");
+    drain(&gateway, one.address(), "undrain");
     let served = || async { gateway.get("/").await.served_by() == "one/v1" };
     wait::until(SOON, "traffic at it", served).await;
     assert!(one.open_connections() > 0, "they are kept again");
