@@ -307,6 +307,9 @@ impl LocalUpstream {
             drains.push(Rc::clone(&endpoint.drain));
         }
         endpoint.kept.clear();
+        if let Some(trunks) = &endpoint.trunks {
+            trunks.clear();
+        }
     }
 
     /// The drains of endpoints that are gone: of those that the upstream has no more, and of earlier ones.
@@ -377,8 +380,11 @@ impl LocalUpstream {
         for endpoint in &self.endpoints {
             let settings = &self.upstream.settings;
             endpoint.kept.expire(settings.max_idle_per_endpoint, settings.keep_alive);
-            if let Some(trunks) = &endpoint.trunks {
-                trunks.expire(&self.upstream);
+            match &endpoint.trunks {
+                // Of exchanges that found nobody else.
+                Some(trunks) if endpoint.drain.leaves() => trunks.clear(),
+                Some(trunks) => trunks.expire(&self.upstream),
+                None => {}
             }
         }
     }

@@ -2,6 +2,8 @@
 
 mod endings;
 
+mod draining;
+
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -71,9 +71,14 @@ impl Trunks {
         }
     }
 
-    /// Lets go of all: each ends with its last strand.
+    /// Lets go of all, and of those that are made from now on.
     pub(in super::super) fn close(&self) {
         self.closed.set(true);
+        self.clear();
+    }
+
+    /// Lets go of all: each ends with its last strand.
+    pub(in super::super) fn clear(&self) {
         self.open.borrow_mut().clear();
     }
 
