@@ -3,6 +3,7 @@
 mod endings;
 
 mod draining;
+mod slow;
 
 use std::time::Duration;
 

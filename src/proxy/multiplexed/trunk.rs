@@ -37,6 +37,9 @@ const SMALL_PIECES: usize = 64 * 1024 * 1024;
 /// How long an endpoint in doubt has to say that it is there.
 const PONG: Duration = Duration::from_secs(5);
 
+/// How long an endpoint has to take what is said last. One that takes nothing would keep the connection for ever.
+const FAREWELL: Duration = Duration::from_secs(5);
+
 /// Questions are at least so far apart: a server of gRPC leaves a client that asks all the time.
 const PINGS_APART: Duration = Duration::from_secs(10);
 
@@ -49,6 +52,8 @@ pub(in super::super) struct Trunk {
     /// Whether it ever carried an exchange.
     used: Cell<bool>,
     doubt: Rc<Doubt>,
+    /// Told when it goes.
+    left: Rc<Notify>,
     state: Arc<EndpointState>,
     gauges: Rc<ConnectionGauges>,
     secure: bool,
@@ -114,8 +119,9 @@ impl Trunk {
             Poll::Pending => Poll::Pending,
         })
         .await?;
-        let doubt = Rc::<Doubt>::default();
-        tokio::task::spawn_local(drive(connection, Rc::clone(&doubt), Arc::clone(endpoint.state.label())));
+        let (doubt, left) = (Rc::<Doubt>::default(), Rc::<Notify>::default());
+        let label = Arc::clone(endpoint.state.label());
+        tokio::task::spawn_local(drive(connection, Rc::clone(&doubt), Rc::clone(&left), label));
         let (state, gauges) = (Arc::clone(&endpoint.state), Rc::clone(&upstream.connections));
         state.keep_idle();
         gauges.idle.add(1);
@@ -125,6 +131,7 @@ impl Trunk {
             idle_since: Cell::new(Instant::now()),
             used: Cell::new(false),
             doubt,
+            left,
             state,
             gauges,
             secure,
@@ -213,6 +220,7 @@ impl Drop for Trunk {
         // Each strand has it: there is none.
         self.state.drop_idle();
         self.gauges.idle.add(-1);
+        self.left.notify_one();
     }
 }
 
@@ -232,11 +240,17 @@ fn builder() -> h2::client::Builder {
 }
 
 /// Reads and writes for all strands until the connection ends: by its endpoint, by doubt, or because nobody has it.
-async fn drive(mut connection: Connection<Stream, Bytes>, doubt: Rc<Doubt>, endpoint: Arc<str>) {
+async fn drive(mut connection: Connection<Stream, Bytes>, doubt: Rc<Doubt>, left: Rc<Notify>, endpoint: Arc<str>) {
     let mut pings = connection.ping_pong();
     loop {
         tokio::select! {
             ended = &mut connection => return told(&endpoint, ended),
+            () = left.notified() => {
+                if let Ok(ended) = tokio::time::timeout(FAREWELL, &mut connection).await {
+                    told(&endpoint, ended);
+                }
+                return;
+            }
             () = doubt.raised.notified() => {}
         }
         tokio::select! {

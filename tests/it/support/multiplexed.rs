@@ -297,7 +297,7 @@ async fn answer(
                 send(&mut body, piece, false).await;
             }
             let trailers = trailers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
-            body.send_trailers(trailers.collect()).unwrap();
+            body.send_trailers(trailers.collect())?;
         }
         Act::Mirror => return mirror(request.into_body(), respond).await,
         Act::Swallow => {
