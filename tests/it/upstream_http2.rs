@@ -2,6 +2,7 @@
 
 mod endings;
 
+mod circles;
 mod draining;
 mod slow;
 
