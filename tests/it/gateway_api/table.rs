@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 /// A test of the suite: a configuration, and requests through it. The configuration stands before listeners `web` and
-/// `secure` (TLS), and upstreams `v1`, `v2` and `v3` of a service each, at `$v1` and so on.
+/// `secure` (TLS), and upstreams `v1`, `v2` and `v3` of a service each, at `$v1` and so on, and `h2` of one that speaks
+/// HTTP/2 alone.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Test {
@@ -89,8 +90,6 @@ pub(super) enum Other {
     Silent,
     /// Answers after a second and a half.
     Slow,
-    /// Answers as one that speaks HTTP/2 alone does to HTTP/1.1.
-    Http2,
 }
 
 #[derive(Debug, Deserialize)]
