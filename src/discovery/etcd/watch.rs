@@ -259,15 +259,15 @@ impl RangeWatch {
         let mut events = Vec::new();
         let mut message = Some(first);
         let mut failure = None;
-        for _ in 0..DRAIN {
-            match message {
-                None => break,
-                Some(Err(error)) => failure = Some(Failure::from(error)),
-                Some(Ok(None)) => failure = Some(Failure::Lost("the watch ended".to_owned())),
-                Some(Ok(Some(message))) if message.canceled() => {
+        let mut taken = 0;
+        while let Some(came) = message {
+            match came {
+                Err(error) => failure = Some(Failure::from(error)),
+                Ok(None) => failure = Some(Failure::Lost("the watch ended".to_owned())),
+                Ok(Some(message)) if message.canceled() => {
                     failure = Some(Failure::of_cancelled(message.compact_revision(), message.cancel_reason()));
                 }
-                Some(Ok(Some(message))) => {
+                Ok(Some(message)) => {
                     let more = events_of(&message);
                     let cost = &self.publisher.status().cost;
                     cost.answered(more.iter().map(Event::size).sum());
@@ -275,10 +275,10 @@ impl RangeWatch {
                     events.extend(more.into_iter().filter(|event| self.range.has(&event.key)));
                 }
             }
-            if failure.is_some() {
-                break;
-            }
-            message = stream.message().now_or_never();
+            taken += 1;
+            // What is fetched here must be taken: nobody gets it again.
+            let goes_on = failure.is_none() && taken < DRAIN;
+            message = if goes_on { stream.message().now_or_never() } else { None };
         }
         if !events.is_empty() {
             let outcome = self.known.lock().apply(events);

@@ -95,6 +95,29 @@ async fn history_that_is_cut_in_the_middle_costs_no_request() {
     scene.end().await;
 }
 
+/// What a slow network delivers all at once are hundreds of messages, a change each. Values that change tell which of
+/// them were taken: of keys that come or go the next count would tell.
+#[tokio::test]
+async fn changes_that_arrive_all_at_once_are_all_seen() {
+    const COUNT: u32 = 300;
+    let Some(etcd) = Etcd::start().await else { return };
+    let proxy = Proxy::start(etcd.client_address()).await;
+    let scene = Scene::start(&etcd, &[proxy.url()], "").await;
+    crowd(&etcd, COUNT, "before").await;
+    counts(&scene, 2 + COUNT as usize).await;
+    proxy.set(Mode::Hold);
+    crowd(&etcd, COUNT, "after").await;
+    proxy.set(Mode::Pass);
+    wait::until_ok(SOON, "the last values of all", || async {
+        let upstream = scene.gateway.api("upstreams/svc").await;
+        let all = upstream["endpoints"].as_array().cloned().unwrap_or_default();
+        let stale: Vec<_> = all.iter().filter(|it| it["labels"]["p"] == "before").map(|it| &it["address"]).collect();
+        if stale.is_empty() { Ok(()) } else { Err(format!("{stale:?} are as before")) }
+    })
+    .await;
+    scene.end().await;
+}
+
 /// Fault case 42: more history than a message may have.
 #[tokio::test]
 async fn history_that_is_too_heavy_for_a_message_costs_no_request() {
