@@ -240,7 +240,7 @@ pub(super) struct RawConsul {
     /// Oldest answer of a follower that is believed; default 5s.
     pub max_stale: Option<RawDuration>,
     /// Most services watched by a blocking query, 1 to 10000; the others are read every 10 s. Default 100 over http and
-    /// unix sockets, 680 over https.
+    /// unix sockets, 1160 over https.
     #[schemars(range(min = 1, max = 10_000))]
     pub max_watches: Option<i64>,
     /// For `https`.

@@ -250,7 +250,7 @@ pub struct ConsulProvider {
     /// Oldest answer of a follower that is believed; default 5 s.
     pub max_stale: Duration,
     /// Most services watched by a blocking query, the others are read every 10 s; `None`: 100 over plain HTTP, where
-    /// each needs a connection of the 200 an agent allows a client, 680 over three connections of HTTP/2.
+    /// each needs a connection of the 200 an agent allows a client, 1,160 over five connections of HTTP/2.
     pub max_watches: Option<u16>,
     /// For `https`.
     pub tls: ClientTls,

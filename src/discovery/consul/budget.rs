@@ -59,7 +59,9 @@ const LANE: u16 = 240;
 /// On the connection of short reads.
 const SHARED: u16 = 200;
 /// Connections of HTTP/2 for blocked queries alone.
-const OWN_LANES: u16 = 2;
+const OWN_LANES: u16 = 4;
+/// So many of them are filled before that of short reads is: what fits there needs no further one.
+const FIRST_LANES: usize = 2;
 /// A place is given to another source that was used so much later than its holder, or than the holder got it: sources that
 /// are used alike, and more often than that, never take turns.
 const LATER: Duration = Duration::from_secs(15);
@@ -170,7 +172,9 @@ impl Places {
             (_, true) => SHARED,
             (_, false) => LANE,
         };
-        let lane = (0..self.lanes.len()).find(|lane| self.lanes[*lane] < room(*lane));
+        let first = FIRST_LANES.min(last);
+        let in_order = (0..first).chain([last]).chain(first..last);
+        let lane = in_order.into_iter().find(|lane| self.lanes[*lane] < room(*lane));
         let (Some(lane), Some(claimed)) = (lane, self.claims.get_mut(&key)) else { return false };
         self.lanes[lane] += 1;
         claimed.since = now;
@@ -255,10 +259,12 @@ mod tests {
     }
 
     #[test]
-    fn http2_fills_two_connections_and_then_that_of_short_reads() {
+    fn http2_fills_two_connections_then_that_of_short_reads_and_then_others() {
         let budget = Budget::new(true, None);
-        let mut all = claims(&budget, 700);
-        assert_eq!((lanes(&mut all), budget.own_lanes()), (vec![240, 240, 200], 2));
+        let mut all = claims(&budget, 500);
+        assert_eq!((lanes(&mut all), budget.own_lanes()), (vec![240, 240, 0, 0, 20], 4));
+        all.extend(claims(&budget, 700));
+        assert_eq!(lanes(&mut all), [240, 240, 240, 240, 200]);
         budget.has_no_http2();
         assert_eq!(lanes(&mut all).iter().sum::<usize>(), 100);
     }
