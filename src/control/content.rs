@@ -39,9 +39,7 @@ impl Content {
 
     pub(super) fn size(&self) -> usize {
         match self {
-            Self::Documents(documents) => {
-                documents.routes.len() + documents.upstreams.len() + documents.certificates.len()
-            }
+            Self::Documents(documents) => documents.count(),
             Self::Endpoints(endpoints) => endpoints.len(),
         }
     }
@@ -58,14 +56,7 @@ impl Content {
     /// What `other` lacks of it.
     pub(super) fn without(&self, other: &Self) -> Self {
         match (self, other) {
-            (Self::Documents(one), Self::Documents(other)) => {
-                let mut left = Documents::clone(one);
-                left.rejected.clear();
-                left.routes.retain(|name, _| !other.routes.contains_key(name));
-                left.upstreams.retain(|name, _| !other.upstreams.contains_key(name));
-                left.certificates.retain(|name, _| !other.certificates.contains_key(name));
-                Self::Documents(Arc::new(left))
-            }
+            (Self::Documents(one), Self::Documents(other)) => Self::Documents(Arc::new(one.without(other))),
             (Self::Endpoints(one), Self::Endpoints(other)) => {
                 let known: BTreeSet<&Address> = other.iter().map(|endpoint| &endpoint.address).collect();
                 Self::Endpoints(one.iter().filter(|endpoint| !known.contains(&endpoint.address)).cloned().collect())
@@ -78,11 +69,7 @@ impl Content {
     pub(super) fn with(&self, other: &Self) -> Self {
         match (self, other.without(self)) {
             (Self::Documents(one), Self::Documents(more)) => {
-                let mut all = Documents::clone(one);
-                all.routes.extend(more.routes.clone());
-                all.upstreams.extend(more.upstreams.clone());
-                all.certificates.extend(more.certificates.clone());
-                Self::Documents(Arc::new(all))
+                Self::Documents(Arc::new(Documents::clone(one).with(Documents::clone(&more))))
             }
             (Self::Endpoints(one), Self::Endpoints(more)) => {
                 let mut all: Vec<EndpointSpec> = one.iter().chain(more.iter()).cloned().collect();
@@ -121,12 +108,7 @@ impl Content {
 
     pub(super) fn items(&self) -> BTreeSet<(Kind, Name)> {
         match self {
-            Self::Documents(documents) => {
-                let routes = documents.routes.keys().map(|name| (Kind::Route, name.clone()));
-                let upstreams = documents.upstreams.keys().map(|name| (Kind::Upstream, name.clone()));
-                let certificates = documents.certificates.keys().map(|name| (Kind::Certificate, name.clone()));
-                routes.chain(upstreams).chain(certificates).collect()
-            }
+            Self::Documents(documents) => documents.entries().map(|entry| (entry.kind, entry.name.clone())).collect(),
             Self::Endpoints(_) => BTreeSet::new(),
         }
     }

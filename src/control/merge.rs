@@ -152,11 +152,7 @@ fn held(provider: ProviderId, state: &ProviderState, wanted: &BTreeSet<Source>) 
         held.push(Problem::new(provider.to_string(), "", text));
     }
     for (kind, name) in &state.kept.documents {
-        let place = match kind {
-            Kind::Route => documents.routes.get(name).map(|item| &item.place),
-            Kind::Upstream => documents.upstreams.get(name).map(|item| &item.place),
-            Kind::Certificate => documents.certificates.get(name).map(|item| &item.place),
-        };
+        let place = documents.place(*kind, name.as_str());
         let text = format!("{}.{name} is held: the registry lost it, and is not believed ({why}){end}", kind.as_str());
         held.push(Problem::new(place.map_or("", |place| place), "", text));
     }
@@ -246,9 +242,7 @@ impl Merged {
         suspicious.clear();
         for (provider, state) in in_order(states, rules) {
             let Some(documents) = &state.documents else { continue };
-            let of_items = documents.routes.values().flat_map(|item| &item.problems);
-            let of_items = of_items.chain(documents.upstreams.values().flat_map(|item| &item.problems));
-            let of_items = of_items.chain(documents.certificates.values().flat_map(|item| &item.problems));
+            let of_items = documents.entries().flat_map(|entry| entry.problems);
             let problems = of_items.chain(&documents.rejected).cloned();
             rejected.extend(problems.map(|problem| (provider, problem)));
         }

@@ -330,13 +330,10 @@ fn good_texts(
     if state.documents_held || !state.kept.documents.is_empty() || state.kept.saved_documents.is_some() {
         return None;
     }
-    let routes = documents.routes.values().map(|item| (&item.place, item.problems.is_empty()));
-    let upstreams = documents.upstreams.values().map(|item| (&item.place, item.problems.is_empty()));
-    let certificates = documents.certificates.values().map(|item| (&item.place, item.problems.is_empty()));
     let prefix = format!("{id}:");
-    let texts = routes.chain(upstreams).chain(certificates).filter_map(|(place, good)| {
-        let key = place.strip_prefix(&prefix)?;
-        let text = match good {
+    let texts = documents.entries().filter_map(|entry| {
+        let key = entry.place.strip_prefix(&prefix)?;
+        let text = match entry.problems.is_empty() {
             true => std::str::from_utf8(state.texts.get(key)?).ok()?.to_owned(),
             false => before?.get(key)?.clone(),
         };

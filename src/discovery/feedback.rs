@@ -16,8 +16,7 @@ use tokio::time::sleep;
 
 use super::state::ProviderState;
 use super::supervise::{WatchError, around};
-use crate::spec::document::{Documents, Item};
-use crate::spec::name::Name;
+use crate::spec::document::Documents;
 use crate::spec::problem::Problem;
 
 /// Where feedback stands: keys below a prefix of a registry.
@@ -154,14 +153,10 @@ impl<B: Board> Feedback<B> {
 }
 
 fn add_documents(by_key: &mut BTreeMap<String, Vec<Problem>>, documents: &Documents) {
-    fn add<T>(by_key: &mut BTreeMap<String, Vec<Problem>>, kind: &str, items: &BTreeMap<Name, Item<T>>) {
-        for (name, item) in items {
-            by_key.entry(format!("{kind}/{name}")).or_default().extend(item.problems.iter().cloned());
-        }
+    for entry in documents.entries() {
+        let key = format!("{}/{}", entry.kind.as_str(), entry.name);
+        by_key.entry(key).or_default().extend(entry.problems.iter().cloned());
     }
-    add(by_key, "routes", &documents.routes);
-    add(by_key, "upstreams", &documents.upstreams);
-    add(by_key, "certificates", &documents.certificates);
     by_key.entry("other".to_owned()).or_default().extend(documents.rejected.iter().cloned());
 }
 

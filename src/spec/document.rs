@@ -57,3 +57,72 @@ pub struct Documents {
     /// Problems that belong to no item: an unknown kind, a bad name, a second key for one name.
     pub rejected: Vec<Problem>,
 }
+
+/// What there is to say of an item of any kind.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'d> {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: &'d Name,
+    /// Where it lies.
+    pub place: &'d Arc<str>,
+    /// What is wrong with its present text.
+    pub problems: &'d [Problem],
+    /// Whether it has a valid form, of now or before.
+    pub serves: bool,
+}
+
+impl Documents {
+    /// All items.
+    pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        fn of<T>(kind: Kind, items: &BTreeMap<Name, Item<T>>) -> impl Iterator<Item = Entry<'_>> {
+            items.iter().map(move |(name, item)| Entry {
+                kind,
+                name,
+                place: &item.place,
+                problems: &item.problems,
+                serves: item.good.is_some(),
+            })
+        }
+        of(Kind::Route, &self.routes)
+            .chain(of(Kind::Upstream, &self.upstreams))
+            .chain(of(Kind::Certificate, &self.certificates))
+    }
+
+    /// How many items there are.
+    pub fn count(&self) -> usize {
+        self.routes.len() + self.upstreams.len() + self.certificates.len()
+    }
+
+    /// Where an item lies.
+    pub fn place(&self, kind: Kind, name: &str) -> Option<&Arc<str>> {
+        match kind {
+            Kind::Route => self.routes.get(name).map(|item| &item.place),
+            Kind::Upstream => self.upstreams.get(name).map(|item| &item.place),
+            Kind::Certificate => self.certificates.get(name).map(|item| &item.place),
+        }
+    }
+
+    /// The items that `other` lacks.
+    pub fn without(&self, other: &Self) -> Self {
+        fn left<T: Clone>(one: &BTreeMap<Name, Item<T>>, other: &BTreeMap<Name, Item<T>>) -> BTreeMap<Name, Item<T>> {
+            let left = one.iter().filter(|(name, _)| !other.contains_key(*name));
+            left.map(|(name, item)| (name.clone(), item.clone())).collect()
+        }
+        Self {
+            routes: left(&self.routes, &other.routes),
+            upstreams: left(&self.upstreams, &other.upstreams),
+            certificates: left(&self.certificates, &other.certificates),
+            rejected: Vec::new(),
+        }
+    }
+
+    /// These and those of `more`, which wins where both have an item.
+    pub fn with(mut self, more: Self) -> Self {
+        self.routes.extend(more.routes);
+        self.upstreams.extend(more.upstreams);
+        self.certificates.extend(more.certificates);
+        self
+    }
+}

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::event::{Change, What};
 use crate::discovery::state::ProviderState;
-use crate::spec::document::{Item, Kind};
-use crate::spec::name::{Name, ProviderId};
+use crate::spec::document::{Documents, Kind};
+use crate::spec::name::ProviderId;
 use crate::spec::problem::Problem;
 
 /// Problems of one item that an event repeats.
@@ -67,9 +67,7 @@ fn complaints(states: &BTreeMap<ProviderId, Arc<ProviderState>>) -> BTreeMap<Pla
     let mut found = BTreeMap::new();
     for (provider, state) in states {
         if let Some(documents) = &state.documents {
-            add_items(*provider, Kind::Route, &documents.routes, &mut found);
-            add_items(*provider, Kind::Upstream, &documents.upstreams, &mut found);
-            add_items(*provider, Kind::Certificate, &documents.certificates, &mut found);
+            add_items(*provider, documents, &mut found);
             add_places(*provider, &documents.rejected, &mut found);
         }
         for source in state.sources.values() {
@@ -79,16 +77,11 @@ fn complaints(states: &BTreeMap<ProviderId, Arc<ProviderState>>) -> BTreeMap<Pla
     found
 }
 
-fn add_items<T>(
-    provider: ProviderId,
-    kind: Kind,
-    items: &BTreeMap<Name, Item<T>>,
-    found: &mut BTreeMap<Place, Complaint>,
-) {
-    for (name, item) in items.iter().filter(|(_, item)| !item.problems.is_empty()) {
-        let texts = item.problems.iter().take(MOST_PROBLEMS).map(ToString::to_string).collect();
-        let complaint = Complaint { texts, serves: item.good.is_some() };
-        found.insert((provider, Some(kind), name.as_str().into()), complaint);
+fn add_items(provider: ProviderId, documents: &Documents, found: &mut BTreeMap<Place, Complaint>) {
+    for entry in documents.entries().filter(|entry| !entry.problems.is_empty()) {
+        let texts = entry.problems.iter().take(MOST_PROBLEMS).map(ToString::to_string).collect();
+        let complaint = Complaint { texts, serves: entry.serves };
+        found.insert((provider, Some(entry.kind), entry.name.as_str().into()), complaint);
     }
 }
 
@@ -101,12 +94,7 @@ fn add_places(provider: ProviderId, problems: &[Problem], found: &mut BTreeMap<P
 
 fn exists((provider, kind, name): &Place, states: &BTreeMap<ProviderId, Arc<ProviderState>>) -> bool {
     let documents = states.get(provider).and_then(|state| state.documents.as_ref());
-    documents.is_some_and(|documents| match kind {
-        Some(Kind::Route) => documents.routes.contains_key(&**name),
-        Some(Kind::Upstream) => documents.upstreams.contains_key(&**name),
-        Some(Kind::Certificate) => documents.certificates.contains_key(&**name),
-        None => false,
-    })
+    documents.is_some_and(|documents| kind.is_some_and(|kind| documents.place(kind, name).is_some()))
 }
 
 /// Watches that fail, with what went wrong, as it was told last.
