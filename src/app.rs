@@ -167,7 +167,7 @@ impl App {
         }
 
         let (snapshot, snapshots) = watch::channel(Arc::new(Snapshot::empty()));
-        let rules = Rules::of(&settings.discovery);
+        let rules = Rules::of(&settings);
         let (commands, orders) = Commands::channel();
         let (shown, showing) = watch::channel(None);
         let history = History::resuming(former, index_of(&statuses), shutdown.clone());

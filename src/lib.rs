@@ -38,6 +38,7 @@
 //! | [`control`] | what of a registry is not believed (guard), who wins a name (merge), the next snapshot of that and the last one (build), when it goes out (pace); what was applied and why (history), what a request would meet (explain) |
 //! | [`snapshot`] | the immutable picture that is served, and its pure functions: matching, the draw of a target, who is usable |
 //! | [`health`] | active checks, which write what they find into an endpoint's state |
+//! | [`middleware`] | steps around exchanges, a file each, and the chain that a request passes |
 //! | [`exchange`] | what travels with a request: bodies, errors and their flags, the headers that matter, what is known of gRPC |
 //! | [`proxy`] | the data plane: listeners, workers, connections, the gate, balancing, forwarding, upgrades |
 //! | [`telemetry`] | counters of the workers, their Prometheus form, the access log, our own log |
@@ -104,6 +105,7 @@ pub mod control;
 pub mod discovery;
 pub mod exchange;
 pub mod health;
+pub mod middleware;
 pub mod proxy;
 pub mod snapshot;
 pub mod spec;

@@ -152,7 +152,11 @@ fn line(event: &Value) -> String {
 fn subject(event: &Value) -> String {
     let field = |key: &str| event.get(key).map(|value| text(Some(value)));
     let name = field("upstream").or_else(|| field("route"));
-    let name = name.or_else(|| field("certificate")).or_else(|| field("source")).or_else(|| field("provider"));
+    let name = name
+        .or_else(|| field("middleware"))
+        .or_else(|| field("certificate"))
+        .or_else(|| field("source"))
+        .or_else(|| field("provider"));
     [name, field("endpoint")].into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 

@@ -52,6 +52,9 @@ fn render(answer: &Value) -> String {
     if !routes.is_empty() {
         parts.push(candidates(routes, answer));
     }
+    if !list(answer, "middlewares").is_empty() {
+        parts.push(middlewares(answer));
+    }
     if let Some(route) = answer.get("route").filter(|route| route.is_object()) {
         parts.push(taken(route));
     }
@@ -99,6 +102,21 @@ fn candidates(routes: &[Value], answer: &Value) -> String {
         out += &format!("\nnot considered, being for other hosts or paths: {others}");
     }
     out
+}
+
+fn middlewares(answer: &Value) -> String {
+    let mut table = Table::new(&["MIDDLEWARE", "TYPE", "OF", "RUNS", "WHY"]);
+    for middleware in list(answer, "middlewares") {
+        let runs = if middleware.get("runs").and_then(Value::as_bool) == Some(true) { "yes" } else { "no" };
+        table.row([
+            text(middleware.get("name")),
+            text(middleware.get("type")),
+            text(middleware.get("of")),
+            runs.to_owned(),
+            text(middleware.get("reason")),
+        ]);
+    }
+    table.render()
 }
 
 fn taken(route: &Value) -> String {

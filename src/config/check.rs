@@ -64,6 +64,7 @@ pub fn check(path: Option<&Path>, environment: impl IntoIterator<Item = (String,
             }
         }
         known.miss_certificates(&settings, main.as_ref(), &mut errors);
+        known.refer_from_listeners(&settings, main.as_ref());
         for reference in std::mem::take(&mut known.references) {
             known.follow(reference, &mut errors, &mut warnings);
         }
@@ -99,6 +100,7 @@ struct Known {
     precedence: Vec<ProviderId>,
     listeners: BTreeSet<String>,
     routes: BTreeMap<Name, String>,
+    middlewares: BTreeMap<Name, String>,
     certificates: BTreeMap<Name, String>,
     /// Upstreams by name, with where they are and their subsets' names, right or wrong.
     upstreams: BTreeMap<Name, (String, BTreeSet<String>)>,
@@ -112,6 +114,7 @@ impl Known {
             precedence: settings.discovery.precedence.clone(),
             listeners: settings.listeners.keys().map(Name::to_string).collect(),
             routes: BTreeMap::new(),
+            middlewares: BTreeMap::new(),
             certificates: BTreeMap::new(),
             upstreams: BTreeMap::new(),
             references: Vec::new(),
@@ -125,7 +128,8 @@ impl Known {
             _ => std::fs::read(path).map_err(|error| error.to_string()),
         };
         let attached = Attached::new(Path::new(origin), &read);
-        let Sections { routes, upstreams, certificates, rejected } = decode_sections(root, origin, main, attached);
+        let Sections { routes, upstreams, middlewares, certificates, rejected } =
+            decode_sections(root, origin, main, attached);
         // Those of the main file's top level are told by reading its static sections.
         errors.extend(rejected.into_iter().filter(|problem| !errors.contains(problem)).collect::<Vec<_>>());
         for item in routes {
@@ -146,6 +150,15 @@ impl Known {
                 let node = root.get(Kind::Upstream.as_str()).and_then(|node| node.get(name.as_str()));
                 let subsets = node.and_then(|node| node.get("subsets")).map(names).unwrap_or_default();
                 self.upstreams.insert(name, (place, subsets));
+            }
+        }
+        for item in middlewares {
+            let SectionItem { name, place, decoded } = item;
+            take(decoded.item, decoded.references, errors, &mut self.references);
+            if let Some(other) = self.middlewares.get(&name) {
+                errors.push(twice(Kind::Middleware, &name, &place, other));
+            } else {
+                self.middlewares.insert(name, place);
             }
         }
         for item in certificates {
@@ -188,6 +201,24 @@ impl Known {
         }
     }
 
+    /// The middlewares that listeners name.
+    fn refer_from_listeners(&mut self, settings: &Settings, main: Option<&(String, Node)>) {
+        for (name, listener) in &settings.listeners {
+            let list = main.and_then(|(origin, root)| {
+                let list = root.get("listeners")?.get(name.as_str())?.get("middlewares")?;
+                Some((origin, list.elements()))
+            });
+            for (index, middleware) in listener.middlewares.iter().enumerate() {
+                let place = list.and_then(|(origin, list)| Some(list.get(index)?.spot.in_origin(origin)));
+                self.references.push(Reference {
+                    to: Referent::Middleware(middleware.clone()),
+                    place: place.unwrap_or_default(),
+                    key: format!("listeners.{name}.middlewares[{index}]"),
+                });
+            }
+        }
+    }
+
     /// The providers among these that are on, files aside.
     fn registries(&self, among: &[ProviderId]) -> Vec<String> {
         let registries = among.iter().filter(|id| **id != ProviderId::File && self.on.contains(id));
@@ -196,53 +227,55 @@ impl Known {
 
     fn follow(&self, reference: Reference, errors: &mut Vec<Problem>, warnings: &mut Vec<Problem>) {
         let Reference { to, place, key } = reference;
-        let mut error = |text: String| errors.push(Problem::new(place.as_str(), key.as_str(), text));
+        let mut report = |told: Result<Option<String>, String>| match told {
+            Ok(None) => {}
+            Ok(Some(text)) => warnings.push(Problem::new(place.as_str(), key.as_str(), text)),
+            Err(text) => errors.push(Problem::new(place.as_str(), key.as_str(), text)),
+        };
         match to {
             Referent::Listener(name) => {
                 if !self.listeners.contains(name.as_str()) {
-                    error(absent("listener", name.as_str(), self.listeners.iter().map(String::as_str)));
+                    report(Err(absent("listener", name.as_str(), self.listeners.iter().map(String::as_str))));
                 }
             }
             Referent::Provider(id) => {
                 if !self.on.contains(&id) {
-                    error(format!("there is no `[discovery.{id}]` to learn its endpoints from"));
+                    report(Err(format!("there is no `[discovery.{id}]` to learn its endpoints from")));
                 }
             }
-            Referent::Upstream(upstream) => match self.find(&upstream) {
-                Found::Here(_) | Found::Replaceable => {}
-                Found::Elsewhere(ids) => {
-                    let text = format!("no file defines the upstream `{}`; {ids} may", upstream.name);
-                    warnings.push(Problem::new(place, key, text));
-                }
-                Found::Nowhere => {
-                    error(absent("upstream", upstream.name.as_str(), self.upstreams.keys().map(Name::as_str)));
-                }
-                Found::NoProvider(id) => error(format!("`{id}` is off, or provides no documents")),
-            },
+            Referent::Upstream(upstream) => {
+                let names = self.upstreams.keys().map(Name::as_str);
+                let found = self.find(&upstream, self.upstreams.get(&upstream.name));
+                report(found.told("upstream", &upstream.name, names));
+            }
+            Referent::Middleware(middleware) => {
+                let (here, names) = (self.middlewares.get(&middleware.name), self.middlewares.keys().map(Name::as_str));
+                report(self.find(&middleware, here).told("middleware", &middleware.name, names));
+            }
             Referent::Subset(upstream, subset) => {
-                if let Found::Here(subsets) = self.find(&upstream)
+                if let Found::Here((_, subsets)) = self.find(&upstream, self.upstreams.get(&upstream.name))
                     && !subsets.contains(subset.as_str())
                 {
                     let what = format!("subset of `{}` named", upstream.name);
-                    error(absent(&what, subset.as_str(), subsets.iter().map(String::as_str)));
+                    report(Err(absent(&what, subset.as_str(), subsets.iter().map(String::as_str))));
                 }
             }
         }
     }
 
-    fn find(&self, upstream: &ItemRef) -> Found<'_> {
-        let here = self.upstreams.get(&upstream.name).map(|(_, subsets)| subsets);
-        match (upstream.provider, here) {
+    /// Where an item is that files define as `here`.
+    fn find<'a, T>(&self, item: &ItemRef, here: Option<&'a T>) -> Found<'a, T> {
+        match (item.provider, here) {
             (Some(ProviderId::File), here) => here.map_or(Found::Nowhere, Found::Here),
             (Some(id), _) if self.precedence.contains(&id) && self.on.contains(&id) => {
                 Found::Elsewhere(format!("`{id}`"))
             }
             (Some(id), _) => Found::NoProvider(id),
-            (None, Some(subsets)) => {
+            (None, Some(here)) => {
                 let files = self.precedence.iter().position(|id| *id == ProviderId::File).unwrap_or_default();
-                // What goes before files may define another one, with other subsets.
+                // What goes before files may define another one.
                 match self.registries(self.precedence.get(..files).unwrap_or_default()) {
-                    before if before.is_empty() => Found::Here(subsets),
+                    before if before.is_empty() => Found::Here(here),
                     _ => Found::Replaceable,
                 }
             }
@@ -254,10 +287,10 @@ impl Known {
     }
 }
 
-/// Where an upstream is.
-enum Found<'a> {
-    /// In a file, with these subsets.
-    Here(&'a BTreeSet<String>),
+/// Where an item is.
+enum Found<'a, T> {
+    /// In a file.
+    Here(&'a T),
     /// In a file, but a registry may define another one that wins.
     Replaceable,
     /// Perhaps in one of these registries.
@@ -266,6 +299,21 @@ enum Found<'a> {
     Nowhere,
     /// In a provider that is off or has no documents.
     NoProvider(ProviderId),
+}
+
+impl<T> Found<'_, T> {
+    /// What there is to say of one that must be there: nothing, or a warning.
+    ///
+    /// # Errors
+    /// It is not there.
+    fn told<'n>(self, what: &str, name: &Name, known: impl Iterator<Item = &'n str>) -> Result<Option<String>, String> {
+        match self {
+            Self::Here(_) | Self::Replaceable => Ok(None),
+            Self::Elsewhere(ids) => Ok(Some(format!("no file defines the {what} `{name}`; {ids} may"))),
+            Self::Nowhere => Err(absent(what, name.as_str(), known)),
+            Self::NoProvider(id) => Err(format!("`{id}` is off, or provides no documents")),
+        }
+    }
 }
 
 fn names(node: &Node) -> BTreeSet<String> {

@@ -6,12 +6,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::spec::decode::certificate::RawCertificate;
+use crate::spec::decode::middleware::RawMiddleware;
 use crate::spec::decode::route::RawRoute;
 use crate::spec::decode::scalar::{RawDuration, RawDurationOrZero, RawSize};
 use crate::spec::decode::upstream::RawUpstream;
 
 /// The configuration of Fleetgate. `runtime`, `listeners`, `admin`, `discovery` and `telemetry` are read once at
-/// start; `routes`, `upstreams` and `certificates` change without a restart and may also come from other files and
+/// start; `routes`, `upstreams`, `middlewares` and `certificates` change without a restart and may also come from other files and
 /// registries.
 #[derive(JsonSchema)]
 #[schemars(rename = "Fleetgate", deny_unknown_fields)]
@@ -25,6 +26,9 @@ pub(super) struct RawConfiguration {
     /// Pools of endpoints, by name.
     #[schemars(default)]
     upstreams: BTreeMap<String, RawUpstream>,
+    /// Steps around the exchanges of routes, by name.
+    #[schemars(default)]
+    middlewares: BTreeMap<String, RawMiddleware>,
     /// Certificates that clients of TLS listeners are shown, by name.
     #[schemars(default)]
     certificates: BTreeMap<String, RawCertificate>,
@@ -107,6 +111,9 @@ pub(super) struct RawListener {
     pub max_concurrent_streams: Option<i64>,
     /// TLS, with the certificates of `[certificates]`; without it plain text is spoken.
     pub tls: Option<RawListenerTls>,
+    /// Steps around the exchanges of all its routes, by `NAME` or `NAME@PROVIDER`, the outermost first; those of the routes
+    /// are within them.
+    pub middlewares: Option<Vec<String>>,
     /// Sends every request to https; off unless given, `{}` for port 443.
     pub redirect_to_https: Option<RawHttpsRedirect>,
 }

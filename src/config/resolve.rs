@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::StatusCode;
 use ipnet::IpNet;
 
+use crate::spec::decode::route::resolve_middlewares;
 use crate::spec::decode::scalar::{RawDuration, RawSize};
 use crate::spec::decode::scope::Scope;
 use crate::spec::decode::tree::Spot;
@@ -204,6 +205,7 @@ fn resolve_listener(raw: RawListener, scope: &Scope<'_>, surroundings: &Surround
             default.max_concurrent_streams,
             1..=10_000,
         ),
+        middlewares: resolve_middlewares(raw.middlewares, &scope.key("middlewares")),
         tls: raw.tls.map(|tls| resolve_tls(tls, &scope.key("tls"), surroundings)),
         redirect_to_https: raw.redirect_to_https.map(|raw| resolve_redirect(raw, &scope.key("redirect_to_https"))),
         ..default

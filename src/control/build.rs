@@ -12,7 +12,10 @@ use super::grace::Grace;
 use super::merge::{Affected, Merged, MergedRoute, MergedUpstream, absent};
 use crate::snapshot::certificate::Certificates;
 use crate::snapshot::target::seed;
-use crate::snapshot::{Affinity, Endpoint, EndpointState, Route, RouteState, RouteTable, Snapshot, Target, Upstream};
+use crate::snapshot::{
+    Affinity, Endpoint, EndpointState, Middlewares, NamedMiddleware, Route, RouteState, RouteTable, Snapshot, Target,
+    Upstream,
+};
 use crate::spec::breaker::Fallback;
 use crate::spec::document::Kind;
 use crate::spec::endpoint::{Address, EndpointSpec, Labels, Penalty};
@@ -79,16 +82,18 @@ impl Builder {
     ) -> Option<Snapshot> {
         let waited = self.grace.ends_at().is_some();
         self.grace.begin(now);
-        let (upstreams, routes) = match affected {
+        let (upstreams, middlewares, routes) = match affected {
             // Who waits may wait no more though nothing else changed.
             Affected::Upstreams(labels) if !waited => {
-                (self.upstreams_of(labels, merged, before), Arc::clone(&before.routes))
+                let upstreams = self.upstreams_of(labels, merged, before);
+                (upstreams, Arc::clone(&before.middlewares), Arc::clone(&before.routes))
             }
             Affected::All | Affected::Upstreams(_) => {
                 self.assign_slots(merged);
                 let upstreams = self.upstreams(merged, before);
-                let routes = self.routes(merged, before, &upstreams);
-                (upstreams, routes)
+                let middlewares = middlewares::next(merged, &before.middlewares);
+                let routes = self.routes(merged, before, &upstreams, &middlewares);
+                (upstreams, middlewares, routes)
             }
         };
         let certificates = Certificates::next(&merged.certificates, &before.certificates);
@@ -105,6 +110,7 @@ impl Builder {
             });
         let same = same_upstreams
             && Arc::ptr_eq(&routes, &before.routes)
+            && Arc::ptr_eq(&middlewares, &before.middlewares)
             && Arc::ptr_eq(&certificates, &before.certificates)
             && Arc::ptr_eq(&report, &before.report)
             && before.generation > 0;
@@ -113,7 +119,7 @@ impl Builder {
         }
         let upstreams = if same_upstreams { Arc::clone(&before.upstreams) } else { upstreams.into() };
         let (generation, published_at) = (before.generation + 1, SystemTime::now());
-        Some(Snapshot { generation, published_at, routes, upstreams, certificates, report })
+        Some(Snapshot { generation, published_at, routes, upstreams, middlewares, certificates, report })
     }
 
     /// A slot is its upstream's for as long as that exists; then the lowest free one is taken again.
@@ -301,7 +307,13 @@ impl Builder {
         position.unwrap_or(0).saturating_mul(levels).saturating_add(level)
     }
 
-    fn routes(&mut self, merged: &Merged, before: &Snapshot, upstreams: &[Option<Arc<Upstream>>]) -> Arc<RouteTable> {
+    fn routes(
+        &mut self,
+        merged: &Merged,
+        before: &Snapshot,
+        upstreams: &[Option<Arc<Upstream>>],
+        middlewares: &Arc<Middlewares>,
+    ) -> Arc<RouteTable> {
         let resolution: Resolution = merged
             .upstreams
             .iter()
@@ -310,7 +322,7 @@ impl Builder {
                 (Arc::clone(label), (upstream.provider, self.slots[label], subsets))
             })
             .collect();
-        let same_resolution = resolution == self.resolution;
+        let same_resolution = resolution == self.resolution && Arc::ptr_eq(middlewares, &before.middlewares);
         self.resolution = resolution;
         let known: HashMap<&str, &Arc<Route>> =
             before.routes.routes().iter().map(|route| (&*route.label, route)).collect();
@@ -328,7 +340,7 @@ impl Builder {
                 routes.push(Arc::clone(same));
                 continue;
             }
-            let next = self.route(merged_route, merged);
+            let next = self.route(merged_route, merged, middlewares);
             let stays = match (same, before) {
                 (Some(same), _) => resolved_alike(same, &next).then_some(same),
                 (None, Some(before)) => self.waits(before, &next, merged, upstreams).then_some(before),
@@ -356,7 +368,7 @@ impl Builder {
             && self.grace.lasts(Kind::Route, &next.label)
     }
 
-    fn route(&self, route: &MergedRoute, merged: &Merged) -> Route {
+    fn route(&self, route: &MergedRoute, merged: &Merged, middlewares: &Middlewares) -> Route {
         let label: Arc<str> = route.name.as_str().into();
         let mut broken = route.spec.registered.broken.clone();
         let mut occurrences: HashMap<Arc<str>, u64> = HashMap::new();
@@ -372,6 +384,11 @@ impl Builder {
             Target { spec: spec.clone(), label: target_label, slot, subset, seed }
         });
         let targets = targets.collect();
+        let middlewares =
+            middlewares::resolve(&route.spec.middlewares, merged, middlewares).unwrap_or_else(|reasons| {
+                broken.extend(reasons);
+                Vec::new()
+            });
         let state = if broken.is_empty() { RouteState::Resolved } else { RouteState::Unresolved(broken) };
         Route {
             name: route.name.clone(),
@@ -379,6 +396,7 @@ impl Builder {
             provider: route.provider,
             spec: Arc::clone(&route.spec),
             targets,
+            middlewares,
             state,
         }
     }
@@ -412,7 +430,11 @@ fn resolved_alike(a: &Route, b: &Route) -> bool {
     let places = |route: &Route| -> Vec<(usize, usize)> {
         route.targets.iter().map(|target| (target.slot, target.subset)).collect()
     };
-    a.state == b.state && places(a) == places(b)
+    let same = |(one, other): (&Arc<NamedMiddleware>, &Arc<NamedMiddleware>)| Arc::ptr_eq(one, other);
+    a.state == b.state
+        && places(a) == places(b)
+        && a.middlewares.len() == b.middlewares.len()
+        && a.middlewares.iter().zip(&b.middlewares).all(same)
 }
 
 impl Input {
@@ -488,6 +510,8 @@ fn addresses(endpoint: &EndpointSpec, upstream: &MergedUpstream) -> Vec<SocketAd
             .collect(),
     }
 }
+
+mod middlewares;
 
 #[cfg(test)]
 mod tests;

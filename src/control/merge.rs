@@ -13,10 +13,11 @@ use crate::snapshot::report::Shadowed;
 use crate::spec::breaker::Fallback;
 use crate::spec::document::{Documents, Item, Kind};
 use crate::spec::endpoint::{Address, EndpointSpec, Penalty};
+use crate::spec::middleware::MiddlewareSpec;
 use crate::spec::name::{ItemRef, Name, ProviderId};
 use crate::spec::problem::Problem;
 use crate::spec::route::RouteSpec;
-use crate::spec::settings::Discovery;
+use crate::spec::settings::Settings;
 use crate::spec::source::Source;
 use crate::spec::upstream::{UpstreamSource, UpstreamSpec};
 
@@ -33,15 +34,20 @@ pub struct Rules {
     pub etcd_prefix: Option<String>,
     /// Whether Consul is on.
     pub consul: bool,
+    /// The middlewares of listeners that have some.
+    pub listeners: BTreeMap<Name, Vec<ItemRef>>,
 }
 
 impl Rules {
     /// The rules that settings ask for.
-    pub fn of(settings: &Discovery) -> Self {
+    pub fn of(settings: &Settings) -> Self {
+        let discovery = &settings.discovery;
+        let listeners = settings.listeners.iter().filter(|(_, listener)| !listener.middlewares.is_empty());
         Self {
-            precedence: settings.precedence.clone(),
-            etcd_prefix: settings.etcd.as_ref().map(|etcd| etcd.prefix.clone()),
-            consul: settings.consul.is_some(),
+            precedence: discovery.precedence.clone(),
+            etcd_prefix: discovery.etcd.as_ref().map(|etcd| etcd.prefix.clone()),
+            consul: discovery.consul.is_some(),
+            listeners: listeners.map(|(name, listener)| (name.clone(), listener.middlewares.clone())).collect(),
         }
     }
 }
@@ -52,6 +58,10 @@ pub(super) struct Merged {
     pub(super) routes: Vec<MergedRoute>,
     /// By label.
     pub(super) upstreams: BTreeMap<Arc<str>, MergedUpstream>,
+    /// By label.
+    pub(super) middlewares: BTreeMap<Arc<str>, MergedMiddleware>,
+    /// The middlewares that listeners name.
+    pub(super) listeners: BTreeMap<Name, Vec<ItemRef>>,
     pub(super) certificates: Vec<Certificate>,
     pub(super) report: Report,
     pub(super) wanted: BTreeSet<Source>,
@@ -63,6 +73,13 @@ pub(super) struct MergedRoute {
     pub(super) name: Name,
     pub(super) provider: ProviderId,
     pub(super) spec: Arc<RouteSpec>,
+}
+
+/// The middleware that won its name, or that is asked for by its provider.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct MergedMiddleware {
+    pub(super) provider: ProviderId,
+    pub(super) spec: Arc<MiddlewareSpec>,
 }
 
 /// An upstream, with the lists its endpoints come from.
@@ -107,7 +124,20 @@ pub(super) fn merge(states: &BTreeMap<ProviderId, Arc<ProviderState>>, rules: &R
             merged.add_qualified(reference, &upstreams, &documents, states, rules);
         }
     }
+    let middlewares =
+        winners(Kind::Middleware, documents.iter().map(|(id, d)| (*id, &d.middlewares)), &mut merged.report);
+    for (name, (provider, spec)) in &middlewares {
+        let middleware = MergedMiddleware { provider: *provider, spec: Arc::clone(spec) };
+        merged.middlewares.insert(name.as_str().into(), middleware);
+    }
+    merged.listeners.clone_from(&rules.listeners);
+    for reference in rules.listeners.values().flatten() {
+        merged.add_qualified_middleware(reference, &documents);
+    }
     for (name, (provider, spec)) in routes {
+        for reference in &spec.middlewares {
+            merged.add_qualified_middleware(reference, &documents);
+        }
         for target in &spec.targets {
             merged.add_qualified(&target.upstream, &upstreams, &documents, states, rules);
         }
@@ -232,6 +262,30 @@ impl Merged {
             && !self.upstreams.contains_key(&label)
         {
             self.add_upstream(label, &reference.name, provider, spec, states, rules);
+        }
+    }
+
+    /// The middleware that a reference finds, with its label.
+    pub(super) fn middleware(&self, reference: &ItemRef) -> Option<(&Arc<str>, &MergedMiddleware)> {
+        let by_name = self.middlewares.get_key_value(reference.name.as_str());
+        match reference.provider {
+            Some(provider) if by_name.is_none_or(|(_, winner)| winner.provider != provider) => {
+                self.middlewares.get_key_value(&*reference.to_string())
+            }
+            Some(_) | None => by_name,
+        }
+    }
+
+    /// Adds a middleware that is asked for by `NAME@PROVIDER` and that did not win its name.
+    fn add_qualified_middleware(&mut self, reference: &ItemRef, documents: &[(ProviderId, &Documents)]) {
+        let Some(provider) = reference.provider else { return };
+        if self.middleware(reference).is_some() {
+            return;
+        }
+        let of_provider = documents.iter().find(|(id, _)| *id == provider);
+        let item = of_provider.and_then(|(_, documents)| documents.middlewares.get(&reference.name));
+        if let Some(spec) = item.and_then(|item| item.good.clone()) {
+            self.middlewares.insert(reference.to_string().into(), MergedMiddleware { provider, spec });
         }
     }
 

@@ -1,15 +1,20 @@
 //! What travels with a request: its body, how its two bodies fare, the flags and errors of an answer, the
-//! header names a gateway cares about, and what it knows of gRPC.
+//! header names a gateway cares about, what it knows of gRPC, and what middlewares may ask of it.
 
 pub mod body;
+mod context;
 pub mod error;
 pub mod flag;
 pub mod flow;
 pub mod grpc;
 pub mod header;
+mod payload;
 mod replay;
+pub mod target;
 
 pub use body::Body;
+pub use context::Exchange;
 pub use error::ProxyError;
 pub use flag::Flag;
 pub use flow::{BodyFailure, Flow};
+pub use payload::Payload;

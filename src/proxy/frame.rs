@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Version, header};
-use http_body::{Frame as BodyFrame, SizeHint};
+use http_body::{Body as _, Frame as BodyFrame, SizeHint};
 use hyper::body::Incoming;
 
 use super::carried::Carried;
@@ -20,11 +20,12 @@ use super::drain::{Stage, Visit};
 use super::headers::{Noted, trace_id};
 use super::http2::Streams;
 use super::local::{LocalEndpoint, LocalRoute, LocalUpstream};
+use super::through::Lent;
 use super::worker::Worker;
 use crate::exchange::body::BodyError;
 use crate::exchange::error::CLIENT_CLOSED_REQUEST;
 use crate::exchange::header::TRACEPARENT;
-use crate::exchange::{Body, Flag, Flow, grpc};
+use crate::exchange::{Body, Flag, Flow, Payload, grpc};
 use crate::snapshot::Admission;
 use crate::telemetry::access_log::Record;
 
@@ -67,6 +68,15 @@ pub(super) struct Frame {
     pub(super) flag: Option<Flag>,
     /// Bytes in and out of an upgraded connection.
     pub(super) tunnelled: Option<Rc<Carried>>,
+    /// What the client got of an answer that passed middlewares.
+    delivered: Option<Delivered>,
+}
+
+/// How much of an answer was taken.
+#[derive(Clone, Copy, Debug, Default)]
+struct Delivered {
+    bytes: u64,
+    is_whole: bool,
 }
 
 impl Frame {
@@ -110,6 +120,7 @@ impl Frame {
             status: 0,
             flag: None,
             tunnelled: None,
+            delivered: None,
         })
     }
 
@@ -167,16 +178,26 @@ impl Frame {
         if self.status == 0 {
             return (CLIENT_CLOSED_REQUEST.as_u16(), Some(Flag::DownstreamConnectionTermination));
         }
-        let broken_off = match &self.response_flow {
-            Some(flow) if self.tunnelled.is_none() => match flow.failure() {
-                Some(failure) => Some(failure.flag()),
-                None if !flow.is_complete() && self.is_cut() => Some(Flag::LocalReset),
-                None if !flow.is_complete() => Some(Flag::DownstreamConnectionTermination),
-                None => None,
-            },
-            Some(_) | None => self.tunnelled.as_ref().and_then(|carried| carried.was_cut()),
+        let broken_off = match &self.tunnelled {
+            Some(carried) => carried.was_cut(),
+            None => self.broken_off(),
         };
         (self.status, self.flag.or(broken_off))
+    }
+
+    /// Why the answer ended before it was whole.
+    fn broken_off(&self) -> Option<Flag> {
+        let flow = self.response_flow.as_ref();
+        let is_whole = match self.delivered {
+            Some(delivered) => delivered.is_whole,
+            None => flow.is_none_or(|flow| flow.is_complete() && flow.failure().is_none()),
+        };
+        match flow.and_then(|flow| flow.failure()) {
+            _ if is_whole => None,
+            Some(failure) => Some(failure.flag()),
+            None if self.is_cut() => Some(Flag::LocalReset),
+            None => Some(Flag::DownstreamConnectionTermination),
+        }
     }
 
     /// Whether the endpoint's drain has ended everything there.
@@ -210,7 +231,10 @@ impl Frame {
         let bytes = |flow: &Option<Rc<Flow>>| flow.as_ref().map_or(0, |flow| flow.bytes());
         let (bytes_in, bytes_out) = match &self.tunnelled {
             Some(carried) => (carried.from_client.get(), carried.from_endpoint.get()),
-            None => (bytes(&self.request_flow), bytes(&self.response_flow)),
+            None => {
+                let from_endpoint = || bytes(&self.response_flow);
+                (bytes(&self.request_flow), self.delivered.map_or_else(from_endpoint, |delivered| delivered.bytes))
+            }
         };
         self.worker.log.line(&Record {
             time: self.time,
@@ -260,7 +284,7 @@ impl Drop for Frame {
 /// A response's body on its way to the client, with the frame that ends when it does.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    body: Body<Carrier>,
+    body: Sent,
     /// `None` for a response whose exchange goes on without it: an upgrade.
     frame: Option<Box<Frame>>,
     /// Its place among the responses of an HTTP/2 connection, whose client may take some and not this one.
@@ -269,14 +293,35 @@ pub(super) struct Outgoing {
     _visit: Option<Visit>,
 }
 
+/// What is sent.
+#[derive(Debug)]
+enum Sent {
+    /// An endpoint's answer as it comes, or one of the gateway's own.
+    Direct(Body<Carrier>),
+    /// One that passed middlewares.
+    Through { payload: Payload, lent: Rc<Lent> },
+}
+
 impl Outgoing {
     pub(super) fn new(body: Body<Carrier>, frame: Option<Box<Frame>>) -> Self {
+        let is_stream = matches!(body, Body::Stream(_));
+        Self::sending(Sent::Direct(body), is_stream, frame)
+    }
+
+    /// An answer that passed middlewares. `lent`: where its connection comes back to.
+    pub(super) fn through(payload: Payload, mut frame: Box<Frame>, lent: Rc<Lent>) -> Self {
+        let is_stream = payload.is_stream();
+        frame.delivered = Some(Delivered { bytes: 0, is_whole: payload.is_end_stream() });
+        Self::sending(Sent::Through { payload, lent }, is_stream, Some(frame))
+    }
+
+    fn sending(body: Sent, is_stream: bool, frame: Option<Box<Frame>>) -> Self {
         let sending = frame.as_ref().and_then(|frame| {
             let streams = frame.connection.streams.as_ref()?;
             let min_rate = frame.connection.listener.settings.min_rate;
             Some(streams.sends(frame.worker.clock.load(Relaxed), min_rate))
         });
-        let visit = frame.as_ref().filter(|_| matches!(body, Body::Stream(_))).and_then(|frame| {
+        let visit = frame.as_ref().filter(|_| is_stream).and_then(|frame| {
             let endpoint = frame.endpoint.as_ref()?;
             Some(endpoint.drain.responds(&frame.connection, sending))
         });
@@ -284,7 +329,7 @@ impl Outgoing {
     }
 
     /// The response's place, and where that is.
-    fn sending(&self) -> Option<(&Frame, &Streams, usize)> {
+    fn place(&self) -> Option<(&Frame, &Streams, usize)> {
         let (frame, place) = (self.frame.as_ref()?, self.sending?);
         Some((frame, frame.connection.streams.as_deref()?, place))
     }
@@ -292,13 +337,20 @@ impl Outgoing {
 
 impl Drop for Outgoing {
     fn drop(&mut self) {
-        if let Some((_, streams, place)) = self.sending() {
+        if let Some((_, streams, place)) = self.place() {
             streams.over(place);
         }
+        let carrier = match &mut self.body {
+            Sent::Direct(body) => std::mem::take(body).into_source(),
+            Sent::Through { payload, lent } => {
+                drop(std::mem::take(payload));
+                lent.take()
+            }
+        };
         if let Some(frame) = &mut self.frame
-            && let Some(carrier) = std::mem::take(&mut self.body).into_source()
+            && carrier.is_some()
         {
-            frame.lease = Some(carrier);
+            frame.lease = carrier;
         }
     }
 }
@@ -310,14 +362,14 @@ impl http_body::Body for Outgoing {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<BodyFrame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         if this.sending.is_none() {
-            return Pin::new(&mut this.body).poll_frame(cx);
+            return this.poll_part(cx);
         }
-        if let Some((frame, streams, place)) = this.sending() {
+        if let Some((frame, streams, place)) = this.place() {
             streams.took(place, frame.worker.clock.load(Relaxed));
         }
-        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        let polled = this.poll_part(cx);
         if let Poll::Ready(part) = &polled
-            && let Some((frame, streams, place)) = this.sending()
+            && let Some((frame, streams, place)) = this.place()
         {
             let data = part.as_ref().and_then(|part| part.as_ref().ok()?.data_ref());
             streams.sent(place, frame.worker.clock.load(Relaxed), data.map_or(0, Bytes::len));
@@ -326,10 +378,40 @@ impl http_body::Body for Outgoing {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        match &self.body {
+            Sent::Direct(body) => body.is_end_stream(),
+            Sent::Through { payload, .. } => payload.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match &self.body {
+            Sent::Direct(body) => body.size_hint(),
+            Sent::Through { payload, .. } => payload.size_hint(),
+        }
+    }
+}
+
+impl Outgoing {
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyFrame<Bytes>, BodyError>>> {
+        let payload = match &mut self.body {
+            Sent::Direct(body) => return Pin::new(body).poll_frame(cx),
+            Sent::Through { payload, .. } => payload,
+        };
+        let polled = Pin::new(&mut *payload).poll_frame(cx);
+        if let Poll::Ready(part) = &polled
+            && let Some(delivered) = self.frame.as_mut().and_then(|frame| frame.delivered.as_mut())
+        {
+            match part {
+                Some(Ok(part)) => {
+                    delivered.bytes += part.data_ref().map_or(0, |data| data.len() as u64);
+                    // The last piece of a body of known length is its end: nobody polls again.
+                    delivered.is_whole = part.is_trailers() || payload.is_end_stream();
+                }
+                Some(Err(_)) => {}
+                None => delivered.is_whole = true,
+            }
+        }
+        polled
     }
 }

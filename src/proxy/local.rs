@@ -16,8 +16,12 @@ use super::kept::Kept;
 use super::multiplexed::Trunks;
 use super::secure::LocalTls;
 use super::worker::Worker;
+use crate::exchange::ProxyError;
+use crate::middleware;
+use crate::snapshot::middleware::{Fate, chain as middlewares};
 use crate::snapshot::{
-    Certificates, Endpoint, EndpointState, Flip, Route, RouteTable, Secure, Snapshot, Trial, Upstream, Verdict,
+    Certificates, Endpoint, EndpointState, Flip, Middlewares, Route, RouteTable, Secure, Snapshot, Trial, Upstream,
+    Verdict,
 };
 use crate::spec::name::Name;
 use crate::spec::upstream::Protocol;
@@ -31,7 +35,11 @@ pub(super) struct LocalSnapshot {
     routes: Rc<LocalRoutes>,
     upstreams: Vec<Option<Rc<LocalUpstream>>>,
     pub(super) certificates: Arc<Certificates>,
+    middlewares: Arc<Middlewares>,
 }
+
+/// The middlewares of an exchange, the outermost first.
+pub(super) type Chain = middleware::Chain;
 
 /// The routes of a table, each made local on first use.
 #[derive(Debug)]
@@ -44,13 +52,14 @@ impl LocalSnapshot {
     /// The view of a worker that knows nothing yet.
     pub(super) fn empty() -> Self {
         let routes = Rc::new(LocalRoutes { table: Arc::default(), routes: Vec::new() });
-        Self { routes, upstreams: Vec::new(), certificates: Arc::default() }
+        Self { routes, upstreams: Vec::new(), certificates: Arc::default(), middlewares: Arc::default() }
     }
 
     /// The view of a new snapshot. What is unchanged stays as it is, and every endpoint that lives on keeps its
     /// connections. Those that take no more begin to be drained.
     pub(super) fn adopt(&self, snapshot: &Snapshot, stats: &Arc<WorkerStats>, drains: &mut Vec<Rc<Drain>>) -> Self {
-        let routes = if Arc::ptr_eq(&self.routes.table, &snapshot.routes) {
+        let same_middlewares = Arc::ptr_eq(&self.middlewares, &snapshot.middlewares);
+        let routes = if same_middlewares && Arc::ptr_eq(&self.routes.table, &snapshot.routes) {
             Rc::clone(&self.routes)
         } else {
             let routes = snapshot.routes.routes().iter().map(|_| OnceCell::new()).collect();
@@ -75,7 +84,8 @@ impl LocalSnapshot {
                 local.endpoints.iter().for_each(|endpoint| local.leave(endpoint, now, drains));
             }
         }
-        Self { routes, upstreams, certificates: Arc::clone(&snapshot.certificates) }
+        let middlewares = Arc::clone(&snapshot.middlewares);
+        Self { routes, upstreams, certificates: Arc::clone(&snapshot.certificates), middlewares }
     }
 
     /// The table requests are matched by.
@@ -87,6 +97,34 @@ impl LocalSnapshot {
     pub(super) fn route(&self, position: usize, stats: &Arc<WorkerStats>) -> Rc<LocalRoute> {
         let make = || Rc::new(LocalRoute::new(&self.routes.table.routes()[position], stats));
         Rc::clone(self.routes.routes[position].get_or_init(make))
+    }
+
+    /// The middlewares that a request passes at a listener, with a route or without one; `None`: none.
+    ///
+    /// # Errors
+    /// What the client gets where the listener names what is not there.
+    pub(super) fn chain(
+        &self,
+        route: Option<&Rc<LocalRoute>>,
+        listener: &Name,
+    ) -> Result<Option<Rc<Chain>>, ProxyError> {
+        let of_listener = self.middlewares.of_listener(listener).map_err(|(error, _)| error)?;
+        let of_route = route.map_or(&[][..], |local| &local.route.middlewares);
+        if of_listener.is_empty() && of_route.is_empty() {
+            return Ok(None);
+        }
+        let make = || -> Rc<Chain> {
+            let all = middlewares(of_listener, of_route).filter(|(.., fate)| matches!(fate, Fate::Runs));
+            all.map(|(named, ..)| Arc::clone(&named.middleware)).collect()
+        };
+        let Some(local) = route else { return Ok(Some(make())) };
+        let mut known = local.chains.borrow_mut();
+        if let Some((_, chain)) = known.iter().find(|(name, _)| name == listener) {
+            return Ok(Some(Rc::clone(chain)));
+        }
+        let chain = make();
+        known.push((listener.clone(), Rc::clone(&chain)));
+        Ok(Some(chain))
     }
 
     /// The local side of an upstream.
@@ -125,6 +163,8 @@ pub(super) struct LocalRoute {
     targets: Vec<OnceCell<Arc<Counter>>>,
     /// By listener and upstream slot; a route has a few of each, so a scan is shorter than a hash.
     requests: RefCell<Vec<CountersOf>>,
+    /// By listener.
+    chains: RefCell<Vec<(Name, Rc<Chain>)>>,
 }
 
 type CountersOf = ((Name, Option<usize>), Rc<RequestCounters>);
@@ -136,6 +176,7 @@ impl LocalRoute {
             duration: stats.request_duration(&route.label),
             targets: route.targets.iter().map(|_| OnceCell::new()).collect(),
             requests: RefCell::default(),
+            chains: RefCell::default(),
         }
     }
 

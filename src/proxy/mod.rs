@@ -36,6 +36,7 @@ mod secure;
 mod serve;
 mod steps;
 mod stream;
+mod through;
 mod tls;
 mod tunnel;
 #[cfg(test)]

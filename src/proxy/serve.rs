@@ -5,8 +5,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
@@ -18,16 +17,18 @@ use super::frame::{Frame, Outgoing};
 use super::headers::{self, Noted};
 use super::http1::Head;
 use super::kept::Connection;
-use super::local::{LocalRoute, LocalSnapshot};
+use super::local::{Chain, LocalRoute, LocalSnapshot};
 use super::outbound::{Added, Outbound};
 use super::steps;
+use super::through;
 use super::tunnel;
 use super::worker::Worker;
 use crate::exchange::body::Bounds;
 use crate::exchange::header::{X_FLEETGATE_FLAG, X_FORWARDED_PREFIX, X_REQUEST_ID};
-use crate::exchange::{Body, Flag, Flow, ProxyError, grpc};
+use crate::exchange::{Body, Flag, Flow, ProxyError, grpc, target};
+use crate::snapshot::RequestView;
+use crate::snapshot::gate::{self, Passed};
 use crate::snapshot::target::{draw, sticky_key};
-use crate::snapshot::{RequestView, gate};
 use crate::spec::breaker::Canned;
 use crate::spec::retry::Retry;
 use crate::spec::route::{HostPolicy, Sticky};
@@ -37,32 +38,53 @@ use crate::spec::upstream::Protocol;
 pub(super) async fn serve(
     worker: Rc<Worker>,
     connection: Rc<ClientConnection>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<Outgoing>, Infallible> {
     connection.exchange_begins();
     let noted = Noted::of(request.headers());
     let mut frame = Frame::new(&worker, &connection, &request, noted);
-    let mut response = match answer(&mut frame, request, noted).await {
+    let answer = match arrive(&mut frame, &mut request, noted) {
+        Ok(Arrival::Answered(response)) => Ok(Answer::Response(response)),
+        Ok(Arrival::Aimed(aimed, line)) => forward(&mut frame, request, noted, aimed, line).await,
+        Ok(Arrival::Stepped(chain, arrived)) => return Ok(through::serve(frame, chain, request, arrived).await),
+        Err(error) => Err(error),
+    };
+    let mut response = match answer {
         Ok(Answer::Response(response)) => response,
-        Ok(Answer::Upgrade { mut response, client, endpoint }) => {
-            frame.status = response.status().as_u16();
-            let websocket = response.headers().get(header::UPGRADE).is_some_and(is_websocket);
-            tunnel::spawn(frame, client, endpoint, websocket);
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            return Ok(response.map(|()| Outgoing::new(Body::Empty, None)));
+        Ok(Answer::Upgrade { response, client, endpoint }) => {
+            return Ok(switch(frame, response, client, endpoint));
         }
         Err(error) => refuse(&mut frame, error),
     };
-    frame.status = response.status().as_u16();
-    // HTTP/2 says it once for the connection, by GOAWAY.
-    if worker.is_draining() && frame.version != Version::HTTP_2 {
-        response.headers_mut().insert(header::CONNECTION, CLOSE);
-    }
+    conclude(&mut frame, &mut response);
     Ok(response.map(|body| Outgoing::new(body, Some(frame))))
 }
 
+/// Notes the answer, whatever it is.
+pub(super) fn conclude<B>(frame: &mut Frame, response: &mut Response<B>) {
+    frame.status = response.status().as_u16();
+    // HTTP/2 says it once for the connection, by GOAWAY.
+    if frame.worker.is_draining() && frame.version != Version::HTTP_2 {
+        response.headers_mut().insert(header::CONNECTION, CLOSE);
+    }
+}
+
+/// Lets both sides switch protocols.
+pub(super) fn switch<B>(
+    mut frame: Box<Frame>,
+    mut response: Response<B>,
+    client: OnUpgrade,
+    endpoint: Connection,
+) -> Response<Outgoing> {
+    frame.status = response.status().as_u16();
+    let websocket = response.headers().get(header::UPGRADE).is_some_and(is_websocket);
+    tunnel::spawn(frame, client, endpoint, websocket);
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    response.map(|_| Outgoing::new(Body::Empty, None))
+}
+
 /// What the client gets.
-enum Answer {
+pub(super) enum Answer {
     Response(Response<Body<Carrier>>),
     /// Both sides switch protocols.
     Upgrade {
@@ -72,64 +94,170 @@ enum Answer {
     },
 }
 
-async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted) -> Result<Answer, ProxyError> {
+/// What becomes of a request that passed the gate.
+enum Arrival {
+    /// It needs no endpoint.
+    Answered(Response<Body<Carrier>>),
+    /// It goes to an endpoint.
+    Aimed(Aimed, Line),
+    /// It passes middlewares first.
+    Stepped(Rc<Chain>, Arrived),
+}
+
+/// What endpoints get of a request's first line and its Host.
+pub(super) struct Line {
+    /// The `Host` to forward, where it is not the one that came.
+    host: Option<HeaderValue>,
+    /// The path, where it did not come in normal form.
+    path: Option<String>,
+    added: Added,
+}
+
+/// A request whose middlewares are still to come.
+pub(super) struct Arrived {
+    /// `None`: no route takes it.
+    route: Option<Rc<LocalRoute>>,
+    /// Its host, as matching sees it.
+    host: String,
+    added: Added,
+}
+
+/// A request whose target is drawn.
+struct Aimed {
+    route: Rc<LocalRoute>,
+    target: usize,
+    destination: Destination,
+    /// For a client that has no side of the split yet.
+    set_cookie: Option<HeaderValue>,
+}
+
+/// Lets a request in: gate, route, and the target where no middleware has a say in that.
+fn arrive(frame: &mut Frame, request: &mut Request<Incoming>, noted: Noted) -> Result<Arrival, ProxyError> {
     let (worker, connection) = (Rc::clone(&frame.worker), Rc::clone(&frame.connection));
     let listener = &connection.listener.settings;
     let mut added = Added::default();
     frame.request_id = Some(headers::request_id(request.headers_mut(), noted, &mut added, || worker.random()));
-    let passed = gate::check(&request, noted.has(Noted::FRAMING), listener).map_err(|(error, reason)| {
+    let passed = gate::check(request, noted.has(Noted::FRAMING), listener).map_err(|(error, reason)| {
         tracing::debug!(listener = %connection.listener.name, client = %frame.client, "refused a request: {reason}");
         error
     })?;
     if let Some(redirect) = &listener.redirect_to_https
         && !connection.peer.came_by_https(request.headers())
     {
-        let location = passed.https_location(&request, redirect)?;
-        return steps::to_https(frame, redirect, location).map(Answer::Response);
+        let location = passed.https_location(request, redirect)?;
+        return steps::to_https(frame, redirect, location).map(Arrival::Answered);
     }
     frame.client = connection.peer.client(request.headers(), &listener.trusted_proxies);
 
-    let (route, target, mut destination, set_cookie) = {
-        let local = worker.local();
-        let view = passed.view(&request, &connection.listener.name);
-        let position = local.table().take(&view)?;
-        let route = local.route(position, &worker.stats);
-        frame.route = Some(Rc::clone(&route));
+    let local = worker.local();
+    let view = passed.view(request, &connection.listener.name);
+    let route = local.table().take(&view).map(|position| local.route(position, &worker.stats));
+    let chain = local.chain(route.as_ref().ok(), &connection.listener.name)?;
+    if chain.is_none()
+        && let Err(error) = route
+    {
+        return Err(error);
+    }
+    let route = route.ok();
+    if let Some(route) = &route {
+        frame.route = Some(Rc::clone(route));
         route.route.open()?;
-        if headers::goes_in_circles(request.headers(), noted) {
-            tracing::debug!(
-                route = &*route.route.label,
-                "a request goes in a circle: a route leads back to the gateway"
-            );
-            return Err(ProxyError::Loop);
+    }
+    if headers::goes_in_circles(request.headers(), noted) {
+        let route = route.as_ref().map_or("", |route| &*route.route.label);
+        tracing::debug!(route, "a request goes in a circle: a route leads back to the gateway");
+        return Err(ProxyError::Loop);
+    }
+    match (chain, route) {
+        (Some(chain), route) => {
+            let host = passed.host.to_string();
+            let Passed { host_header, path, .. } = passed;
+            if let Some(header) = host_header {
+                frame.host = Some(header.clone());
+                request.headers_mut().insert(header::HOST, header);
+            }
+            if path.is_some() || request.uri().authority().is_some() {
+                *request.uri_mut() = target::origin_form(request.uri(), path.as_deref())?;
+            }
+            Ok(Arrival::Stepped(chain, Arrived { route, host, added }))
         }
-        let (target, set_cookie) = choose(frame, &local, &route, &view)?;
-        let resolved = &route.route.targets[target];
-        let upstream = local.upstream(resolved.slot).ok_or(ProxyError::Unresolved)?;
-        frame.towards(resolved.slot, upstream);
-        let destination = Destination {
-            route: Rc::clone(&route),
-            upstream: Rc::clone(upstream),
-            subset: resolved.subset,
-            fallback: upstream.upstream.fallback.and_then(|slot| {
-                let upstream = Rc::clone(local.upstream(slot)?);
-                let aim = Aim::new(&upstream.upstream, &view, frame.client);
-                Some(Box::new(Fallback { slot, upstream, aim }))
-            }),
-            aim: Aim::new(&upstream.upstream, &view, frame.client),
-            deadline: route.route.timeout().map(|timeout| frame.started + timeout),
-            is_clients: false,
-            host: HostPolicy::Kept,
-        };
-        (route, target, destination, set_cookie)
+        (None, Some(route)) => {
+            let aimed = aim(frame, &local, route, &view)?;
+            let Passed { host_header: host, path, .. } = passed;
+            Ok(Arrival::Aimed(aimed, Line { host, path, added }))
+        }
+        (None, None) => Err(ProxyError::NoRoute),
+    }
+}
+
+/// Draws the target.
+fn aim(
+    frame: &mut Frame,
+    local: &LocalSnapshot,
+    route: Rc<LocalRoute>,
+    view: &RequestView<'_>,
+) -> Result<Aimed, ProxyError> {
+    let (target, set_cookie) = choose(frame, local, &route, view)?;
+    let resolved = &route.route.targets[target];
+    let upstream = local.upstream(resolved.slot).ok_or(ProxyError::Unresolved)?;
+    frame.towards(resolved.slot, upstream);
+    let destination = Destination {
+        route: Rc::clone(&route),
+        upstream: Rc::clone(upstream),
+        subset: resolved.subset,
+        fallback: upstream.upstream.fallback.and_then(|slot| {
+            let upstream = Rc::clone(local.upstream(slot)?);
+            let aim = Aim::new(&upstream.upstream, view, frame.client);
+            Some(Box::new(Fallback { slot, upstream, aim }))
+        }),
+        aim: Aim::new(&upstream.upstream, view, frame.client),
+        deadline: route.route.timeout().map(|timeout| frame.started + timeout),
+        is_clients: false,
+        host: HostPolicy::Kept,
     };
+    Ok(Aimed { route, target, destination, set_cookie })
+}
+
+/// Forwards a request that has passed its middlewares.
+pub(super) async fn forward_stepped(
+    frame: &mut Frame,
+    request: Request<Incoming>,
+    arrived: Arrived,
+) -> Result<Answer, ProxyError> {
+    let Arrived { route, host, added } = arrived;
+    let route = route.ok_or(ProxyError::NoRoute)?;
+    let (worker, connection) = (Rc::clone(&frame.worker), Rc::clone(&frame.connection));
+    // They may have changed anything.
+    let noted = Noted::of(request.headers());
+    let view = RequestView {
+        listener: &connection.listener.name,
+        host: &host,
+        path: request.uri().path(),
+        method: request.method(),
+        headers: request.headers(),
+        query: request.uri().query(),
+    };
+    let aimed = aim(frame, &worker.local(), route, &view)?;
+    Box::pin(forward(frame, request, noted, aimed, Line { host: None, path: None, added })).await
+}
+
+async fn forward(
+    frame: &mut Frame,
+    mut request: Request<Incoming>,
+    noted: Noted,
+    aimed: Aimed,
+    line: Line,
+) -> Result<Answer, ProxyError> {
+    let Aimed { route, target, mut destination, set_cookie } = aimed;
+    let Line { host, mut path, added } = line;
+    let connection = Rc::clone(&frame.connection);
+    let listener = &connection.listener.settings;
     if frame.is_call
         && let Some(timeout) = grpc::timeout(request.headers())
         && destination.deadline.is_none_or(|deadline| frame.started + timeout < deadline)
     {
         (destination.deadline, destination.is_clients) = (Some(frame.started + timeout), true);
     }
-    let mut path = passed.path;
     let mut stripped = None;
     let target = &route.route.targets[target];
     if let Some(steps) = target.spec.steps.as_deref() {
@@ -149,7 +277,7 @@ async fn answer(frame: &mut Frame, mut request: Request<Incoming>, noted: Noted)
         .filter(|name| frame.version != Version::HTTP_10 && listener.upgrades.contains(name));
     let (retry, deadline) = (&route.route.spec.retry, destination.deadline);
     let may_refuse = destination.upstream.upstream.settings.protocol != Protocol::Http1;
-    let way = Way { retry, may_refuse, host: passed.host_header, path, upgrade, deadline, added };
+    let way = Way { retry, may_refuse, host, path, upgrade, deadline, added };
     let client = way.upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
     let mut outbound = prepare(frame, request, noted, way)?;
     if let Some(prefix) = stripped {
@@ -297,7 +425,7 @@ fn prepare(
     way.added.put(header::VIA, headers::via(frame.version));
 
     if way.path.is_some() || parts.uri.authority().is_some() {
-        parts.uri = origin_form(&parts.uri, way.path.as_deref())?;
+        parts.uri = target::origin_form(&parts.uri, way.path.as_deref())?;
     }
     parts.version = Version::HTTP_11;
     let held_back = noted.has(Noted::EXPECT) && expects_continue(&parts.headers);
@@ -322,16 +450,6 @@ fn prepare(
     Ok(Outbound { request: Request::from_parts(parts, body), added: way.added })
 }
 
-/// The target of a request in origin form, with the path in normal form and the query untouched.
-fn origin_form(uri: &Uri, path: Option<&str>) -> Result<Uri, ProxyError> {
-    let path = path.unwrap_or(uri.path());
-    let target = match uri.query() {
-        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
-        None => PathAndQuery::try_from(path),
-    };
-    Ok(Uri::from(target.map_err(|_| ProxyError::BadRequest)?))
-}
-
 fn expects_continue(headers: &HeaderMap) -> bool {
     headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
@@ -343,7 +461,7 @@ fn is_websocket(protocol: &HeaderValue) -> bool {
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// The gateway's own answer. The client learns little; causes are in the log.
-fn refuse(frame: &mut Frame, error: ProxyError) -> Response<Body<Carrier>> {
+pub(super) fn refuse(frame: &mut Frame, error: ProxyError) -> Response<Body<Carrier>> {
     frame.flag = Some(error.flag());
     // Who is gone reads no answer, and is in the log as gone.
     let as_call = frame.is_call && error != ProxyError::ClientGone;

@@ -16,6 +16,7 @@ pub mod endpoint;
 pub mod gate;
 pub mod level;
 pub mod line;
+pub mod middleware;
 pub mod outlier;
 pub mod report;
 pub mod request;
@@ -33,6 +34,7 @@ pub use budget::RetryPermit;
 pub use certificate::Certificates;
 pub use endpoint::{Endpoint, EndpointState, Health, Standing, StateName};
 pub use level::{Level, LevelView};
+pub use middleware::{Middlewares, NamedMiddleware};
 pub use outlier::{Cause, Flip, Trial, Verdict};
 pub use report::Report;
 pub use request::{RequestView, Unmet};
@@ -52,6 +54,8 @@ pub struct Snapshot {
     pub routes: Arc<RouteTable>,
     /// Upstreams by slot; a slot keeps its upstream's name for as long as the upstream exists.
     pub upstreams: Arc<[Option<Arc<Upstream>>]>,
+    /// The steps around exchanges.
+    pub middlewares: Arc<Middlewares>,
     /// What clients of TLS listeners are shown.
     pub certificates: Arc<Certificates>,
     /// What people have to know about what they wrote.
@@ -66,6 +70,7 @@ impl Snapshot {
             published_at: SystemTime::now(),
             routes: Arc::default(),
             upstreams: Arc::from([]),
+            middlewares: Arc::default(),
             certificates: Arc::default(),
             report: Arc::default(),
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::middleware::NamedMiddleware;
 use crate::exchange::ProxyError;
 use crate::spec::matching::MatchSpec;
 use crate::spec::name::{Name, ProviderId};
@@ -21,6 +22,8 @@ pub struct Route {
     pub spec: Arc<RouteSpec>,
     /// In the order written.
     pub targets: Vec<Target>,
+    /// The steps around its exchanges, in the order written.
+    pub middlewares: Vec<Arc<NamedMiddleware>>,
     /// Whether everything it names exists.
     pub state: RouteState,
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::certificate::CertificateSpec;
+use super::middleware::MiddlewareSpec;
 use super::name::Name;
 use super::problem::Problem;
 use super::route::RouteSpec;
@@ -16,19 +17,22 @@ pub enum Kind {
     Route,
     /// `upstreams`
     Upstream,
+    /// `middlewares`
+    Middleware,
     /// `certificates`
     Certificate,
 }
 
 impl Kind {
     /// Every kind, in the order lists show them.
-    pub const ALL: [Self; 3] = [Self::Route, Self::Upstream, Self::Certificate];
+    pub const ALL: [Self; 4] = [Self::Route, Self::Upstream, Self::Middleware, Self::Certificate];
 
     /// The section's and the folder's name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Route => "routes",
             Self::Upstream => "upstreams",
+            Self::Middleware => "middlewares",
             Self::Certificate => "certificates",
         }
     }
@@ -52,6 +56,8 @@ pub struct Documents {
     pub routes: BTreeMap<Name, Item<RouteSpec>>,
     /// Upstreams by name.
     pub upstreams: BTreeMap<Name, Item<UpstreamSpec>>,
+    /// Middlewares by name.
+    pub middlewares: BTreeMap<Name, Item<MiddlewareSpec>>,
     /// Certificates by name.
     pub certificates: BTreeMap<Name, Item<CertificateSpec>>,
     /// Problems that belong to no item: an unknown kind, a bad name, a second key for one name.
@@ -87,12 +93,13 @@ impl Documents {
         }
         of(Kind::Route, &self.routes)
             .chain(of(Kind::Upstream, &self.upstreams))
+            .chain(of(Kind::Middleware, &self.middlewares))
             .chain(of(Kind::Certificate, &self.certificates))
     }
 
     /// How many items there are.
     pub fn count(&self) -> usize {
-        self.routes.len() + self.upstreams.len() + self.certificates.len()
+        self.routes.len() + self.upstreams.len() + self.middlewares.len() + self.certificates.len()
     }
 
     /// Where an item lies.
@@ -100,6 +107,7 @@ impl Documents {
         match kind {
             Kind::Route => self.routes.get(name).map(|item| &item.place),
             Kind::Upstream => self.upstreams.get(name).map(|item| &item.place),
+            Kind::Middleware => self.middlewares.get(name).map(|item| &item.place),
             Kind::Certificate => self.certificates.get(name).map(|item| &item.place),
         }
     }
@@ -113,6 +121,7 @@ impl Documents {
         Self {
             routes: left(&self.routes, &other.routes),
             upstreams: left(&self.upstreams, &other.upstreams),
+            middlewares: left(&self.middlewares, &other.middlewares),
             certificates: left(&self.certificates, &other.certificates),
             rejected: Vec::new(),
         }
@@ -122,6 +131,7 @@ impl Documents {
     pub fn with(mut self, more: Self) -> Self {
         self.routes.extend(more.routes);
         self.upstreams.extend(more.upstreams);
+        self.middlewares.extend(more.middlewares);
         self.certificates.extend(more.certificates);
         self
     }

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::spec::breaker::{Breaker, Fallback};
 use crate::spec::certificate::CertificateSpec;
 use crate::spec::matching::{Conditions, MatchSpec, PathMatch, ValueMatch};
+use crate::spec::middleware::MiddlewareSpec;
 use crate::spec::passive::PassiveHealth;
 use crate::spec::percent::Percent;
 use crate::spec::retry::Retry;
@@ -33,7 +34,18 @@ pub fn route(spec: &RouteSpec) -> Value {
         map.insert("timeout".to_owned(), duration_text(timeout).into());
     }
     map.insert("retry".to_owned(), retry(&spec.retry));
+    if !spec.middlewares.is_empty() {
+        map.insert("middlewares".to_owned(), spec.middlewares.iter().map(ToString::to_string).collect());
+    }
     Value::Object(map)
+}
+
+/// A middleware.
+pub fn middleware(spec: &MiddlewareSpec) -> Value {
+    match spec {
+        MiddlewareSpec::StripPrefix(prefix) => json!({ "strip_prefix": prefix.as_str() }),
+        MiddlewareSpec::AddPrefix(prefix) => json!({ "add_prefix": prefix }),
+    }
 }
 
 /// What a route asks of a request.

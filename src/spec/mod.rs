@@ -12,6 +12,7 @@ pub mod encode;
 pub mod endpoint;
 pub mod log_filter;
 pub mod matching;
+pub mod middleware;
 pub mod name;
 pub mod passive;
 pub mod path;

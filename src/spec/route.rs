@@ -28,6 +28,8 @@ pub struct RouteSpec {
     pub timeout: Option<Duration>,
     /// When and how its requests are tried again.
     pub retry: Retry,
+    /// The steps around its exchanges, the outermost first.
+    pub middlewares: Vec<ItemRef>,
     /// What comes with a route that a registration asked for; empty for one of a document.
     pub registered: Registered,
 }

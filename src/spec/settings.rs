@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use super::decode::tag::Rules as TagRules;
 use super::endpoint::{Address, Labels};
-use super::name::{Name, ProviderId};
+use super::name::{ItemRef, Name, ProviderId};
 
 /// All static settings, read once at start.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,6 +78,8 @@ pub struct Listener {
     pub http2: bool,
     /// Most requests of an HTTP/2 connection at once; default 100.
     pub max_concurrent_streams: u32,
+    /// The steps around the exchanges of all its routes, the outermost first.
+    pub middlewares: Vec<ItemRef>,
     /// TLS; `None`: plain text.
     pub tls: Option<ListenerTls>,
     /// Sends every request to https; `None`: serves them.
@@ -151,6 +153,7 @@ impl Listener {
             max_connections_per_client: None,
             http2: true,
             max_concurrent_streams: 100,
+            middlewares: Vec::new(),
             tls: None,
             redirect_to_https: None,
         }

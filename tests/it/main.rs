@@ -22,6 +22,7 @@ mod history;
 mod http;
 mod live;
 mod metrics;
+mod middleware;
 mod operator;
 mod readme;
 mod register;

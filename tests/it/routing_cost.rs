@@ -157,6 +157,7 @@ fn plain(path: PathMatch, asked: &str) -> Made {
         sticky,
         timeout,
         retry: Default::default(),
+        middlewares: Vec::new(),
         registered: Default::default(),
     };
     let mut headers = HeaderMap::new();
@@ -249,6 +250,7 @@ fn route(name: &str, spec: RouteSpec) -> Arc<Route> {
         provider: ProviderId::File,
         spec: Arc::new(spec),
         targets: Vec::new(),
+        middlewares: Vec::new(),
         state: RouteState::Resolved,
     })
 }

@@ -23,6 +23,8 @@ pub struct ConfigView {
     pub routes: Vec<DocumentView>,
     /// Upstreams by name.
     pub upstreams: Vec<DocumentView>,
+    /// Middlewares by name.
+    pub middlewares: Vec<DocumentView>,
     /// Certificates by name, without their keys.
     pub certificates: Vec<DocumentView>,
 }
@@ -54,6 +56,11 @@ pub fn view(settings: &Settings, snapshot: &Snapshot) -> ConfigView {
     });
     let mut upstreams: Vec<_> = upstreams.collect();
     upstreams.sort_by(|a, b| a.name.cmp(&b.name));
+    let middlewares = snapshot.middlewares.all.values().map(|named| DocumentView {
+        name: named.label.to_string(),
+        provider: named.provider,
+        document: encode::middleware(&named.spec),
+    });
     let certificates = snapshot.certificates.all().iter().map(|certificate| DocumentView {
         name: certificate.name.to_string(),
         provider: certificate.provider,
@@ -64,6 +71,7 @@ pub fn view(settings: &Settings, snapshot: &Snapshot) -> ConfigView {
         settings: self::settings(settings),
         routes: routes.collect(),
         upstreams,
+        middlewares: middlewares.collect(),
         certificates: certificates.collect(),
     }
 }
@@ -133,6 +141,7 @@ fn listener(listener: &Listener) -> Value {
         "max_connections_per_client": listener.max_connections_per_client,
         "http2": listener.http2,
         "max_concurrent_streams": listener.max_concurrent_streams,
+        "middlewares": listener.middlewares.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "tls": listener.tls.as_ref().map(listener_tls),
         "redirect_to_https": listener.redirect_to_https.as_ref().map(|redirect| {
             json!({ "port": redirect.port, "status": redirect.status.as_u16() })

@@ -21,6 +21,9 @@ pub struct RouteView {
     pub r#match: Value,
     /// Its targets, in the order written.
     pub targets: Vec<TargetView>,
+    /// The steps around its exchanges, as in a document.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub middlewares: Vec<String>,
     /// Whether it can be served.
     pub state: State,
     /// Why it is not `ok`, and what else people should know of it.
@@ -67,6 +70,7 @@ fn view(route: &Route, usable: &mut Usable<'_>) -> RouteView {
         targets: targets
             .map(|(target, usable)| TargetView { document: encode::target(&target.spec), usable })
             .collect(),
+        middlewares: route.spec.middlewares.iter().map(ToString::to_string).collect(),
         state,
         reasons,
     }

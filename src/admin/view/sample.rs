@@ -40,6 +40,7 @@ impl Picture {
             published_at: UNIX_EPOCH,
             routes: Arc::new(RouteTable::new(routes)),
             upstreams: Arc::from([Some(Arc::new(self.upstream()))]),
+            middlewares: Arc::default(),
             certificates: Arc::default(),
             report: Arc::new(Report { unread: self.unread.clone(), ..Report::default() }),
         }
@@ -190,8 +191,10 @@ fn route(text: &str, provider: ProviderId, matching: MatchSpec, targets: Vec<Tar
             sticky: None,
             timeout: None,
             retry: Default::default(),
+            middlewares: Vec::new(),
             registered: Default::default(),
         }),
+        middlewares: Vec::new(),
         state,
     }
 }

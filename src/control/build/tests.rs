@@ -10,6 +10,8 @@ use super::*;
 use crate::discovery::state::Origin;
 use crate::spec::source::{ConsulService, Source};
 
+mod middlewares;
+
 /// A world and its snapshots.
 struct Gateway {
     world: World,

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::question::Question;
+use crate::snapshot::middleware::Origin;
 use crate::snapshot::{BreakerView, LevelView, Route, StateName};
 use crate::spec::encode;
 use crate::spec::endpoint::Labels;
@@ -28,6 +29,9 @@ pub struct Explanation {
     pub more_routes: usize,
     /// Routes for other hosts and paths, which were not looked at.
     pub other_routes: usize,
+    /// The middlewares of listener and route, in the order in which a request passes them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub middlewares: Vec<ExplainedMiddleware>,
     /// The route taken.
     pub route: Option<ExplainedRoute>,
     /// The upstreams of its targets.
@@ -91,6 +95,23 @@ pub enum Fate {
     Unmet,
     /// The route taken goes before it.
     After,
+}
+
+/// A middleware of the listener or of the route taken.
+#[derive(Debug, Serialize)]
+pub struct ExplainedMiddleware {
+    /// Its name, with its provider where another one's won that.
+    pub name: Arc<str>,
+    /// Who defined it.
+    pub provider: ProviderId,
+    /// Its type.
+    pub r#type: &'static str,
+    /// Who names it.
+    pub of: Origin,
+    /// Whether it takes part.
+    pub runs: bool,
+    /// Why.
+    pub reason: String,
 }
 
 /// The route taken.
@@ -205,7 +226,19 @@ impl Explanation {
         let (routes, upstreams) = (Vec::new(), Vec::new());
         let (more_routes, other_routes, more_upstreams) = (0, 0, 0);
         let (answer, route) = (None, None);
-        Self { generation, request, answer, routes, more_routes, other_routes, route, upstreams, more_upstreams }
+        let middlewares = Vec::new();
+        Self {
+            generation,
+            request,
+            answer,
+            routes,
+            more_routes,
+            other_routes,
+            middlewares,
+            route,
+            upstreams,
+            more_upstreams,
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::snapshot::target::{DecidedBy, Odds, odds, sticky_key};
 use crate::snapshot::{
-    Endpoint, LevelView, RequestView, Route, RouteState, Snapshot, Standing, Target, Upstream, gate, level,
+    Endpoint, LevelView, RequestView, Route, RouteState, Snapshot, Standing, Target, Upstream, gate, level, middleware,
 };
 use crate::spec::breaker::Fallback;
 use crate::spec::encode;
@@ -21,8 +21,8 @@ mod question;
 mod word;
 
 pub use answer::{
-    Answer, Candidate, ExplainedEndpoint, ExplainedRoute, ExplainedTarget, ExplainedUpstream, Explanation, Fate,
-    RouteHealth, Seen,
+    Answer, Candidate, ExplainedEndpoint, ExplainedMiddleware, ExplainedRoute, ExplainedTarget, ExplainedUpstream,
+    Explanation, Fate, RouteHealth, Seen,
 };
 pub use question::{Question, Wrong};
 
@@ -77,6 +77,11 @@ pub fn explain(
     }
     let taken = snapshot.routes.take(&view);
     explanation.add_candidates(question, snapshot, &view, taken.ok())?;
+    let route = taken.ok().map(|position| &snapshot.routes.routes()[position]);
+    if let Err(answer) = explanation.add_middlewares(listener, route, snapshot) {
+        explanation.answer = Some(answer);
+        return Ok(explanation);
+    }
     match taken {
         Err(error) => {
             explanation.answer = Some(Answer::new(
@@ -123,6 +128,38 @@ impl Explanation {
         {
             self.routes.push(Candidate::new(route, Fate::Unmet, word::unmet(unmet, view)));
         }
+        Ok(())
+    }
+
+    /// What the request passes on its way.
+    ///
+    /// # Errors
+    /// What every client of the listener gets.
+    fn add_middlewares(
+        &mut self,
+        listener: &Name,
+        route: Option<&Arc<Route>>,
+        snapshot: &Snapshot,
+    ) -> Result<(), Answer> {
+        let of_listener = snapshot.middlewares.of_listener(listener).map_err(|(error, reasons)| {
+            let reason = format!("the listener's middlewares: {}", reasons.join("; "));
+            Answer::new(error.status(), error.flag().as_str(), error.code(), reason)
+        })?;
+        let of_route = route.map_or(&[][..], |route| &route.middlewares);
+        self.middlewares = middleware::chain(of_listener, of_route)
+            .map(|(named, of, fate)| ExplainedMiddleware {
+                name: Arc::clone(&named.label),
+                provider: named.provider,
+                r#type: named.spec.kind(),
+                of,
+                runs: matches!(fate, middleware::Fate::Runs),
+                reason: match fate {
+                    middleware::Fate::Runs => encode::middleware(&named.spec).to_string(),
+                    middleware::Fate::IsThere => "the listener has it already".to_owned(),
+                    middleware::Fate::Replaced(other) => format!("the route has `{}` instead", other.label),
+                },
+            })
+            .collect();
         Ok(())
     }
 

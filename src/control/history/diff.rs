@@ -8,7 +8,9 @@ use serde_json::{Map, Value, json};
 
 use super::event::{Change, Facts, Shape, What};
 use crate::snapshot::certificate::{Certificate, Certificates};
-use crate::snapshot::{CircuitState, Route, RouteState, RouteTable, Snapshot, StateName, Upstream};
+use crate::snapshot::{
+    CircuitState, Middlewares, NamedMiddleware, Route, RouteState, RouteTable, Snapshot, StateName, Upstream,
+};
 use crate::spec::encode;
 use crate::spec::endpoint::RegistryStatus;
 use crate::spec::name::ProviderId;
@@ -23,6 +25,7 @@ pub(super) struct Picture {
     pub(super) generation: u64,
     pub(super) upstreams: BTreeMap<Arc<str>, Known>,
     routes: Arc<RouteTable>,
+    middlewares: Arc<Middlewares>,
     certificates: Arc<Certificates>,
 }
 
@@ -70,6 +73,10 @@ impl Picture {
         if !Arc::ptr_eq(&self.routes, &snapshot.routes) {
             compare_routes(&self.routes, &snapshot.routes, index_of, &mut changes);
             self.routes = Arc::clone(&snapshot.routes);
+        }
+        if !Arc::ptr_eq(&self.middlewares, &snapshot.middlewares) {
+            compare_middlewares(&self.middlewares, &snapshot.middlewares, index_of, &mut changes);
+            self.middlewares = Arc::clone(&snapshot.middlewares);
         }
         if !Arc::ptr_eq(&self.certificates, &snapshot.certificates) {
             compare_certificates(&self.certificates, &snapshot.certificates, index_of, &mut changes);
@@ -316,6 +323,41 @@ fn compare_routes(before: &RouteTable, now: &RouteTable, index_of: &IndexOf, cha
         let (was, cause) =
             (Some(Shape::Document(route_document(former))), format!("{} defines it no more", former.provider));
         changes.push(change(former, What::RouteRemoved, was, None, cause));
+    }
+}
+
+fn compare_middlewares(before: &Middlewares, now: &Middlewares, index_of: &IndexOf, changes: &mut Vec<Change>) {
+    let change = |named: &NamedMiddleware, event, before, after, cause: String| Change {
+        provider: Some(named.provider),
+        index: index_of(named.provider, None),
+        middleware: Some(Arc::clone(&named.label)),
+        before,
+        after,
+        ..Change::new(event, cause)
+    };
+    let document = |named: &NamedMiddleware| {
+        let document = encode::middleware(&named.spec);
+        let mut map = document.as_object().cloned().unwrap_or_default();
+        map.insert("provider".to_owned(), json!(named.provider));
+        map
+    };
+    for (label, named) in &now.all {
+        match before.all.get(label) {
+            None => {
+                let (after, cause) = (Some(Shape::Document(document(named))), format!("{} defines it", named.provider));
+                changes.push(change(named, What::MiddlewareAdded, None, after, cause));
+            }
+            Some(former) if Arc::ptr_eq(former, named) => {}
+            Some(former) => {
+                let Some((was, is)) = differences(document(former), document(named)) else { continue };
+                let cause = format!("its document in {} changed", named.provider);
+                changes.push(change(named, What::MiddlewareChanged, Some(was), Some(is), cause));
+            }
+        }
+    }
+    for former in before.all.iter().filter(|(label, _)| !now.all.contains_key(*label)).map(|(_, former)| former) {
+        let (was, cause) = (Some(Shape::Document(document(former))), format!("{} defines it no more", former.provider));
+        changes.push(change(former, What::MiddlewareRemoved, was, None, cause));
     }
 }
 

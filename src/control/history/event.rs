@@ -48,6 +48,9 @@ pub struct Change {
     /// The upstream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<Arc<str>>,
+    /// The middleware.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub middleware: Option<Arc<str>>,
     /// The certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<Arc<str>>,
@@ -84,6 +87,12 @@ pub enum What {
     UpstreamChanged,
     /// An upstream is gone.
     UpstreamRemoved,
+    /// A middleware is there.
+    MiddlewareAdded,
+    /// A middleware is another.
+    MiddlewareChanged,
+    /// A middleware is gone.
+    MiddlewareRemoved,
     /// A certificate is there.
     CertificateAdded,
     /// A certificate is another.
@@ -187,6 +196,7 @@ impl Change {
             index: None,
             route: None,
             upstream: None,
+            middleware: None,
             certificate: None,
             endpoint: None,
             before: None,

@@ -58,6 +58,7 @@ fn change(event: What, (provider, kind, name): &Place, cause: String) -> Change 
         source: kind.is_none().then(|| Arc::clone(name)),
         route: of(Kind::Route),
         upstream: of(Kind::Upstream),
+        middleware: of(Kind::Middleware),
         certificate: of(Kind::Certificate),
         ..Change::new(event, cause)
     }

@@ -28,7 +28,7 @@ impl KeyRange {
     pub fn of_documents(prefix: &str) -> Self {
         let folder = |kind: Kind| format!("{prefix}{}/", kind.as_str());
         let except = Some(Box::new(Self::of_prefix(&status(prefix))));
-        Self { start: folder(Kind::Route).into_bytes(), end: after(&folder(Kind::Upstream)), except }
+        Self { start: folder(Kind::Middleware).into_bytes(), end: after(&folder(Kind::Upstream)), except }
     }
 
     /// Whether a key between `start` and `end` is of the range.

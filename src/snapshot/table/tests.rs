@@ -43,6 +43,7 @@ fn spec(hosts: &[&str], at: &str) -> RouteSpec {
         sticky: None,
         timeout: None,
         retry: Default::default(),
+        middlewares: Vec::new(),
         registered: Default::default(),
     }
 }
@@ -59,6 +60,7 @@ fn route(name: &str, spec: RouteSpec) -> Arc<Route> {
         provider: ProviderId::File,
         spec: Arc::new(spec),
         targets: Vec::new(),
+        middlewares: Vec::new(),
         state: RouteState::Resolved,
     })
 }

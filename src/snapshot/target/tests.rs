@@ -46,8 +46,10 @@ fn route(choices: Vec<Choice>) -> Route {
             sticky: None,
             timeout: None,
             retry: Default::default(),
+            middlewares: Vec::new(),
             registered: Default::default(),
         }),
+        middlewares: Vec::new(),
         state: RouteState::Resolved,
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::spec::certificate::CertificateSpec;
 use crate::spec::document::{Documents, Item, Kind};
+use crate::spec::middleware::MiddlewareSpec;
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::problem::Problem;
 use crate::spec::route::RouteSpec;
@@ -22,6 +23,7 @@ pub struct DocumentSet {
     prefix: String,
     routes: Known<RouteSpec>,
     upstreams: Known<UpstreamSpec>,
+    middlewares: Known<MiddlewareSpec>,
     certificates: Known<CertificateSpec>,
 }
 
@@ -51,8 +53,8 @@ struct Candidate<'a> {
 impl DocumentSet {
     /// No documents yet. `prefix` is what every key begins with, slash included: `fleetgate/`.
     pub fn new(provider: ProviderId, prefix: impl Into<String>) -> Self {
-        let (routes, upstreams, certificates) = Default::default();
-        Self { provider, prefix: prefix.into(), routes, upstreams, certificates }
+        let (routes, upstreams, middlewares, certificates) = Default::default();
+        Self { provider, prefix: prefix.into(), routes, upstreams, middlewares, certificates }
     }
 
     /// The documents of the complete present set of whole keys and values. An item whose key is not in it
@@ -62,20 +64,14 @@ impl DocumentSet {
         let mut entries: Vec<_> = entries.into_iter().filter(|(_, bytes)| !bytes.is_empty()).collect();
         entries.sort_unstable();
         let mut rejected = Vec::new();
-        let mut routes: BTreeMap<Name, Candidate<'a>> = BTreeMap::new();
-        let mut upstreams: BTreeMap<Name, Candidate<'a>> = BTreeMap::new();
-        let mut certificates: BTreeMap<Name, Candidate<'a>> = BTreeMap::new();
+        let mut winners: BTreeMap<Kind, BTreeMap<Name, Candidate<'a>>> = BTreeMap::new();
         for (key, bytes) in entries {
             let Some(relative) = key.strip_prefix(self.prefix.as_str()) else { continue };
             match decode_key(relative) {
                 Key::Ignored => {}
                 Key::Rejected(text) => rejected.push(Problem::new(self.place(key), "", text)),
                 Key::Document { kind, name, format } => {
-                    let winners = match kind {
-                        Kind::Route => &mut routes,
-                        Kind::Upstream => &mut upstreams,
-                        Kind::Certificate => &mut certificates,
-                    };
+                    let winners = winners.entry(kind).or_default();
                     // Keys come in order: the first one for a name is the smaller.
                     if let Some(winner) = winners.get(&name) {
                         let text = format!("`{}` defines the same name and goes first: remove one of them", winner.key);
@@ -87,12 +83,14 @@ impl DocumentSet {
             }
         }
         let place = |key: &str| format!("{}:{key}", self.provider);
-        refresh(&mut self.routes, routes, &place);
-        refresh(&mut self.upstreams, upstreams, &place);
-        refresh(&mut self.certificates, certificates, &place);
+        refresh(&mut self.routes, &mut winners, &place);
+        refresh(&mut self.upstreams, &mut winners, &place);
+        refresh(&mut self.middlewares, &mut winners, &place);
+        refresh(&mut self.certificates, &mut winners, &place);
         Documents {
             routes: items(&self.routes),
             upstreams: items(&self.upstreams),
+            middlewares: items(&self.middlewares),
             certificates: items(&self.certificates),
             rejected,
         }
@@ -109,9 +107,10 @@ fn items<T: Clone>(known: &Known<T>) -> BTreeMap<Name, Item<T>> {
 
 fn refresh<T: DecodeItem>(
     known: &mut Known<T>,
-    present: BTreeMap<Name, Candidate<'_>>,
+    winners: &mut BTreeMap<Kind, BTreeMap<Name, Candidate<'_>>>,
     place: &dyn Fn(&str) -> String,
 ) {
+    let present = winners.remove(&T::KIND).unwrap_or_default();
     known.retain(|name, _| present.contains_key(name));
     for (name, candidate) in present {
         let before = known.remove(&name);
@@ -170,16 +169,17 @@ mod tests {
                 ("fleetgate/routes/yaml.yaml", "match: { path: /c }\nupstream: u\n"),
                 ("fleetgate/upstreams/u", "consul = { service = \"users\" }"),
                 ("elsewhere/routes/other", ROUTE),
-                ("fleetgate/middlewares/m", "x = 1"),
+                ("fleetgate/middlewares/strip", "strip_prefix = \"/users\""),
+                ("fleetgate/plugins/m", "x = 1"),
             ],
         );
         assert_eq!(documents.routes.keys().map(Name::as_str).collect::<Vec<_>>(), ["json", "toml", "yaml"]);
         assert!(documents.routes.values().all(|item| item.good.is_some() && item.problems.is_empty()));
-        assert!(documents.upstreams["u"].good.is_some());
+        assert!(documents.upstreams["u"].good.is_some() && documents.middlewares["strip"].good.is_some());
         assert_eq!(
             documents.rejected.iter().map(ToString::to_string).collect::<Vec<_>>(),
             [
-                "consul-kv:fleetgate/middlewares/m: `middlewares/` holds no documents: documents are `routes/NAME`, `upstreams/NAME`, `certificates/NAME`"
+                "consul-kv:fleetgate/plugins/m: `plugins/` holds no documents: documents are `routes/NAME`, `upstreams/NAME`, `middlewares/NAME`, `certificates/NAME`"
             ]
         );
     }

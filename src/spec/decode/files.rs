@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::spec::certificate::CertificateSpec;
 use crate::spec::document::{Documents, Item};
+use crate::spec::middleware::MiddlewareSpec;
 use crate::spec::name::Name;
 use crate::spec::problem::{Problem, sort};
 use crate::spec::route::RouteSpec;
@@ -54,6 +55,7 @@ struct Known {
     attachments: Attachments,
     routes: Vec<KnownItem<RouteSpec>>,
     upstreams: Vec<KnownItem<UpstreamSpec>>,
+    middlewares: Vec<KnownItem<MiddlewareSpec>>,
     certificates: Vec<KnownItem<CertificateSpec>>,
     rejected: Vec<Problem>,
 }
@@ -95,6 +97,7 @@ impl FileSet {
             };
             merge(&now.routes, &self.last.routes, &mut documents.routes, &mut documents.rejected);
             merge(&now.upstreams, &self.last.upstreams, &mut documents.upstreams, &mut documents.rejected);
+            merge(&now.middlewares, &self.last.middlewares, &mut documents.middlewares, &mut documents.rejected);
             merge(&now.certificates, &self.last.certificates, &mut documents.certificates, &mut documents.rejected);
             documents.rejected.extend(now.rejected.iter().cloned());
             self.files.insert(path, now);
@@ -126,12 +129,13 @@ impl Known {
                     attachments.entry(path.to_owned()).or_insert_with(|| (read.0)(path)).clone()
                 };
                 let attached = Attached::new(Path::new(&file.path), &noted);
-                let Sections { routes, upstreams, certificates, rejected } =
+                let Sections { routes, upstreams, middlewares, certificates, rejected } =
                     decode_sections(&root, &file.path, file.main, attached);
                 Self {
                     bytes: file.bytes,
                     routes: known_items(routes),
                     upstreams: known_items(upstreams),
+                    middlewares: known_items(middlewares),
                     certificates: known_items(certificates),
                     attachments: attachments.into_inner(),
                     rejected,
@@ -144,6 +148,7 @@ impl Known {
                     attachments: Attachments::new(),
                     routes: Vec::new(),
                     upstreams: Vec::new(),
+                    middlewares: Vec::new(),
                     certificates: Vec::new(),
                     rejected,
                 },
@@ -276,7 +281,7 @@ mod tests {
         };
         insta::assert_snapshot!(shown(&other), @"
 a.toml:1:2: route: unknown key; did you mean `routes`?
-a.toml:2:2: admin: this section belongs into the main configuration file: here stand routes, upstreams and certificates
+a.toml:2:2: admin: this section belongs into the main configuration file: here stand routes, upstreams, middlewares and certificates
 a.toml:4:9: routes.A: `A` is not a name: 1 to 63 of a-z, 0-9, `.`, `_` and `-`, beginning with a letter or digit
 a.toml:6:5: upstreams.u: expected a table, found a number
 ");

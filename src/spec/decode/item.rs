@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 
 use crate::spec::certificate::CertificateSpec;
 use crate::spec::document::Kind;
+use crate::spec::middleware::MiddlewareSpec;
 use crate::spec::problem::{Problem, sort};
 use crate::spec::route::RouteSpec;
 use crate::spec::upstream::UpstreamSpec;
@@ -12,6 +13,7 @@ use crate::spec::upstream::UpstreamSpec;
 use super::attached::Attached;
 use super::certificate::RawCertificate;
 use super::format::Format;
+use super::middleware::RawMiddleware;
 use super::parse::parse_bytes;
 use super::reader::{Mistake, Reading, read};
 use super::route::RawRoute;
@@ -43,6 +45,15 @@ impl DecodeItem for UpstreamSpec {
     type Raw = RawUpstream;
 
     fn resolve(raw: RawUpstream, scope: &Scope<'_>) -> Option<Self> {
+        raw.resolve(scope)
+    }
+}
+
+impl DecodeItem for MiddlewareSpec {
+    const KIND: Kind = Kind::Middleware;
+    type Raw = RawMiddleware;
+
+    fn resolve(raw: RawMiddleware, scope: &Scope<'_>) -> Option<Self> {
         raw.resolve(scope)
     }
 }
@@ -231,6 +242,7 @@ RouteSpec {
             max: 250ms,
         },
     },
+    middlewares: [],
     registered: Registered {
         yields: false,
         broken: [],
@@ -287,6 +299,7 @@ RouteSpec {
             max: 250ms,
         },
     },
+    middlewares: [],
     registered: Registered {
         yields: false,
         broken: [],

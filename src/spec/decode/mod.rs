@@ -18,6 +18,7 @@ pub mod format;
 pub mod health_check;
 pub mod item;
 pub mod key;
+pub mod middleware;
 pub mod parse;
 pub mod passive;
 pub mod queue;

@@ -36,6 +36,9 @@ pub struct RawRoute {
     priority: Option<i64>,
     /// Only on these listeners; default all.
     listeners: Option<Vec<String>>,
+    /// Steps around its exchanges, by `NAME` or `NAME@PROVIDER`, the outermost first; those of the listener are around
+    /// them.
+    middlewares: Option<Vec<String>>,
 }
 
 /// One possible destination.
@@ -103,9 +106,26 @@ impl RawRoute {
             sticky: self.sticky.and_then(|sticky| sticky.resolve(&scope.key("sticky"))),
             timeout: self.timeout.map(|RawDuration(timeout)| timeout),
             retry: self.retry.unwrap_or_default().resolve(&scope.key("retry")),
+            middlewares: resolve_middlewares(self.middlewares, &scope.key("middlewares")),
             registered: Registered::default(),
         })
     }
+}
+
+/// A list of middlewares, each once.
+pub(crate) fn resolve_middlewares(raw: Option<Vec<String>>, scope: &Scope<'_>) -> Vec<ItemRef> {
+    let mut named: Vec<ItemRef> = Vec::new();
+    for (index, text) in raw.into_iter().flatten().enumerate() {
+        let scope = scope.index(index);
+        let Some(reference) = scope.check(text.parse::<ItemRef>()) else { continue };
+        if named.contains(&reference) {
+            scope.problem(format!("`{reference}` is there already"));
+            continue;
+        }
+        scope.refers(Referent::Middleware(reference.clone()));
+        named.push(reference);
+    }
+    named
 }
 
 fn resolve_targets(raw: Option<Vec<RawTarget>>, scope: &Scope<'_>) -> Vec<TargetSpec> {

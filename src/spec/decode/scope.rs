@@ -38,6 +38,8 @@ pub enum Referent {
     Upstream(ItemRef),
     /// A subset of an upstream.
     Subset(ItemRef, Name),
+    /// A middleware.
+    Middleware(ItemRef),
     /// A listener.
     Listener(Name),
     /// A provider that must be on.

@@ -1,7 +1,9 @@
-//! Defines how the sections of a file become items: `[routes.NAME]`, `[upstreams.NAME]`, `[certificates.NAME]`.
+//! Defines how the sections of a file become items: `[routes.NAME]`, `[upstreams.NAME]`, `[middlewares.NAME]`,
+//! `[certificates.NAME]`.
 
 use crate::spec::certificate::CertificateSpec;
 use crate::spec::document::Kind;
+use crate::spec::middleware::MiddlewareSpec;
 use crate::spec::name::Name;
 use crate::spec::problem::Problem;
 use crate::spec::route::RouteSpec;
@@ -22,6 +24,8 @@ pub struct Sections {
     pub routes: Vec<SectionItem<RouteSpec>>,
     /// `[upstreams.NAME]`, in the order of the names.
     pub upstreams: Vec<SectionItem<UpstreamSpec>>,
+    /// `[middlewares.NAME]`, in the order of the names.
+    pub middlewares: Vec<SectionItem<MiddlewareSpec>>,
     /// `[certificates.NAME]`, in the order of the names.
     pub certificates: Vec<SectionItem<CertificateSpec>>,
     /// What belongs to no item: bad names, unknown sections.
@@ -45,6 +49,7 @@ pub fn decode_sections(root: &Node, origin: &str, main: bool, attached: Attached
     Sections {
         routes: decode_section(root, origin, attached, &mut rejected),
         upstreams: decode_section(root, origin, attached, &mut rejected),
+        middlewares: decode_section(root, origin, attached, &mut rejected),
         certificates: decode_section(root, origin, attached, &mut rejected),
         rejected,
     }
@@ -60,7 +65,7 @@ pub fn unknown_sections(root: &Node, origin: &str, main: bool) -> Vec<Problem> {
     let unknown = root.entries().iter().filter(|entry| !known.contains(&entry.key.as_str()));
     let problem = |entry: &super::tree::Entry| {
         let text = if STATIC_SECTIONS.contains(&entry.key.as_str()) {
-            "this section belongs into the main configuration file: here stand routes, upstreams and certificates"
+            "this section belongs into the main configuration file: here stand routes, upstreams, middlewares and certificates"
                 .to_owned()
         } else {
             unknown_key(&entry.key, &known)

@@ -368,8 +368,8 @@ async fn problems_stand_in_kv_until_they_are_mended() {
     )
     .await;
     assert_eq!(provider(&gateway, "consul-kv").await["rejected"].as_array().unwrap().len(), 1, "it is no document");
-    consul.register(&service("web", &a, &["fleetgate.path=/web", "fleetgate.middlewares=auth"])).await;
-    until_told(&consul, &[("routes/bad", "consul-kv"), ("services/web", "no middleware `auth`")]).await;
+    consul.register(&service("web", &a, &["fleetgate.path=/web", "fleetgate.middlewares=Auth"])).await;
+    until_told(&consul, &[("routes/bad", "consul-kv"), ("services/web", "`Auth` is not a name")]).await;
     consul.kv_delete("fleetgate/routes/bad").await;
     consul.register(&service("web", &a, &["fleetgate.path=/web"])).await;
     until_told(&consul, &[]).await;

@@ -9,6 +9,7 @@ use crate::spec::decode::condition::{parse_host, parse_path, parse_prefix};
 use crate::spec::decode::reader::unknown_key;
 use crate::spec::endpoint::{EndpointSpec, Labels};
 use crate::spec::matching::{Conditions, MatchSpec, PathMatch};
+use crate::spec::name::ItemRef;
 use crate::spec::route::{Steps, StripPrefix};
 
 /// A route that a service asks for.
@@ -16,8 +17,7 @@ use crate::spec::route::{Steps, StripPrefix};
 pub(super) struct Native {
     pub(super) matching: MatchSpec,
     pub(super) steps: Option<Arc<Steps>>,
-    /// Why it is not served.
-    pub(super) broken: Vec<String>,
+    pub(super) middlewares: Vec<ItemRef>,
 }
 
 /// What an instance asks for: its routes by name (`""` is the one without), each right or with what is wrong.
@@ -127,11 +127,12 @@ impl Draft {
         if !values.contains_key("host") && !values.contains_key("path") && self.problems.is_empty() {
             self.wrong("says what to do, and not with which requests: give `host` or `path`".to_owned());
         }
-        let middlewares = values.get("middlewares").into_iter().flat_map(|text| text.split(',')).map(str::trim);
-        let broken = middlewares
-            .filter(|name| !name.is_empty())
-            .map(|name| format!("there is no middleware `{name}`"))
-            .collect();
+        let mut middlewares: Vec<ItemRef> = Vec::new();
+        let named = values.get("middlewares").into_iter().flat_map(|text| text.split(',')).map(str::trim);
+        for name in named.filter(|name| !name.is_empty()) {
+            let reference = self.check("middlewares", name.parse::<ItemRef>());
+            middlewares.extend(reference.filter(|reference| !middlewares.contains(reference)));
+        }
         let path = PathMatch::Prefix(path.unwrap_or_default());
         let matching = MatchSpec { hosts, path, methods: Vec::new(), conditions: Conditions::default() };
         if self.problems.is_empty() {
@@ -146,7 +147,7 @@ impl Draft {
         // A path in normal form fits into a header.
         let strip_prefix = strip_prefix.and_then(|path| StripPrefix::new(path).ok());
         let steps = strip_prefix.map(|path| Steps { strip_prefix: Some(path), ..Steps::default() });
-        Some(Ok(Native { matching, steps: steps.map(Arc::new), broken }))
+        Some(Ok(Native { matching, steps: steps.map(Arc::new), middlewares }))
     }
 }
 
@@ -174,11 +175,12 @@ pub(super) mod tests {
     fn told(said: &[&str]) -> String {
         let asked = read(&instance("a", 1, said), &Bounds::default());
         let line = |(name, asked): (String, Result<Native, Vec<String>>)| match asked {
-            Ok(Native { matching, steps, broken }) => {
+            Ok(Native { matching, steps, middlewares }) => {
                 let hosts: Vec<_> = matching.hosts.iter().map(ToString::to_string).collect();
                 let strip = steps.and_then(|steps| steps.strip_prefix.clone());
                 let strip = strip.as_ref().map_or("", StripPrefix::as_str);
-                format!("{name}: {} {:?} {strip} {}", hosts.join(","), matching.path, broken.join("; "))
+                let middlewares: Vec<_> = middlewares.iter().map(ToString::to_string).collect();
+                format!("{name}: {} {:?} {strip} {}", hosts.join(","), matching.path, middlewares.join(" "))
             }
             Err(problems) => format!("{name}! {}", problems.join("; ")),
         };
@@ -204,8 +206,8 @@ pub(super) mod tests {
                 ":  Prefix(\"/w\")\napi: a.com,*.b.com Prefix(\"/v1\")",
             ),
             (
-                &["tag:fleetgate.path=/a", "tag:fleetgate.middlewares=auth, limit"],
-                ":  Prefix(\"/a\")  there is no middleware `auth`; there is no middleware `limit`",
+                &["tag:fleetgate.path=/a", "tag:fleetgate.middlewares=auth, limit@file,auth"],
+                ":  Prefix(\"/a\")  auth limit@file",
             ),
             (
                 &["tag:fleetgate.path=users", "tag:fleetgate.routes.b.path=/b"],

@@ -193,8 +193,8 @@ impl TagSet {
                     documents.rejected.push(taken(service, "routes", &route));
                     continue;
                 }
-                let spec =
-                    native_route(&name, form, self.registered(form.broken.clone(), claim.remarks.clone(), &[known]));
+                let registered = self.registered(Vec::new(), claim.remarks.clone(), &[known]);
+                let spec = native_route(&name, form, registered);
                 let good = keep_equal(self.routes.get(&route).cloned(), spec);
                 let item = Item { good: Some(good), problems: claim.problems.clone(), place: Arc::clone(&place) };
                 documents.routes.insert(route, item);
@@ -273,12 +273,13 @@ impl TagSet {
 fn native_route(upstream: &Name, form: &Native, registered: Registered) -> RouteSpec {
     let upstream = ItemRef { name: upstream.clone(), provider: None };
     let target = TargetSpec { upstream, subset: None, choice: Choice::Weight(1), steps: form.steps.clone() };
-    route(form.matching.clone(), vec![target], registered)
+    RouteSpec { middlewares: form.middlewares.clone(), ..route(form.matching.clone(), vec![target], registered) }
 }
 
 fn route(matching: crate::spec::matching::MatchSpec, targets: Vec<TargetSpec>, registered: Registered) -> RouteSpec {
     let (priority, listeners, sticky, timeout, retry) = (0, Vec::new(), None, None, Retry::default());
-    RouteSpec { matching, priority, listeners, targets, sticky, timeout, retry, registered }
+    let middlewares = Vec::new();
+    RouteSpec { matching, priority, listeners, targets, sticky, timeout, retry, middlewares, registered }
 }
 
 fn subsets(claims: &Claims) -> BTreeMap<Name, Labels> {

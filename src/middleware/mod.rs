@@ -1,0 +1,69 @@
+//! Steps around the exchanges of routes: each may change a request before it goes on, answer instead, and change the
+//! answer that comes back.
+//!
+//! A new one is a variant of [`MiddlewareSpec`] with its key in `spec::decode::middleware`, a line in `spec::encode`, and
+//! a file here with its [`Middleware`], which [`build`] makes of the spec. What it keeps between exchanges is its own: the
+//! object stays the same as long as its document says the same.
+
+use std::fmt::Debug;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+use crate::exchange::{Exchange, Payload, ProxyError};
+use crate::spec::middleware::MiddlewareSpec;
+
+mod prefix;
+
+/// A step around an exchange. One object serves all workers.
+#[async_trait(?Send)]
+pub trait Middleware: Debug + Send + Sync {
+    /// Takes a request to its answer: what [`Next::run`] gives, or one of its own.
+    ///
+    /// # Errors
+    /// What the client gets instead; the middlewares around it see that as an answer.
+    async fn handle(&self, request: Request<Incoming>, next: Next) -> Result<Response<Payload>, ProxyError>;
+}
+
+/// The middlewares of an exchange, the outermost first.
+pub type Chain = [Arc<dyn Middleware>];
+
+/// What is left of the way to an endpoint.
+#[derive(Debug)]
+pub struct Next {
+    chain: Rc<Chain>,
+    passed: usize,
+    exchange: Rc<dyn Exchange>,
+}
+
+impl Next {
+    /// The whole way.
+    pub fn new(chain: Rc<Chain>, exchange: Rc<dyn Exchange>) -> Self {
+        Self { chain, passed: 0, exchange }
+    }
+
+    /// The exchange.
+    pub fn exchange(&self) -> &Rc<dyn Exchange> {
+        &self.exchange
+    }
+
+    /// Goes on: through the middlewares that are left, then to an endpoint. What goes wrong there comes back as the answer
+    /// that the client gets.
+    pub async fn run(self, request: Request<Incoming>) -> Response<Payload> {
+        let Self { chain, passed, exchange } = self;
+        let Some(middleware) = chain.get(passed) else { return exchange.forward(request).await };
+        let next = Self { chain: Rc::clone(&chain), passed: passed + 1, exchange: Rc::clone(&exchange) };
+        middleware.handle(request, next).await.unwrap_or_else(|error| exchange.refuse(error))
+    }
+}
+
+/// Makes what a spec asks for.
+pub fn build(spec: &MiddlewareSpec) -> Arc<dyn Middleware> {
+    match spec {
+        MiddlewareSpec::StripPrefix(prefix) => Arc::new(prefix::StripPrefix::new(prefix)),
+        MiddlewareSpec::AddPrefix(prefix) => Arc::new(prefix::AddPrefix::new(prefix)),
+    }
+}
