@@ -1,15 +1,17 @@
 //! The data plane: workers that share nothing they need not, each a thread with its own runtime.
 //!
 //! A request's life in here: `accept` takes its connection, `connection` serves it (over `tls` perhaps, by `http2`
-//! perhaps), `serve` is the exchange in reading order (`gate`, route, target), `breaker` lets it through, `forward` tries
-//! endpoints as often as `retry` allows, each that `room` and `pick` find by an `attempt` over a connection that `kept`
-//! keeps (over TLS by `secure`), or over one that carries many (`multiplexed`); `carrier` is either, `tunnel` carries upgrades
-//! (`websocket` knows its frames), and `frame` tells log and metrics when it is over. `local` is a worker's view of a
-//! snapshot, `drain` ends what is at endpoints that leave it.
+//! perhaps), `serve` is the exchange in reading order: it has `arrive`d (gate, route, target), perhaps goes `through`
+//! middlewares, `breaker` lets it pass, `forward` tries endpoints as often as `retry` allows, each that `room` and `pick`
+//! find by an `attempt` over a connection that `kept` keeps (over TLS by `secure`), or over one that carries many
+//! (`multiplexed`); `carrier` is either, `tunnel` carries upgrades (`websocket` knows its frames), `own` answers are the
+//! gateway's, and `frame` tells log and metrics when it is over. `local` is a worker's view of a snapshot, `drain` ends
+//! what is at endpoints that leave it.
 
 mod accept;
 mod alarm;
 mod arrears;
+mod arrive;
 mod attempt;
 mod balance;
 mod breaker;
@@ -28,6 +30,7 @@ mod listener;
 mod local;
 mod multiplexed;
 mod outbound;
+mod own;
 mod pick;
 mod plane;
 mod retry;

@@ -4,34 +4,30 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
+use super::arrive::{Aimed, Arrival, Arrived, Line, aim, arrive};
 use super::breaker::{Answered, guarded};
 use super::carrier::Carrier;
 use super::connection::ClientConnection;
-use super::forward::{Aim, Destination, Fallback};
+use super::forward::Destination;
 use super::frame::{Frame, Outgoing};
 use super::headers::{self, Noted};
 use super::http1::Head;
 use super::kept::Connection;
-use super::local::{Chain, LocalRoute, LocalSnapshot};
 use super::outbound::{Added, Outbound};
+use super::own::{CLOSE, canned_answer, refuse};
 use super::steps;
 use super::through;
 use super::tunnel;
 use super::worker::Worker;
 use crate::exchange::body::Bounds;
-use crate::exchange::header::{X_FLEETGATE_FLAG, X_FORWARDED_PREFIX, X_REQUEST_ID};
-use crate::exchange::{Body, Flag, Flow, ProxyError, grpc, target};
+use crate::exchange::header::X_FORWARDED_PREFIX;
+use crate::exchange::{Body, Flow, ProxyError, grpc, target};
 use crate::snapshot::RequestView;
-use crate::snapshot::gate::{self, Passed};
-use crate::snapshot::target::{draw, sticky_key};
-use crate::spec::breaker::Canned;
 use crate::spec::retry::Retry;
-use crate::spec::route::{HostPolicy, Sticky};
 use crate::spec::upstream::Protocol;
 
 /// Serves one request.
@@ -92,130 +88,6 @@ pub(super) enum Answer {
         client: OnUpgrade,
         endpoint: Connection,
     },
-}
-
-/// What becomes of a request that passed the gate.
-enum Arrival {
-    /// It needs no endpoint.
-    Answered(Response<Body<Carrier>>),
-    /// It goes to an endpoint.
-    Aimed(Aimed, Line),
-    /// It passes middlewares first.
-    Stepped(Rc<Chain>, Arrived),
-}
-
-/// What endpoints get of a request's first line and its Host.
-pub(super) struct Line {
-    /// The `Host` to forward, where it is not the one that came.
-    host: Option<HeaderValue>,
-    /// The path, where it did not come in normal form.
-    path: Option<String>,
-    added: Added,
-}
-
-/// A request whose middlewares are still to come.
-pub(super) struct Arrived {
-    /// `None`: no route takes it.
-    route: Option<Rc<LocalRoute>>,
-    /// Its host, as matching sees it.
-    host: String,
-    added: Added,
-}
-
-/// A request whose target is drawn.
-struct Aimed {
-    route: Rc<LocalRoute>,
-    target: usize,
-    destination: Destination,
-    /// For a client that has no side of the split yet.
-    set_cookie: Option<HeaderValue>,
-}
-
-/// Lets a request in: gate, route, and the target where no middleware has a say in that.
-fn arrive(frame: &mut Frame, request: &mut Request<Incoming>, noted: Noted) -> Result<Arrival, ProxyError> {
-    let (worker, connection) = (Rc::clone(&frame.worker), Rc::clone(&frame.connection));
-    let listener = &connection.listener.settings;
-    let mut added = Added::default();
-    frame.request_id = Some(headers::request_id(request.headers_mut(), noted, &mut added, || worker.random()));
-    let passed = gate::check(request, noted.has(Noted::FRAMING), listener).map_err(|(error, reason)| {
-        tracing::debug!(listener = %connection.listener.name, client = %frame.client, "refused a request: {reason}");
-        error
-    })?;
-    if let Some(redirect) = &listener.redirect_to_https
-        && !connection.peer.came_by_https(request.headers())
-    {
-        let location = passed.https_location(request, redirect)?;
-        return steps::to_https(frame, redirect, location).map(Arrival::Answered);
-    }
-    frame.client = connection.peer.client(request.headers(), &listener.trusted_proxies);
-
-    let local = worker.local();
-    let view = passed.view(request, &connection.listener.name);
-    let route = local.table().take(&view).map(|position| local.route(position, &worker.stats));
-    let chain = local.chain(route.as_ref().ok(), &connection.listener.name)?;
-    if chain.is_none()
-        && let Err(error) = route
-    {
-        return Err(error);
-    }
-    let route = route.ok();
-    if let Some(route) = &route {
-        frame.route = Some(Rc::clone(route));
-        route.route.open()?;
-    }
-    if headers::goes_in_circles(request.headers(), noted) {
-        let route = route.as_ref().map_or("", |route| &*route.route.label);
-        tracing::debug!(route, "a request goes in a circle: a route leads back to the gateway");
-        return Err(ProxyError::Loop);
-    }
-    match (chain, route) {
-        (Some(chain), route) => {
-            let host = passed.host.to_string();
-            let Passed { host_header, path, .. } = passed;
-            if let Some(header) = host_header {
-                frame.host = Some(header.clone());
-                request.headers_mut().insert(header::HOST, header);
-            }
-            if path.is_some() || request.uri().authority().is_some() {
-                *request.uri_mut() = target::origin_form(request.uri(), path.as_deref())?;
-            }
-            Ok(Arrival::Stepped(chain, Arrived { route, host, added }))
-        }
-        (None, Some(route)) => {
-            let aimed = aim(frame, &local, route, &view)?;
-            let Passed { host_header: host, path, .. } = passed;
-            Ok(Arrival::Aimed(aimed, Line { host, path, added }))
-        }
-        (None, None) => Err(ProxyError::NoRoute),
-    }
-}
-
-/// Draws the target.
-fn aim(
-    frame: &mut Frame,
-    local: &LocalSnapshot,
-    route: Rc<LocalRoute>,
-    view: &RequestView<'_>,
-) -> Result<Aimed, ProxyError> {
-    let (target, set_cookie) = choose(frame, local, &route, view)?;
-    let resolved = &route.route.targets[target];
-    let upstream = local.upstream(resolved.slot).ok_or(ProxyError::Unresolved)?;
-    frame.towards(resolved.slot, upstream);
-    let destination = Destination {
-        route: Rc::clone(&route),
-        upstream: Rc::clone(upstream),
-        subset: resolved.subset,
-        fallback: upstream.upstream.fallback.and_then(|slot| {
-            let upstream = Rc::clone(local.upstream(slot)?);
-            let aim = Aim::new(&upstream.upstream, view, frame.client);
-            Some(Box::new(Fallback { slot, upstream, aim }))
-        }),
-        aim: Aim::new(&upstream.upstream, view, frame.client),
-        deadline: route.route.timeout().map(|timeout| frame.started + timeout),
-        is_clients: false,
-        host: HostPolicy::Kept,
-    };
-    Ok(Aimed { route, target, destination, set_cookie })
 }
 
 /// Forwards a request that has passed its middlewares.
@@ -337,49 +209,6 @@ fn session_cookie(frame: &Frame, destination: &Destination, secure: bool) -> Opt
     sessions.set_cookie(position, secure).cloned()
 }
 
-/// Draws the target, and makes the cookie that a sticky route's new client gets.
-fn choose(
-    frame: &mut Frame,
-    local: &LocalSnapshot,
-    route: &Rc<LocalRoute>,
-    view: &RequestView<'_>,
-) -> Result<(usize, Option<HeaderValue>), ProxyError> {
-    let worker = &frame.worker;
-    let mut buffer = [0; 16];
-    let mut fresh = None;
-    let key = match route.route.sticky() {
-        None => None,
-        Some(sticky) => match (sticky_key(sticky, view, frame.client, &mut buffer), sticky) {
-            (None, Sticky::Cookie(name)) => {
-                let key = format!("{:016x}{:016x}", worker.random(), worker.random());
-                let secure = if frame.connection.peer.is_over_tls() { "; Secure" } else { "" };
-                let cookie = format!("{name}={key}; Path=/; HttpOnly; SameSite=Lax{secure}");
-                fresh = Some((key, HeaderValue::try_from(cookie).ok()));
-                None
-            }
-            (key, Sticky::Header(_) | Sticky::Cookie(_) | Sticky::ClientIp) => key,
-        },
-    };
-    let key = fresh.as_ref().map(|(key, _)| key.as_bytes()).or(key);
-    let drawn = draw(
-        &route.route,
-        view,
-        key,
-        |target| {
-            let pool = local.upstream(target.slot).and_then(|up| up.pool(target.subset, || worker.random()));
-            pool.is_some_and(|pool| !pool.is_empty())
-        },
-        || worker.random(),
-    );
-    if let Some(passed_over) = drawn.passed_over {
-        route.passed_over(passed_over, &worker.stats);
-    }
-    frame.target = drawn.target.or(drawn.passed_over);
-    let target = drawn.taken()?;
-    route.target(target, &worker.stats).add(1);
-    Ok((target, fresh.and_then(|(_, cookie)| cookie)))
-}
-
 /// What becomes of a request on its way.
 struct Way<'r> {
     /// How the request may be tried again.
@@ -456,85 +285,4 @@ fn expects_continue(headers: &HeaderMap) -> bool {
 
 fn is_websocket(protocol: &HeaderValue) -> bool {
     protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
-}
-
-const CLOSE: HeaderValue = HeaderValue::from_static("close");
-
-/// The gateway's own answer. The client learns little; causes are in the log.
-pub(super) fn refuse(frame: &mut Frame, error: ProxyError) -> Response<Body<Carrier>> {
-    frame.flag = Some(error.flag());
-    // Who is gone reads no answer, and is in the log as gone.
-    let as_call = frame.is_call && error != ProxyError::ClientGone;
-    let mut response = if as_call { refused_call(frame, error) } else { refused(frame, error) };
-    let headers = response.headers_mut();
-    headers.insert(X_FLEETGATE_FLAG, HeaderValue::from_static(error.flag().as_str()));
-    if let Some(seconds) = error.retry_after() {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    if error.closes() && frame.version != Version::HTTP_2 {
-        headers.insert(header::CONNECTION, CLOSE);
-    }
-    response
-}
-
-fn refused(frame: &mut Frame, error: ProxyError) -> Response<Body<Carrier>> {
-    let (status, code) = (error.status(), error.code());
-    let id = frame.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
-    let (kind, text) = if frame.accept.as_ref().is_some_and(wants_json) {
-        let body = serde_json::json!({ "error": code, "flag": error.flag().as_str(), "request_id": id });
-        ("application/json", body.to_string())
-    } else {
-        ("text/plain; charset=utf-8", format!("{} {code}\n", status.as_u16()))
-    };
-    own_answer(frame, status, HeaderValue::from_static(kind), text)
-}
-
-/// Of a call of gRPC: a head that is its own trailers.
-fn refused_call(frame: &mut Frame, error: ProxyError) -> Response<Body<Carrier>> {
-    let mut response = own_answer(frame, StatusCode::OK, grpc::CONTENT_TYPE, String::new());
-    *response.body_mut() = Body::Empty;
-    let headers = response.headers_mut();
-    headers.insert(grpc::GRPC_STATUS, HeaderValue::from(u16::from(grpc::status(error))));
-    headers.insert(grpc::GRPC_MESSAGE, HeaderValue::from_static(error.code()));
-    response
-}
-
-/// What a breaker has for those it refuses.
-fn canned_answer(frame: &mut Frame, canned: &Canned) -> Response<Body<Carrier>> {
-    let flag = Flag::UpstreamOverflow;
-    frame.flag = Some(flag);
-    let mut response = own_answer(frame, canned.status, canned.content_type.clone(), canned.body.clone());
-    response.headers_mut().insert(X_FLEETGATE_FLAG, HeaderValue::from_static(flag.as_str()));
-    response
-}
-
-/// An answer that no endpoint gave.
-pub(super) fn own_answer(
-    frame: &mut Frame,
-    status: StatusCode,
-    kind: HeaderValue,
-    text: String,
-) -> Response<Body<Carrier>> {
-    let flow = Flow::default();
-    flow.moved(text.len());
-    flow.complete();
-    frame.response_flow = Some(Rc::new(flow));
-    let mut response = Response::new(Body::Full(Bytes::from(text)));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, kind);
-    if let Some(id) = &frame.request_id {
-        headers.insert(X_REQUEST_ID, id.clone());
-    }
-    response
-}
-
-/// Whether `Accept` names JSON before anything textual.
-fn wants_json(accept: &HeaderValue) -> bool {
-    let text = String::from_utf8_lossy(accept.as_bytes()).to_ascii_lowercase();
-    match (text.find("application/json"), text.find("text/")) {
-        (Some(json), Some(text)) => json < text,
-        (json, None) => json.is_some(),
-        (None, Some(_)) => false,
-    }
 }

@@ -4,7 +4,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 
 use super::carrier::Carrier;
 use super::frame::Frame;
-use super::serve::own_answer;
+use super::own::own_answer;
 use crate::exchange::{Body, ProxyError};
 use crate::spec::path::normalize;
 use crate::spec::route::{Redirect, Steps};

@@ -16,11 +16,13 @@ use http_body::{Frame as BodyFrame, SizeHint};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
+use super::arrive::Arrived;
 use super::carrier::Carrier;
 use super::frame::{Frame, Outgoing};
 use super::kept::Connection;
 use super::local::Chain;
-use super::serve::{Answer, Arrived, conclude, forward_stepped, refuse, switch};
+use super::own::refuse;
+use super::serve::{Answer, conclude, forward_stepped, switch};
 use crate::exchange::body::BodyError;
 use crate::exchange::{Body, Exchange, Payload, ProxyError};
 use crate::middleware::Next;
