@@ -1,13 +1,13 @@
 //! Makes settings of the raw static sections: the process, listeners, the admin API, logs.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::StatusCode;
-use ipnet::IpNet;
 
+use crate::spec::decode::middleware::parse_network;
 use crate::spec::decode::route::resolve_middlewares;
 use crate::spec::decode::scalar::{RawDuration, RawSize};
 use crate::spec::decode::scope::Scope;
@@ -300,11 +300,6 @@ fn resolve_telemetry(raw: RawTelemetry, scope: &Scope<'_>, surroundings: &Surrou
 
 fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("`{text}` is not an IP address and port, such as `127.0.0.1:8080` or `[::]:8080`"))
-}
-
-fn parse_network(text: &str) -> Result<IpNet, String> {
-    let address = || text.parse::<IpAddr>().map(IpNet::from);
-    text.parse::<IpNet>().or_else(|_| address()).map_err(|_| format!("`{text}` is not a network such as `10.0.0.0/8`"))
 }
 
 fn parse_upgrade(text: &str) -> Result<String, String> {

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::grace::Grace;
 use super::merge::{Affected, Merged, MergedRoute, MergedUpstream, absent};
 use crate::snapshot::certificate::Certificates;
+use crate::snapshot::middleware::unfit;
 use crate::snapshot::target::seed;
 use crate::snapshot::{
     Affinity, Endpoint, EndpointState, Middlewares, NamedMiddleware, Route, RouteState, RouteTable, Snapshot, Target,
@@ -372,7 +373,15 @@ impl Builder {
         let label: Arc<str> = route.name.as_str().into();
         let mut broken = route.spec.registered.broken.clone();
         let mut occurrences: HashMap<Arc<str>, u64> = HashMap::new();
-        let targets = route.spec.targets.iter().map(|spec| {
+        let mut of = |list: &[ItemRef]| {
+            middlewares::resolve(list, merged, middlewares).unwrap_or_else(|reasons| {
+                broken.extend(reasons);
+                Vec::new()
+            })
+        };
+        let of_route = of(&route.spec.middlewares);
+        let of_targets: Vec<_> = route.spec.targets.iter().map(|target| of(&target.middlewares)).collect();
+        let targets = route.spec.targets.iter().zip(of_targets).map(|(spec, middlewares)| {
             let target_label = spec.label();
             let occurrence = occurrences.entry(Arc::clone(&target_label)).or_default();
             let seed = seed(&label, &target_label, *occurrence);
@@ -381,14 +390,10 @@ impl Builder {
                 broken.push(reason);
                 (usize::MAX, 0)
             });
-            Target { spec: spec.clone(), label: target_label, slot, subset, seed }
+            broken.extend(unfit(&middlewares, &of_route, &target_label));
+            Target { spec: spec.clone(), label: target_label, slot, subset, seed, middlewares }
         });
         let targets = targets.collect();
-        let middlewares =
-            middlewares::resolve(&route.spec.middlewares, merged, middlewares).unwrap_or_else(|reasons| {
-                broken.extend(reasons);
-                Vec::new()
-            });
         let state = if broken.is_empty() { RouteState::Resolved } else { RouteState::Unresolved(broken) };
         Route {
             name: route.name.clone(),
@@ -396,7 +401,7 @@ impl Builder {
             provider: route.provider,
             spec: Arc::clone(&route.spec),
             targets,
-            middlewares,
+            middlewares: of_route,
             state,
         }
     }
@@ -430,11 +435,14 @@ fn resolved_alike(a: &Route, b: &Route) -> bool {
     let places = |route: &Route| -> Vec<(usize, usize)> {
         route.targets.iter().map(|target| (target.slot, target.subset)).collect()
     };
-    let same = |(one, other): (&Arc<NamedMiddleware>, &Arc<NamedMiddleware>)| Arc::ptr_eq(one, other);
-    a.state == b.state
-        && places(a) == places(b)
-        && a.middlewares.len() == b.middlewares.len()
-        && a.middlewares.iter().zip(&b.middlewares).all(same)
+    let lists = |route: &'_ Route| -> Vec<Vec<*const NamedMiddleware>> {
+        let of_targets = route.targets.iter().map(|target| &target.middlewares);
+        std::iter::once(&route.middlewares)
+            .chain(of_targets)
+            .map(|list| list.iter().map(Arc::as_ptr).collect())
+            .collect()
+    };
+    a.state == b.state && places(a) == places(b) && lists(a) == lists(b)
 }
 
 impl Input {

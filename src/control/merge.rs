@@ -140,6 +140,9 @@ pub(super) fn merge(states: &BTreeMap<ProviderId, Arc<ProviderState>>, rules: &R
         }
         for target in &spec.targets {
             merged.add_qualified(&target.upstream, &upstreams, &documents, states, rules);
+            for reference in &target.middlewares {
+                merged.add_qualified_middleware(reference, &documents);
+            }
         }
         merged.routes.push(MergedRoute { name, provider, spec });
     }

@@ -4,11 +4,13 @@ use std::fmt::Debug;
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use super::error::ProxyError;
+use super::flag::Flag;
 use super::payload::Payload;
 
 /// One exchange, as middlewares see it. The data plane implements it.
@@ -20,6 +22,50 @@ pub trait Exchange: Debug {
     /// The answer of the gateway's own to what goes wrong.
     fn refuse(&self, error: ProxyError) -> Response<Payload>;
 
+    /// An answer of the gateway's own that was asked for.
+    fn answer(&self, status: StatusCode, content_type: HeaderValue, body: Bytes) -> Response<Payload>;
+
+    /// Marks the exchange in log and metrics, whatever its answer.
+    fn flag(&self, flag: Flag);
+
     /// The client, which is the first one that no trusted proxy is.
     fn client(&self) -> IpAddr;
+
+    /// Whether the client speaks TLS, with the gateway or with a trusted proxy before it.
+    fn is_secure(&self) -> bool;
+
+    /// The host asked for, in lower case and without port; empty when an HTTP/1.0 client sent none.
+    fn host(&self) -> &str;
+
+    /// The id of the request.
+    fn request_id(&self) -> &str;
+
+    /// The route's name; empty without a route.
+    fn route(&self) -> &str;
+
+    /// What the route matched of the path as a prefix, without a trailing slash, or all of it where it wants one path;
+    /// `None` without a route, and where an expression decides.
+    fn matched(&self) -> Option<&str>;
+
+    /// Whether it is a call of gRPC, whose answers have a form of their own.
+    fn is_call(&self) -> bool;
+
+    /// Who the client is, as far as a middleware found out.
+    fn identity(&self) -> Rc<Identity>;
+
+    /// A middleware found out who the client is.
+    fn identify(&self, identity: Identity);
 }
+
+/// Who a client is.
+#[derive(Clone, Debug, Default)]
+pub struct Identity {
+    /// The name of the consumer.
+    pub consumer: Option<Rc<str>>,
+    /// What its token says.
+    pub claims: serde_json::Map<String, serde_json::Value>,
+}
+
+/// In the extensions of an answer: no service gave it.
+#[derive(Clone, Copy, Debug)]
+pub struct Own;

@@ -13,6 +13,20 @@ pub enum ProxyError {
     NoEndpoint,
     /// The route does not take this client.
     Denied,
+    /// Nobody knows who the client is, and the route wants to know.
+    Unauthenticated,
+    /// The client sends too much.
+    TooMany {
+        /// Seconds after which trying again makes sense.
+        seconds: u32,
+    },
+    /// The route is in maintenance.
+    Maintenance {
+        /// Seconds after which trying again makes sense.
+        seconds: u32,
+    },
+    /// The gateway was asked to answer like this.
+    Injected(StatusCode),
     /// The route refers to something absent or broken.
     Unresolved,
     /// The upstream has too much to do, or its breaker is open.
@@ -61,6 +75,10 @@ impl ProxyError {
             Self::NoRoute
             | Self::NoEndpoint
             | Self::Denied
+            | Self::Unauthenticated
+            | Self::TooMany { .. }
+            | Self::Maintenance { .. }
+            | Self::Injected(_)
             | Self::Unresolved
             | Self::Overloaded { .. }
             | Self::Drained
@@ -80,10 +98,15 @@ impl ProxyError {
     pub fn status(self) -> StatusCode {
         match self {
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::NoEndpoint | Self::Unresolved | Self::Overloaded { .. } | Self::Drained => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NoEndpoint
+            | Self::Unresolved
+            | Self::Overloaded { .. }
+            | Self::Drained
+            | Self::Maintenance { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Denied => StatusCode::FORBIDDEN,
+            Self::Unauthenticated => StatusCode::UNAUTHORIZED,
+            Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Injected(status) => status,
             Self::Unreachable { .. } | Self::Reset { .. } | Self::BadResponse => StatusCode::BAD_GATEWAY,
             Self::NoUpgrade => StatusCode::NOT_IMPLEMENTED,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
@@ -101,7 +124,10 @@ impl ProxyError {
         match self {
             Self::NoRoute => Flag::NoRoute,
             Self::NoEndpoint => Flag::NoHealthyUpstream,
-            Self::Denied => Flag::Unauthorized,
+            Self::Denied | Self::Unauthenticated => Flag::Unauthorized,
+            Self::TooMany { .. } => Flag::RateLimited,
+            Self::Maintenance { .. } => Flag::Maintenance,
+            Self::Injected(_) => Flag::FaultInjected,
             Self::Unresolved | Self::Loop => Flag::NoConfiguration,
             Self::Overloaded { .. } => Flag::UpstreamOverflow,
             Self::Unreachable { retried: false } => Flag::UpstreamConnectFailure,
@@ -124,6 +150,10 @@ impl ProxyError {
             Self::NoRoute => "no_route",
             Self::NoEndpoint => "no_endpoint",
             Self::Denied => "denied",
+            Self::Unauthenticated => "unauthenticated",
+            Self::TooMany { .. } => "too_many_requests",
+            Self::Maintenance { .. } => "maintenance",
+            Self::Injected(_) => "fault_injected",
             Self::Unresolved => "unresolved_route",
             Self::Overloaded { .. } => "overloaded",
             Self::Unreachable { .. } => "endpoint_unreachable",
@@ -148,6 +178,10 @@ impl ProxyError {
             Self::NoRoute
             | Self::NoEndpoint
             | Self::Denied
+            | Self::Unauthenticated
+            | Self::TooMany { .. }
+            | Self::Maintenance { .. }
+            | Self::Injected(_)
             | Self::Unresolved
             | Self::Overloaded { .. }
             | Self::Unreachable { .. }
@@ -164,9 +198,11 @@ impl ProxyError {
     pub fn retry_after(self) -> Option<u32> {
         match self {
             Self::NoEndpoint | Self::Unresolved | Self::Drained => Some(1),
-            Self::Overloaded { seconds } => Some(seconds),
+            Self::Overloaded { seconds } | Self::TooMany { seconds } | Self::Maintenance { seconds } => Some(seconds),
             Self::NoRoute
             | Self::Denied
+            | Self::Unauthenticated
+            | Self::Injected(_)
             | Self::Unreachable { .. }
             | Self::Reset { .. }
             | Self::BadResponse

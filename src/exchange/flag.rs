@@ -23,6 +23,14 @@ pub enum Flag {
     LocalReset,
     /// Too much is going on at the upstream, or its breaker is open.
     UpstreamOverflow,
+    /// The route is in maintenance.
+    Maintenance,
+    /// The gateway was asked to fail the request.
+    FaultInjected,
+    /// The gateway was asked to delay the request, and nothing else happened to it.
+    DelayInjected,
+    /// The client sends too much.
+    RateLimited,
     /// The client is not allowed.
     Unauthorized,
     /// The client went away.
@@ -51,6 +59,10 @@ impl Flag {
             Self::UpstreamTimeout => "UT",
             Self::LocalReset => "LR",
             Self::UpstreamOverflow => "UO",
+            Self::Maintenance => "MT",
+            Self::FaultInjected => "FI",
+            Self::DelayInjected => "DI",
+            Self::RateLimited => "RL",
             Self::Unauthorized => "UAEX",
             Self::DownstreamConnectionTermination => "DC",
             Self::RequestTimeout => "RT",

@@ -57,12 +57,23 @@ pub fn status(error: ProxyError) -> u8 {
         | ProxyError::Unreachable { .. }
         | ProxyError::Reset { .. }
         | ProxyError::Drained
+        | ProxyError::Maintenance { .. }
         | ProxyError::BadResponse => UNAVAILABLE,
         ProxyError::Denied => PERMISSION_DENIED,
+        ProxyError::Unauthenticated => UNAUTHENTICATED,
+        // What HTTP's statuses are in gRPC ("HTTP to gRPC Status Code Mapping").
+        ProxyError::Injected(status) => match status.as_u16() {
+            400 => INTERNAL,
+            401 => UNAUTHENTICATED,
+            403 => PERMISSION_DENIED,
+            404 => UNIMPLEMENTED,
+            429 | 502..=504 => UNAVAILABLE,
+            _ => UNKNOWN,
+        },
         ProxyError::Timeout => DEADLINE_EXCEEDED,
         ProxyError::ClientGone => CANCELLED,
         ProxyError::SlowBody => UNKNOWN,
-        ProxyError::BodyTooLarge | ProxyError::HeadersTooLarge => RESOURCE_EXHAUSTED,
+        ProxyError::BodyTooLarge | ProxyError::HeadersTooLarge | ProxyError::TooMany { .. } => RESOURCE_EXHAUSTED,
         ProxyError::BadRequest | ProxyError::Loop => INTERNAL,
     }
 }
@@ -83,6 +94,7 @@ const UNIMPLEMENTED: u8 = 12;
 const INTERNAL: u8 = 13;
 const UNAVAILABLE: u8 = 14;
 const DATA_LOSS: u8 = 15;
+const UNAUTHENTICATED: u8 = 16;
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,7 @@
 //! What travels with a request: its body, how its two bodies fare, the flags and errors of an answer, the
 //! header names a gateway cares about, what it knows of gRPC, and what middlewares may ask of it.
 
+mod accept;
 pub mod body;
 mod context;
 pub mod error;
@@ -12,8 +13,9 @@ mod payload;
 mod replay;
 pub mod target;
 
+pub use accept::prefers_json;
 pub use body::Body;
-pub use context::Exchange;
+pub use context::{Exchange, Identity, Own};
 pub use error::ProxyError;
 pub use flag::Flag;
 pub use flow::{BodyFailure, Flow};

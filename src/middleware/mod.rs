@@ -16,7 +16,15 @@ use hyper::body::Incoming;
 use crate::exchange::{Exchange, Payload, ProxyError};
 use crate::spec::middleware::MiddlewareSpec;
 
+mod error_pages;
+mod fault;
+mod headers;
 mod prefix;
+mod redirect;
+mod respond;
+mod rewrite;
+mod security;
+mod values;
 
 /// A step around an exchange. One object serves all workers.
 #[async_trait(?Send)]
@@ -65,5 +73,13 @@ pub fn build(spec: &MiddlewareSpec) -> Arc<dyn Middleware> {
     match spec {
         MiddlewareSpec::StripPrefix(prefix) => Arc::new(prefix::StripPrefix::new(prefix)),
         MiddlewareSpec::AddPrefix(prefix) => Arc::new(prefix::AddPrefix::new(prefix)),
+        MiddlewareSpec::Rewrite(spec) => Arc::new(rewrite::Rewrite::new(spec)),
+        MiddlewareSpec::Headers(spec) => Arc::new(headers::Headers::new(spec)),
+        MiddlewareSpec::Redirect(spec) => Arc::new(redirect::Redirect::new(spec)),
+        MiddlewareSpec::Respond(spec) => Arc::new(respond::Respond::new(spec)),
+        MiddlewareSpec::Maintenance(spec) => Arc::new(respond::Maintenance::new(spec)),
+        MiddlewareSpec::ErrorPages(spec) => Arc::new(error_pages::ErrorPages::new(spec)),
+        MiddlewareSpec::SecurityHeaders(spec) => Arc::new(security::SecurityHeaders::new(spec)),
+        MiddlewareSpec::Fault(spec) => Arc::new(fault::Fault::new(spec)),
     }
 }

@@ -39,11 +39,18 @@ pub(super) struct Line {
 
 /// A request whose middlewares are still to come.
 pub(super) struct Arrived {
-    /// `None`: no route takes it.
-    pub(super) route: Option<Rc<LocalRoute>>,
     /// Its host, as matching sees it.
-    pub(super) host: String,
+    pub(super) host: Rc<str>,
     pub(super) added: Added,
+    pub(super) onward: Onward,
+}
+
+/// Where a request goes behind its middlewares.
+pub(super) enum Onward {
+    /// To one of the route's targets; `None`: no route takes it.
+    Unaimed(Option<Rc<LocalRoute>>),
+    /// To a target that is drawn.
+    Aimed(Aimed),
 }
 
 /// A request whose target is drawn.
@@ -92,26 +99,31 @@ pub(super) fn arrive(frame: &mut Frame, request: &mut Request<Incoming>, noted: 
         tracing::debug!(route, "a request goes in a circle: a route leads back to the gateway");
         return Err(ProxyError::Loop);
     }
-    match (chain, route) {
-        (Some(chain), route) => {
-            let host = passed.host.to_string();
-            let Passed { host_header, path, .. } = passed;
-            if let Some(header) = host_header {
-                frame.host = Some(header.clone());
-                request.headers_mut().insert(header::HOST, header);
-            }
-            if path.is_some() || request.uri().authority().is_some() {
-                *request.uri_mut() = target::origin_form(request.uri(), path.as_deref())?;
-            }
-            Ok(Arrival::Stepped(chain, Arrived { route, host, added }))
-        }
+    let (chain, onward) = match (chain, route) {
+        (Some(chain), route) => (chain, Onward::Unaimed(route)),
         (None, Some(route)) => {
             let aimed = aim(frame, &local, route, &view)?;
-            let Passed { host_header: host, path, .. } = passed;
-            Ok(Arrival::Aimed(aimed, Line { host, path, added }))
+            match aimed.route.chain_of(aimed.target) {
+                Some(chain) => (Rc::clone(chain), Onward::Aimed(aimed)),
+                None => {
+                    let Passed { host_header: host, path, .. } = passed;
+                    return Ok(Arrival::Aimed(aimed, Line { host, path, added }));
+                }
+            }
         }
-        (None, None) => Err(ProxyError::NoRoute),
+        (None, None) => return Err(ProxyError::NoRoute),
+    };
+    let host = Rc::from(&*passed.host);
+    let Passed { host_header, path, .. } = passed;
+    if let Some(header) = host_header {
+        frame.host = Some(header.clone());
+        request.headers_mut().insert(header::HOST, header);
     }
+    headers::settle_nominated(request.headers_mut(), noted);
+    if path.is_some() || request.uri().authority().is_some() {
+        *request.uri_mut() = target::origin_form(request.uri(), path.as_deref())?;
+    }
+    Ok(Arrival::Stepped(chain, Arrived { host, added, onward }))
 }
 
 /// Draws the target.

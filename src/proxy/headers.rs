@@ -119,11 +119,7 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, noted: Noted) {
         return;
     }
     if noted.has(Noted::CONNECTION) {
-        let named: Vec<HeaderName> = options(headers, header::CONNECTION)
-            .filter_map(|option| option.parse().ok())
-            .filter(may_be_nominated)
-            .collect();
-        for name in named {
+        for name in nominated(headers) {
             headers.remove(name);
         }
         headers.remove(header::CONNECTION);
@@ -140,6 +136,30 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, noted: Noted) {
             headers.remove(name);
         }
     }
+}
+
+/// Removes what `Connection` names, before middlewares: none of theirs is named away by a client. What is left of it says
+/// that the protocol is to be switched, or nothing.
+pub(super) fn settle_nominated(headers: &mut HeaderMap, noted: Noted) {
+    if !noted.has(Noted::CONNECTION) {
+        return;
+    }
+    let upgrades = upgrade_of(headers, noted).is_some();
+    for name in nominated(headers) {
+        if name != header::UPGRADE && name != header::TE {
+            headers.remove(name);
+        }
+    }
+    headers.remove(header::CONNECTION);
+    if upgrades {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+}
+
+/// The headers that `Connection` names away.
+fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
+    let named = options(headers, header::CONNECTION).filter_map(|option| option.parse().ok());
+    named.filter(may_be_nominated).collect()
 }
 
 /// `http2-settings`: only beside `Upgrade: h2c`, which is never forwarded.

@@ -20,8 +20,8 @@ use crate::exchange::ProxyError;
 use crate::middleware;
 use crate::snapshot::middleware::{Fate, chain as middlewares};
 use crate::snapshot::{
-    Certificates, Endpoint, EndpointState, Flip, Middlewares, Route, RouteTable, Secure, Snapshot, Trial, Upstream,
-    Verdict,
+    Certificates, Endpoint, EndpointState, Flip, Middlewares, Route, RouteTable, Secure, Snapshot, Target, Trial,
+    Upstream, Verdict,
 };
 use crate::spec::name::Name;
 use crate::spec::upstream::Protocol;
@@ -165,19 +165,31 @@ pub(super) struct LocalRoute {
     requests: RefCell<Vec<CountersOf>>,
     /// By listener.
     chains: RefCell<Vec<(Name, Rc<Chain>)>>,
+    /// By target; `None` where it has no middlewares.
+    target_chains: Vec<Option<Rc<Chain>>>,
 }
 
 type CountersOf = ((Name, Option<usize>), Rc<RequestCounters>);
 
 impl LocalRoute {
     fn new(route: &Arc<Route>, stats: &WorkerStats) -> Self {
+        let chain = |target: &Target| -> Option<Rc<Chain>> {
+            let chain = || target.middlewares.iter().map(|named| Arc::clone(&named.middleware)).collect();
+            (!target.middlewares.is_empty()).then(chain)
+        };
         Self {
+            target_chains: route.targets.iter().map(chain).collect(),
             route: Arc::clone(route),
             duration: stats.request_duration(&route.label),
             targets: route.targets.iter().map(|_| OnceCell::new()).collect(),
             requests: RefCell::default(),
             chains: RefCell::default(),
         }
+    }
+
+    /// The middlewares of a target; `None`: none.
+    pub(super) fn chain_of(&self, target: usize) -> Option<&Rc<Chain>> {
+        self.target_chains[target].as_ref()
     }
 
     /// The counters of requests by listener and upstream.

@@ -8,7 +8,7 @@ use http::{HeaderValue, Response, StatusCode, Version, header};
 use super::carrier::Carrier;
 use super::frame::Frame;
 use crate::exchange::header::{X_FLEETGATE_FLAG, X_REQUEST_ID};
-use crate::exchange::{Body, Flag, Flow, ProxyError, grpc};
+use crate::exchange::{Body, Flag, Flow, Own, ProxyError, grpc, prefers_json};
 use crate::spec::breaker::Canned;
 
 /// Ends the connection after the answer.
@@ -34,7 +34,7 @@ pub(super) fn refuse(frame: &mut Frame, error: ProxyError) -> Response<Body<Carr
 fn refused(frame: &mut Frame, error: ProxyError) -> Response<Body<Carrier>> {
     let (status, code) = (error.status(), error.code());
     let id = frame.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
-    let (kind, text) = if frame.accept.as_ref().is_some_and(wants_json) {
+    let (kind, text) = if frame.accept.as_ref().is_some_and(prefers_json) {
         let body = serde_json::json!({ "error": code, "flag": error.flag().as_str(), "request_id": id });
         ("application/json", body.to_string())
     } else {
@@ -67,13 +67,15 @@ pub(super) fn own_answer(
     frame: &mut Frame,
     status: StatusCode,
     kind: HeaderValue,
-    text: String,
+    text: impl Into<Bytes>,
 ) -> Response<Body<Carrier>> {
+    let text = text.into();
     let flow = Flow::default();
     flow.moved(text.len());
     flow.complete();
     frame.response_flow = Some(Rc::new(flow));
-    let mut response = Response::new(Body::Full(Bytes::from(text)));
+    let mut response = Response::new(Body::Full(text));
+    response.extensions_mut().insert(Own);
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, kind);
@@ -81,14 +83,4 @@ pub(super) fn own_answer(
         headers.insert(X_REQUEST_ID, id.clone());
     }
     response
-}
-
-/// Whether `Accept` names JSON before anything textual.
-fn wants_json(accept: &HeaderValue) -> bool {
-    let text = String::from_utf8_lossy(accept.as_bytes()).to_ascii_lowercase();
-    match (text.find("application/json"), text.find("text/")) {
-        (Some(json), Some(text)) => json < text,
-        (json, None) => json.is_some(),
-        (None, Some(_)) => false,
-    }
 }

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, heade
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
-use super::arrive::{Aimed, Arrival, Arrived, Line, aim, arrive};
+use super::arrive::{Aimed, Arrival, Line, aim, arrive};
 use super::breaker::{Answered, guarded};
 use super::carrier::Carrier;
 use super::connection::ClientConnection;
@@ -17,6 +17,7 @@ use super::frame::{Frame, Outgoing};
 use super::headers::{self, Noted};
 use super::http1::Head;
 use super::kept::Connection;
+use super::local::LocalRoute;
 use super::outbound::{Added, Outbound};
 use super::own::{CLOSE, canned_answer, refuse};
 use super::steps;
@@ -90,26 +91,35 @@ pub(super) enum Answer {
     },
 }
 
-/// Forwards a request that has passed its middlewares.
-pub(super) async fn forward_stepped(
+/// Draws the target of a request that has passed the middlewares before that.
+pub(super) fn aim_stepped(
     frame: &mut Frame,
-    request: Request<Incoming>,
-    arrived: Arrived,
-) -> Result<Answer, ProxyError> {
-    let Arrived { route, host, added } = arrived;
+    request: &Request<Incoming>,
+    route: Option<Rc<LocalRoute>>,
+    host: &str,
+) -> Result<Aimed, ProxyError> {
     let route = route.ok_or(ProxyError::NoRoute)?;
     let (worker, connection) = (Rc::clone(&frame.worker), Rc::clone(&frame.connection));
-    // They may have changed anything.
-    let noted = Noted::of(request.headers());
     let view = RequestView {
         listener: &connection.listener.name,
-        host: &host,
+        host,
         path: request.uri().path(),
         method: request.method(),
         headers: request.headers(),
         query: request.uri().query(),
     };
-    let aimed = aim(frame, &worker.local(), route, &view)?;
+    aim(frame, &worker.local(), route, &view)
+}
+
+/// Forwards a request that has passed its middlewares.
+pub(super) async fn forward_stepped(
+    frame: &mut Frame,
+    request: Request<Incoming>,
+    aimed: Aimed,
+    added: Added,
+) -> Result<Answer, ProxyError> {
+    // They may have changed anything.
+    let noted = Noted::of(request.headers());
     Box::pin(forward(frame, request, noted, aimed, Line { host: None, path: None, added })).await
 }
 

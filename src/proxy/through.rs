@@ -1,7 +1,7 @@
 //! Defines the exchanges that pass middlewares: each is shared by its chain, which is a way around the forwarding to an
 //! endpoint.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -11,25 +11,32 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::{Frame as BodyFrame, SizeHint};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
-use super::arrive::Arrived;
+use super::arrive::{Arrived, Onward};
 use super::carrier::Carrier;
 use super::frame::{Frame, Outgoing};
 use super::kept::Connection;
-use super::local::Chain;
-use super::own::refuse;
-use super::serve::{Answer, conclude, forward_stepped, switch};
+use super::local::{Chain, LocalRoute};
+use super::own::{own_answer, refuse};
+use super::serve::{Answer, aim_stepped, conclude, forward_stepped, switch};
 use crate::exchange::body::BodyError;
-use crate::exchange::{Body, Exchange, Payload, ProxyError};
+use crate::exchange::{Body, Exchange, Flag, Identity, Payload, ProxyError};
 use crate::middleware::Next;
+use crate::spec::matching::PathMatch;
 
 /// An exchange on its way through middlewares.
 struct Through {
     client: IpAddr,
+    is_secure: bool,
+    is_call: bool,
+    host: Rc<str>,
+    request_id: Option<HeaderValue>,
+    route: Option<Rc<LocalRoute>>,
+    identity: RefCell<Rc<Identity>>,
     /// `None` while it is at an endpoint.
     frame: Cell<Option<Box<Frame>>>,
     /// `None` once it was sent on.
@@ -62,8 +69,15 @@ pub(super) async fn serve(
     request: Request<Incoming>,
     arrived: Arrived,
 ) -> Response<Outgoing> {
+    let peer = &frame.connection.peer;
     let through = Rc::new(Through {
         client: frame.client,
+        is_secure: peer.is_over_tls() || peer.came_by_https(request.headers()),
+        is_call: frame.is_call,
+        host: Rc::clone(&arrived.host),
+        request_id: frame.request_id.clone(),
+        route: frame.route.clone(),
+        identity: RefCell::default(),
         frame: Cell::new(Some(frame)),
         arrived: Cell::new(Some(arrived)),
         switched: Cell::default(),
@@ -89,7 +103,22 @@ impl Exchange for Through {
             let (Some(mut frame), Some(arrived)) = (self.frame.take(), self.arrived.take()) else {
                 return self.refuse(ProxyError::Unresolved);
             };
-            let response = match forward_stepped(&mut frame, request, arrived).await {
+            let Arrived { host, added, onward } = arrived;
+            let sent = match onward {
+                Onward::Aimed(aimed) => forward_stepped(&mut frame, request, aimed, added).await,
+                Onward::Unaimed(route) => match aim_stepped(&mut frame, &request, route, &host) {
+                    Ok(aimed) => {
+                        if let Some(chain) = aimed.route.chain_of(aimed.target).map(Rc::clone) {
+                            self.frame.set(Some(frame));
+                            self.arrived.set(Some(Arrived { host, added, onward: Onward::Aimed(aimed) }));
+                            return Next::new(chain, self).run(request).await;
+                        }
+                        forward_stepped(&mut frame, request, aimed, added).await
+                    }
+                    Err(error) => Err(error),
+                },
+            };
+            let response = match sent {
                 Ok(Answer::Response(response)) => response,
                 Ok(Answer::Upgrade { response, client, endpoint }) => {
                     self.switched.set(Some((client, endpoint)));
@@ -104,14 +133,72 @@ impl Exchange for Through {
     }
 
     fn refuse(&self, error: ProxyError) -> Response<Payload> {
-        let Some(mut frame) = self.frame.take() else { return status(error.status()) };
-        let response = refuse(&mut frame, error);
-        self.frame.set(Some(frame));
-        response.map(|body| lend(body, &self.lent))
+        self.own(error.status(), |frame| refuse(frame, error))
+    }
+
+    fn answer(&self, status: StatusCode, content_type: HeaderValue, body: Bytes) -> Response<Payload> {
+        self.own(status, |frame| own_answer(frame, status, content_type, body))
+    }
+
+    fn flag(&self, flag: Flag) {
+        if let Some(mut frame) = self.frame.take() {
+            frame.flag = Some(flag);
+            self.frame.set(Some(frame));
+        }
     }
 
     fn client(&self) -> IpAddr {
         self.client
+    }
+
+    fn is_secure(&self) -> bool {
+        self.is_secure
+    }
+
+    fn host(&self) -> &str {
+        &self.host
+    }
+
+    fn request_id(&self) -> &str {
+        self.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default()
+    }
+
+    fn route(&self) -> &str {
+        self.route.as_ref().map_or("", |local| &local.route.label)
+    }
+
+    fn matched(&self) -> Option<&str> {
+        match &self.route.as_ref()?.route.matching().path {
+            PathMatch::Prefix(path) | PathMatch::Exact(path) => Some(path),
+            PathMatch::Start(_) | PathMatch::Regex(_) => None,
+        }
+    }
+
+    fn is_call(&self) -> bool {
+        self.is_call
+    }
+
+    fn identity(&self) -> Rc<Identity> {
+        Rc::clone(&self.identity.borrow())
+    }
+
+    fn identify(&self, identity: Identity) {
+        self.identity.replace(Rc::new(identity));
+    }
+}
+
+impl Through {
+    /// An answer of the gateway's own.
+    fn own(
+        &self,
+        otherwise: StatusCode,
+        make: impl FnOnce(&mut Frame) -> Response<Body<Carrier>>,
+    ) -> Response<Payload> {
+        // It is at an endpoint: nobody asks for an answer then.
+        let Some(mut frame) = self.frame.take() else { return status(otherwise) };
+        let response = make(&mut frame);
+        self.frame.set(Some(frame));
+        response.map(|body| lend(body, &self.lent))
     }
 }
 

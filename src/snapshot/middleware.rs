@@ -88,6 +88,21 @@ pub fn chain<'m>(
     of_listener.chain(of_route)
 }
 
+/// What is wrong with the list of a target: what its route has around it already.
+pub fn unfit(of_target: &[Arc<NamedMiddleware>], of_route: &[Arc<NamedMiddleware>], target: &str) -> Vec<String> {
+    let reason = |one: &Arc<NamedMiddleware>| {
+        let (label, kind) = (&one.label, one.spec.kind());
+        if of_route.iter().any(|other| other.label == *label) {
+            Some(format!("target `{target}` names `{label}`, which the route has already"))
+        } else if one.spec.is_single() {
+            Some(format!("target `{target}` names `{label}`: a `{kind}` stands at a route or a listener"))
+        } else {
+            None
+        }
+    };
+    of_target.iter().filter_map(reason).collect()
+}
+
 /// What is wrong with a list: two of a type of which there is one at most.
 pub fn conflicts(list: &[Arc<NamedMiddleware>]) -> Vec<String> {
     let mut found = Vec::new();

@@ -37,7 +37,7 @@ pub use level::{Level, LevelView};
 pub use middleware::{Middlewares, NamedMiddleware};
 pub use outlier::{Cause, Flip, Trial, Verdict};
 pub use report::Report;
-pub use request::{RequestView, Unmet};
+pub use request::RequestView;
 pub use route::{Route, RouteState, Target};
 pub use secure::Secure;
 pub use table::RouteTable;

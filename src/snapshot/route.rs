@@ -79,6 +79,8 @@ pub struct Target {
     pub subset: usize,
     /// Fixed hash of route and target, for sticky draws.
     pub seed: u64,
+    /// The steps around its exchanges, inside those of the route.
+    pub middlewares: Vec<Arc<NamedMiddleware>>,
 }
 
 impl Target {

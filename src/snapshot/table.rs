@@ -10,9 +10,10 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use http::HeaderName;
 
-use super::request::{RequestView, Unmet, first_unmet, query_values};
+use super::request::RequestView;
 use super::route::Route;
 use crate::exchange::ProxyError;
+use crate::spec::condition::{Unmet, first_unmet, query_values};
 use crate::spec::matching::{Conditions, HostMatch, PathMatch, ValueMatch};
 
 mod candidates;
@@ -371,7 +372,7 @@ fn unmet<'r>(route: &'r Route, request: &RequestView<'_>) -> Option<Unmet<'r>> {
     if !route.spec.listeners.is_empty() && !route.spec.listeners.contains(request.listener) {
         return Some(Unmet::Listener(&route.spec.listeners));
     }
-    first_unmet(&matching.conditions, request)
+    first_unmet(&matching.conditions, request.headers, request.query)
 }
 
 #[cfg(test)]

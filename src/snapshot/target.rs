@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::request::{RequestView, all_hold, cookie_values};
+use super::request::RequestView;
 use super::route::{Route, Target};
 use crate::exchange::ProxyError;
+use crate::spec::condition::{all_hold, cookie_values};
 use crate::spec::route::{Choice, Sticky};
 
 /// The outcome of a draw; numbers are positions among the route's targets.
@@ -67,7 +68,7 @@ pub fn draw(
 #[inline]
 fn conditioned(route: &Route, request: &RequestView<'_>) -> Option<usize> {
     route.targets.iter().position(|target| match &target.spec.choice {
-        Choice::When(conditions) => all_hold(conditions, request),
+        Choice::When(conditions) => all_hold(conditions, request.headers, request.query),
         Choice::Weight(_) => false,
     })
 }

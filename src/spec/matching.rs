@@ -3,7 +3,9 @@
 use std::fmt;
 
 use http::{HeaderName, Method};
+use regex_automata::PatternID;
 use regex_automata::meta::Regex;
+use regex_automata::util::interpolate;
 
 /// A compiled regular expression that compares by its text.
 #[derive(Clone)]
@@ -51,6 +53,68 @@ impl Pattern {
     /// Whether the text matches.
     pub fn is_match(&self, text: &[u8]) -> bool {
         self.regex.is_match(text)
+    }
+}
+
+/// A regular expression and what takes the place of each of its matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Substitution {
+    pattern: Pattern,
+    replacement: String,
+}
+
+impl Substitution {
+    /// Compiles an unanchored expression. In the replacement `$1`, `${1}` and `${name}` stand for what groups matched, and
+    /// `$$` is a dollar.
+    ///
+    /// # Errors
+    /// As [`Pattern::unanchored`], or a group that the expression does not have.
+    pub fn new(source: &str, replacement: &str) -> Result<Self, String> {
+        let pattern = Pattern::unanchored(source)?;
+        let groups = pattern.regex.group_info();
+        let mut missing = None;
+        let by_name = |name: &str| {
+            let found = groups.to_index(PatternID::ZERO, name);
+            missing = missing.take().or(found.is_none().then(|| name.to_owned()));
+            found
+        };
+        let mut unknown = None;
+        let known = |index: usize, _: &mut String| {
+            if index >= groups.group_len(PatternID::ZERO) {
+                unknown = Some(index.to_string());
+            }
+        };
+        interpolate::string(replacement, known, by_name, &mut String::new());
+        match missing.or(unknown) {
+            Some(group) => Err(format!("`{replacement}`: `{source}` has no group `{group}`")),
+            None => Ok(Self { pattern, replacement: replacement.to_owned() }),
+        }
+    }
+
+    /// The expression as written.
+    pub fn source(&self) -> &str {
+        &self.pattern.source
+    }
+
+    /// The replacement as written.
+    pub fn replacement(&self) -> &str {
+        &self.replacement
+    }
+
+    /// The text with all matches replaced; `None` where there is none.
+    pub fn apply(&self, text: &str) -> Option<String> {
+        let (mut out, mut end) = (String::new(), 0);
+        for captures in self.pattern.regex.captures_iter(text) {
+            let Some(found) = captures.get_match() else { continue };
+            out.push_str(&text[end..found.start()]);
+            captures.interpolate_string_into(text, &self.replacement, &mut out);
+            end = found.end();
+        }
+        if end == 0 && out.is_empty() && !self.pattern.is_match(text.as_bytes()) {
+            return None;
+        }
+        out.push_str(&text[end..]);
+        Some(out)
     }
 }
 

@@ -6,6 +6,7 @@ pub mod authority;
 pub mod breaker;
 pub mod certificate;
 pub mod client_certificate;
+pub mod condition;
 pub mod decode;
 pub mod document;
 pub mod encode;

@@ -56,6 +56,8 @@ pub struct TargetSpec {
     pub choice: Choice,
     /// What is done with a request that takes this target, beyond forwarding it.
     pub steps: Option<Arc<Steps>>,
+    /// The steps around its exchanges, inside those of the route.
+    pub middlewares: Vec<ItemRef>,
 }
 
 /// What is done with a request beyond forwarding it, in this order.

@@ -1,5 +1,7 @@
 //! Steps around exchanges, as clients and services notice them.
 
+mod transform;
+
 use std::time::Duration;
 
 use serde_json::json;
@@ -15,6 +17,21 @@ use crate::support::origin::{Behaviour, Origin};
 
 /// Long enough for everything that is to happen.
 const SOON: Duration = Duration::from_secs(30);
+
+/// A gateway before a service, whose only route is around everything with middlewares in this order.
+fn around(origin: &Origin, names: &[&str], middlewares: &str) -> String {
+    format!(
+        r#"
+        listeners.web = {{ address = "127.0.0.1:0" }}
+        admin.address = "127.0.0.1:0"
+        discovery.state_dir = "off"
+        upstreams.app.endpoints = ["{}"]
+        routes.all = {{ match = {{ path = "/" }}, upstream = "app", middlewares = {names:?} }}
+        {middlewares}
+        "#,
+        origin.address()
+    )
+}
 
 /// A gateway whose route `users` (`/users`) has these middlewares, of which some are defined.
 fn config(origin: &Origin, of_listener: &str, of_route: &str) -> String {

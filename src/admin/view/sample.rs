@@ -167,7 +167,13 @@ fn broken_route() -> Route {
 }
 
 fn target(upstream: &str, subset: Option<&str>, choice: Choice) -> TargetSpec {
-    TargetSpec { upstream: upstream.parse().expect("a reference"), subset: subset.map(name), choice, steps: None }
+    TargetSpec {
+        upstream: upstream.parse().expect("a reference"),
+        subset: subset.map(name),
+        choice,
+        steps: None,
+        middlewares: Vec::new(),
+    }
 }
 
 fn route(text: &str, provider: ProviderId, matching: MatchSpec, targets: Vec<TargetSpec>, state: RouteState) -> Route {
@@ -177,6 +183,7 @@ fn route(text: &str, provider: ProviderId, matching: MatchSpec, targets: Vec<Tar
         slot: 0,
         subset: usize::from(spec.subset.is_some()),
         seed: 0,
+        middlewares: Vec::new(),
     };
     Route {
         name: name(text),

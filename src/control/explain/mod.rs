@@ -10,6 +10,7 @@ use crate::snapshot::{
     Endpoint, LevelView, RequestView, Route, RouteState, Snapshot, Standing, Target, Upstream, gate, level, middleware,
 };
 use crate::spec::breaker::Fallback;
+use crate::spec::condition::first_unmet;
 use crate::spec::encode;
 use crate::spec::name::Name;
 use crate::spec::percent::Percent;
@@ -211,7 +212,13 @@ impl Explanation {
                 usable: usable[position],
                 levels: levels_of(target, snapshot),
                 reason: target_reason(target, position, &odds, usable[position], view),
-                steps: target.spec.steps.as_ref().map(|steps| word::steps(steps)).unwrap_or_default(),
+                steps: {
+                    let passed = target.middlewares.iter().map(|named| {
+                        format!("passes middleware `{}`: {}", named.label, encode::middleware(&named.spec))
+                    });
+                    let steps = target.spec.steps.as_ref().map(|steps| word::steps(steps)).unwrap_or_default();
+                    passed.chain(steps).collect()
+                },
             });
         }
         if let Err(error) = odds.taken() {
@@ -273,7 +280,7 @@ fn target_reason(target: &Target, position: usize, odds: &Odds, usable: usize, v
             "its condition holds"
         }
         .to_owned(),
-        (_, Choice::When(conditions)) => match crate::snapshot::request::first_unmet(conditions, view) {
+        (_, Choice::When(conditions)) => match first_unmet(conditions, view.headers, view.query) {
             Some(unmet) => word::unmet(unmet, view),
             None => "its condition holds, but so does that of a target before it".to_owned(),
         },

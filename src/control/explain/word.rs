@@ -2,9 +2,9 @@
 
 use std::fmt::{Display, Write as _};
 
-use crate::snapshot::request::{RequestView, cookie_values, query_values};
 use crate::snapshot::target::{DecidedBy, Odds};
-use crate::snapshot::{Route, Unmet};
+use crate::snapshot::{RequestView, Route};
+use crate::spec::condition::{Unmet, cookie_values, query_values};
 use crate::spec::matching::{PathMatch, ValueMatch};
 use crate::spec::route::{Access, HostPolicy, Redirect, Steps, Sticky};
 

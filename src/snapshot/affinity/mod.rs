@@ -4,9 +4,10 @@
 use std::net::IpAddr;
 
 use super::endpoint::Endpoint;
-use super::request::{RequestView, cookie_values};
+use super::request::RequestView;
 use super::target::{client_octets, hash};
 use super::upstream::selects;
+use crate::spec::condition::cookie_values;
 use crate::spec::name::Name;
 use crate::spec::upstream::{Balance, Hash, HashKey, UpstreamSettings};
 

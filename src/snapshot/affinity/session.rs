@@ -4,7 +4,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 use http::HeaderValue;
 
 use super::super::endpoint::Endpoint;
-use super::super::request::{RequestView, cookie_values};
+use super::super::request::RequestView;
+use crate::spec::condition::cookie_values;
 use crate::spec::name::Name;
 use crate::spec::upstream::Session;
 

@@ -1,7 +1,8 @@
 //! Defines the routes that a request could have been given to, in order, each with what kept it from being taken.
 
 use super::{Bucket, Entry, RouteTable, Visitor, unmet};
-use crate::snapshot::request::{RequestView, Unmet};
+use crate::snapshot::request::RequestView;
+use crate::spec::condition::Unmet;
 
 /// What explain shows of a lookup.
 #[derive(Debug)]

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::snapshot::RouteState;
+use crate::spec::condition::Unmet;
 use crate::spec::matching::{Conditions, MatchSpec, Pattern};
 use crate::spec::name::ProviderId;
 use crate::spec::route::RouteSpec;

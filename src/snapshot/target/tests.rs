@@ -22,11 +22,19 @@ fn route(choices: Vec<Choice>) -> Route {
             subset: None,
             choice,
             steps: None,
+            middlewares: Vec::new(),
         })
         .collect();
     let resolved = targets.iter().enumerate().map(|(index, spec)| {
         let label = spec.label();
-        Target { spec: spec.clone(), seed: seed("r", &label, 0), label, slot: index, subset: 0 }
+        Target {
+            spec: spec.clone(),
+            seed: seed("r", &label, 0),
+            label,
+            slot: index,
+            subset: 0,
+            middlewares: Vec::new(),
+        }
     });
     Route {
         name: "r".parse().expect("a name"),

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::spec::breaker::{Breaker, Canned, Errors, Fallback};
+use crate::spec::breaker::{Breaker, Errors, Fallback};
 use crate::spec::name::ItemRef;
 
+use super::answer::canned;
 use super::scalar::RawDuration;
 use super::scope::{Referent, Scope};
 
@@ -126,27 +127,9 @@ impl RawFallback {
                 None
             }
             None => {
-                let status: u16 = scope.key("status").number(self.status, 503, 200..=599);
-                let content_type = match self.content_type {
-                    None => HeaderValue::from_static("text/plain; charset=utf-8"),
-                    Some(text) => scope.key("content_type").check(parse_content_type(&text))?,
-                };
-                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-                let body = self.body.unwrap_or_default();
-                if !body.is_empty() && matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
-                    // RFC 9110, 6.4.1
-                    scope.key("body").problem(format!("an answer of {} has no body", status.as_u16()));
-                }
-                Some(Fallback::Answer(Canned { status, content_type, body }.into()))
+                let canned = canned(self.status, self.body, self.content_type, StatusCode::SERVICE_UNAVAILABLE, scope)?;
+                Some(Fallback::Answer(canned.into()))
             }
         }
-    }
-}
-
-fn parse_content_type(text: &str) -> Result<HeaderValue, String> {
-    let visible = text.bytes().all(|byte| (0x20..0x7f).contains(&byte));
-    match HeaderValue::from_str(text) {
-        Ok(value) if visible && text.contains('/') => Ok(value),
-        _ => Err(format!("{text:?} is not a media type, such as `application/json`")),
     }
 }

@@ -207,6 +207,7 @@ RouteSpec {
                 },
             ),
             steps: None,
+            middlewares: [],
         },
         TargetSpec {
             upstream: ItemRef {
@@ -218,6 +219,7 @@ RouteSpec {
                 0,
             ),
             steps: None,
+            middlewares: [],
         },
     ],
     sticky: Some(
@@ -281,6 +283,7 @@ RouteSpec {
                 1,
             ),
             steps: None,
+            middlewares: [],
         },
     ],
     sticky: None,

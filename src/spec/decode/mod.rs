@@ -6,6 +6,7 @@
 //!
 //! Document providers use [`documents::DocumentSet`] (one key an item) and [`files::FileSet`] (whole files).
 
+mod answer;
 mod attached;
 pub mod balance;
 pub mod breaker;

@@ -55,6 +55,8 @@ pub struct RawTarget {
     weight: Option<i64>,
     /// Instead of a weight: requests for which this holds.
     when: Option<RawWhen>,
+    /// Steps around its exchanges, inside those of the route: by `NAME` or `NAME@PROVIDER`, the outermost first.
+    middlewares: Option<Vec<String>>,
 }
 
 /// Exactly one of them.
@@ -90,7 +92,7 @@ impl RawRoute {
         }
         let mut targets = resolve_targets(self.targets, &scope.key("targets"));
         if let upstream @ Some(_) = self.upstream {
-            let target = RawTarget { upstream, subset: self.subset, weight: None, when: None };
+            let target = RawTarget { upstream, subset: self.subset, weight: None, when: None, middlewares: None };
             targets.extend(target.resolve(scope));
         }
         let listeners = resolve_each(self.listeners, &scope.key("listeners"), |name, scope| {
@@ -162,7 +164,8 @@ impl RawTarget {
             (Some(when), None) => Choice::When(when.resolve(&scope.key("when"))),
             (None, weight) => Choice::Weight(scope.key("weight").number(weight, 1, 0..=1_000_000)),
         };
-        Some(TargetSpec { upstream: upstream?, subset, choice, steps: None })
+        let middlewares = resolve_middlewares(self.middlewares, &scope.key("middlewares"));
+        Some(TargetSpec { upstream: upstream?, subset, choice, steps: None, middlewares })
     }
 }
 

@@ -262,7 +262,7 @@ impl TagSet {
             };
             let provider = only_here.then_some(ProviderId::ConsulTags);
             let (upstream, choice) = (ItemRef { name, provider }, Choice::Weight(weight));
-            TargetSpec { upstream, subset, choice, steps: asked.steps.clone() }
+            TargetSpec { upstream, subset, choice, steps: asked.steps.clone(), middlewares: Vec::new() }
         });
         let targets = targets.collect();
         let services: Vec<&Known> = parts.iter().map(|(_, known, ..)| *known).collect();
@@ -272,7 +272,13 @@ impl TagSet {
 
 fn native_route(upstream: &Name, form: &Native, registered: Registered) -> RouteSpec {
     let upstream = ItemRef { name: upstream.clone(), provider: None };
-    let target = TargetSpec { upstream, subset: None, choice: Choice::Weight(1), steps: form.steps.clone() };
+    let target = TargetSpec {
+        upstream,
+        subset: None,
+        choice: Choice::Weight(1),
+        steps: form.steps.clone(),
+        middlewares: Vec::new(),
+    };
     RouteSpec { middlewares: form.middlewares.clone(), ..route(form.matching.clone(), vec![target], registered) }
 }
 

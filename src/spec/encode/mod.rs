@@ -7,13 +7,16 @@ use serde_json::{Map, Value, json};
 use crate::spec::breaker::{Breaker, Fallback};
 use crate::spec::certificate::CertificateSpec;
 use crate::spec::matching::{Conditions, MatchSpec, PathMatch, ValueMatch};
-use crate::spec::middleware::MiddlewareSpec;
 use crate::spec::passive::PassiveHealth;
 use crate::spec::percent::Percent;
 use crate::spec::retry::Retry;
 use crate::spec::route::{Choice, HostPolicy, RouteSpec, Sticky, TargetSpec};
 use crate::spec::upstream::{Hash, HashKey, HealthCheck, Priorities, Probe, Protocol, UpstreamSettings};
 use crate::spec::upstream_tls::{Trust, UpstreamTls};
+
+mod middleware;
+
+pub use middleware::middleware;
 
 /// A route.
 pub fn route(spec: &RouteSpec) -> Value {
@@ -38,14 +41,6 @@ pub fn route(spec: &RouteSpec) -> Value {
         map.insert("middlewares".to_owned(), spec.middlewares.iter().map(ToString::to_string).collect());
     }
     Value::Object(map)
-}
-
-/// A middleware.
-pub fn middleware(spec: &MiddlewareSpec) -> Value {
-    match spec {
-        MiddlewareSpec::StripPrefix(prefix) => json!({ "strip_prefix": prefix.as_str() }),
-        MiddlewareSpec::AddPrefix(prefix) => json!({ "add_prefix": prefix }),
-    }
 }
 
 /// What a route asks of a request.
@@ -80,6 +75,9 @@ pub fn target(spec: &TargetSpec) -> Map<String, Value> {
         Choice::Weight(weight) => map.insert("weight".to_owned(), (*weight).into()),
         Choice::When(when) => map.insert("when".to_owned(), conditions(when).into()),
     };
+    if !spec.middlewares.is_empty() {
+        map.insert("middlewares".to_owned(), spec.middlewares.iter().map(ToString::to_string).collect());
+    }
     map
 }
 

@@ -1,0 +1,121 @@
+//! Defines how a middleware is written: one key, which names its type.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::spec::middleware::MiddlewareSpec;
+use crate::spec::route::StripPrefix;
+
+use self::answer::{RawErrorPages, RawMaintenance, RawRespond};
+use self::fault::RawFault;
+use self::headers::RawHeaders;
+use self::rewrite::{RawRedirect, RawRewrite};
+use self::security::RawSecurityHeaders;
+use super::condition::{parse_prefix, resolve_each};
+use super::scope::Scope;
+
+mod answer;
+mod fault;
+mod headers;
+mod rewrite;
+mod security;
+
+/// A step around the exchanges of the routes that name it; one key says what it does.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(rename = "Middleware", deny_unknown_fields)]
+pub struct RawMiddleware {
+    /// What a path that begins with it, by whole segments, loses; services are told in `X-Forwarded-Prefix`.
+    strip_prefix: Option<String>,
+    /// What is put before the path.
+    add_prefix: Option<String>,
+    /// Another path and host for services.
+    rewrite: Option<RawRewrite>,
+    /// Changes of headers.
+    headers: Option<RawHeaders>,
+    /// Sends clients elsewhere.
+    redirect: Option<RawRedirect>,
+    /// An answer without a service.
+    respond: Option<RawRespond>,
+    /// 503 for everybody but a few.
+    maintenance: Option<RawMaintenance>,
+    /// Bodies for errors.
+    error_pages: Option<RawErrorPages>,
+    /// Headers that tell browsers to be careful.
+    security_headers: Option<RawSecurityHeaders>,
+    /// What goes wrong on purpose.
+    fault: Option<RawFault>,
+}
+
+/// The types, as they are written.
+const TYPES: [&str; 10] = [
+    "strip_prefix",
+    "add_prefix",
+    "rewrite",
+    "headers",
+    "redirect",
+    "respond",
+    "maintenance",
+    "error_pages",
+    "security_headers",
+    "fault",
+];
+
+impl RawMiddleware {
+    pub(super) fn resolve(self, scope: &Scope<'_>) -> Option<MiddlewareSpec> {
+        let given: Vec<&str> = TYPES.into_iter().filter(|key| scope.has(key)).collect();
+        match given[..] {
+            [] => scope.missing(format!("has no type: give one of `{}`", TYPES.join("`, `"))),
+            [_] => {}
+            [first, ..] => scope
+                .problem(format!("has several types: make a middleware of `{first}` alone, and others of the rest")),
+        }
+        let first = TYPES.into_iter().find(|key| scope.has(key))?;
+        let scope = &scope.key(first);
+        match first {
+            "strip_prefix" => {
+                let prefix = some_prefix(&self.strip_prefix?, scope)?;
+                scope.check(StripPrefix::new(&prefix)).map(MiddlewareSpec::StripPrefix)
+            }
+            "add_prefix" => Some(MiddlewareSpec::AddPrefix(some_prefix(&self.add_prefix?, scope)?)),
+            "rewrite" => self.rewrite?.resolve(scope).map(MiddlewareSpec::Rewrite),
+            "headers" => Some(MiddlewareSpec::Headers(self.headers?.resolve(scope))),
+            "redirect" => self.redirect?.resolve(scope).map(MiddlewareSpec::Redirect),
+            "respond" => self.respond?.resolve(scope).map(MiddlewareSpec::Respond),
+            "maintenance" => self.maintenance?.resolve(scope).map(MiddlewareSpec::Maintenance),
+            "error_pages" => self.error_pages?.resolve(scope).map(MiddlewareSpec::ErrorPages),
+            "security_headers" => Some(MiddlewareSpec::SecurityHeaders(self.security_headers?.resolve(scope))),
+            _ => self.fault?.resolve(scope).map(MiddlewareSpec::Fault),
+        }
+    }
+}
+
+/// Networks, as CIDRs or addresses.
+fn networks(raw: Option<Vec<String>>, scope: &Scope<'_>) -> Vec<IpNet> {
+    resolve_each(raw, scope, |text, scope| scope.check(parse_network(&text)))
+}
+
+/// A network, or an address for it alone.
+///
+/// # Errors
+/// A text that is neither.
+pub(crate) fn parse_network(text: &str) -> Result<IpNet, String> {
+    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse::<IpNet>().or_else(|_| address()).map_err(|_| format!("`{text}` is not a network such as `10.0.0.0/8`"))
+}
+
+/// A prefix that is more than the slash every path begins with.
+fn some_prefix(path: &str, scope: &Scope<'_>) -> Option<String> {
+    let prefix = scope.check(parse_prefix(path))?;
+    if prefix.is_empty() {
+        scope.problem(format!("`{path}` changes no path"));
+        return None;
+    }
+    Some(prefix)
+}
+
+#[cfg(test)]
+mod tests;

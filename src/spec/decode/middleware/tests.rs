@@ -1,0 +1,133 @@
+//! What middlewares are read as, and what mistakes in them are told.
+
+use super::*;
+use crate::spec::decode::item::decode_item;
+use crate::spec::encode;
+
+fn read(text: &str) -> Result<MiddlewareSpec, Vec<String>> {
+    let told = |problems: Vec<crate::spec::problem::Problem>| problems.iter().map(ToString::to_string).collect();
+    decode_item(text.as_bytes(), None, "kv").map_err(told)
+}
+
+/// What is shown of a middleware reads as the same middleware.
+#[test]
+fn what_is_shown_is_what_was_written() {
+    for (text, shown) in [
+        (r#"strip_prefix = "/users/""#, r#"{"strip_prefix":"/users"}"#),
+        (r#"{"add_prefix": "//v1"}"#, r#"{"add_prefix":"/v1"}"#),
+        (r#"rewrite.path = "/a/../b""#, r#"{"rewrite":{"path":"/b"}}"#),
+        (
+            r#"rewrite = { path.prefix = "/", host = "A.test:81" }"#,
+            r#"{"rewrite":{"path":{"prefix":"/"},"host":"a.test:81"}}"#,
+        ),
+        (
+            r#"rewrite.path = { regex = "^/u/(?<id>[0-9]+)", to = "/users/${id}" }"#,
+            r#"{"rewrite":{"path":{"regex":"^/u/(?<id>[0-9]+)","to":"/users/${id}"}}}"#,
+        ),
+        (
+            r#"headers = { request = { set = { X-A = "${client_ip}" }, remove = ["x-b"] }, response.add.X-C = "$$" }"#,
+            r#"{"headers":{"request":{"set":{"x-a":"${client_ip}"},"remove":["x-b"]},"response":{"add":{"x-c":"$$"}}}}"#,
+        ),
+        (r#"redirect.scheme = "https""#, r#"{"redirect":{"scheme":"https","status":302}}"#),
+        (
+            r#"redirect = { host = "[::1]", port = 81, path = "/x", query = "", status = 308 }"#,
+            r#"{"redirect":{"host":"[::1]","port":81,"path":"/x","query":"","status":308}}"#,
+        ),
+        (
+            r#"respond = { body = "hi", headers.X-A = "1" }"#,
+            r#"{"respond":{"status":200,"content_type":"text/plain; charset=utf-8","body":"hi","headers":{"x-a":"1"}}}"#,
+        ),
+        (
+            r#"maintenance = { body = "later", allow = ["10.0.0.1", "fd00::/8"] }"#,
+            r#"{"maintenance":{"retry_after":"5m","content_type":"text/plain; charset=utf-8","body":"later","allow":["10.0.0.1/32","fd00::/8"]}}"#,
+        ),
+        ("maintenance = {}", r#"{"maintenance":{"retry_after":"5m"}}"#),
+        (
+            r#"error_pages.pages = { 5xx.body = "no", 404 = { body = "{}", content_type = "application/json" } }"#,
+            r#"{"error_pages":{"pages":{"404":{"content_type":"application/json","body":"{}"},"5xx":{"content_type":"text/html; charset=utf-8","body":"no"}},"services":false}}"#,
+        ),
+        (
+            r#"security_headers = { hsts = {}, frame_options = "", permissions_policy = "camera=()" }"#,
+            r#"{"security_headers":{"hsts":{"max_age":"8760h","include_subdomains":false,"preload":false},"frame_options":"","content_type_options":"nosniff","referrer_policy":"strict-origin-when-cross-origin","permissions_policy":"camera=()","cross_origin_opener_policy":"same-origin","override":false}}"#,
+        ),
+        (
+            r#"fault = { delay.time = "1s", abort = { status = 500, percent = "0.5%" }, when.headers.x-test = "1" }"#,
+            r#"{"fault":{"delay":{"time":"1s","percent":"100%"},"abort":{"status":500,"percent":"0.5%"},"when":{"headers":{"x-test":"1"}}}}"#,
+        ),
+    ] {
+        let spec = read(text).unwrap_or_else(|problems| panic!("{text}: {problems:?}"));
+        assert_eq!(encode::middleware(&spec).to_string(), shown, "{text}");
+        assert_eq!(read(shown), Ok(spec), "{shown}");
+    }
+}
+
+#[test]
+fn mistakes_are_told() {
+    for (text, wanted) in [
+        (
+            "strip_prefix = \"/a\"\nadd_prefix = \"/b\"",
+            "has several types: make a middleware of `strip_prefix` alone, and others of the rest",
+        ),
+        ("strip_prefix = \"a\"", "strip_prefix: `a`: a path begins with `/`"),
+        ("add_prefix = \"/\"", "add_prefix: `/` changes no path"),
+        ("strip_prefx = \"/a\"", "strip_prefx: unknown key; did you mean `strip_prefix`?"),
+        ("rewrite = {}", "rewrite: changes nothing: give `path` or `host`"),
+        ("rewrite.host = \"a:0\"", "rewrite.host: `a:0` has no port from 1 to 65535 behind its colon"),
+        ("rewrite.host = \"*.a\"", "rewrite.host: `*.a` is not one host"),
+        (
+            "rewrite.path = { regex = \"(\", to = \"/\" }",
+            "rewrite.path.regex: `(` is not a regular expression: unclosed group",
+        ),
+        ("rewrite.path = { regex = \"a\", to = \"/$1\" }", "rewrite.path.regex: `/$1`: `a` has no group `1`"),
+        (
+            "rewrite.path = { regex = \"a\" }",
+            "rewrite.path: give `prefix`, or `regex` and `to`, or a text for the whole path",
+        ),
+        (
+            "headers.request.set = { Host = \"a\" }",
+            "headers.request.set.Host: a middleware `rewrite` gives another `host`",
+        ),
+        (
+            "headers.response.remove = [\"Content-Length\"]",
+            "headers.response.remove[0]: `content-length` belongs to the connection, not to the message",
+        ),
+        (
+            "headers.request.add = { X-Forwarded-For = \"a\" }",
+            "headers.request.add.X-Forwarded-For: `x-forwarded-for` is the gateway's own: it tells who asks, and by \
+             which way",
+        ),
+        (
+            "headers.request.add = { a = \"${path\" }",
+            "headers.request.add.a: `${path`: a `$` begins a value, `${NAME}`; write `$$` for a dollar",
+        ),
+        (
+            "headers.request.add = { a = \"a\\r\\nb: c\" }",
+            "headers.request.add.a: \"a\\r\\nb: c\" is not the value of a header: it has control characters",
+        ),
+        ("redirect = {}", "redirect: leads nowhere else: give `scheme`, `host`, `port`, `path`, `query` or `status`"),
+        ("redirect.status = 305", "redirect.status: 305 is none of 301, 302, 303, 307 and 308"),
+        ("redirect.scheme = \"ftp\"", "redirect.scheme: `ftp` is neither `http` nor `https`"),
+        ("redirect.query = \"a b\"", "redirect.query: `a b`: a query holds no spaces, no `#` and ASCII alone"),
+        ("respond = { status = 204, body = \"a\" }", "respond.body: an answer of 204 has no body"),
+        ("error_pages = {}", "error_pages.pages: there is no page: give one by its status, such as `404` or `5xx`"),
+        (
+            "error_pages.pages.200.body = \"\"",
+            "error_pages.pages.200: `200` is neither a status from 400 to 599 nor `4xx` nor `5xx`",
+        ),
+        (
+            "security_headers.hsts.preload = true",
+            "security_headers.hsts.preload: takes a `max_age` of 365 days (`8760h`) at least, and \
+             `include_subdomains`",
+        ),
+        ("fault = {}", "fault: nothing goes wrong: give `delay` or `abort`"),
+        ("fault.abort.percent = \"7\"", "fault.abort.percent: `7` is not a percentage: write `1%`, `0.5%` or `100%`"),
+        ("fault.delay = {}", "fault.delay: say how long, by `time`"),
+    ] {
+        let told = read(text).expect_err(text);
+        let problems: Vec<&str> = told.iter().filter_map(|problem| Some(problem.split_once(": ")?.1)).collect();
+        assert!(problems.contains(&wanted), "{text}: {told:#?}");
+    }
+    assert_eq!(read("strip_prefix = \"a\"").unwrap_err(), ["kv:1:16: strip_prefix: `a`: a path begins with `/`"]);
+    let nothing = read("{}").expect_err("no type");
+    assert!(nothing[0].starts_with("kv:1:1: has no type: give one of `strip_prefix`, `add_prefix`, "), "{nothing:?}");
+}

@@ -1,0 +1,149 @@
+//! Writes middlewares, without what is secret of them.
+
+use http::{HeaderName, HeaderValue};
+use serde_json::{Map, Value, json};
+
+use super::{conditions, duration_text};
+use crate::spec::breaker::Canned;
+use crate::spec::middleware::MiddlewareSpec;
+use crate::spec::middleware::template::Template;
+use crate::spec::middleware::transform::{
+    ErrorPages, Fault, HeaderEdits, Maintenance, Page, PathRewrite, Redirection, Respond, Rewrite, SECURITY_HEADERS,
+    SecurityHeaders, Statuses,
+};
+
+/// A middleware.
+pub fn middleware(spec: &MiddlewareSpec) -> Value {
+    let settings = match spec {
+        MiddlewareSpec::StripPrefix(prefix) => prefix.as_str().into(),
+        MiddlewareSpec::AddPrefix(prefix) => prefix.as_str().into(),
+        MiddlewareSpec::Rewrite(spec) => rewrite(spec),
+        MiddlewareSpec::Headers(spec) => table([
+            ("request", some(!is_empty(&spec.request), || edits(&spec.request))),
+            ("response", some(!is_empty(&spec.response), || edits(&spec.response))),
+        ]),
+        MiddlewareSpec::Redirect(spec) => redirect(spec),
+        MiddlewareSpec::Respond(spec) => respond(spec),
+        MiddlewareSpec::Maintenance(spec) => maintenance(spec),
+        MiddlewareSpec::ErrorPages(spec) => error_pages(spec),
+        MiddlewareSpec::SecurityHeaders(spec) => security_headers(spec),
+        MiddlewareSpec::Fault(spec) => fault(spec),
+    };
+    json!({ spec.kind(): settings })
+}
+
+/// A table of those values that there are.
+fn table<const N: usize>(entries: [(&str, Option<Value>); N]) -> Value {
+    let there = entries.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+    Value::Object(there.collect())
+}
+
+fn some(there: bool, value: impl FnOnce() -> Value) -> Option<Value> {
+    there.then(value)
+}
+
+fn text(value: &HeaderValue) -> Value {
+    String::from_utf8_lossy(value.as_bytes()).into()
+}
+
+fn is_empty(edits: &HeaderEdits) -> bool {
+    edits.set.is_empty() && edits.add.is_empty() && edits.remove.is_empty()
+}
+
+fn edits(edits: &HeaderEdits) -> Value {
+    let values = |list: &[(HeaderName, Template)]| -> Map<String, Value> {
+        list.iter().map(|(name, template)| (name.to_string(), template.source().into())).collect()
+    };
+    let names = || edits.remove.iter().map(HeaderName::as_str).collect();
+    table([
+        ("set", some(!edits.set.is_empty(), || values(&edits.set).into())),
+        ("add", some(!edits.add.is_empty(), || values(&edits.add).into())),
+        ("remove", some(!edits.remove.is_empty(), names)),
+    ])
+}
+
+fn rewrite(spec: &Rewrite) -> Value {
+    table([("path", spec.path.as_ref().map(path)), ("host", spec.host.as_ref().map(text))])
+}
+
+fn path(rewrite: &PathRewrite) -> Value {
+    match rewrite {
+        PathRewrite::Full(path) => path.as_str().into(),
+        PathRewrite::Prefix(prefix) if prefix.is_empty() => json!({ "prefix": "/" }),
+        PathRewrite::Prefix(prefix) => json!({ "prefix": prefix }),
+        PathRewrite::Regex(by) => json!({ "regex": by.source(), "to": by.replacement() }),
+    }
+}
+
+fn redirect(spec: &Redirection) -> Value {
+    table([
+        ("scheme", spec.scheme.as_ref().map(|scheme| scheme.as_str().into())),
+        ("host", spec.host.as_deref().map(Value::from)),
+        ("port", spec.port.map(Value::from)),
+        ("path", spec.path.as_ref().map(path)),
+        ("query", spec.query.as_deref().map(Value::from)),
+        ("status", Some(spec.status.as_u16().into())),
+    ])
+}
+
+fn canned(answer: &Canned) -> [(&'static str, Option<Value>); 3] {
+    [
+        ("status", Some(answer.status.as_u16().into())),
+        ("content_type", Some(text(&answer.content_type))),
+        ("body", Some(answer.body.as_str().into())),
+    ]
+}
+
+fn respond(spec: &Respond) -> Value {
+    let [status, content_type, body] = canned(&spec.answer);
+    let headers =
+        || -> Map<String, Value> { spec.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect() };
+    table([status, content_type, body, ("headers", some(!spec.headers.is_empty(), || headers().into()))])
+}
+
+fn maintenance(spec: &Maintenance) -> Value {
+    let page = spec.page.as_ref();
+    let networks = || spec.allow.iter().map(ToString::to_string).collect();
+    table([
+        ("retry_after", Some(duration_text(spec.retry_after).into())),
+        ("content_type", page.map(|page| text(&page.content_type))),
+        ("body", page.map(|page| page.body.source().into())),
+        ("allow", some(!spec.allow.is_empty(), networks)),
+    ])
+}
+
+fn error_pages(spec: &ErrorPages) -> Value {
+    let page = |(statuses, page): &(Statuses, Page)| {
+        let statuses = match statuses {
+            Statuses::One(status) => status.to_string(),
+            Statuses::Hundred(digit) => format!("{digit}xx"),
+        };
+        (statuses, json!({ "content_type": text(&page.content_type), "body": page.body.source() }))
+    };
+    json!({ "pages": spec.pages.iter().map(page).collect::<Map<_, _>>(), "services": spec.services })
+}
+
+fn security_headers(spec: &SecurityHeaders) -> Value {
+    let mut map = Map::new();
+    if let Some(hsts) = spec.hsts {
+        let (below, preload) = (hsts.include_subdomains, hsts.preload);
+        let hsts = json!({ "max_age": duration_text(hsts.max_age), "include_subdomains": below, "preload": preload });
+        map.insert("hsts".to_owned(), hsts);
+    }
+    for (key, name, default) in SECURITY_HEADERS {
+        match spec.headers.iter().find(|(other, _)| *other == name) {
+            Some((_, value)) => map.insert(key.to_owned(), text(value)),
+            None if default.is_some() => map.insert(key.to_owned(), "".into()),
+            None => None,
+        };
+    }
+    map.insert("override".to_owned(), spec.overrides.into());
+    map.into()
+}
+
+fn fault(spec: &Fault) -> Value {
+    let delay = spec.delay.map(|(time, share)| json!({ "time": duration_text(time), "percent": share.text() }));
+    let abort = spec.abort.map(|(status, share)| json!({ "status": status.as_u16(), "percent": share.text() }));
+    let when = || conditions(&spec.when).into();
+    table([("delay", delay), ("abort", abort), ("when", some(!spec.when.is_empty(), when))])
+}

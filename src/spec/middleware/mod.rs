@@ -1,0 +1,66 @@
+//! Defines middlewares as someone asked for them: each is a step around the exchanges of the routes that name it, of one
+//! type, which is the one key of its document.
+
+pub mod template;
+pub mod transform;
+
+use self::transform::{ErrorPages, Fault, Headers, Maintenance, Redirection, Respond, Rewrite, SecurityHeaders};
+use super::route::StripPrefix;
+
+/// A middleware.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MiddlewareSpec {
+    /// `strip_prefix`: what a path that begins with it loses, by whole segments.
+    StripPrefix(StripPrefix),
+    /// `add_prefix`: what is put before the path; begins with a slash and does not end in one.
+    AddPrefix(String),
+    /// `rewrite`: another path and host.
+    Rewrite(Rewrite),
+    /// `headers`: headers of requests and answers.
+    Headers(Headers),
+    /// `redirect`: an answer that sends clients elsewhere.
+    Redirect(Redirection),
+    /// `respond`: an answer without a service.
+    Respond(Respond),
+    /// `maintenance`: 503 for everybody but a few.
+    Maintenance(Maintenance),
+    /// `error_pages`: bodies for errors.
+    ErrorPages(ErrorPages),
+    /// `security_headers`: headers that tell browsers to be careful.
+    SecurityHeaders(SecurityHeaders),
+    /// `fault`: what goes wrong on purpose.
+    Fault(Fault),
+}
+
+impl MiddlewareSpec {
+    /// The key that names its type.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::StripPrefix(_) => "strip_prefix",
+            Self::AddPrefix(_) => "add_prefix",
+            Self::Rewrite(_) => "rewrite",
+            Self::Headers(_) => "headers",
+            Self::Redirect(_) => "redirect",
+            Self::Respond(_) => "respond",
+            Self::Maintenance(_) => "maintenance",
+            Self::ErrorPages(_) => "error_pages",
+            Self::SecurityHeaders(_) => "security_headers",
+            Self::Fault(_) => "fault",
+        }
+    }
+
+    /// Whether an exchange has one of its type at most: that of a route then goes before that of its listener.
+    pub fn is_single(&self) -> bool {
+        match self {
+            Self::ErrorPages(_) | Self::SecurityHeaders(_) => true,
+            Self::StripPrefix(_)
+            | Self::AddPrefix(_)
+            | Self::Rewrite(_)
+            | Self::Headers(_)
+            | Self::Redirect(_)
+            | Self::Respond(_)
+            | Self::Maintenance(_)
+            | Self::Fault(_) => false,
+        }
+    }
+}
