@@ -103,6 +103,19 @@ impl BodyError {
         let told = [h2::Reason::CANCEL, h2::Reason::INTERNAL_ERROR, h2::Reason::ENHANCE_YOUR_CALM];
         Self { failure, reset: reset.filter(|reason| told.contains(reason)).map(h2::Error::from) }
     }
+
+    /// What went wrong with a body that a library made of one of these.
+    pub fn within(error: Box<dyn std::error::Error + Send + Sync>) -> Self {
+        let wrapped = match error.downcast::<Self>() {
+            Ok(own) => return *own,
+            Err(other) => other,
+        };
+        // A codec hands on what its reader said as an I/O error.
+        match wrapped.downcast::<std::io::Error>().map(|error| error.downcast::<Self>()) {
+            Ok(Ok(own)) => own,
+            Ok(Err(_)) | Err(_) => Self::new(BodyFailure::EndpointGone),
+        }
+    }
 }
 
 /// How long a body is held back for a 100.

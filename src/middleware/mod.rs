@@ -16,9 +16,12 @@ use hyper::body::Incoming;
 use crate::exchange::{Exchange, Payload, ProxyError};
 use crate::spec::middleware::MiddlewareSpec;
 
+mod compression;
+mod cors;
 mod error_pages;
 mod fault;
 mod headers;
+mod layer;
 mod prefix;
 mod redirect;
 mod respond;
@@ -80,6 +83,8 @@ pub fn build(spec: &MiddlewareSpec) -> Arc<dyn Middleware> {
         MiddlewareSpec::Maintenance(spec) => Arc::new(respond::Maintenance::new(spec)),
         MiddlewareSpec::ErrorPages(spec) => Arc::new(error_pages::ErrorPages::new(spec)),
         MiddlewareSpec::SecurityHeaders(spec) => Arc::new(security::SecurityHeaders::new(spec)),
+        MiddlewareSpec::Cors(spec) => Arc::new(cors::Cors::new(spec)),
+        MiddlewareSpec::Compression(spec) => Arc::new(compression::Compression::new(spec)),
         MiddlewareSpec::Fault(spec) => Arc::new(fault::Fault::new(spec)),
     }
 }

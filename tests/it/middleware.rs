@@ -1,5 +1,6 @@
 //! Steps around exchanges, as clients and services notice them.
 
+mod answers;
 mod transform;
 
 use std::time::Duration;

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use super::{conditions, duration_text};
 use crate::spec::breaker::Canned;
 use crate::spec::middleware::MiddlewareSpec;
+use crate::spec::middleware::cors::{Cors, OriginMatch};
 use crate::spec::middleware::template::Template;
 use crate::spec::middleware::transform::{
     ErrorPages, Fault, HeaderEdits, Maintenance, Page, PathRewrite, Redirection, Respond, Rewrite, SECURITY_HEADERS,
@@ -27,6 +28,12 @@ pub fn middleware(spec: &MiddlewareSpec) -> Value {
         MiddlewareSpec::Maintenance(spec) => maintenance(spec),
         MiddlewareSpec::ErrorPages(spec) => error_pages(spec),
         MiddlewareSpec::SecurityHeaders(spec) => security_headers(spec),
+        MiddlewareSpec::Cors(spec) => cors(spec),
+        MiddlewareSpec::Compression(spec) => json!({
+            "encodings": spec.encodings.iter().map(|encoding| encoding.as_str()).collect::<Vec<_>>(),
+            "types": spec.types,
+            "min_size": format!("{}B", spec.min_size),
+        }),
         MiddlewareSpec::Fault(spec) => fault(spec),
     };
     json!({ spec.kind(): settings })
@@ -139,6 +146,20 @@ fn security_headers(spec: &SecurityHeaders) -> Value {
     }
     map.insert("override".to_owned(), spec.overrides.into());
     map.into()
+}
+
+fn cors(spec: &Cors) -> Value {
+    fn all_or<T>(list: &Option<Vec<T>>, text: impl Fn(&T) -> String) -> Option<Value> {
+        Some(list.as_ref().map_or_else(|| json!(["*"]), |list| list.iter().map(text).collect()))
+    }
+    table([
+        ("origins", all_or(&spec.origins, OriginMatch::text)),
+        ("methods", all_or(&spec.methods, ToString::to_string)),
+        ("headers", all_or(&spec.headers, ToString::to_string)),
+        ("expose", all_or(&spec.expose, ToString::to_string)),
+        ("credentials", Some(spec.credentials.into())),
+        ("max_age", spec.max_age.map(|age| duration_text(age).into())),
+    ])
 }
 
 fn fault(spec: &Fault) -> Value {

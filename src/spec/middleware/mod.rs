@@ -1,9 +1,13 @@
 //! Defines middlewares as someone asked for them: each is a step around the exchanges of the routes that name it, of one
 //! type, which is the one key of its document.
 
+pub mod compression;
+pub mod cors;
 pub mod template;
 pub mod transform;
 
+use self::compression::Compression;
+use self::cors::Cors;
 use self::transform::{ErrorPages, Fault, Headers, Maintenance, Redirection, Respond, Rewrite, SecurityHeaders};
 use super::route::StripPrefix;
 
@@ -28,6 +32,10 @@ pub enum MiddlewareSpec {
     ErrorPages(ErrorPages),
     /// `security_headers`: headers that tell browsers to be careful.
     SecurityHeaders(SecurityHeaders),
+    /// `cors`: which pages of other origins may use a service.
+    Cors(Cors),
+    /// `compression`: which answers are compressed.
+    Compression(Compression),
     /// `fault`: what goes wrong on purpose.
     Fault(Fault),
 }
@@ -45,6 +53,8 @@ impl MiddlewareSpec {
             Self::Maintenance(_) => "maintenance",
             Self::ErrorPages(_) => "error_pages",
             Self::SecurityHeaders(_) => "security_headers",
+            Self::Cors(_) => "cors",
+            Self::Compression(_) => "compression",
             Self::Fault(_) => "fault",
         }
     }
@@ -52,7 +62,7 @@ impl MiddlewareSpec {
     /// Whether an exchange has one of its type at most: that of a route then goes before that of its listener.
     pub fn is_single(&self) -> bool {
         match self {
-            Self::ErrorPages(_) | Self::SecurityHeaders(_) => true,
+            Self::ErrorPages(_) | Self::SecurityHeaders(_) | Self::Cors(_) | Self::Compression(_) => true,
             Self::StripPrefix(_)
             | Self::AddPrefix(_)
             | Self::Rewrite(_)

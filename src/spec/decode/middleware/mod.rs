@@ -10,6 +10,8 @@ use crate::spec::middleware::MiddlewareSpec;
 use crate::spec::route::StripPrefix;
 
 use self::answer::{RawErrorPages, RawMaintenance, RawRespond};
+use self::compression::RawCompression;
+use self::cors::RawCors;
 use self::fault::RawFault;
 use self::headers::RawHeaders;
 use self::rewrite::{RawRedirect, RawRewrite};
@@ -18,6 +20,8 @@ use super::condition::{parse_prefix, resolve_each};
 use super::scope::Scope;
 
 mod answer;
+mod compression;
+mod cors;
 mod fault;
 mod headers;
 mod rewrite;
@@ -46,12 +50,16 @@ pub struct RawMiddleware {
     error_pages: Option<RawErrorPages>,
     /// Headers that tell browsers to be careful.
     security_headers: Option<RawSecurityHeaders>,
+    /// Which pages of other origins may use a service.
+    cors: Option<RawCors>,
+    /// Compresses answers.
+    compression: Option<RawCompression>,
     /// What goes wrong on purpose.
     fault: Option<RawFault>,
 }
 
 /// The types, as they are written.
-const TYPES: [&str; 10] = [
+const TYPES: [&str; 12] = [
     "strip_prefix",
     "add_prefix",
     "rewrite",
@@ -61,6 +69,8 @@ const TYPES: [&str; 10] = [
     "maintenance",
     "error_pages",
     "security_headers",
+    "cors",
+    "compression",
     "fault",
 ];
 
@@ -88,6 +98,8 @@ impl RawMiddleware {
             "maintenance" => self.maintenance?.resolve(scope).map(MiddlewareSpec::Maintenance),
             "error_pages" => self.error_pages?.resolve(scope).map(MiddlewareSpec::ErrorPages),
             "security_headers" => Some(MiddlewareSpec::SecurityHeaders(self.security_headers?.resolve(scope))),
+            "cors" => self.cors?.resolve(scope).map(MiddlewareSpec::Cors),
+            "compression" => Some(MiddlewareSpec::Compression(self.compression?.resolve(scope))),
             _ => self.fault?.resolve(scope).map(MiddlewareSpec::Fault),
         }
     }

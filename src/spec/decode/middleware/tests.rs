@@ -51,6 +51,14 @@ fn what_is_shown_is_what_was_written() {
             r#"{"security_headers":{"hsts":{"max_age":"8760h","include_subdomains":false,"preload":false},"frame_options":"","content_type_options":"nosniff","referrer_policy":"strict-origin-when-cross-origin","permissions_policy":"camera=()","cross_origin_opener_policy":"same-origin","override":false}}"#,
         ),
         (
+            r#"cors = { origins = ["https://A.com", "https://*.b.com"], headers = ["X-A"], credentials = true, max_age = "1h" }"#,
+            r#"{"cors":{"origins":["https://a.com","https://*.b.com"],"methods":["GET","HEAD","POST"],"headers":["x-a"],"expose":[],"credentials":true,"max_age":"1h"}}"#,
+        ),
+        (
+            r#"compression = { encodings = ["gzip"], types = ["text/*"] }"#,
+            r#"{"compression":{"encodings":["gzip"],"types":["text/*"],"min_size":"1024B"}}"#,
+        ),
+        (
             r#"fault = { delay.time = "1s", abort = { status = 500, percent = "0.5%" }, when.headers.x-test = "1" }"#,
             r#"{"fault":{"delay":{"time":"1s","percent":"100%"},"abort":{"status":500,"percent":"0.5%"},"when":{"headers":{"x-test":"1"}}}}"#,
         ),
@@ -118,6 +126,21 @@ fn mistakes_are_told() {
             "security_headers.hsts.preload = true",
             "security_headers.hsts.preload: takes a `max_age` of 365 days (`8760h`) at least, and \
              `include_subdomains`",
+        ),
+        ("cors = {}", "cors: say whose pages: give `origins`, or `origins = [\"*\"]` for all"),
+        (
+            "cors.origins = [\"https://a.com/\"]",
+            "cors.origins[0]: `https://a.com/` is not an origin, such as `https://example.com` or \
+             `https://*.example.com:8443`",
+        ),
+        ("cors = { origins = [\"*\", \"https://a.com\"] }", "cors.origins: `*` is all: it stands alone"),
+        (
+            "compression.encodings = [\"deflate\"]",
+            "compression.encodings[0]: `deflate` is none of `zstd`, `br` and `gzip`",
+        ),
+        (
+            "compression.types = [\"text\"]",
+            "compression.types[0]: `text` is not a media type, such as `text/*` or `application/json`",
         ),
         ("fault = {}", "fault: nothing goes wrong: give `delay` or `abort`"),
         ("fault.abort.percent = \"7\"", "fault.abort.percent: `7` is not a percentage: write `1%`, `0.5%` or `100%`"),
