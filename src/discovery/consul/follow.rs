@@ -34,6 +34,15 @@ use crate::spec::problem::Problem;
 use crate::spec::settings::Consistency;
 use crate::spec::source::Source;
 
+/// What happened before a read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct After {
+    /// A session has just begun: the agent that answers was away a moment ago.
+    pub(super) outage: bool,
+    /// The registry began anew: whatever is registered is registered anew.
+    pub(super) wipe: bool,
+}
+
 /// What a watch asks, what it makes of the answers, and where that goes.
 #[async_trait]
 pub(super) trait Question: Send + Sync + 'static {
@@ -59,9 +68,8 @@ pub(super) trait Question: Send + Sync + 'static {
     /// A body that is no answer: nothing of it counts.
     fn read(&self, body: &[u8]) -> Result<Contents<Self::Entry>, String>;
 
-    /// Changes what a read lists, before it is judged, in the light of what is known. `after_outage`: a session
-    /// has just begun.
-    fn amend(&self, _known: &Entries<Self::Entry>, _fresh: &mut Entries<Self::Entry>, _after_outage: bool) {}
+    /// Changes what a read lists, before it is judged, in the light of what is known and of what happened.
+    fn amend(&self, _known: &Entries<Self::Entry>, _fresh: &mut Entries<Self::Entry>, _after: After) {}
 
     /// When what is known should be read again at the latest, because [`Self::amend`] will judge otherwise then.
     fn look_again_at(&self, _known: &Entries<Self::Entry>) -> Option<Instant> {
@@ -236,9 +244,12 @@ impl<Q: Question> Follow<Q> {
                         blocked = self.block(status);
                     }
                 }
-                Ok(()) = self.accepts.changed() => if self.known.hold().is_some() {
-                    self.accepted = true;
-                    self.prove_at = Some(Instant::now());
+                Ok(()) = self.accepts.changed() => {
+                    self.known.give_up();
+                    if self.known.hold().is_some() {
+                        self.accepted = true;
+                        self.prove_at = Some(Instant::now());
+                    }
                 },
                 () = moved(&mut self.claim) => blocked = self.block(status),
                 kicked = self.kicks.changed(), if reissue_at.is_none() => {
@@ -303,8 +314,12 @@ impl<Q: Question> Follow<Q> {
 
     fn amend(&self, reading: &mut Reading<Q::Entry>) {
         if let Some(known) = self.known.entries() {
-            let after_outage = self.session_began.elapsed() < JUST_BEGUN;
-            self.question.amend(known, &mut reading.contents.entries, after_outage);
+            let (index, fresh) = (reading.answer.index, &mut reading.contents.entries);
+            let outage = self.session_began.elapsed() < JUST_BEGUN;
+            self.question.amend(known, fresh, After { outage, wipe: self.known.begins_anew(index) });
+            if !self.known.lost().is_empty() {
+                self.question.amend(self.known.lost(), fresh, After { outage, wipe: true });
+            }
         }
     }
 

@@ -72,6 +72,9 @@ pub(super) struct Known<E> {
     entries: Option<Arc<Entries<E>>>,
     problems: Vec<Problem>,
     hold: Option<Hold>,
+    /// What a registry that began anew does not list any more, as it was; whoever serves it goes on until it is listed
+    /// again or given up.
+    lost: Entries<E>,
     /// Counts readings, so that one from aside can tell that it was overtaken.
     turn: u64,
     /// Every removal needs a second read, not only the dangerous ones.
@@ -88,7 +91,16 @@ pub(super) struct Hold {
 
 impl<E: Clone + PartialEq> Known<E> {
     pub(super) fn new(prove_all: bool) -> Self {
-        Self { index: 0, content_index: 0, entries: None, problems: Vec::new(), hold: None, turn: 0, prove_all }
+        Self {
+            index: 0,
+            content_index: 0,
+            entries: None,
+            problems: Vec::new(),
+            hold: None,
+            lost: Entries::new(),
+            turn: 0,
+            prove_all,
+        }
     }
 
     pub(super) fn index(&self) -> u64 {
@@ -113,6 +125,21 @@ impl<E: Clone + PartialEq> Known<E> {
 
     pub(super) fn hold(&self) -> Option<Hold> {
         self.hold
+    }
+
+    /// What was lost as the registry began anew.
+    pub(super) fn lost(&self) -> &Entries<E> {
+        &self.lost
+    }
+
+    /// Whether the registry is seen to begin anew.
+    pub(super) fn begins_anew(&self, index: u64) -> bool {
+        index < self.content_index || self.hold.is_some_and(|hold| hold.danger == Danger::Regressed)
+    }
+
+    /// Somebody says that what is lost may go.
+    pub(super) fn give_up(&mut self) {
+        self.lost.clear();
     }
 
     /// A removal is called held once a second read did not confirm it, not while that read is under way; but at
@@ -230,6 +257,11 @@ impl<E: Clone + PartialEq> Known<E> {
     }
 
     fn settle(&mut self, index: u64, contents: Contents<E>) -> bool {
+        if self.begins_anew(index) {
+            let known = self.entries.iter().flat_map(|entries| entries.iter());
+            self.lost.extend(known.map(|(id, entry)| (Arc::clone(id), entry.clone())));
+        }
+        self.lost.retain(|id, _| !contents.entries.contains_key(id));
         self.content_index = index;
         let was_held = self.origin() == Origin::Held;
         self.hold = None;

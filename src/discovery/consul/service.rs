@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::client::Client;
-use super::follow::{Doubted, Question};
+use super::follow::{After, Doubted, Question};
 use super::health::{Instance, instances, keep_distances, weigh_by_tags};
 use super::known::{Contents, Entries};
 use super::permission::{Permission, of_instances};
@@ -49,11 +49,11 @@ impl Question for Instances {
         Ok(contents)
     }
 
-    fn amend(&self, known: &Entries<Instance>, fresh: &mut Entries<Instance>, after_outage: bool) {
-        if self.service.near.is_some() {
+    fn amend(&self, known: &Entries<Instance>, fresh: &mut Entries<Instance>, after: After) {
+        if self.service.near.is_some() && !after.wipe {
             keep_distances(known, fresh);
         }
-        let kept = keep_as_reported(known, fresh, Instant::now(), after_outage);
+        let kept = keep_as_reported(known, fresh, Instant::now(), after);
         if kept > 0 {
             tracing::info!(
                 service = %self.service,

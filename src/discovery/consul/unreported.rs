@@ -4,12 +4,13 @@
 //! of output, until it has run: at a random point of its first interval. Nothing is wrong with the instance,
 //! and where all agents restart together (an upgrade, or a single agent) whole services would lose their
 //! traffic. So an instance that was usable stays as it was for a while. One that is registered anew does not:
-//! it waits for its first check as its operator wants it to.
+//! it waits for its first check as its operator wants it to, but where the whole registry begins anew.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::follow::After;
 use super::health::Instance;
 use super::known::Entries;
 use crate::spec::endpoint::RegistryStatus;
@@ -35,23 +36,24 @@ pub(super) fn tells_why(check_type: &str) -> bool {
 }
 
 /// Keeps instances of `fresh` as they are in `known` while their checks have not reported; returns how many are
-/// kept from now on. `after_outage`: the agent that answers was away a moment ago.
+/// kept from now on.
 pub(super) fn keep_as_reported(
     known: &Entries<Instance>,
     fresh: &mut Entries<Instance>,
     now: Instant,
-    after_outage: bool,
+    after: After,
 ) -> usize {
     let mut begun = 0;
     for (id, instance) in fresh {
         let (Some(unreported), Some(before)) = (&mut instance.unreported, known.get(id)) else { continue };
         let usable = matches!(before.endpoint.status, RegistryStatus::Passing | RegistryStatus::Warning);
-        if !usable || before.created != instance.created {
+        // A registry that begins anew has everything registered anew, which says nothing of an instance.
+        if !usable || (before.created != instance.created && !after.wipe) {
             continue;
         }
         let kept_since = before.unreported.and_then(|unreported| unreported.kept_since);
         // Where agents discard outputs, silence says nothing: only after an outage it is believed to.
-        if kept_since.is_none() && !before.reported && !after_outage {
+        if kept_since.is_none() && !before.reported && !after.outage {
             continue;
         }
         let since = kept_since.unwrap_or(now);
@@ -94,9 +96,13 @@ mod tests {
     }
 
     /// Status and weight of the instance after `checks` turned into `later`.
-    fn after(checks: &Value, later: &Value, after_outage: bool) -> (RegistryStatus, u16) {
+    const NOTHING: After = After { outage: false, wipe: false };
+    const OUTAGE: After = After { outage: true, wipe: false };
+    const WIPE: After = After { outage: false, wipe: true };
+
+    fn after(checks: &Value, later: &Value, after: After) -> (RegistryStatus, u16) {
         let mut fresh = listed(7, later);
-        keep_as_reported(&listed(7, checks), &mut fresh, NOW(), after_outage);
+        keep_as_reported(&listed(7, checks), &mut fresh, NOW(), after);
         let endpoint = &fresh["n1/w1"].endpoint;
         (endpoint.status, endpoint.weight)
     }
@@ -125,25 +131,31 @@ mod tests {
             (json!([check("ttl", "passing", "ok")]), json!([check("ttl", "critical", "")]), (Critical, 10)),
             (json!([check("script", "passing", "ok")]), json!([check("script", "critical", "")]), (Critical, 10)),
         ] {
-            assert_eq!(after(&before, &later, false), expected, "{before} -> {later}");
+            assert_eq!(after(&before, &later, NOTHING), expected, "{before} -> {later}");
         }
     }
 
     #[test]
     fn where_outputs_are_discarded_only_an_outage_explains_silence() {
         let (passed, silent) = (json!([check("http", "passing", "")]), json!([check("http", "critical", "")]));
-        assert_eq!(after(&passed, &silent, false).0, RegistryStatus::Critical);
-        assert_eq!(after(&passed, &silent, true).0, RegistryStatus::Passing);
+        assert_eq!(after(&passed, &silent, NOTHING).0, RegistryStatus::Critical);
+        assert_eq!(after(&passed, &silent, OUTAGE).0, RegistryStatus::Passing);
     }
 
     #[test]
     fn a_new_registration_waits_for_its_first_check() {
         let silent = json!([check("http", "critical", "")]);
         let mut fresh = listed(9, &silent);
-        keep_as_reported(&listed(7, &json!([check("http", "passing", "ok")])), &mut fresh, NOW(), true);
+        let before = listed(7, &json!([check("http", "passing", "ok")]));
+        keep_as_reported(&before, &mut fresh, NOW(), OUTAGE);
         assert_eq!(fresh["n1/w1"].endpoint.status, RegistryStatus::Critical);
-        keep_as_reported(&Entries::new(), &mut fresh, NOW(), true);
-        assert_eq!(fresh["n1/w1"].endpoint.status, RegistryStatus::Critical);
+        for after in [OUTAGE, WIPE] {
+            keep_as_reported(&Entries::new(), &mut fresh, NOW(), after);
+            assert_eq!(fresh["n1/w1"].endpoint.status, RegistryStatus::Critical);
+        }
+        // Where everything is registered anew, this is what it was.
+        keep_as_reported(&before, &mut fresh, NOW(), WIPE);
+        assert_eq!(fresh["n1/w1"].endpoint.status, RegistryStatus::Passing);
     }
 
     #[test]
@@ -151,7 +163,7 @@ mod tests {
         let start = NOW();
         let read = |known: &Entries<Instance>, checks: Value, at: Duration| {
             let mut fresh = listed(7, &checks);
-            keep_as_reported(known, &mut fresh, start + at, false);
+            keep_as_reported(known, &mut fresh, start + at, NOTHING);
             fresh
         };
         let status = |entries: &Entries<Instance>| entries["n1/w1"].endpoint.status;

@@ -107,6 +107,35 @@ async fn a_consul_that_comes_back_empty_takes_nothing_away() {
     gateway.until_status("/file", 503).await;
 }
 
+/// Its agent makes its checks again in its own time, and calls instances critical until then: that is no word on those
+/// that passed before.
+#[tokio::test]
+async fn a_consul_that_comes_back_empty_has_not_checked_anything_yet() {
+    let Some(mut consul) = Consul::start().await else { return };
+    let a = Origin::start("a").await;
+    let checked = |every: &str| {
+        Service::new("web", "a", a.address()).unreported_check(&format!("http://{}/", a.address()), every)
+    };
+    consul.register(&checked("1s")).await;
+    let discovery = format!("discovery.consul.address = \"{}\"\nupstreams.web.consul.service = \"web\"", consul.url());
+    let gateway = before(&discovery).await;
+    gateway.until_status("/file", 200).await;
+    let load = Load::start(gateway.address(), 2, |_, _| Request::get("/file"));
+    takes(&load, "a/v1").await;
+
+    consul.kill();
+    consul.start_empty().await;
+    shows(&gateway, "web", &[(&a, "held")]).await;
+    consul.register(&checked("10m")).await;
+    shows(&gateway, "web", &[(&a, "healthy")]).await;
+    load.more(100).await;
+    load.stop().await.assert_all_ok();
+    // A check that says something is believed.
+    consul.deregister("a").await;
+    consul.register(&Service::new("web", "a", a.address()).unreported_check("http://127.0.0.1:1/", "1s")).await;
+    gateway.until_status("/file", 503).await;
+}
+
 /// Fault case 44, and who is held but dead is not used.
 #[tokio::test]
 async fn an_etcd_that_comes_back_empty_takes_nothing_away() {

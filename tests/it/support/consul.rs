@@ -426,6 +426,12 @@ impl Service {
         Self(json!({ "Name": name, "ID": id, "Address": address.ip(), "Port": address.port() }))
     }
 
+    /// With a check that the agent makes every so often, and that is critical until then.
+    pub fn unreported_check(mut self, url: &str, every: &str) -> Self {
+        self.0["Check"] = json!({ "HTTP": url, "Interval": every, "Timeout": "1s" });
+        self
+    }
+
     pub fn meta(mut self, key: &str, value: &str) -> Self {
         self.0["Meta"][key] = json!(value);
         self
