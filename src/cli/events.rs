@@ -155,6 +155,7 @@ fn subject(event: &Value) -> String {
     let name = name
         .or_else(|| field("middleware"))
         .or_else(|| field("certificate"))
+        .or_else(|| field("consumer"))
         .or_else(|| field("source"))
         .or_else(|| field("provider"));
     [name, field("endpoint")].into_iter().flatten().collect::<Vec<_>>().join(" ")

@@ -11,6 +11,7 @@ mod check;
 mod demo;
 mod events;
 mod explain;
+mod hash_key;
 #[cfg(feature = "etcd")]
 mod register;
 mod routes;
@@ -65,6 +66,12 @@ enum Command {
     /// Keeps an endpoint in etcd for a service that can't do it itself, while the service's check passes
     #[cfg(feature = "etcd")]
     Register(Box<register::Arguments>),
+    /// Prints the hash of a consumer's key, which is read from standard input
+    HashKey {
+        /// Makes a key of 192 random bits, and prints it on the first line
+        #[arg(long)]
+        new: bool,
+    },
     /// Prints the JSON Schema of the configuration, for editors
     Schema,
     /// Prints completions for a shell
@@ -121,6 +128,7 @@ pub fn main() -> ExitCode {
         Command::Explain(arguments) => explain::run(&arguments, stdout, stderr),
         #[cfg(feature = "etcd")]
         Command::Register(arguments) => register::run(*arguments, variables(), stdout, stderr),
+        Command::HashKey { new } => hash_key::run(new, &mut std::io::stdin(), stdout, stderr),
         Command::Schema => {
             say(stdout, &format!("{:#}", crate::config::schema()));
             FINE

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use crate::spec::certificate::CertificateSpec;
 use crate::spec::decode::Attached;
+use crate::spec::decode::item::DecodeItem;
 use crate::spec::decode::reader::unknown_key;
 use crate::spec::decode::scope::{Reference, Referent};
 use crate::spec::decode::sections::{SectionItem, Sections, decode_sections};
@@ -102,9 +103,25 @@ struct Known {
     routes: BTreeMap<Name, String>,
     middlewares: BTreeMap<Name, String>,
     certificates: BTreeMap<Name, String>,
+    consumers: BTreeMap<Name, String>,
     /// Upstreams by name, with where they are and their subsets' names, right or wrong.
     upstreams: BTreeMap<Name, (String, BTreeSet<String>)>,
     references: Vec<Reference>,
+}
+
+/// Takes an item's name, which nobody may have before it.
+fn add_item<T: DecodeItem>(
+    item: SectionItem<T>,
+    known: &mut BTreeMap<Name, String>,
+    references: &mut Vec<Reference>,
+    errors: &mut Vec<Problem>,
+) {
+    let SectionItem { name, place, decoded } = item;
+    take(decoded.item, decoded.references, errors, references);
+    match known.get(&name) {
+        Some(other) => errors.push(twice(T::KIND, &name, &place, other)),
+        None => drop(known.insert(name, place)),
+    }
 }
 
 impl Known {
@@ -116,6 +133,7 @@ impl Known {
             routes: BTreeMap::new(),
             middlewares: BTreeMap::new(),
             certificates: BTreeMap::new(),
+            consumers: BTreeMap::new(),
             upstreams: BTreeMap::new(),
             references: Vec::new(),
         }
@@ -128,18 +146,12 @@ impl Known {
             _ => std::fs::read(path).map_err(|error| error.to_string()),
         };
         let attached = Attached::new(Path::new(origin), &read);
-        let Sections { routes, upstreams, middlewares, certificates, rejected } =
+        let Sections { routes, upstreams, middlewares, certificates, consumers, rejected } =
             decode_sections(root, origin, main, attached);
         // Those of the main file's top level are told by reading its static sections.
         errors.extend(rejected.into_iter().filter(|problem| !errors.contains(problem)).collect::<Vec<_>>());
         for item in routes {
-            let SectionItem { name, place, decoded } = item;
-            take(decoded.item, decoded.references, errors, &mut self.references);
-            if let Some(other) = self.routes.get(&name) {
-                errors.push(twice(Kind::Route, &name, &place, other));
-            } else {
-                self.routes.insert(name, place);
-            }
+            add_item(item, &mut self.routes, &mut self.references, errors);
         }
         for item in upstreams {
             let SectionItem { name, place, decoded } = item;
@@ -153,13 +165,10 @@ impl Known {
             }
         }
         for item in middlewares {
-            let SectionItem { name, place, decoded } = item;
-            take(decoded.item, decoded.references, errors, &mut self.references);
-            if let Some(other) = self.middlewares.get(&name) {
-                errors.push(twice(Kind::Middleware, &name, &place, other));
-            } else {
-                self.middlewares.insert(name, place);
-            }
+            add_item(item, &mut self.middlewares, &mut self.references, errors);
+        }
+        for item in consumers {
+            add_item(item, &mut self.consumers, &mut self.references, errors);
         }
         for item in certificates {
             self.add_certificate(item, errors, warnings);

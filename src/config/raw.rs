@@ -6,14 +6,15 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::spec::decode::certificate::RawCertificate;
+use crate::spec::decode::consumer::RawConsumer;
 use crate::spec::decode::middleware::RawMiddleware;
 use crate::spec::decode::route::RawRoute;
 use crate::spec::decode::scalar::{RawDuration, RawDurationOrZero, RawSize};
 use crate::spec::decode::upstream::RawUpstream;
 
 /// The configuration of Fleetgate. `runtime`, `listeners`, `admin`, `discovery` and `telemetry` are read once at
-/// start; `routes`, `upstreams`, `middlewares` and `certificates` change without a restart and may also come from other files and
-/// registries.
+/// start; `routes`, `upstreams`, `middlewares`, `certificates` and `consumers` change without a restart and may also
+/// come from other files and registries.
 #[derive(JsonSchema)]
 #[schemars(rename = "Fleetgate", deny_unknown_fields)]
 #[expect(dead_code, reason = "describes the whole for the JSON Schema; its parts are read one by one")]
@@ -32,6 +33,9 @@ pub(super) struct RawConfiguration {
     /// Certificates that clients of TLS listeners are shown, by name.
     #[schemars(default)]
     certificates: BTreeMap<String, RawCertificate>,
+    /// Who may call, by name.
+    #[schemars(default)]
+    consumers: BTreeMap<String, RawConsumer>,
 }
 
 /// The static sections.

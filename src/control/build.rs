@@ -14,8 +14,8 @@ use crate::snapshot::certificate::Certificates;
 use crate::snapshot::middleware::unfit;
 use crate::snapshot::target::seed;
 use crate::snapshot::{
-    Affinity, Endpoint, EndpointState, Middlewares, NamedMiddleware, Route, RouteState, RouteTable, Snapshot, Target,
-    Upstream,
+    Affinity, Consumers, Endpoint, EndpointState, Middlewares, NamedMiddleware, Route, RouteState, RouteTable,
+    Snapshot, Target, Upstream,
 };
 use crate::spec::breaker::Fallback;
 use crate::spec::document::Kind;
@@ -98,8 +98,10 @@ impl Builder {
             }
         };
         let certificates = Certificates::next(&merged.certificates, &before.certificates);
+        let consumers = Consumers::next(&merged.consumers, &before.consumers);
         let mut report = merged.report.clone();
         report.remarks.extend(certificates.remarks(SystemTime::now()));
+        report.remarks.extend(consumers.remarks());
         report.remarks.extend(self.inputs.values().flat_map(|input| input.remarks.iter().cloned()));
         let report = if report == *before.report { Arc::clone(&before.report) } else { Arc::new(report) };
 
@@ -113,6 +115,7 @@ impl Builder {
             && Arc::ptr_eq(&routes, &before.routes)
             && Arc::ptr_eq(&middlewares, &before.middlewares)
             && Arc::ptr_eq(&certificates, &before.certificates)
+            && Arc::ptr_eq(&consumers, &before.consumers)
             && Arc::ptr_eq(&report, &before.report)
             && before.generation > 0;
         if same {
@@ -120,7 +123,7 @@ impl Builder {
         }
         let upstreams = if same_upstreams { Arc::clone(&before.upstreams) } else { upstreams.into() };
         let (generation, published_at) = (before.generation + 1, SystemTime::now());
-        Some(Snapshot { generation, published_at, routes, upstreams, middlewares, certificates, report })
+        Some(Snapshot { generation, published_at, routes, upstreams, middlewares, certificates, consumers, report })
     }
 
     /// A slot is its upstream's for as long as that exists; then the lowest free one is taken again.

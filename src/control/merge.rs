@@ -9,6 +9,7 @@ use super::overlay::Overlay;
 use crate::discovery::state::{Origin, ProviderState};
 use crate::snapshot::Report;
 use crate::snapshot::certificate::Certificate;
+use crate::snapshot::consumer::Consumer;
 use crate::snapshot::report::Shadowed;
 use crate::spec::breaker::Fallback;
 use crate::spec::document::{Documents, Item, Kind};
@@ -63,6 +64,7 @@ pub(super) struct Merged {
     /// The middlewares that listeners name.
     pub(super) listeners: BTreeMap<Name, Vec<ItemRef>>,
     pub(super) certificates: Vec<Certificate>,
+    pub(super) consumers: Vec<Consumer>,
     pub(super) report: Report,
     pub(super) wanted: BTreeSet<Source>,
 }
@@ -116,6 +118,9 @@ pub(super) fn merge(states: &BTreeMap<ProviderId, Arc<ProviderState>>, rules: &R
     let certificates = documents.iter().map(|(id, documents)| (*id, &documents.certificates));
     let certificates = winners(Kind::Certificate, certificates, &mut merged.report).into_iter();
     merged.certificates = certificates.map(|(name, (provider, spec))| Certificate { name, provider, spec }).collect();
+    let consumers = documents.iter().map(|(id, documents)| (*id, &documents.consumers));
+    let consumers = winners(Kind::Consumer, consumers, &mut merged.report).into_iter();
+    merged.consumers = consumers.map(|(name, (provider, spec))| Consumer { name, provider, spec }).collect();
     for (name, (provider, spec)) in &upstreams {
         merged.add_upstream(name.as_str().into(), name, *provider, spec, states, rules);
     }

@@ -1,8 +1,9 @@
 //! Defines what a middleware may ask of the exchange that it is a step of.
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
@@ -50,6 +51,9 @@ pub trait Exchange: Debug {
     /// Whether it is a call of gRPC, whose answers have a form of their own.
     fn is_call(&self) -> bool;
 
+    /// Who has what a client shows.
+    fn consumer(&self, by: Credential<'_>) -> Option<Arc<Consumer>>;
+
     /// Who the client is, as far as a middleware found out.
     fn identity(&self) -> Rc<Identity>;
 
@@ -57,11 +61,38 @@ pub trait Exchange: Debug {
     fn identify(&self, identity: Identity);
 }
 
+/// What a client shows to prove who it is, or says.
+#[derive(Clone, Copy)]
+pub enum Credential<'c> {
+    /// The SHA-256 of a key.
+    Key(&'c [u8; 32]),
+    /// The name of a consumer.
+    Name(&'c str),
+}
+
+/// Someone who may call.
+pub struct Consumer {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it belongs to.
+    pub groups: Vec<String>,
+    /// The hash of its password by bcrypt.
+    pub password: Option<Arc<str>>,
+}
+
+impl fmt::Debug for Consumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Consumer").field("name", &self.name).field("groups", &self.groups).finish_non_exhaustive()
+    }
+}
+
 /// Who a client is.
 #[derive(Clone, Debug, Default)]
 pub struct Identity {
-    /// The name of the consumer.
-    pub consumer: Option<Rc<str>>,
+    /// The consumer.
+    pub consumer: Option<Arc<Consumer>>,
+    /// A middleware would have taken a proof of who it is.
+    pub was_asked: bool,
     /// What its token says.
     pub claims: serde_json::Map<String, serde_json::Value>,
 }

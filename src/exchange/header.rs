@@ -22,6 +22,8 @@ pub const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// `x-forwarded-client-cert`: Envoy's, for who a client proved to be.
 pub const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// `x-consumer`: who a client is found to be, for services.
+pub const X_CONSUMER: HeaderName = HeaderName::from_static("x-consumer");
 /// `traceparent` (W3C Trace Context)
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// `x-fleetgate-flag`: the flag of an answer the gateway made.

@@ -16,18 +16,23 @@ use hyper::body::Incoming;
 use crate::exchange::{Exchange, Payload, ProxyError};
 use crate::spec::middleware::MiddlewareSpec;
 
+mod api_key;
+mod basic;
 mod compression;
 mod cors;
 mod error_pages;
 mod fault;
 mod headers;
+mod ip;
 mod layer;
 mod prefix;
 mod redirect;
+mod require;
 mod respond;
 mod rewrite;
 mod security;
 mod values;
+mod who;
 
 /// A step around an exchange. One object serves all workers.
 #[async_trait(?Send)]
@@ -85,6 +90,10 @@ pub fn build(spec: &MiddlewareSpec) -> Arc<dyn Middleware> {
         MiddlewareSpec::SecurityHeaders(spec) => Arc::new(security::SecurityHeaders::new(spec)),
         MiddlewareSpec::Cors(spec) => Arc::new(cors::Cors::new(spec)),
         MiddlewareSpec::Compression(spec) => Arc::new(compression::Compression::new(spec)),
+        MiddlewareSpec::Ip(spec) => Arc::new(ip::Ip::new(spec)),
+        MiddlewareSpec::ApiKey(spec) => Arc::new(api_key::ApiKey::new(spec)),
+        MiddlewareSpec::Basic(spec) => Arc::new(basic::Basic::new(spec)),
+        MiddlewareSpec::Require(spec) => Arc::new(require::Require::new(spec)),
         MiddlewareSpec::Fault(spec) => Arc::new(fault::Fault::new(spec)),
     }
 }

@@ -48,7 +48,9 @@ impl<'r> Values<'r> {
             Placeholder::Query => out.push_str(self.uri.query().unwrap_or_default()),
             Placeholder::RequestId => out.push_str(exchange.request_id()),
             Placeholder::Route => out.push_str(exchange.route()),
-            Placeholder::Consumer => out.push_str(exchange.identity().consumer.as_deref().unwrap_or_default()),
+            Placeholder::Consumer => {
+                out.push_str(exchange.identity().consumer.as_ref().map_or("", |consumer| &consumer.name));
+            }
             Placeholder::Claim(name) => match exchange.identity().claims.get(name) {
                 None | Some(Value::Null) => {}
                 Some(Value::String(text)) => out.push_str(text),

@@ -324,6 +324,7 @@ fn refused_by_hyper(worker: &Worker, connection: &ClientConnection, error: &hype
             request_id: "",
             trace_id: "",
             user_agent: b"",
+            consumer: "",
         });
     }
 }

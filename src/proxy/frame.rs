@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
@@ -25,7 +26,7 @@ use super::worker::Worker;
 use crate::exchange::body::BodyError;
 use crate::exchange::error::CLIENT_CLOSED_REQUEST;
 use crate::exchange::header::TRACEPARENT;
-use crate::exchange::{Body, Flag, Flow, Payload, grpc};
+use crate::exchange::{Body, Consumer, Flag, Flow, Payload, grpc};
 use crate::snapshot::Admission;
 use crate::telemetry::access_log::Record;
 
@@ -70,6 +71,8 @@ pub(super) struct Frame {
     pub(super) tunnelled: Option<Rc<Carried>>,
     /// What the client got of an answer that passed middlewares.
     delivered: Option<Delivered>,
+    /// Who the client was found to be.
+    pub(super) consumer: Option<Arc<Consumer>>,
 }
 
 /// How much of an answer was taken.
@@ -121,6 +124,7 @@ impl Frame {
             flag: None,
             tunnelled: None,
             delivered: None,
+            consumer: None,
         })
     }
 
@@ -265,6 +269,7 @@ impl Frame {
             request_id: self.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or(""),
             trace_id: self.traceparent.as_ref().and_then(trace_id).unwrap_or(""),
             user_agent: self.user_agent.as_ref().map_or(&[], HeaderValue::as_bytes),
+            consumer: self.consumer.as_ref().map_or("", |consumer| &consumer.name),
         });
     }
 }

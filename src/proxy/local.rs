@@ -20,8 +20,8 @@ use crate::exchange::ProxyError;
 use crate::middleware;
 use crate::snapshot::middleware::{Fate, chain as middlewares};
 use crate::snapshot::{
-    Certificates, Endpoint, EndpointState, Flip, Middlewares, Route, RouteTable, Secure, Snapshot, Target, Trial,
-    Upstream, Verdict,
+    Certificates, Consumers, Endpoint, EndpointState, Flip, Middlewares, Route, RouteTable, Secure, Snapshot, Target,
+    Trial, Upstream, Verdict,
 };
 use crate::spec::name::Name;
 use crate::spec::upstream::Protocol;
@@ -35,6 +35,7 @@ pub(super) struct LocalSnapshot {
     routes: Rc<LocalRoutes>,
     upstreams: Vec<Option<Rc<LocalUpstream>>>,
     pub(super) certificates: Arc<Certificates>,
+    pub(super) consumers: Arc<Consumers>,
     middlewares: Arc<Middlewares>,
 }
 
@@ -52,7 +53,13 @@ impl LocalSnapshot {
     /// The view of a worker that knows nothing yet.
     pub(super) fn empty() -> Self {
         let routes = Rc::new(LocalRoutes { table: Arc::default(), routes: Vec::new() });
-        Self { routes, upstreams: Vec::new(), certificates: Arc::default(), middlewares: Arc::default() }
+        Self {
+            routes,
+            upstreams: Vec::new(),
+            certificates: Arc::default(),
+            consumers: Arc::default(),
+            middlewares: Arc::default(),
+        }
     }
 
     /// The view of a new snapshot. What is unchanged stays as it is, and every endpoint that lives on keeps its
@@ -85,7 +92,13 @@ impl LocalSnapshot {
             }
         }
         let middlewares = Arc::clone(&snapshot.middlewares);
-        Self { routes, upstreams, certificates: Arc::clone(&snapshot.certificates), middlewares }
+        Self {
+            routes,
+            upstreams,
+            certificates: Arc::clone(&snapshot.certificates),
+            consumers: Arc::clone(&snapshot.consumers),
+            middlewares,
+        }
     }
 
     /// The table requests are matched by.

@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -24,8 +25,9 @@ use super::local::{Chain, LocalRoute};
 use super::own::{own_answer, refuse};
 use super::serve::{Answer, aim_stepped, conclude, forward_stepped, switch};
 use crate::exchange::body::BodyError;
-use crate::exchange::{Body, Exchange, Flag, Identity, Payload, ProxyError};
+use crate::exchange::{Body, Consumer, Credential, Exchange, Flag, Identity, Payload, ProxyError};
 use crate::middleware::Next;
+use crate::snapshot::Consumers;
 use crate::spec::matching::PathMatch;
 
 /// An exchange on its way through middlewares.
@@ -36,6 +38,7 @@ struct Through {
     host: Rc<str>,
     request_id: Option<HeaderValue>,
     route: Option<Rc<LocalRoute>>,
+    consumers: Arc<Consumers>,
     identity: RefCell<Rc<Identity>>,
     /// `None` while it is at an endpoint.
     frame: Cell<Option<Box<Frame>>>,
@@ -77,6 +80,7 @@ pub(super) async fn serve(
         host: Rc::clone(&arrived.host),
         request_id: frame.request_id.clone(),
         route: frame.route.clone(),
+        consumers: Arc::clone(&frame.worker.local().consumers),
         identity: RefCell::default(),
         frame: Cell::new(Some(frame)),
         arrived: Cell::new(Some(arrived)),
@@ -88,6 +92,7 @@ pub(super) async fn serve(
         // It is at an endpoint only while somebody waits for that.
         return status(StatusCode::INTERNAL_SERVER_ERROR).map(|_| Outgoing::new(Body::Empty, None));
     };
+    frame.consumer.clone_from(&through.identity.borrow().consumer);
     if response.status() == StatusCode::SWITCHING_PROTOCOLS
         && let Some((client, endpoint)) = through.switched.take()
     {
@@ -176,6 +181,10 @@ impl Exchange for Through {
 
     fn is_call(&self) -> bool {
         self.is_call
+    }
+
+    fn consumer(&self, by: Credential<'_>) -> Option<Arc<Consumer>> {
+        self.consumers.find(by).map(Arc::clone)
     }
 
     fn identity(&self) -> Rc<Identity> {

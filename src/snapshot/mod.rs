@@ -12,6 +12,7 @@ pub mod breaker;
 pub mod budget;
 pub mod certificate;
 mod clock;
+pub mod consumer;
 pub mod endpoint;
 pub mod gate;
 pub mod level;
@@ -32,6 +33,7 @@ pub use affinity::Affinity;
 pub use breaker::{Admission, BreakerView, CircuitState, Limited, Place, Refusal};
 pub use budget::RetryPermit;
 pub use certificate::Certificates;
+pub use consumer::Consumers;
 pub use endpoint::{Endpoint, EndpointState, Health, Standing, StateName};
 pub use level::{Level, LevelView};
 pub use middleware::{Middlewares, NamedMiddleware};
@@ -58,6 +60,8 @@ pub struct Snapshot {
     pub middlewares: Arc<Middlewares>,
     /// What clients of TLS listeners are shown.
     pub certificates: Arc<Certificates>,
+    /// Who may call.
+    pub consumers: Arc<Consumers>,
     /// What people have to know about what they wrote.
     pub report: Arc<Report>,
 }
@@ -72,6 +76,7 @@ impl Snapshot {
             upstreams: Arc::from([]),
             middlewares: Arc::default(),
             certificates: Arc::default(),
+            consumers: Arc::default(),
             report: Arc::default(),
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::certificate::CertificateSpec;
+use super::consumer::ConsumerSpec;
 use super::middleware::MiddlewareSpec;
 use super::name::Name;
 use super::problem::Problem;
@@ -21,11 +22,13 @@ pub enum Kind {
     Middleware,
     /// `certificates`
     Certificate,
+    /// `consumers`
+    Consumer,
 }
 
 impl Kind {
     /// Every kind, in the order lists show them.
-    pub const ALL: [Self; 4] = [Self::Route, Self::Upstream, Self::Middleware, Self::Certificate];
+    pub const ALL: [Self; 5] = [Self::Route, Self::Upstream, Self::Middleware, Self::Certificate, Self::Consumer];
 
     /// The section's and the folder's name.
     pub fn as_str(self) -> &'static str {
@@ -34,6 +37,7 @@ impl Kind {
             Self::Upstream => "upstreams",
             Self::Middleware => "middlewares",
             Self::Certificate => "certificates",
+            Self::Consumer => "consumers",
         }
     }
 }
@@ -60,6 +64,8 @@ pub struct Documents {
     pub middlewares: BTreeMap<Name, Item<MiddlewareSpec>>,
     /// Certificates by name.
     pub certificates: BTreeMap<Name, Item<CertificateSpec>>,
+    /// Consumers by name.
+    pub consumers: BTreeMap<Name, Item<ConsumerSpec>>,
     /// Problems that belong to no item: an unknown kind, a bad name, a second key for one name.
     pub rejected: Vec<Problem>,
 }
@@ -95,11 +101,16 @@ impl Documents {
             .chain(of(Kind::Upstream, &self.upstreams))
             .chain(of(Kind::Middleware, &self.middlewares))
             .chain(of(Kind::Certificate, &self.certificates))
+            .chain(of(Kind::Consumer, &self.consumers))
     }
 
     /// How many items there are.
     pub fn count(&self) -> usize {
-        self.routes.len() + self.upstreams.len() + self.middlewares.len() + self.certificates.len()
+        self.routes.len()
+            + self.upstreams.len()
+            + self.middlewares.len()
+            + self.certificates.len()
+            + self.consumers.len()
     }
 
     /// Where an item lies.
@@ -109,6 +120,7 @@ impl Documents {
             Kind::Upstream => self.upstreams.get(name).map(|item| &item.place),
             Kind::Middleware => self.middlewares.get(name).map(|item| &item.place),
             Kind::Certificate => self.certificates.get(name).map(|item| &item.place),
+            Kind::Consumer => self.consumers.get(name).map(|item| &item.place),
         }
     }
 
@@ -123,6 +135,7 @@ impl Documents {
             upstreams: left(&self.upstreams, &other.upstreams),
             middlewares: left(&self.middlewares, &other.middlewares),
             certificates: left(&self.certificates, &other.certificates),
+            consumers: left(&self.consumers, &other.consumers),
             rejected: Vec::new(),
         }
     }
@@ -133,6 +146,7 @@ impl Documents {
         self.upstreams.extend(more.upstreams);
         self.middlewares.extend(more.middlewares);
         self.certificates.extend(more.certificates);
+        self.consumers.extend(more.consumers);
         self
     }
 }

@@ -7,6 +7,7 @@ pub mod breaker;
 pub mod certificate;
 pub mod client_certificate;
 pub mod condition;
+pub mod consumer;
 pub mod decode;
 pub mod document;
 pub mod encode;

@@ -2,6 +2,7 @@
 
 mod answers;
 mod transform;
+mod who;
 
 use std::time::Duration;
 

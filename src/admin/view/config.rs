@@ -27,6 +27,8 @@ pub struct ConfigView {
     pub middlewares: Vec<DocumentView>,
     /// Certificates by name, without their keys.
     pub certificates: Vec<DocumentView>,
+    /// Consumers, without what proves who they are.
+    pub consumers: Vec<DocumentView>,
 }
 
 /// A document as it is served.
@@ -66,6 +68,11 @@ pub fn view(settings: &Settings, snapshot: &Snapshot) -> ConfigView {
         provider: certificate.provider,
         document: encode::certificate(&certificate.spec).into(),
     });
+    let consumers = snapshot.consumers.all().iter().map(|consumer| DocumentView {
+        name: consumer.name.to_string(),
+        provider: consumer.provider,
+        document: encode::consumer(&consumer.spec).into(),
+    });
     ConfigView {
         generation: snapshot.generation,
         settings: self::settings(settings),
@@ -73,6 +80,7 @@ pub fn view(settings: &Settings, snapshot: &Snapshot) -> ConfigView {
         upstreams,
         middlewares: middlewares.collect(),
         certificates: certificates.collect(),
+        consumers: consumers.collect(),
     }
 }
 

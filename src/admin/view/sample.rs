@@ -42,6 +42,7 @@ impl Picture {
             upstreams: Arc::from([Some(Arc::new(self.upstream()))]),
             middlewares: Arc::default(),
             certificates: Arc::default(),
+            consumers: Arc::default(),
             report: Arc::new(Report { unread: self.unread.clone(), ..Report::default() }),
         }
     }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::event::{Change, Facts, Shape, What};
 use crate::snapshot::certificate::{Certificate, Certificates};
+use crate::snapshot::consumer::{Consumer, Consumers};
 use crate::snapshot::{
     CircuitState, Middlewares, NamedMiddleware, Route, RouteState, RouteTable, Snapshot, StateName, Upstream,
 };
@@ -27,6 +28,7 @@ pub(super) struct Picture {
     routes: Arc<RouteTable>,
     middlewares: Arc<Middlewares>,
     certificates: Arc<Certificates>,
+    consumers: Arc<Consumers>,
 }
 
 /// An upstream as it was told last.
@@ -81,6 +83,10 @@ impl Picture {
         if !Arc::ptr_eq(&self.certificates, &snapshot.certificates) {
             compare_certificates(&self.certificates, &snapshot.certificates, index_of, &mut changes);
             self.certificates = Arc::clone(&snapshot.certificates);
+        }
+        if !Arc::ptr_eq(&self.consumers, &snapshot.consumers) {
+            compare_consumers(&self.consumers, &snapshot.consumers, index_of, &mut changes);
+            self.consumers = Arc::clone(&snapshot.consumers);
         }
         changes
     }
@@ -392,6 +398,40 @@ fn compare_certificates(before: &Certificates, now: &Certificates, index_of: &In
     for former in before.all().iter().filter(|former| now.by_name(&former.name).is_none()) {
         let (was, cause) = (Some(Shape::Document(document(former))), format!("{} defines it no more", former.provider));
         changes.push(change(former, What::CertificateRemoved, was, None, cause));
+    }
+}
+
+fn compare_consumers(before: &Consumers, now: &Consumers, index_of: &IndexOf, changes: &mut Vec<Change>) {
+    let change = |consumer: &Consumer, event, before, after, cause: String| Change {
+        provider: Some(consumer.provider),
+        index: index_of(consumer.provider, None),
+        consumer: Some(consumer.name.as_str().into()),
+        before,
+        after,
+        ..Change::new(event, cause)
+    };
+    let document = |consumer: &Consumer| {
+        let mut map = encode::consumer(&consumer.spec);
+        map.insert("provider".to_owned(), json!(consumer.provider));
+        map
+    };
+    for consumer in now.all() {
+        let provider = consumer.provider;
+        match before.by_name(&consumer.name) {
+            None => {
+                let (after, cause) = (Some(Shape::Document(document(consumer))), format!("{provider} defines it"));
+                changes.push(change(consumer, What::ConsumerAdded, None, after, cause));
+            }
+            Some(former) => {
+                let Some((was, is)) = differences(document(former), document(consumer)) else { continue };
+                let cause = format!("its document in {provider} changed");
+                changes.push(change(consumer, What::ConsumerChanged, Some(was), Some(is), cause));
+            }
+        }
+    }
+    for former in before.all().iter().filter(|former| now.by_name(&former.name).is_none()) {
+        let (was, cause) = (Some(Shape::Document(document(former))), format!("{} defines it no more", former.provider));
+        changes.push(change(former, What::ConsumerRemoved, was, None, cause));
     }
 }
 

@@ -54,6 +54,9 @@ pub struct Change {
     /// The certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<Arc<str>>,
+    /// The consumer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consumer: Option<Arc<str>>,
     /// The endpoint of the upstream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<SocketAddr>,
@@ -99,6 +102,12 @@ pub enum What {
     CertificateChanged,
     /// A certificate is gone.
     CertificateRemoved,
+    /// A consumer is there.
+    ConsumerAdded,
+    /// A consumer's groups or secrets are others.
+    ConsumerChanged,
+    /// A consumer is gone.
+    ConsumerRemoved,
     /// An endpoint is there.
     EndpointAdded,
     /// An endpoint's state, weight or labels are others.
@@ -198,6 +207,7 @@ impl Change {
             upstream: None,
             middleware: None,
             certificate: None,
+            consumer: None,
             endpoint: None,
             before: None,
             after: None,

@@ -60,6 +60,7 @@ fn change(event: What, (provider, kind, name): &Place, cause: String) -> Change 
         upstream: of(Kind::Upstream),
         middleware: of(Kind::Middleware),
         certificate: of(Kind::Certificate),
+        consumer: of(Kind::Consumer),
         ..Change::new(event, cause)
     }
 }

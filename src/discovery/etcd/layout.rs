@@ -21,7 +21,7 @@ impl KeyRange {
         Self { start: prefix.as_bytes().to_vec(), end: after(prefix), except: None }
     }
 
-    /// The documents below `prefix` but for certificates. The kinds are neighbours, so that one range, and so one
+    /// The documents below `prefix` but for certificates and consumers. The kinds are neighbours, so that one range, and so one
     /// watch, has them all: a route and its upstream written in one transaction are seen at once. The keys
     /// below `PREFIX/endpoints/`, of which there are many more, lie outside: between these and the certificates. What
     /// gateways write below [`status`] lies between, and is left out.
@@ -36,9 +36,10 @@ impl KeyRange {
         self.except.as_ref().is_none_or(|except| key < except.start.as_slice() || key >= except.end.as_slice())
     }
 
-    /// The certificates below `prefix`.
+    /// The certificates and consumers below `prefix`, which are neighbours, too.
     pub fn of_certificates(prefix: &str) -> Self {
-        Self::of_prefix(&format!("{prefix}{}/", Kind::Certificate.as_str()))
+        let folder = |kind: Kind| format!("{prefix}{}/", kind.as_str());
+        Self { start: folder(Kind::Certificate).into_bytes(), end: after(&folder(Kind::Consumer)), except: None }
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::spec::certificate::CertificateSpec;
+use crate::spec::consumer::ConsumerSpec;
 use crate::spec::document::{Documents, Item, Kind};
 use crate::spec::middleware::MiddlewareSpec;
 use crate::spec::name::{Name, ProviderId};
@@ -25,6 +26,7 @@ pub struct DocumentSet {
     upstreams: Known<UpstreamSpec>,
     middlewares: Known<MiddlewareSpec>,
     certificates: Known<CertificateSpec>,
+    consumers: Known<ConsumerSpec>,
 }
 
 /// Items by name, each with the text it was made from.
@@ -53,8 +55,8 @@ struct Candidate<'a> {
 impl DocumentSet {
     /// No documents yet. `prefix` is what every key begins with, slash included: `fleetgate/`.
     pub fn new(provider: ProviderId, prefix: impl Into<String>) -> Self {
-        let (routes, upstreams, middlewares, certificates) = Default::default();
-        Self { provider, prefix: prefix.into(), routes, upstreams, middlewares, certificates }
+        let (routes, upstreams, middlewares, certificates, consumers) = Default::default();
+        Self { provider, prefix: prefix.into(), routes, upstreams, middlewares, certificates, consumers }
     }
 
     /// The documents of the complete present set of whole keys and values. An item whose key is not in it
@@ -87,11 +89,13 @@ impl DocumentSet {
         refresh(&mut self.upstreams, &mut winners, &place);
         refresh(&mut self.middlewares, &mut winners, &place);
         refresh(&mut self.certificates, &mut winners, &place);
+        refresh(&mut self.consumers, &mut winners, &place);
         Documents {
             routes: items(&self.routes),
             upstreams: items(&self.upstreams),
             middlewares: items(&self.middlewares),
             certificates: items(&self.certificates),
+            consumers: items(&self.consumers),
             rejected,
         }
     }
@@ -179,7 +183,7 @@ mod tests {
         assert_eq!(
             documents.rejected.iter().map(ToString::to_string).collect::<Vec<_>>(),
             [
-                "consul-kv:fleetgate/plugins/m: `plugins/` holds no documents: documents are `routes/NAME`, `upstreams/NAME`, `middlewares/NAME`, `certificates/NAME`"
+                "consul-kv:fleetgate/plugins/m: `plugins/` holds no documents: documents are `routes/NAME`, `upstreams/NAME`, `middlewares/NAME`, `certificates/NAME`, `consumers/NAME`"
             ]
         );
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::spec::certificate::CertificateSpec;
+use crate::spec::consumer::ConsumerSpec;
 use crate::spec::document::{Documents, Item};
 use crate::spec::middleware::MiddlewareSpec;
 use crate::spec::name::Name;
@@ -57,6 +58,7 @@ struct Known {
     upstreams: Vec<KnownItem<UpstreamSpec>>,
     middlewares: Vec<KnownItem<MiddlewareSpec>>,
     certificates: Vec<KnownItem<CertificateSpec>>,
+    consumers: Vec<KnownItem<ConsumerSpec>>,
     rejected: Vec<Problem>,
 }
 
@@ -99,6 +101,7 @@ impl FileSet {
             merge(&now.upstreams, &self.last.upstreams, &mut documents.upstreams, &mut documents.rejected);
             merge(&now.middlewares, &self.last.middlewares, &mut documents.middlewares, &mut documents.rejected);
             merge(&now.certificates, &self.last.certificates, &mut documents.certificates, &mut documents.rejected);
+            merge(&now.consumers, &self.last.consumers, &mut documents.consumers, &mut documents.rejected);
             documents.rejected.extend(now.rejected.iter().cloned());
             self.files.insert(path, now);
         }
@@ -129,7 +132,7 @@ impl Known {
                     attachments.entry(path.to_owned()).or_insert_with(|| (read.0)(path)).clone()
                 };
                 let attached = Attached::new(Path::new(&file.path), &noted);
-                let Sections { routes, upstreams, middlewares, certificates, rejected } =
+                let Sections { routes, upstreams, middlewares, certificates, consumers, rejected } =
                     decode_sections(&root, &file.path, file.main, attached);
                 Self {
                     bytes: file.bytes,
@@ -137,6 +140,7 @@ impl Known {
                     upstreams: known_items(upstreams),
                     middlewares: known_items(middlewares),
                     certificates: known_items(certificates),
+                    consumers: known_items(consumers),
                     attachments: attachments.into_inner(),
                     rejected,
                 }
@@ -150,6 +154,7 @@ impl Known {
                     upstreams: Vec::new(),
                     middlewares: Vec::new(),
                     certificates: Vec::new(),
+                    consumers: Vec::new(),
                     rejected,
                 },
             },
@@ -281,7 +286,7 @@ mod tests {
         };
         insta::assert_snapshot!(shown(&other), @"
 a.toml:1:2: route: unknown key; did you mean `routes`?
-a.toml:2:2: admin: this section belongs into the main configuration file: here stand routes, upstreams, middlewares and certificates
+a.toml:2:2: admin: this section belongs into the main configuration file: here stand routes, upstreams, middlewares, certificates and consumers
 a.toml:4:9: routes.A: `A` is not a name: 1 to 63 of a-z, 0-9, `.`, `_` and `-`, beginning with a letter or digit
 a.toml:6:5: upstreams.u: expected a table, found a number
 ");

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
 use crate::spec::certificate::CertificateSpec;
+use crate::spec::consumer::ConsumerSpec;
 use crate::spec::document::Kind;
 use crate::spec::middleware::MiddlewareSpec;
 use crate::spec::problem::{Problem, sort};
@@ -12,6 +13,7 @@ use crate::spec::upstream::UpstreamSpec;
 
 use super::attached::Attached;
 use super::certificate::RawCertificate;
+use super::consumer::RawConsumer;
 use super::format::Format;
 use super::middleware::RawMiddleware;
 use super::parse::parse_bytes;
@@ -63,6 +65,15 @@ impl DecodeItem for CertificateSpec {
     type Raw = RawCertificate;
 
     fn resolve(raw: RawCertificate, scope: &Scope<'_>) -> Option<Self> {
+        raw.resolve(scope)
+    }
+}
+
+impl DecodeItem for ConsumerSpec {
+    const KIND: Kind = Kind::Consumer;
+    type Raw = RawConsumer;
+
+    fn resolve(raw: RawConsumer, scope: &Scope<'_>) -> Option<Self> {
         raw.resolve(scope)
     }
 }

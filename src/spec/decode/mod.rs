@@ -12,6 +12,7 @@ pub mod balance;
 pub mod breaker;
 pub mod certificate;
 pub mod condition;
+pub mod consumer;
 pub mod dns;
 pub mod documents;
 pub mod files;

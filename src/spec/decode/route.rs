@@ -192,7 +192,7 @@ impl RawSticky {
 }
 
 /// A cookie name is a token (RFC 6265, 4.1.1), as a header name is.
-pub(super) fn parse_cookie_name(text: String) -> Result<String, String> {
+pub(in crate::spec::decode) fn parse_cookie_name(text: String) -> Result<String, String> {
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if text.is_empty() || text.len() > 128 || !text.bytes().all(token) {
         return Err(format!("`{text}` is not a cookie name"));

@@ -1,7 +1,8 @@
 //! Defines how the sections of a file become items: `[routes.NAME]`, `[upstreams.NAME]`, `[middlewares.NAME]`,
-//! `[certificates.NAME]`.
+//! `[certificates.NAME]`, `[consumers.NAME]`.
 
 use crate::spec::certificate::CertificateSpec;
+use crate::spec::consumer::ConsumerSpec;
 use crate::spec::document::Kind;
 use crate::spec::middleware::MiddlewareSpec;
 use crate::spec::name::Name;
@@ -28,6 +29,8 @@ pub struct Sections {
     pub middlewares: Vec<SectionItem<MiddlewareSpec>>,
     /// `[certificates.NAME]`, in the order of the names.
     pub certificates: Vec<SectionItem<CertificateSpec>>,
+    /// `[consumers.NAME]`, in the order of the names.
+    pub consumers: Vec<SectionItem<ConsumerSpec>>,
     /// What belongs to no item: bad names, unknown sections.
     pub rejected: Vec<Problem>,
 }
@@ -51,6 +54,7 @@ pub fn decode_sections(root: &Node, origin: &str, main: bool, attached: Attached
         upstreams: decode_section(root, origin, attached, &mut rejected),
         middlewares: decode_section(root, origin, attached, &mut rejected),
         certificates: decode_section(root, origin, attached, &mut rejected),
+        consumers: decode_section(root, origin, attached, &mut rejected),
         rejected,
     }
 }
@@ -65,7 +69,7 @@ pub fn unknown_sections(root: &Node, origin: &str, main: bool) -> Vec<Problem> {
     let unknown = root.entries().iter().filter(|entry| !known.contains(&entry.key.as_str()));
     let problem = |entry: &super::tree::Entry| {
         let text = if STATIC_SECTIONS.contains(&entry.key.as_str()) {
-            "this section belongs into the main configuration file: here stand routes, upstreams, middlewares and certificates"
+            "this section belongs into the main configuration file: here stand routes, upstreams, middlewares, certificates and consumers"
                 .to_owned()
         } else {
             unknown_key(&entry.key, &known)

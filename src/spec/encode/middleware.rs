@@ -5,7 +5,9 @@ use serde_json::{Map, Value, json};
 
 use super::{conditions, duration_text};
 use crate::spec::breaker::Canned;
+use crate::spec::consumer::PasswordHash;
 use crate::spec::middleware::MiddlewareSpec;
+use crate::spec::middleware::access::{ApiKey, Basic, KeyPlace, Rule};
 use crate::spec::middleware::cors::{Cors, OriginMatch};
 use crate::spec::middleware::template::Template;
 use crate::spec::middleware::transform::{
@@ -34,6 +36,13 @@ pub fn middleware(spec: &MiddlewareSpec) -> Value {
             "types": spec.types,
             "min_size": format!("{}B", spec.min_size),
         }),
+        MiddlewareSpec::Ip(spec) => table([
+            ("allow", spec.allow.as_ref().map(|list| texts(list))),
+            ("deny", some(!spec.deny.is_empty(), || texts(&spec.deny))),
+        ]),
+        MiddlewareSpec::ApiKey(spec) => api_key(spec),
+        MiddlewareSpec::Basic(spec) => basic(spec),
+        MiddlewareSpec::Require(rules) => rules.iter().map(rule).collect(),
         MiddlewareSpec::Fault(spec) => fault(spec),
     };
     json!({ spec.kind(): settings })
@@ -159,6 +168,52 @@ fn cors(spec: &Cors) -> Value {
         ("expose", all_or(&spec.expose, ToString::to_string)),
         ("credentials", Some(spec.credentials.into())),
         ("max_age", spec.max_age.map(|age| duration_text(age).into())),
+    ])
+}
+
+fn texts<T: ToString>(list: &[T]) -> Value {
+    list.iter().map(ToString::to_string).collect()
+}
+
+fn api_key(spec: &ApiKey) -> Value {
+    let (key, name) = match &spec.from {
+        KeyPlace::Header(name) => ("header", name.as_str()),
+        KeyPlace::Query(name) => ("query", name.as_str()),
+        KeyPlace::Cookie(name) => ("cookie", name.as_str()),
+    };
+    table([
+        (key, Some(name.into())),
+        ("forward", Some(spec.forward.into())),
+        ("optional", Some(spec.optional.into())),
+        ("groups", some(!spec.groups.is_empty(), || texts(&spec.groups))),
+    ])
+}
+
+/// Of users their names alone.
+fn basic(spec: &Basic) -> Value {
+    let names = |users: &Vec<(String, PasswordHash)>| users.iter().map(|(name, _)| name.as_str()).collect();
+    table([
+        ("realm", Some(spec.realm.as_str().into())),
+        ("users", spec.users.as_ref().map(names)),
+        ("forward", Some(spec.forward.into())),
+        ("optional", Some(spec.optional.into())),
+        ("groups", some(!spec.groups.is_empty(), || texts(&spec.groups))),
+    ])
+}
+
+fn rule(rule: &Rule) -> Value {
+    let path = |path: &String| if path.is_empty() { "/".to_owned() } else { path.clone() };
+    let claims =
+        || rule.claims.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect::<Map<_, _>>();
+    table([
+        ("consumers", some(!rule.consumers.is_empty(), || texts(&rule.consumers))),
+        ("groups", some(!rule.groups.is_empty(), || texts(&rule.groups))),
+        ("scopes", some(!rule.scopes.is_empty(), || texts(&rule.scopes))),
+        ("claims", some(!rule.claims.is_empty(), || claims().into())),
+        ("methods", some(!rule.methods.is_empty(), || texts(&rule.methods))),
+        ("paths", some(!rule.paths.is_empty(), || rule.paths.iter().map(path).collect())),
+        ("ips", some(!rule.ips.is_empty(), || texts(&rule.ips))),
+        ("when", some(!rule.when.is_empty(), || conditions(&rule.when).into())),
     ])
 }
 

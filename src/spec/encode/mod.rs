@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::spec::breaker::{Breaker, Fallback};
 use crate::spec::certificate::CertificateSpec;
+use crate::spec::consumer::ConsumerSpec;
 use crate::spec::matching::{Conditions, MatchSpec, PathMatch, ValueMatch};
 use crate::spec::passive::PassiveHealth;
 use crate::spec::percent::Percent;
@@ -321,6 +322,24 @@ pub fn certificate(certificate: &CertificateSpec) -> Map<String, Value> {
     map.insert("not_before".to_owned(), time(facts.not_before).into());
     map.insert("not_after".to_owned(), time(facts.not_after).into());
     map
+}
+
+/// A consumer without what proves who it is: of keys and the password the beginnings of hashes of their hashes.
+pub fn consumer(consumer: &ConsumerSpec) -> Map<String, Value> {
+    let mut map = Map::new();
+    map.insert("keys".to_owned(), consumer.keys.iter().map(|key| fingerprint(&key.0)).collect());
+    map.insert(
+        "password".to_owned(),
+        consumer.password.as_ref().map(|hash| fingerprint(hash.as_str().as_bytes())).into(),
+    );
+    map.insert("groups".to_owned(), consumer.groups.as_slice().into());
+    map
+}
+
+/// Tells a secret from another, and nothing else of it.
+fn fingerprint(secret: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, secret);
+    digest.as_ref()[..4].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// As users write it: `250ms`, `30s`, `5m`.

@@ -1,11 +1,13 @@
 //! Defines middlewares as someone asked for them: each is a step around the exchanges of the routes that name it, of one
 //! type, which is the one key of its document.
 
+pub mod access;
 pub mod compression;
 pub mod cors;
 pub mod template;
 pub mod transform;
 
+use self::access::{ApiKey, Basic, Ip, Require};
 use self::compression::Compression;
 use self::cors::Cors;
 use self::transform::{ErrorPages, Fault, Headers, Maintenance, Redirection, Respond, Rewrite, SecurityHeaders};
@@ -36,6 +38,14 @@ pub enum MiddlewareSpec {
     Cors(Cors),
     /// `compression`: which answers are compressed.
     Compression(Compression),
+    /// `ip`: whose requests are taken, by address.
+    Ip(Ip),
+    /// `api_key`: who a client is, by a key.
+    ApiKey(ApiKey),
+    /// `basic`: who a client is, by name and password.
+    Basic(Basic),
+    /// `require`: what a request must be like.
+    Require(Require),
     /// `fault`: what goes wrong on purpose.
     Fault(Fault),
 }
@@ -55,6 +65,10 @@ impl MiddlewareSpec {
             Self::SecurityHeaders(_) => "security_headers",
             Self::Cors(_) => "cors",
             Self::Compression(_) => "compression",
+            Self::Ip(_) => "ip",
+            Self::ApiKey(_) => "api_key",
+            Self::Basic(_) => "basic",
+            Self::Require(_) => "require",
             Self::Fault(_) => "fault",
         }
     }
@@ -70,6 +84,10 @@ impl MiddlewareSpec {
             | Self::Redirect(_)
             | Self::Respond(_)
             | Self::Maintenance(_)
+            | Self::Ip(_)
+            | Self::ApiKey(_)
+            | Self::Basic(_)
+            | Self::Require(_)
             | Self::Fault(_) => false,
         }
     }

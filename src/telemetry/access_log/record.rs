@@ -51,6 +51,8 @@ pub struct Record<'a> {
     pub trace_id: &'a str,
     /// As the client sent it; any bytes.
     pub user_agent: &'a [u8],
+    /// Who the client is found to be; empty, and left out, where nobody asked.
+    pub consumer: &'a str,
 }
 
 impl Record<'_> {
@@ -83,6 +85,9 @@ impl Record<'_> {
         text(line, b",\"request_id\":\"", self.request_id.as_bytes());
         text(line, b"\",\"trace_id\":\"", self.trace_id.as_bytes());
         text(line, b"\",\"user_agent\":\"", self.user_agent);
+        if !self.consumer.is_empty() {
+            text(line, b"\",\"consumer\":\"", self.consumer.as_bytes());
+        }
         line.extend_from_slice(b"\"}\n");
     }
 }
@@ -214,6 +219,7 @@ pub(super) mod tests {
             request_id: "01890a5d",
             trace_id: "",
             user_agent: b"curl/8",
+            consumer: "",
         }
     }
 
@@ -221,6 +227,12 @@ pub(super) mod tests {
         let mut line = Vec::new();
         record.write(&mut Clock::default(), &mut line);
         String::from_utf8(line).expect("UTF-8")
+    }
+
+    #[test]
+    fn who_the_client_is_stands_at_the_end_where_it_is_known() {
+        let known = line(&Record { consumer: "acme \"x\"", ..record() });
+        assert!(known.ends_with("\"user_agent\":\"curl/8\",\"consumer\":\"acme \\\"x\\\"\"}\n"), "{known}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::spec::middleware::MiddlewareSpec;
 use crate::spec::route::StripPrefix;
 
+use self::access::{RawApiKey, RawBasic, RawIp, RawRule, resolve_rules};
 use self::answer::{RawErrorPages, RawMaintenance, RawRespond};
 use self::compression::RawCompression;
 use self::cors::RawCors;
@@ -19,6 +20,7 @@ use self::security::RawSecurityHeaders;
 use super::condition::{parse_prefix, resolve_each};
 use super::scope::Scope;
 
+mod access;
 mod answer;
 mod compression;
 mod cors;
@@ -54,12 +56,20 @@ pub struct RawMiddleware {
     cors: Option<RawCors>,
     /// Compresses answers.
     compression: Option<RawCompression>,
+    /// Whose requests are taken, by the client's address.
+    ip: Option<RawIp>,
+    /// A key that says which consumer a client is.
+    api_key: Option<RawApiKey>,
+    /// A name and a password.
+    basic: Option<RawBasic>,
+    /// Rules, one of which must hold: 401 where nobody knows who the client is, 403 otherwise.
+    require: Option<Vec<RawRule>>,
     /// What goes wrong on purpose.
     fault: Option<RawFault>,
 }
 
 /// The types, as they are written.
-const TYPES: [&str; 12] = [
+const TYPES: [&str; 16] = [
     "strip_prefix",
     "add_prefix",
     "rewrite",
@@ -71,6 +81,10 @@ const TYPES: [&str; 12] = [
     "security_headers",
     "cors",
     "compression",
+    "ip",
+    "api_key",
+    "basic",
+    "require",
     "fault",
 ];
 
@@ -100,6 +114,10 @@ impl RawMiddleware {
             "security_headers" => Some(MiddlewareSpec::SecurityHeaders(self.security_headers?.resolve(scope))),
             "cors" => self.cors?.resolve(scope).map(MiddlewareSpec::Cors),
             "compression" => Some(MiddlewareSpec::Compression(self.compression?.resolve(scope))),
+            "ip" => Some(MiddlewareSpec::Ip(self.ip?.resolve(scope))),
+            "api_key" => self.api_key?.resolve(scope).map(MiddlewareSpec::ApiKey),
+            "basic" => self.basic?.resolve(scope).map(MiddlewareSpec::Basic),
+            "require" => Some(MiddlewareSpec::Require(resolve_rules(self.require?, scope))),
             _ => self.fault?.resolve(scope).map(MiddlewareSpec::Fault),
         }
     }

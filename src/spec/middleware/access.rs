@@ -1,0 +1,96 @@
+//! Defines who a client is found to be, and whether it may, as someone asked for it.
+
+use http::{HeaderName, HeaderValue, Method};
+use ipnet::IpNet;
+
+use crate::spec::consumer::PasswordHash;
+use crate::spec::matching::Conditions;
+
+/// Whose requests are taken, by the client's address; a denied one is never allowed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ip {
+    /// Only these; `None`: all.
+    pub allow: Option<Vec<IpNet>>,
+    /// Not these.
+    pub deny: Vec<IpNet>,
+}
+
+impl Ip {
+    /// Whether a client may come.
+    pub fn admits(&self, client: std::net::IpAddr) -> bool {
+        let allowed = self.allow.as_ref().is_none_or(|list| list.iter().any(|network| network.contains(&client)));
+        allowed && !self.deny.iter().any(|network| network.contains(&client))
+    }
+}
+
+/// A key that a client shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiKey {
+    /// Where it is.
+    pub from: KeyPlace,
+    /// Whether services get it, too.
+    pub forward: bool,
+    /// Whether a client without one may go on, as nobody.
+    pub optional: bool,
+    /// Only consumers of one of these groups; all where there is none.
+    pub groups: Vec<String>,
+}
+
+/// Where a key is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyPlace {
+    /// A header.
+    Header(HeaderName),
+    /// A parameter of the query.
+    Query(String),
+    /// A cookie.
+    Cookie(String),
+}
+
+/// A name and a password (RFC 7617).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Basic {
+    /// What browsers show people.
+    pub challenge: HeaderValue,
+    /// As it was written.
+    pub realm: String,
+    /// Users by name; consumers where there are none.
+    pub users: Option<Vec<(String, PasswordHash)>>,
+    /// Whether services get name and password, too.
+    pub forward: bool,
+    /// Whether a client without them may go on, as nobody.
+    pub optional: bool,
+    /// Only consumers of one of these groups; all where there is none.
+    pub groups: Vec<String>,
+}
+
+/// One of these must hold.
+pub type Require = Vec<Rule>;
+
+/// What a request must be like; all of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rule {
+    /// The client is one of these consumers; `*` is any.
+    pub consumers: Vec<String>,
+    /// It belongs to one of these.
+    pub groups: Vec<String>,
+    /// Its token has all of these scopes (RFC 8693, 4.2).
+    pub scopes: Vec<String>,
+    /// Its token says this: a text that is, or is among, the claim of this name.
+    pub claims: Vec<(String, String)>,
+    /// By one of these methods.
+    pub methods: Vec<Method>,
+    /// Below one of these paths, by whole segments, without a trailing slash.
+    pub paths: Vec<String>,
+    /// From one of these networks.
+    pub ips: Vec<IpNet>,
+    /// With such headers, query and cookies.
+    pub when: Conditions,
+}
+
+impl Rule {
+    /// Whether it asks who the client is.
+    pub fn asks_who(&self) -> bool {
+        !(self.consumers.is_empty() && self.groups.is_empty() && self.scopes.is_empty() && self.claims.is_empty())
+    }
+}
