@@ -1,5 +1,6 @@
 //! Defines what a middleware may ask of the exchange that it is a step of.
 
+use std::any::Any;
 use std::fmt::{self, Debug};
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -50,6 +51,12 @@ pub trait Exchange: Debug {
 
     /// Whether it is a call of gRPC, whose answers have a form of their own.
     fn is_call(&self) -> bool;
+
+    /// Keeps something until the exchange is over, however it ends.
+    fn hold(&self, guard: Box<dyn Any>);
+
+    /// No more bytes of the request's body are taken than this, nor than a limit of before.
+    fn limit_body(&self, bytes: u64);
 
     /// Who has what a client shows.
     fn consumer(&self, by: Credential<'_>) -> Option<Arc<Consumer>>;

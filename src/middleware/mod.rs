@@ -5,6 +5,7 @@
 //! a file here with its [`Middleware`], which [`build`] makes of the spec. What it keeps between exchanges is its own: the
 //! object stays the same as long as its document says the same.
 
+use std::any::Any;
 use std::fmt::Debug;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,14 +19,18 @@ use crate::spec::middleware::MiddlewareSpec;
 
 mod api_key;
 mod basic;
+mod body_limit;
 mod compression;
+mod concurrency;
 mod cors;
 mod error_pages;
 mod fault;
 mod headers;
 mod ip;
+mod key;
 mod layer;
 mod prefix;
+mod rate_limit;
 mod redirect;
 mod require;
 mod respond;
@@ -42,6 +47,11 @@ pub trait Middleware: Debug + Send + Sync {
     /// # Errors
     /// What the client gets instead; the middlewares around it see that as an answer.
     async fn handle(&self, request: Request<Incoming>, next: Next) -> Result<Response<Payload>, ProxyError>;
+
+    /// What goes over to the one that follows it when its document changes.
+    fn state(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        None
+    }
 }
 
 /// The middlewares of an exchange, the outermost first.
@@ -76,8 +86,8 @@ impl Next {
     }
 }
 
-/// Makes what a spec asks for.
-pub fn build(spec: &MiddlewareSpec) -> Arc<dyn Middleware> {
+/// Makes what a spec asks for. `before`: the one that it follows under its name.
+pub fn build(spec: &MiddlewareSpec, before: Option<&dyn Middleware>) -> Arc<dyn Middleware> {
     match spec {
         MiddlewareSpec::StripPrefix(prefix) => Arc::new(prefix::StripPrefix::new(prefix)),
         MiddlewareSpec::AddPrefix(prefix) => Arc::new(prefix::AddPrefix::new(prefix)),
@@ -94,6 +104,11 @@ pub fn build(spec: &MiddlewareSpec) -> Arc<dyn Middleware> {
         MiddlewareSpec::ApiKey(spec) => Arc::new(api_key::ApiKey::new(spec)),
         MiddlewareSpec::Basic(spec) => Arc::new(basic::Basic::new(spec)),
         MiddlewareSpec::Require(spec) => Arc::new(require::Require::new(spec)),
+        MiddlewareSpec::RateLimit(spec) => {
+            Arc::new(rate_limit::RateLimit::new(spec, before.and_then(Middleware::state)))
+        }
+        MiddlewareSpec::Concurrency(spec) => Arc::new(concurrency::Concurrency::new(spec)),
+        MiddlewareSpec::BodyLimit(limit) => Arc::new(body_limit::BodyLimit::new(*limit)),
         MiddlewareSpec::Fault(spec) => Arc::new(fault::Fault::new(spec)),
     }
 }

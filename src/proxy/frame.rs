@@ -1,5 +1,6 @@
 //! Defines the frame of an exchange: everything known about it, told to log and metrics exactly once, when it ends.
 
+use std::any::Any;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -73,6 +74,10 @@ pub(super) struct Frame {
     delivered: Option<Delivered>,
     /// Who the client was found to be.
     pub(super) consumer: Option<Arc<Consumer>>,
+    /// What middlewares keep until its end.
+    pub(super) held: Vec<Box<dyn Any>>,
+    /// The bytes of the request's body that middlewares take.
+    pub(super) most_of_body: u64,
 }
 
 /// How much of an answer was taken.
@@ -125,6 +130,8 @@ impl Frame {
             tunnelled: None,
             delivered: None,
             consumer: None,
+            held: Vec::new(),
+            most_of_body: u64::MAX,
         })
     }
 

@@ -274,7 +274,7 @@ fn prepare(
     let flow = Rc::<Flow>::default();
     frame.request_flow = Some(Rc::clone(&flow));
     let bounds = Bounds {
-        limit: listener.max_body_size.unwrap_or(u64::MAX),
+        limit: listener.max_body_size.unwrap_or(u64::MAX).min(frame.most_of_body),
         // A call's client may listen for long: what its server does not say bounds it.
         pause: if frame.is_call { grpc::LONGEST } else { listener.body_timeout },
         min_rate: if frame.is_call { 0 } else { listener.min_rate },

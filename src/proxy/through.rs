@@ -1,6 +1,7 @@
 //! Defines the exchanges that pass middlewares: each is shared by its chain, which is a way around the forwarding to an
 //! endpoint.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::net::IpAddr;
@@ -146,10 +147,7 @@ impl Exchange for Through {
     }
 
     fn flag(&self, flag: Flag) {
-        if let Some(mut frame) = self.frame.take() {
-            frame.flag = Some(flag);
-            self.frame.set(Some(frame));
-        }
+        self.with_frame(|frame| frame.flag = Some(flag));
     }
 
     fn client(&self) -> IpAddr {
@@ -183,6 +181,14 @@ impl Exchange for Through {
         self.is_call
     }
 
+    fn hold(&self, guard: Box<dyn Any>) {
+        self.with_frame(|frame| frame.held.push(guard));
+    }
+
+    fn limit_body(&self, bytes: u64) {
+        self.with_frame(|frame| frame.most_of_body = frame.most_of_body.min(bytes));
+    }
+
     fn consumer(&self, by: Credential<'_>) -> Option<Arc<Consumer>> {
         self.consumers.find(by).map(Arc::clone)
     }
@@ -197,6 +203,14 @@ impl Exchange for Through {
 }
 
 impl Through {
+    /// Changes the exchange, unless it is at an endpoint.
+    fn with_frame(&self, change: impl FnOnce(&mut Frame)) {
+        if let Some(mut frame) = self.frame.take() {
+            change(&mut frame);
+            self.frame.set(Some(frame));
+        }
+    }
+
     /// An answer of the gateway's own.
     fn own(
         &self,

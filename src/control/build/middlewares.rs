@@ -21,7 +21,7 @@ pub(super) fn next(merged: &Merged, before: &Arc<Middlewares>) -> Arc<Middleware
                     label: Arc::clone(label),
                     provider: now.provider,
                     spec: Arc::clone(&now.spec),
-                    middleware: middleware::build(&now.spec),
+                    middleware: middleware::build(&now.spec, known.map(|known| &*known.middleware)),
                 })
             },
             Arc::clone,

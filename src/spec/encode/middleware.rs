@@ -43,6 +43,15 @@ pub fn middleware(spec: &MiddlewareSpec) -> Value {
         MiddlewareSpec::ApiKey(spec) => api_key(spec),
         MiddlewareSpec::Basic(spec) => basic(spec),
         MiddlewareSpec::Require(rules) => rules.iter().map(rule).collect(),
+        MiddlewareSpec::RateLimit(spec) => json!({
+            "rate": spec.rate.to_string(),
+            "burst": spec.burst,
+            "key": texts(&spec.key),
+            "headers": spec.headers,
+            "max_keys": spec.max_keys,
+        }),
+        MiddlewareSpec::Concurrency(spec) => json!({ "limit": spec.limit, "key": texts(&spec.key) }),
+        MiddlewareSpec::BodyLimit(limit) => format!("{limit}B").into(),
         MiddlewareSpec::Fault(spec) => fault(spec),
     };
     json!({ spec.kind(): settings })

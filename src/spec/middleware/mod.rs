@@ -4,12 +4,14 @@
 pub mod access;
 pub mod compression;
 pub mod cors;
+pub mod limit;
 pub mod template;
 pub mod transform;
 
 use self::access::{ApiKey, Basic, Ip, Require};
 use self::compression::Compression;
 use self::cors::Cors;
+use self::limit::{Concurrency, RateLimit};
 use self::transform::{ErrorPages, Fault, Headers, Maintenance, Redirection, Respond, Rewrite, SecurityHeaders};
 use super::route::StripPrefix;
 
@@ -46,6 +48,12 @@ pub enum MiddlewareSpec {
     Basic(Basic),
     /// `require`: what a request must be like.
     Require(Require),
+    /// `rate_limit`: how many requests in a time.
+    RateLimit(RateLimit),
+    /// `concurrency`: how many requests in flight.
+    Concurrency(Concurrency),
+    /// `body_limit`: bytes of a request's body.
+    BodyLimit(u64),
     /// `fault`: what goes wrong on purpose.
     Fault(Fault),
 }
@@ -69,6 +77,9 @@ impl MiddlewareSpec {
             Self::ApiKey(_) => "api_key",
             Self::Basic(_) => "basic",
             Self::Require(_) => "require",
+            Self::RateLimit(_) => "rate_limit",
+            Self::Concurrency(_) => "concurrency",
+            Self::BodyLimit(_) => "body_limit",
             Self::Fault(_) => "fault",
         }
     }
@@ -88,6 +99,9 @@ impl MiddlewareSpec {
             | Self::ApiKey(_)
             | Self::Basic(_)
             | Self::Require(_)
+            | Self::RateLimit(_)
+            | Self::Concurrency(_)
+            | Self::BodyLimit(_)
             | Self::Fault(_) => false,
         }
     }

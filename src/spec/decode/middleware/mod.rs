@@ -15,9 +15,11 @@ use self::compression::RawCompression;
 use self::cors::RawCors;
 use self::fault::RawFault;
 use self::headers::RawHeaders;
+use self::limit::{RawConcurrency, RawRateLimit};
 use self::rewrite::{RawRedirect, RawRewrite};
 use self::security::RawSecurityHeaders;
 use super::condition::{parse_prefix, resolve_each};
+use super::scalar::RawSize;
 use super::scope::Scope;
 
 mod access;
@@ -26,6 +28,7 @@ mod compression;
 mod cors;
 mod fault;
 mod headers;
+mod limit;
 mod rewrite;
 mod security;
 
@@ -64,12 +67,18 @@ pub struct RawMiddleware {
     basic: Option<RawBasic>,
     /// Rules, one of which must hold: 401 where nobody knows who the client is, 403 otherwise.
     require: Option<Vec<RawRule>>,
+    /// So many requests in a time.
+    rate_limit: Option<RawRateLimit>,
+    /// So many requests in flight.
+    concurrency: Option<RawConcurrency>,
+    /// The largest body of a request; a listener's own limit stands. More gets 413.
+    body_limit: Option<RawSize>,
     /// What goes wrong on purpose.
     fault: Option<RawFault>,
 }
 
 /// The types, as they are written.
-const TYPES: [&str; 16] = [
+const TYPES: [&str; 19] = [
     "strip_prefix",
     "add_prefix",
     "rewrite",
@@ -85,6 +94,9 @@ const TYPES: [&str; 16] = [
     "api_key",
     "basic",
     "require",
+    "rate_limit",
+    "concurrency",
+    "body_limit",
     "fault",
 ];
 
@@ -118,6 +130,9 @@ impl RawMiddleware {
             "api_key" => self.api_key?.resolve(scope).map(MiddlewareSpec::ApiKey),
             "basic" => self.basic?.resolve(scope).map(MiddlewareSpec::Basic),
             "require" => Some(MiddlewareSpec::Require(resolve_rules(self.require?, scope))),
+            "rate_limit" => self.rate_limit?.resolve(scope).map(MiddlewareSpec::RateLimit),
+            "concurrency" => self.concurrency?.resolve(scope).map(MiddlewareSpec::Concurrency),
+            "body_limit" => self.body_limit.map(|RawSize(limit)| MiddlewareSpec::BodyLimit(limit)),
             _ => self.fault?.resolve(scope).map(MiddlewareSpec::Fault),
         }
     }
