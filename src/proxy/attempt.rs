@@ -2,7 +2,7 @@
 //! none.
 
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::alarm::Alarm;
 use super::carrier::Carrier;
@@ -20,6 +20,10 @@ use crate::snapshot::Refusal;
 use crate::spec::retry::Condition;
 use crate::spec::upstream_tls;
 use crate::telemetry::stats::AttemptResult;
+
+/// A connection that rested for so long may have been closed for that as the request came: services wait for a second
+/// at the very least.
+pub(super) const RESTED: Duration = Duration::from_secs(1);
 
 /// What a try gave.
 pub(super) type Tried = Result<(Head, Carrier), Failure>;
@@ -77,11 +81,11 @@ pub(super) async fn over_kept(
     began: Instant,
 ) -> Option<Tried> {
     let keep_alive = destination.upstream.upstream.settings.keep_alive;
-    while let Some(mut connection) = endpoint.kept.take(keep_alive, began) {
+    while let Some((mut connection, rested)) = endpoint.kept.take(keep_alive, began) {
         match send(frame, destination, endpoint, &mut connection, outbound, began).await {
             Ok(head) => return Some(Ok((head, Carrier::Connection(connection)))),
             Err(Failure { outcome: Some(Outcome { unsent: true, .. }), .. }) => {}
-            Err(failure) => return Some(Err(failure.on_kept())),
+            Err(failure) => return Some(Err(failure.on_kept(rested))),
         }
     }
     None
@@ -156,12 +160,13 @@ impl Failure {
         Self { is_of_endpoint: false, ..failure }
     }
 
-    /// The connection had been kept: its end without a word says little of the endpoint.
-    pub(super) fn on_kept(mut self) -> Self {
+    /// The connection had been kept, and had rested for so long: its end without a word says little of the endpoint,
+    /// unless it carried an exchange a moment ago.
+    pub(super) fn on_kept(mut self, rested: Duration) -> Self {
         if let Some(outcome) = &mut self.outcome
             && self.result == Some(AttemptResult::Reset)
         {
-            (outcome.stale, self.is_of_endpoint) = (true, false);
+            (outcome.stale, self.is_of_endpoint) = (true, rested < RESTED);
         }
         self
     }

@@ -116,11 +116,12 @@ impl Drop for Idle {
 }
 
 impl Kept {
-    /// The newest connection that is neither closed nor too old.
-    pub(super) fn take(&self, keep_alive: Duration, now: Instant) -> Option<Connection> {
+    /// The newest connection that is neither closed nor too old, and how long it has rested.
+    pub(super) fn take(&self, keep_alive: Duration, now: Instant) -> Option<(Connection, Duration)> {
         let mut kept = self.idle.borrow_mut();
         while let Some(mut idle) = kept.pop() {
-            if now.saturating_duration_since(idle.since) >= keep_alive {
+            let rested = now.saturating_duration_since(idle.since);
+            if rested >= keep_alive {
                 // The rest is older still.
                 kept.clear();
                 return None;
@@ -128,7 +129,8 @@ impl Kept {
             if let Some(mut link) = idle.link.take()
                 && link.is_open()
             {
-                return Some(Connection { link, active: Active::new(&idle.gauges), place: idle.place.take() });
+                let connection = Connection { link, active: Active::new(&idle.gauges), place: idle.place.take() };
+                return Some((connection, rested));
             }
         }
         None

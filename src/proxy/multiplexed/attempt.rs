@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use http::header;
 
-use super::super::attempt::{Failure, Tried, over_connection, over_kept, response};
+use super::super::attempt::{Failure, RESTED, Tried, over_connection, over_kept, response};
 use super::super::carrier::Carrier;
 use super::super::forward::Destination;
 use super::super::frame::Frame;
@@ -114,7 +114,7 @@ async fn over_trunks(
             // The endpoint left as the request came, and has not begun with it.
             Err(Failure { outcome: Some(Outcome { condition: Condition::RefusedStream, .. }), .. })
                 if !trunk.is_open() && outbound.request.body_mut().rewind() => {}
-            Err(failure) if was_used => return Some(Err(failure.on_kept())),
+            Err(failure) if was_used => return Some(Err(failure.on_kept(RESTED))),
             tried => return Some(tried),
         }
     }
