@@ -12,7 +12,7 @@ use http::{HeaderMap, Request, Response, header};
 use hyper::body::Incoming;
 
 use self::desk::Desk;
-use super::who::{Door, Shown};
+use super::who::{Door, Proof, Shown};
 use super::{Middleware, Next};
 use crate::exchange::{Consumer, Credential, Exchange, Payload, ProxyError};
 use crate::spec::middleware::access;
@@ -37,7 +37,12 @@ impl Basic {
             };
             users.iter().map(user).collect()
         });
-        let door = Door { challenge: spec.challenge.clone(), optional: spec.optional, groups: spec.groups.clone() };
+        let door = Door {
+            challenge: spec.challenge.clone(),
+            wrong: spec.challenge.clone(),
+            optional: spec.optional,
+            groups: spec.groups.clone(),
+        };
         Self { users, forward: spec.forward, door, desk: Desk::default() }
     }
 
@@ -59,7 +64,7 @@ impl Basic {
         let known = consumer.as_ref().and_then(|consumer| consumer.password.clone());
         let proves = self.desk.proves(&name, password, known).await?;
         Ok(match consumer {
-            Some(consumer) if proves => Shown::Proof(consumer),
+            Some(consumer) if proves => Shown::Proof(Proof::of(consumer)),
             Some(_) | None => Shown::Wrong,
         })
     }

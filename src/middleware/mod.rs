@@ -26,7 +26,9 @@ mod cors;
 mod error_pages;
 mod fault;
 mod headers;
+mod hide;
 mod ip;
+mod jwt;
 mod key;
 mod layer;
 mod prefix;
@@ -109,6 +111,7 @@ pub fn build(spec: &MiddlewareSpec, before: Option<&dyn Middleware>) -> Arc<dyn 
         }
         MiddlewareSpec::Concurrency(spec) => Arc::new(concurrency::Concurrency::new(spec)),
         MiddlewareSpec::BodyLimit(limit) => Arc::new(body_limit::BodyLimit::new(*limit)),
+        MiddlewareSpec::Jwt(spec) => Arc::new(jwt::Jwt::new(spec, before.and_then(Middleware::state))),
         MiddlewareSpec::Fault(spec) => Arc::new(fault::Fault::new(spec)),
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use serde_json::{Map, Value};
 
 use super::Next;
 use crate::exchange::header::X_CONSUMER;
@@ -18,13 +19,29 @@ pub(super) enum Shown {
     /// What proves nothing.
     Wrong,
     /// What proves who it is.
-    Proof(Arc<Consumer>),
+    Proof(Proof),
+}
+
+/// Who a client proved to be.
+#[derive(Debug, Default)]
+pub(super) struct Proof {
+    /// `None`: a token names nobody.
+    pub(super) consumer: Option<Arc<Consumer>>,
+    pub(super) claims: Map<String, Value>,
+}
+
+impl Proof {
+    pub(super) fn of(consumer: Arc<Consumer>) -> Self {
+        Self { consumer: Some(consumer), claims: Map::new() }
+    }
 }
 
 /// What a client without a proof gets, and who may go on.
 #[derive(Clone, Debug)]
 pub(super) struct Door {
     pub(super) challenge: HeaderValue,
+    /// Instead, for a client whose proof is none.
+    pub(super) wrong: HeaderValue,
     pub(super) optional: bool,
     pub(super) groups: Vec<String>,
 }
@@ -44,13 +61,18 @@ impl Door {
         // Services believe it: no client says it itself.
         request.headers_mut().remove(X_CONSUMER);
         match shown {
-            Shown::Proof(consumer) => {
-                if !self.groups.is_empty() && !consumer.groups.iter().any(|group| self.groups.contains(group)) {
+            Shown::Proof(Proof { consumer, claims }) => {
+                let groups = consumer.as_ref().map_or(&[][..], |consumer| &consumer.groups);
+                if !self.groups.is_empty() && !groups.iter().any(|group| self.groups.contains(group)) {
                     return Err(ProxyError::Denied);
                 }
-                tell(request.headers_mut(), &consumer.name);
                 let before = exchange.identity();
-                exchange.identify(Identity { consumer: Some(consumer), ..Identity::clone(&before) });
+                let consumer = consumer.or_else(|| before.consumer.clone());
+                if let Some(consumer) = &consumer {
+                    tell(request.headers_mut(), &consumer.name);
+                }
+                let claims = if claims.is_empty() { before.claims.clone() } else { claims };
+                exchange.identify(Identity { consumer, claims, was_asked: true });
                 Ok(next.run(request).await)
             }
             Shown::Nothing if self.optional => {
@@ -66,16 +88,17 @@ impl Door {
                 }
                 Ok(response)
             }
-            Shown::Nothing | Shown::Wrong => Ok(self.refuse(&*exchange)),
+            Shown::Nothing => Ok(refuse(&*exchange, &self.challenge)),
+            Shown::Wrong => Ok(refuse(&*exchange, &self.wrong)),
         }
     }
+}
 
-    /// What a client gets whose proof is none (RFC 9110, 15.5.2).
-    fn refuse(&self, exchange: &dyn Exchange) -> Response<Payload> {
-        let mut response = exchange.refuse(ProxyError::Unauthenticated);
-        response.headers_mut().append(WWW_AUTHENTICATE, self.challenge.clone());
-        response
-    }
+/// What a client gets without a proof (RFC 9110, 15.5.2).
+fn refuse(exchange: &dyn Exchange, challenge: &HeaderValue) -> Response<Payload> {
+    let mut response = exchange.refuse(ProxyError::Unauthenticated);
+    response.headers_mut().append(WWW_AUTHENTICATE, challenge.clone());
+    response
 }
 
 /// Tells services who a client is; not of names that no header can carry.

@@ -1,6 +1,7 @@
 //! Steps around exchanges, as clients and services notice them.
 
 mod answers;
+mod jwt;
 mod limits;
 mod transform;
 mod who;

@@ -72,7 +72,7 @@ fn text(written: Option<&str>, key: &str, of: &Scope<'_>, scope: &Scope<'_>) -> 
 
 /// The PEM text, or the content of the file that is named. What is written here may be a key in a wrong place: no
 /// message repeats it.
-pub(super) fn pem(written: &str, of: &Scope<'_>) -> Option<Vec<u8>> {
+pub(in crate::spec::decode) fn pem(written: &str, of: &Scope<'_>) -> Option<Vec<u8>> {
     if written.contains("-----BEGIN") {
         return Some(written.as_bytes().to_vec());
     }

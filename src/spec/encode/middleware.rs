@@ -9,6 +9,7 @@ use crate::spec::consumer::PasswordHash;
 use crate::spec::middleware::MiddlewareSpec;
 use crate::spec::middleware::access::{ApiKey, Basic, KeyPlace, Rule};
 use crate::spec::middleware::cors::{Cors, OriginMatch};
+use crate::spec::middleware::jwt::{Jwt, JwtKeys};
 use crate::spec::middleware::template::Template;
 use crate::spec::middleware::transform::{
     ErrorPages, Fault, HeaderEdits, Maintenance, Page, PathRewrite, Redirection, Respond, Rewrite, SECURITY_HEADERS,
@@ -52,6 +53,7 @@ pub fn middleware(spec: &MiddlewareSpec) -> Value {
         }),
         MiddlewareSpec::Concurrency(spec) => json!({ "limit": spec.limit, "key": texts(&spec.key) }),
         MiddlewareSpec::BodyLimit(limit) => format!("{limit}B").into(),
+        MiddlewareSpec::Jwt(spec) => jwt(spec),
         MiddlewareSpec::Fault(spec) => fault(spec),
     };
     json!({ spec.kind(): settings })
@@ -204,6 +206,41 @@ fn basic(spec: &Basic) -> Value {
     table([
         ("realm", Some(spec.realm.as_str().into())),
         ("users", spec.users.as_ref().map(names)),
+        ("forward", Some(spec.forward.into())),
+        ("optional", Some(spec.optional.into())),
+        ("groups", some(!spec.groups.is_empty(), || texts(&spec.groups))),
+    ])
+}
+
+/// Of keys and secrets nothing but how many there are.
+fn jwt(spec: &Jwt) -> Value {
+    let (key, keys) = match &spec.keys {
+        JwtKeys::Url { url, .. } => ("jwks_url", url.as_str().into()),
+        JwtKeys::Pem(keys) => ("keys", keys.len().into()),
+        JwtKeys::Set(_) => ("jwks", "...".into()),
+        JwtKeys::Secret(_) => ("secret", "...".into()),
+    };
+    let refresh = match &spec.keys {
+        JwtKeys::Url { refresh, .. } => Some(duration_text(*refresh).into()),
+        JwtKeys::Pem(_) | JwtKeys::Set(_) | JwtKeys::Secret(_) => None,
+    };
+    let (place, name) = match &spec.from {
+        KeyPlace::Header(name) => ("header", name.as_str()),
+        KeyPlace::Query(name) => ("query", name.as_str()),
+        KeyPlace::Cookie(name) => ("cookie", name.as_str()),
+    };
+    let claims =
+        || spec.claims.iter().map(|(claim, name)| (claim.clone(), name.as_str().into())).collect::<Map<_, _>>();
+    table([
+        ("issuers", Some(texts(&spec.issuers))),
+        ("audience", Some(texts(&spec.audience))),
+        (key, Some(keys)),
+        ("refresh", refresh),
+        ("algorithms", Some(spec.algorithms.iter().map(|algorithm| algorithm.as_str()).collect())),
+        ("leeway", Some(duration_text(spec.leeway).into())),
+        (place, Some(name.into())),
+        ("claims", some(!spec.claims.is_empty(), || claims().into())),
+        ("consumer", Some(spec.consumer.as_str().into())),
         ("forward", Some(spec.forward.into())),
         ("optional", Some(spec.optional.into())),
         ("groups", some(!spec.groups.is_empty(), || texts(&spec.groups))),

@@ -4,6 +4,7 @@
 pub mod access;
 pub mod compression;
 pub mod cors;
+pub mod jwt;
 pub mod limit;
 pub mod template;
 pub mod transform;
@@ -11,6 +12,7 @@ pub mod transform;
 use self::access::{ApiKey, Basic, Ip, Require};
 use self::compression::Compression;
 use self::cors::Cors;
+use self::jwt::Jwt;
 use self::limit::{Concurrency, RateLimit};
 use self::transform::{ErrorPages, Fault, Headers, Maintenance, Redirection, Respond, Rewrite, SecurityHeaders};
 use super::route::StripPrefix;
@@ -54,6 +56,8 @@ pub enum MiddlewareSpec {
     Concurrency(Concurrency),
     /// `body_limit`: bytes of a request's body.
     BodyLimit(u64),
+    /// `jwt`: who a client is, by a token.
+    Jwt(Box<Jwt>),
     /// `fault`: what goes wrong on purpose.
     Fault(Fault),
 }
@@ -80,6 +84,7 @@ impl MiddlewareSpec {
             Self::RateLimit(_) => "rate_limit",
             Self::Concurrency(_) => "concurrency",
             Self::BodyLimit(_) => "body_limit",
+            Self::Jwt(_) => "jwt",
             Self::Fault(_) => "fault",
         }
     }
@@ -102,6 +107,7 @@ impl MiddlewareSpec {
             | Self::RateLimit(_)
             | Self::Concurrency(_)
             | Self::BodyLimit(_)
+            | Self::Jwt(_)
             | Self::Fault(_) => false,
         }
     }

@@ -122,7 +122,7 @@ impl RawApiKey {
     }
 }
 
-fn groups(raw: Option<Vec<String>>, scope: &Scope<'_>) -> Vec<String> {
+pub(super) fn groups(raw: Option<Vec<String>>, scope: &Scope<'_>) -> Vec<String> {
     resolve_each(raw, &scope.key("groups"), |group, _| Some(group))
 }
 

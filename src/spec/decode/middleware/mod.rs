@@ -15,6 +15,7 @@ use self::compression::RawCompression;
 use self::cors::RawCors;
 use self::fault::RawFault;
 use self::headers::RawHeaders;
+use self::jwt::RawJwt;
 use self::limit::{RawConcurrency, RawRateLimit};
 use self::rewrite::{RawRedirect, RawRewrite};
 use self::security::RawSecurityHeaders;
@@ -28,12 +29,13 @@ mod compression;
 mod cors;
 mod fault;
 mod headers;
+mod jwt;
 mod limit;
 mod rewrite;
 mod security;
 
 /// A step around the exchanges of the routes that name it; one key says what it does.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(rename = "Middleware", deny_unknown_fields)]
 pub struct RawMiddleware {
@@ -73,12 +75,14 @@ pub struct RawMiddleware {
     concurrency: Option<RawConcurrency>,
     /// The largest body of a request; a listener's own limit stands. More gets 413.
     body_limit: Option<RawSize>,
+    /// A token that says who a client is.
+    jwt: Option<RawJwt>,
     /// What goes wrong on purpose.
     fault: Option<RawFault>,
 }
 
 /// The types, as they are written.
-const TYPES: [&str; 19] = [
+const TYPES: [&str; 20] = [
     "strip_prefix",
     "add_prefix",
     "rewrite",
@@ -97,6 +101,7 @@ const TYPES: [&str; 19] = [
     "rate_limit",
     "concurrency",
     "body_limit",
+    "jwt",
     "fault",
 ];
 
@@ -133,6 +138,7 @@ impl RawMiddleware {
             "rate_limit" => self.rate_limit?.resolve(scope).map(MiddlewareSpec::RateLimit),
             "concurrency" => self.concurrency?.resolve(scope).map(MiddlewareSpec::Concurrency),
             "body_limit" => self.body_limit.map(|RawSize(limit)| MiddlewareSpec::BodyLimit(limit)),
+            "jwt" => self.jwt?.resolve(scope).map(Box::new).map(MiddlewareSpec::Jwt),
             _ => self.fault?.resolve(scope).map(MiddlewareSpec::Fault),
         }
     }

@@ -173,6 +173,28 @@ fn mistakes_are_told() {
             "rate_limit.key[0]: `ip` is none of `client_ip`, `consumer`, `route`, `header.NAME` and `claims.NAME`",
         ),
         ("concurrency = {}", "concurrency: say how many, by `limit`"),
+        ("jwt = {}", "jwt: say who makes the tokens, by `issuers`"),
+        ("jwt = {}", "jwt: say for whom tokens are, by `audience`; `audience = []` takes those for others, too"),
+        ("jwt = {}", "jwt: say what tokens are signed with: give `jwks_url`, `jwks`, `keys` or `secret`"),
+        (
+            "jwt = { jwks_url = \"http://login.test/jwks\" }",
+            "jwt.jwks_url: `http://login.test/jwks`: keys that come in plain text prove nothing: take `https`",
+        ),
+        ("jwt = { jwks = \"{}\", secret = \"x\" }", "jwt: `jwks_url`, `jwks`, `keys` and `secret` exclude each other"),
+        ("jwt.secret = \"hunter2\"", "jwt.secret: is too short: it takes 32 bytes at least"),
+        (
+            "jwt = { jwks = \"{}\", algorithms = [\"RS256\", \"HS256\"] }",
+            "jwt.algorithms: `HS...` goes with `secret` alone, and all others with keys",
+        ),
+        (
+            "jwt.algorithms = [\"none\"]",
+            "jwt.algorithms[0]: `none` is none of `RS256`, `RS384`, `RS512`, `PS256`, `PS384`, `PS512`, `ES256`, `ES384`, \
+             `EdDSA`, `HS256`, `HS384`, `HS512`",
+        ),
+        (
+            "jwt.keys = [\"key.pem\"]",
+            "jwt.keys[0]: PEM text is wanted here, which begins with `-----BEGIN`: only documents from files may name files",
+        ),
         ("fault = {}", "fault: nothing goes wrong: give `delay` or `abort`"),
         ("fault.abort.percent = \"7\"", "fault.abort.percent: `7` is not a percentage: write `1%`, `0.5%` or `100%`"),
         ("fault.delay = {}", "fault.delay: say how long, by `time`"),

@@ -1,0 +1,124 @@
+//! Defines how an issuer's keys are had from its URL: read in the background, again every so often and when a token names
+//! one that nobody knows, and kept while the issuer is down.
+
+use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::ring::Ring;
+
+/// Unknown keys let the set be read no more often than this.
+const SOONEST: Duration = Duration::from_secs(30);
+
+/// An issuer that does not answer is asked again after this, then less often, up to [`SOONEST`].
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+
+/// For one answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The largest set that is read.
+const LARGEST: usize = 1 << 20;
+
+/// An issuer whose keys are read from a URL.
+#[derive(Debug)]
+pub(super) struct Issuer {
+    pub(super) url: String,
+    pub(super) refresh: Duration,
+    /// `None` before the first answer.
+    ring: RwLock<Option<Arc<Ring>>>,
+    /// Somebody wants a key that is not there.
+    wanted: Notify,
+}
+
+impl Issuer {
+    /// Begins to read its keys, for as long as somebody has it.
+    pub(super) fn new(url: &str, refresh: Duration) -> Arc<Self> {
+        let issuer = Self { url: url.to_owned(), refresh, ring: RwLock::default(), wanted: Notify::new() };
+        let issuer = Arc::new(issuer);
+        // Where there is no runtime, nobody serves.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(follow(Arc::downgrade(&issuer)));
+        }
+        issuer
+    }
+
+    /// Its keys; `None` before they were read.
+    pub(super) fn ring(&self) -> Option<Arc<Ring>> {
+        self.ring.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A token names a key that is not there.
+    pub(super) fn want(&self) {
+        self.wanted.notify_one();
+    }
+}
+
+async fn follow(issuer: Weak<Issuer>) {
+    let (mut retry, mut failing, mut asked_at) = (FIRST_RETRY, false, None::<Instant>);
+    loop {
+        let Some(known) = issuer.upgrade() else { return };
+        let next = match read(&known.url).await {
+            Ok(ring) => {
+                *known.ring.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(ring));
+                if std::mem::take(&mut failing) {
+                    tracing::info!(url = known.url, "the issuer's keys can be read again");
+                }
+                retry = FIRST_RETRY;
+                known.refresh
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    let meanwhile = match known.ring() {
+                        Some(_) => "those that were read before count",
+                        None => "no token can be checked until then",
+                    };
+                    tracing::warn!(url = known.url, "the issuer's keys cannot be read: {error}; {meanwhile}");
+                }
+                let next = retry;
+                retry = (retry * 2).min(SOONEST);
+                next
+            }
+        };
+        let at = Instant::now() + next;
+        // Whoever lets go of it ends this.
+        loop {
+            let wanted = timeout(Duration::from_secs(1), known.wanted.notified()).await.is_ok();
+            let soonest = asked_at.map_or_else(Instant::now, |asked| asked + SOONEST);
+            if wanted && soonest < at {
+                sleep_until(soonest).await;
+                asked_at = Some(Instant::now());
+                break;
+            }
+            if Instant::now() >= at {
+                break;
+            }
+            if Arc::strong_count(&known) == 1 {
+                return;
+            }
+        }
+    }
+}
+
+async fn read(url: &str) -> Result<Ring, String> {
+    let mut client = reqwest::Client::builder();
+    if !url.starts_with("https://") {
+        // A machine may have no certificates at all, which matters only to https.
+        client = client.tls_certs_only([]);
+    }
+    let client = client.timeout(PATIENCE).redirect(reqwest::redirect::Policy::none()).build();
+    let client = client.map_err(|error| format!("no HTTP client: {error}"))?;
+    let mut response = client.get(url).send().await.map_err(|error| error.without_url().to_string())?;
+    if !response.status().is_success() {
+        return Err(format!("it answers {}", response.status()));
+    }
+    let mut body = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(|error| error.without_url().to_string())? {
+        body.extend_from_slice(&piece);
+        if body.len() > LARGEST {
+            return Err(format!("its answer is larger than {LARGEST} bytes"));
+        }
+    }
+    Ring::of_set(&body)
+}

@@ -1,0 +1,153 @@
+//! Tokens that say who a client is, and the issuers that publish what they are checked with.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData as _};
+use serde_json::{Value, json};
+
+use crate::support::client::{Answer, Request};
+use crate::support::gateway::{Gateway, Setup};
+use crate::support::origin::{Behaviour, Origin};
+use crate::support::wait;
+
+use super::{SOON, around};
+
+/// A key of an issuer's, under a name.
+struct Key {
+    name: &'static str,
+    pair: KeyPair,
+}
+
+impl Key {
+    fn new(name: &'static str) -> Self {
+        Self { name, pair: KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap() }
+    }
+
+    fn jwk(&self) -> Value {
+        // An uncompressed point: 4, then x and y of 32 bytes each.
+        let (x, y) = self.pair.der_bytes()[1..].split_at(32);
+        let text = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+        json!({ "kty": "EC", "crv": "P-256", "kid": self.name, "use": "sig", "alg": "ES256", "x": text(x), "y": text(y) })
+    }
+
+    fn token(&self, more: &Value) -> String {
+        let mut claims = json!({ "iss": "https://login.test", "aud": "shop", "sub": "ann", "exp": 4_000_000_000u64 });
+        for (name, value) in more.as_object().unwrap() {
+            claims[name] = value.clone();
+        }
+        let header = Header { kid: Some(self.name.to_owned()), ..Header::new(Algorithm::ES256) };
+        encode(&header, &claims, &EncodingKey::from_ec_der(&self.pair.serialize_der())).unwrap()
+    }
+}
+
+fn publishes(keys: &[&Key]) -> Behaviour {
+    let keys: Vec<Value> = keys.iter().map(|key| key.jwk()).collect();
+    let body = json!({ "keys": keys }).to_string().into_bytes();
+    Behaviour::Answer { status: 200, headers: vec![("content-type", "application/json".to_owned())], body }
+}
+
+const RULES: &str = r#"issuers = ["https://login.test"], audience = ["shop"], algorithms = ["ES256"]"#;
+
+fn bearer(token: &str) -> Request {
+    bearer_to("/", token)
+}
+
+fn bearer_to(path: &str, token: &str) -> Request {
+    Request::get(path).header("authorization", &format!("Bearer {token}"))
+}
+
+#[tokio::test]
+async fn a_token_says_who_it_is_and_services_are_told_what_it_says() {
+    let origin = Origin::start("a").await;
+    let key = Key::new("one");
+    let middlewares = format!(
+        r#"
+        consumers.ann.groups = ["gold"]
+        middlewares.login.jwt = {{ {RULES}, keys = ["issuer.pem"], claims = {{ sub = "x-user", "realm.roles" = "x-roles" }} }}
+        middlewares.gold.jwt = {{ {RULES}, keys = ["issuer.pem"], groups = ["gold"], cookie = "session", forward = true }}
+        middlewares.writers.require = [{{ scopes = ["write"], claims = {{ realm = "shop" }} }}]
+        routes.gold = {{ match = {{ path = "/gold" }}, upstream = "app", middlewares = ["gold"] }}
+        routes.write = {{ match = {{ path = "/write" }}, upstream = "app", middlewares = ["login", "writers"] }}
+        "#
+    );
+    let setup = Setup::new(&around(&origin, &["login"], &middlewares)).file("issuer.pem", &key.pair.public_key_pem());
+    let gateway = setup.start().await;
+
+    let token = key.token(&json!({ "realm": { "roles": ["a", "b"] } }));
+    let answer = gateway.send(bearer(&token).header("x-user", "root").header("x-roles", "admin")).await;
+    assert_eq!(answer.status, 200);
+    let seen = origin.last_seen().unwrap();
+    let told = ["x-user", "x-roles", "x-consumer"].map(|name| seen.header(name).join("|"));
+    assert_eq!(told, ["ann", "a,b", "ann"]);
+    assert!(seen.header("authorization").is_empty(), "the token stays here");
+    // A claim that is not there leaves no header of the client's.
+    assert_eq!(gateway.send(bearer(&key.token(&json!({}))).header("x-roles", "admin")).await.status, 200);
+    assert!(origin.last_seen().unwrap().header("x-roles").is_empty());
+    assert_eq!(gateway.until_logged("ann's", |line| line["consumer"] == "ann").await["status"], 200);
+
+    let before = origin.requests();
+    let refused = |answer: &Answer| (answer.status, answer.header("www-authenticate").map(str::to_owned));
+    let challenge = |more: &str| (401, Some(format!("Bearer realm=\"fleetgate\"{more}")));
+    assert_eq!(refused(&gateway.get("/").await), challenge(""));
+    for wrong in [key.token(&json!({ "exp": 1 })), Key::new("one").token(&json!({})), "x".to_owned()] {
+        assert_eq!(refused(&gateway.send(bearer(&wrong)).await), challenge(", error=\"invalid_token\""), "{wrong}");
+    }
+    let twice = bearer(&token).header("authorization", &format!("Bearer {token}"));
+    assert_eq!(gateway.send(twice).await.status, 401);
+    assert_eq!(origin.requests(), before);
+
+    let with_cookie = |path: &str, token: &str| Request::get(path).header("cookie", &format!("a=1; session={token}"));
+    assert_eq!(gateway.send(with_cookie("/gold", &token)).await.status, 200);
+    assert!(origin.last_seen().unwrap().header("cookie")[0].contains("session="), "as it is asked for");
+    assert_eq!(gateway.send(with_cookie("/gold", &key.token(&json!({ "sub": "bob" })))).await.status, 403);
+    for (claims, wanted) in [
+        (json!({ "scope": "read write", "realm": "shop" }), 200),
+        (json!({ "scope": "read", "realm": "shop" }), 403),
+        (json!({ "scope": "write" }), 403),
+    ] {
+        assert_eq!(gateway.send(bearer_to("/write", &key.token(&claims))).await.status, wanted, "{claims}");
+    }
+    // No token and no key is anywhere in what the gateway says.
+    let said = gateway.api("config").await.to_string()
+        + &gateway.access_log().iter().map(ToString::to_string).collect::<String>()
+        + &gateway.stderr().text();
+    let signature = token.rsplit('.').next().unwrap();
+    assert!(!said.contains(signature) && !said.contains("BEGIN PUBLIC KEY"), "{said}");
+}
+
+#[tokio::test]
+async fn an_issuers_keys_are_read_exchanged_and_kept_while_it_is_down() {
+    let (origin, issuer) = (Origin::start("a").await, Origin::start("issuer").await);
+    let (old, new) = (Key::new("old"), Key::new("new"));
+    issuer.set(Behaviour::Status(500));
+    let middlewares = format!("middlewares.login.jwt = {{ {RULES}, jwks_url = \"http://{}/jwks\" }}", issuer.address());
+    let gateway = Gateway::start(&around(&origin, &["login"], &middlewares)).await;
+    let status = |token: String| {
+        let gateway = &gateway;
+        async move { gateway.send(bearer(&token)).await.status }
+    };
+    // Nobody is let in unchecked before the keys are there.
+    let answer = gateway.send(bearer(&old.token(&json!({})))).await;
+    assert_eq!((answer.status, answer.header("x-fleetgate-flag")), (503, Some("NC")));
+    wait::until(SOON, "the problem", || async { gateway.stderr().contains("it answers 500") }).await;
+    issuer.set(publishes(&[&old]));
+    wait::until(SOON, "the keys", || async { status(old.token(&json!({}))).await == 200 }).await;
+
+    // A key that nobody knows is asked for; others are not let in by that.
+    issuer.set(publishes(&[&old, &new]));
+    wait::until(SOON, "the new key", || async { status(new.token(&json!({}))).await == 200 }).await;
+    let asked = issuer.requests();
+    for _ in 0..20 {
+        assert_eq!(status(Key::new("nobody's").token(&json!({}))).await, 401);
+    }
+    assert_eq!(issuer.requests(), asked, "unknown keys are asked for every 30 s at most");
+
+    // Without the issuer those that are known count; a document that says the same of it keeps them, too.
+    drop(issuer);
+    assert_eq!(status(old.token(&json!({}))).await, 200);
+    gateway.write_config(&around(&origin, &["login"], &middlewares.replace("jwks_url", "leeway = \"5s\", jwks_url")));
+    let known = || async { gateway.api("config").await.to_string().contains("\"leeway\":\"5s\"") };
+    wait::until(SOON, "the change", known).await;
+    assert_eq!(status(new.token(&json!({}))).await, 200);
+}
