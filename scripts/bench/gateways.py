@@ -95,9 +95,11 @@ def envoy_binary():
     return binary
 
 
-def fleetgate(binary, folder, name, config, core, processes):
-    """Runs Fleetgate with one worker and a listener `web` whose other settings `config` begins with; its port too."""
+def fleetgate(binary, folder, name, config, core, processes, before=""):
+    """Runs Fleetgate with one worker and a listener `web` whose other settings `config` begins with; its port too.
+    `before`: keys that stand before all tables."""
     file = written(folder, f"{name}.toml", f"""
+{before}
 [runtime]
 workers = 1
 [admin]

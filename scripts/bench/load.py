@@ -13,11 +13,11 @@ GRPC_MESSAGE = b"\x0a\x0ffleetgate bench"
 GRPC_BODY = b"\0" + len(GRPC_MESSAGE).to_bytes(4, "big") + GRPC_MESSAGE
 
 
-def wrk(port, cores, seconds, connections, tls=False):
+def wrk(port, cores, seconds, connections, tls=False, headers=()):
     """Requests over kept connections of HTTP/1.1, as fast as they are answered."""
     url = f"{'https' if tls else 'http'}://127.0.0.1:{port}/"
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", url]
-    output = run(command, cores)
+    output = run(command + [part for header in headers for part in ("-H", header)], cores)
     wrong = re.search(r"Socket errors: .*|Non-2xx.*", output)
     return {
         "requests": int(re.search(r"(\d+) requests in", output).group(1)),

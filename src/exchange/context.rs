@@ -5,6 +5,7 @@ use std::fmt::{self, Debug};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
@@ -15,11 +16,26 @@ use super::error::ProxyError;
 use super::flag::Flag;
 use super::payload::Payload;
 
+/// Bytes of an answer that is asked for beside an exchange.
+pub const LARGEST_ANSWER: usize = 64 * 1024;
+
 /// One exchange, as middlewares see it. The data plane implements it.
 pub trait Exchange: Debug {
     /// Sends the request on, to an endpoint of the route. What goes wrong is the answer that the client gets. Once only: there
     /// is no route for a second request.
     fn forward(self: Rc<Self>, request: Request<Incoming>) -> LocalBoxFuture<'static, Response<Payload>>;
+
+    /// Asks a service of an upstream of this name, beside the request: without a body, and for an answer of
+    /// [`LARGEST_ANSWER`] at most. It is no exchange of its own in log and metrics.
+    ///
+    /// # Errors
+    /// Why there is no answer in time; `Unresolved` without such an upstream.
+    fn ask(
+        self: Rc<Self>,
+        upstream: &str,
+        request: Request<()>,
+        timeout: Duration,
+    ) -> LocalBoxFuture<'static, Result<Response<Bytes>, ProxyError>>;
 
     /// The answer of the gateway's own to what goes wrong.
     fn refuse(&self, error: ProxyError) -> Response<Payload>;

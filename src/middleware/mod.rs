@@ -25,6 +25,7 @@ mod concurrency;
 mod cors;
 mod error_pages;
 mod fault;
+mod forward_auth;
 mod headers;
 mod hide;
 mod ip;
@@ -38,6 +39,7 @@ mod require;
 mod respond;
 mod rewrite;
 mod security;
+mod tag;
 mod values;
 mod who;
 
@@ -112,6 +114,7 @@ pub fn build(spec: &MiddlewareSpec, before: Option<&dyn Middleware>) -> Arc<dyn 
         MiddlewareSpec::Concurrency(spec) => Arc::new(concurrency::Concurrency::new(spec)),
         MiddlewareSpec::BodyLimit(limit) => Arc::new(body_limit::BodyLimit::new(*limit)),
         MiddlewareSpec::Jwt(spec) => Arc::new(jwt::Jwt::new(spec, before.and_then(Middleware::state))),
+        MiddlewareSpec::ForwardAuth(spec) => Arc::new(forward_auth::ForwardAuth::new(spec)),
         MiddlewareSpec::Fault(spec) => Arc::new(fault::Fault::new(spec)),
     }
 }

@@ -74,6 +74,8 @@ pub(super) struct Frame {
     delivered: Option<Delivered>,
     /// Who the client was found to be.
     pub(super) consumer: Option<Arc<Consumer>>,
+    /// It asks something for another exchange, and is not told of.
+    is_beside: bool,
     /// What middlewares keep until its end.
     pub(super) held: Vec<Box<dyn Any>>,
     /// The bytes of the request's body that middlewares take.
@@ -130,6 +132,45 @@ impl Frame {
             tunnelled: None,
             delivered: None,
             consumer: None,
+            is_beside: false,
+            held: Vec::new(),
+            most_of_body: u64::MAX,
+        })
+    }
+
+    /// What is asked beside an exchange, for it.
+    pub(super) fn beside(&self, method: Method) -> Box<Self> {
+        Box::new(Self {
+            worker: Rc::clone(&self.worker),
+            connection: Rc::clone(&self.connection),
+            started: Instant::now(),
+            time: self.time,
+            method,
+            version: Version::HTTP_11,
+            host: None,
+            target_uri: None,
+            user_agent: None,
+            traceparent: None,
+            accept: None,
+            is_call: false,
+            request_id: self.request_id.clone(),
+            client: self.client,
+            route: self.route.clone(),
+            target: None,
+            upstream: None,
+            endpoint: None,
+            admission: None,
+            attempts: 0,
+            attempt_started: None,
+            lease: None,
+            request_flow: None,
+            response_flow: None,
+            status: 0,
+            flag: None,
+            tunnelled: None,
+            delivered: None,
+            consumer: None,
+            is_beside: true,
             held: Vec::new(),
             most_of_body: u64::MAX,
         })
@@ -284,9 +325,14 @@ impl Frame {
 impl Drop for Frame {
     fn drop(&mut self) {
         let now = Instant::now();
-        self.tell(now);
+        if !self.is_beside {
+            self.tell(now);
+        }
         self.return_lease(now);
         self.leave_endpoint();
+        if self.is_beside {
+            return;
+        }
         let given_up = self.status == 0 && now.saturating_duration_since(self.started) < GIVEN_UP_AT_ONCE;
         self.connection.exchange_ends(given_up);
         self.worker.exchange_ends();

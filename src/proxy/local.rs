@@ -36,6 +36,8 @@ pub(super) struct LocalSnapshot {
     upstreams: Vec<Option<Rc<LocalUpstream>>>,
     pub(super) certificates: Arc<Certificates>,
     pub(super) consumers: Arc<Consumers>,
+    /// By label; made when somebody asks.
+    slots: OnceCell<HashMap<Arc<str>, usize>>,
     middlewares: Arc<Middlewares>,
 }
 
@@ -58,6 +60,7 @@ impl LocalSnapshot {
             upstreams: Vec::new(),
             certificates: Arc::default(),
             consumers: Arc::default(),
+            slots: OnceCell::new(),
             middlewares: Arc::default(),
         }
     }
@@ -97,6 +100,7 @@ impl LocalSnapshot {
             upstreams,
             certificates: Arc::clone(&snapshot.certificates),
             consumers: Arc::clone(&snapshot.consumers),
+            slots: OnceCell::new(),
             middlewares,
         }
     }
@@ -143,6 +147,16 @@ impl LocalSnapshot {
     /// The local side of an upstream.
     pub(super) fn upstream(&self, slot: usize) -> Option<&Rc<LocalUpstream>> {
         self.upstreams.get(slot)?.as_ref()
+    }
+
+    /// The local side of an upstream, and its slot, by its name.
+    pub(super) fn upstream_named(&self, name: &str) -> Option<(usize, &Rc<LocalUpstream>)> {
+        let slots = self.slots.get_or_init(|| {
+            let slots = self.upstreams.iter().enumerate();
+            slots.filter_map(|(slot, local)| Some((Arc::clone(&local.as_ref()?.upstream.label), slot))).collect()
+        });
+        let slot = *slots.get(name)?;
+        Some((slot, self.upstream(slot)?))
     }
 
     /// Whether routes, or the names of upstreams, are others than in the view before.

@@ -12,6 +12,7 @@ mod accept;
 mod alarm;
 mod arrears;
 mod arrive;
+mod ask;
 mod attempt;
 mod balance;
 mod breaker;

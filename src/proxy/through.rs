@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -19,6 +20,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::arrive::{Arrived, Onward};
+use super::ask::ask;
 use super::carrier::Carrier;
 use super::frame::{Frame, Outgoing};
 use super::kept::Connection;
@@ -134,6 +136,22 @@ impl Exchange for Through {
             };
             self.frame.set(Some(frame));
             response.map(|body| lend(body, &self.lent))
+        }
+        .boxed_local()
+    }
+
+    fn ask(
+        self: Rc<Self>,
+        upstream: &str,
+        request: Request<()>,
+        timeout: Duration,
+    ) -> LocalBoxFuture<'static, Result<Response<Bytes>, ProxyError>> {
+        let mut beside = None;
+        self.with_frame(|frame| beside = Some(frame.beside(request.method().clone())));
+        let upstream = upstream.to_owned();
+        async move {
+            let frame = beside.ok_or(ProxyError::Unresolved)?;
+            ask(frame, &upstream, request, timeout).await
         }
         .boxed_local()
     }

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::hmac;
 use tokio::sync::Semaphore;
 
+use super::super::tag::{Tag, Tags};
 use crate::exchange::ProxyError;
 
 /// Checks of the whole process at once: the other half of the cores is for requests.
@@ -33,18 +33,10 @@ const MOST_REMEMBERED: usize = 4096;
 const NOBODY: &str = "$2y$10$abcdefghijklmnopqrstuuRmxbPUVAlTQ9qnTlWbGmiWxVB5gGmB2";
 
 /// Where passwords are checked.
+#[derive(Default)]
 pub(super) struct Desk {
-    /// Passwords are remembered by their keyed hash alone; the key is of this process.
-    key: Option<hmac::Key>,
-    right: Mutex<HashMap<[u8; 32], Instant>>,
-}
-
-impl Default for Desk {
-    fn default() -> Self {
-        let key = hmac::Key::generate(hmac::HMAC_SHA256, &aws_lc_rs::rand::SystemRandom::new());
-        // Without a random key nothing is remembered.
-        Self { key: key.ok(), right: Mutex::default() }
-    }
+    tags: Tags,
+    right: Mutex<HashMap<Tag, Instant>>,
 }
 
 impl fmt::Debug for Desk {
@@ -64,7 +56,8 @@ impl Desk {
         password: String,
         hash: Option<Arc<str>>,
     ) -> Result<bool, ProxyError> {
-        let tag = self.tag(name, &password, hash.as_deref().unwrap_or_default());
+        let parts = [name, &password, hash.as_deref().unwrap_or_default()];
+        let tag = self.tags.of(parts.map(str::as_bytes));
         if hash.is_some() && tag.is_some_and(|tag| self.remembers(&tag)) {
             return Ok(true);
         }
@@ -84,22 +77,12 @@ impl Desk {
         Ok(proves)
     }
 
-    fn tag(&self, name: &str, password: &str, hash: &str) -> Option<[u8; 32]> {
-        let mut context = hmac::Context::with_key(self.key.as_ref()?);
-        for part in [name, password, hash] {
-            // Lengths keep parts apart.
-            context.update(&part.len().to_be_bytes());
-            context.update(part.as_bytes());
-        }
-        context.sign().as_ref().try_into().ok()
-    }
-
-    fn remembers(&self, tag: &[u8; 32]) -> bool {
+    fn remembers(&self, tag: &Tag) -> bool {
         let right = self.right.lock().unwrap_or_else(PoisonError::into_inner);
         right.get(tag).is_some_and(|since| since.elapsed() < REMEMBERED)
     }
 
-    fn remember(&self, tag: [u8; 32]) {
+    fn remember(&self, tag: Tag) {
         let mut right = self.right.lock().unwrap_or_else(PoisonError::into_inner);
         if right.len() >= MOST_REMEMBERED {
             right.retain(|_, since| since.elapsed() < REMEMBERED);

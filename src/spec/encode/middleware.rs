@@ -54,6 +54,15 @@ pub fn middleware(spec: &MiddlewareSpec) -> Value {
         MiddlewareSpec::Concurrency(spec) => json!({ "limit": spec.limit, "key": texts(&spec.key) }),
         MiddlewareSpec::BodyLimit(limit) => format!("{limit}B").into(),
         MiddlewareSpec::Jwt(spec) => jwt(spec),
+        MiddlewareSpec::ForwardAuth(spec) => table([
+            ("upstream", Some(spec.upstream.as_str().into())),
+            ("path", Some(spec.path.as_str().into())),
+            ("timeout", Some(duration_text(spec.timeout).into())),
+            ("request_headers", Some(texts(&spec.request_headers))),
+            ("response_headers", Some(texts(&spec.response_headers))),
+            ("consumer", spec.consumer.as_ref().map(|name| name.as_str().into())),
+            ("cache", spec.cache.map(|time| duration_text(time).into())),
+        ]),
         MiddlewareSpec::Fault(spec) => fault(spec),
     };
     json!({ spec.kind(): settings })

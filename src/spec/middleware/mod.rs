@@ -4,6 +4,7 @@
 pub mod access;
 pub mod compression;
 pub mod cors;
+pub mod forward_auth;
 pub mod jwt;
 pub mod limit;
 pub mod template;
@@ -12,6 +13,7 @@ pub mod transform;
 use self::access::{ApiKey, Basic, Ip, Require};
 use self::compression::Compression;
 use self::cors::Cors;
+use self::forward_auth::ForwardAuth;
 use self::jwt::Jwt;
 use self::limit::{Concurrency, RateLimit};
 use self::transform::{ErrorPages, Fault, Headers, Maintenance, Redirection, Respond, Rewrite, SecurityHeaders};
@@ -58,6 +60,8 @@ pub enum MiddlewareSpec {
     BodyLimit(u64),
     /// `jwt`: who a client is, by a token.
     Jwt(Box<Jwt>),
+    /// `forward_auth`: whom to ask whether a request may pass.
+    ForwardAuth(Box<ForwardAuth>),
     /// `fault`: what goes wrong on purpose.
     Fault(Fault),
 }
@@ -85,6 +89,7 @@ impl MiddlewareSpec {
             Self::Concurrency(_) => "concurrency",
             Self::BodyLimit(_) => "body_limit",
             Self::Jwt(_) => "jwt",
+            Self::ForwardAuth(_) => "forward_auth",
             Self::Fault(_) => "fault",
         }
     }
@@ -108,6 +113,7 @@ impl MiddlewareSpec {
             | Self::Concurrency(_)
             | Self::BodyLimit(_)
             | Self::Jwt(_)
+            | Self::ForwardAuth(_)
             | Self::Fault(_) => false,
         }
     }

@@ -14,6 +14,7 @@ use self::answer::{RawErrorPages, RawMaintenance, RawRespond};
 use self::compression::RawCompression;
 use self::cors::RawCors;
 use self::fault::RawFault;
+use self::forward_auth::RawForwardAuth;
 use self::headers::RawHeaders;
 use self::jwt::RawJwt;
 use self::limit::{RawConcurrency, RawRateLimit};
@@ -28,6 +29,7 @@ mod answer;
 mod compression;
 mod cors;
 mod fault;
+mod forward_auth;
 mod headers;
 mod jwt;
 mod limit;
@@ -77,12 +79,14 @@ pub struct RawMiddleware {
     body_limit: Option<RawSize>,
     /// A token that says who a client is.
     jwt: Option<RawJwt>,
+    /// Asks a service whether a request may pass.
+    forward_auth: Option<RawForwardAuth>,
     /// What goes wrong on purpose.
     fault: Option<RawFault>,
 }
 
 /// The types, as they are written.
-const TYPES: [&str; 20] = [
+const TYPES: [&str; 21] = [
     "strip_prefix",
     "add_prefix",
     "rewrite",
@@ -102,6 +106,7 @@ const TYPES: [&str; 20] = [
     "concurrency",
     "body_limit",
     "jwt",
+    "forward_auth",
     "fault",
 ];
 
@@ -139,6 +144,7 @@ impl RawMiddleware {
             "concurrency" => self.concurrency?.resolve(scope).map(MiddlewareSpec::Concurrency),
             "body_limit" => self.body_limit.map(|RawSize(limit)| MiddlewareSpec::BodyLimit(limit)),
             "jwt" => self.jwt?.resolve(scope).map(Box::new).map(MiddlewareSpec::Jwt),
+            "forward_auth" => self.forward_auth?.resolve(scope).map(Box::new).map(MiddlewareSpec::ForwardAuth),
             _ => self.fault?.resolve(scope).map(MiddlewareSpec::Fault),
         }
     }

@@ -74,6 +74,10 @@ fn what_is_shown_is_what_was_written() {
         ),
         (r#"body_limit = "1KiB""#, r#"{"body_limit":"1024B"}"#),
         (
+            r#"forward_auth = { upstream = "auth", path = "/v?a=1", consumer = "X-User" }"#,
+            r#"{"forward_auth":{"upstream":"auth","path":"/v?a=1","timeout":"2s","request_headers":["authorization","cookie"],"response_headers":[],"consumer":"x-user"}}"#,
+        ),
+        (
             r#"fault = { delay.time = "1s", abort = { status = 500, percent = "0.5%" }, when.headers.x-test = "1" }"#,
             r#"{"fault":{"delay":{"time":"1s","percent":"100%"},"abort":{"status":500,"percent":"0.5%"},"when":{"headers":{"x-test":"1"}}}}"#,
         ),
@@ -194,6 +198,11 @@ fn mistakes_are_told() {
         (
             "jwt.keys = [\"key.pem\"]",
             "jwt.keys[0]: PEM text is wanted here, which begins with `-----BEGIN`: only documents from files may name files",
+        ),
+        ("forward_auth = {}", "forward_auth: say whom to ask, by `upstream`"),
+        (
+            "forward_auth = { upstream = \"auth\", path = \"verify\" }",
+            "forward_auth.path: `verify`: a path begins with `/`",
         ),
         ("fault = {}", "fault: nothing goes wrong: give `delay` or `abort`"),
         ("fault.abort.percent = \"7\"", "fault.abort.percent: `7` is not a percentage: write `1%`, `0.5%` or `100%`"),

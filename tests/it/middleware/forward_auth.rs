@@ -1,0 +1,162 @@
+//! A service that is asked whether requests may pass.
+
+use crate::support::client::{Connection, Request};
+use crate::support::gateway::{Gateway, Setup};
+use crate::support::origin::{Behaviour, Origin};
+
+use super::around;
+
+fn config(app: &Origin, auth: &Origin, more: &str) -> String {
+    let middlewares = format!(
+        r#"
+        upstreams.auth = {{ endpoints = ["{}"] }}
+        [middlewares.ask.forward_auth]
+        upstream = "auth"
+        path = "/verify?a=1"
+        response_headers = ["x-user", "x-team"]
+        consumer = "x-user"
+        {more}
+        "#,
+        auth.address()
+    );
+    around(app, &["ask"], &middlewares)
+}
+
+fn answers(status: u16, headers: &[(&'static str, &str)], body: &[u8]) -> Behaviour {
+    let headers = headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+    Behaviour::Answer { status, headers, body: body.to_vec() }
+}
+
+#[tokio::test]
+async fn a_request_passes_when_the_service_says_so_and_what_it_says_goes_with_it() {
+    let (app, auth) = (Origin::start("app").await, Origin::start("auth").await);
+    let gateway = Gateway::start(&config(&app, &auth, "")).await;
+    auth.set(answers(200, &[("x-user", "ann"), ("set-cookie", "a=1"), ("x-other", "1")], b"fine"));
+    let asked = Request::post("/orders?id=7", "a body")
+        .host("shop.test:80")
+        .header("authorization", "Bearer t")
+        .header("cookie", "s=1")
+        .header("x-secret", "not its business")
+        .header("x-team", "root")
+        .header("x-user", "root")
+        .header("x-consumer", "root")
+        .header("x-forwarded-uri", "/forged");
+    let answer = gateway.send(asked).await;
+    assert_eq!((answer.status, answer.json()["body"].as_str()), (200, Some("a body")));
+    let question = auth.last_seen().unwrap();
+    assert_eq!((question.method.as_str(), question.target.as_str()), ("GET", "/verify?a=1"));
+    for (name, wanted) in [
+        ("x-forwarded-method", "POST"),
+        ("x-forwarded-uri", "/orders?id=7"),
+        ("x-forwarded-host", "shop.test:80"),
+        ("x-forwarded-proto", "http"),
+        ("x-forwarded-for", "127.0.0.1"),
+        ("authorization", "Bearer t"),
+        ("cookie", "s=1"),
+    ] {
+        assert_eq!(question.header(name), [wanted], "{name}");
+    }
+    assert!(
+        question.header("x-secret").is_empty()
+            && question.body.is_empty()
+            && question.header("content-length").is_empty()
+    );
+    let seen = app.last_seen().unwrap();
+    let told = ["x-user", "x-consumer", "x-team", "x-other", "set-cookie"].map(|name| seen.header(name).join("|"));
+    assert_eq!(told, ["ann", "ann", "", "", ""]);
+    assert_eq!(seen.header("x-request-id"), question.header("x-request-id"));
+    // The question is part of its exchange, not one of its own.
+    let line = gateway.until_logged("it", |line| line["path"] == "/orders").await;
+    assert_eq!((&line["consumer"], &line["upstream"]), (&"ann".into(), &"app".into()));
+    assert_eq!(gateway.access_log().len(), 1);
+    // Its connections are kept, of each worker.
+    let mut client = Connection::open(gateway.address()).await.unwrap();
+    for _ in 0..5 {
+        assert_eq!(client.exchange(&Request::get("/")).await.unwrap().status, 200);
+    }
+    assert!(auth.last_seen().unwrap().connection <= 2);
+}
+
+#[tokio::test]
+async fn what_it_answers_else_is_what_the_client_gets() {
+    let (app, auth) = (Origin::start("app").await, Origin::start("auth").await);
+    let gateway = Gateway::start(&config(&app, &auth, "")).await;
+    auth.set(answers(401, &[("www-authenticate", "Bearer"), ("content-type", "text/html")], b"who are you?"));
+    let answer = gateway.get("/").await;
+    assert_eq!(
+        (answer.status, answer.text(), answer.header("www-authenticate")),
+        (401, "who are you?".into(), Some("Bearer"))
+    );
+    assert_eq!((answer.header("x-fleetgate-flag"), answer.header("content-type")), (Some("UAEX"), Some("text/html")));
+    auth.set(answers(302, &[("location", "https://login.test/?r=1"), ("set-cookie", "n=1")], b""));
+    let answer = gateway.get("/").await;
+    assert_eq!(answer.status, 302);
+    assert_eq!(
+        (answer.header("location"), answer.header("set-cookie")),
+        (Some("https://login.test/?r=1"), Some("n=1"))
+    );
+    assert_eq!(gateway.until_logged("it", |line| line["status"] == 302).await["flag"], "UAEX");
+    assert_eq!(app.requests(), 0);
+}
+
+#[tokio::test]
+async fn without_an_answer_nobody_passes() {
+    let (app, auth) = (Origin::start("app").await, Origin::start("auth").await);
+    let gateway = Gateway::start(&config(&app, &auth, "timeout = \"300ms\"")).await;
+    for (behaviour, status, flag) in [
+        (Behaviour::Status(500), 502, "UPE"),
+        (Behaviour::Hold(Box::new(Behaviour::Echo)), 504, "UT"),
+        (answers(200, &[], &[b'x'; 70_000]), 502, "UPE"),
+        (Behaviour::CutBody { declared: 10, sent: 5, reset: false }, 502, "UC"),
+        (
+            Behaviour::Raw(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n".to_vec()),
+            502,
+            "UPE",
+        ),
+    ] {
+        auth.set(behaviour.clone());
+        let answer = gateway.get("/").await;
+        assert_eq!((answer.status, answer.header("x-fleetgate-flag")), (status, Some(flag)), "{behaviour:?}");
+    }
+    drop(auth);
+    assert_eq!(gateway.get("/").await.status, 502);
+    assert_eq!(app.requests(), 0);
+    // Without such an upstream, too.
+    let auth = Origin::start("auth").await;
+    let gateway = Gateway::start(&config(&app, &auth, "").replace("upstreams.auth", "upstreams.other")).await;
+    let answer = gateway.get("/").await;
+    assert_eq!((answer.status, answer.header("x-fleetgate-flag")), (503, Some("NC")));
+    assert_eq!(app.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_yes_counts_for_requests_that_are_alike() {
+    let (app, auth) = (Origin::start("app").await, Origin::start("auth").await);
+    let gateway = Gateway::start(&config(&app, &auth, "cache = \"5m\"")).await;
+    let with = |path: &str, token: &str| Request::get(path).header("authorization", token);
+    auth.set(answers(200, &[("x-user", "ann")], b""));
+    for (path, token, asked) in
+        [("/a", "one", 1), ("/a", "one", 1), ("/b", "one", 2), ("/a", "two", 3), ("/a", "one", 3)]
+    {
+        assert_eq!(gateway.send(with(path, token)).await.status, 200);
+        assert_eq!(auth.requests(), asked, "{path} {token}");
+        assert_eq!(app.last_seen().unwrap().header("x-user"), ["ann"]);
+    }
+    // A no is not remembered.
+    auth.set(Behaviour::Status(403));
+    for asked in [4, 5] {
+        assert_eq!(gateway.send(with("/c", "one")).await.status, 403);
+        assert_eq!(auth.requests(), asked);
+    }
+}
+
+#[test]
+fn an_upstream_that_is_not_there_is_told_by_check() {
+    let setup = Setup::new(
+        r#"
+listeners.web.address = "127.0.0.1:0"
+middlewares.ask.forward_auth.upstream = "auth"
+"#,
+    );
+    setup.assert_check_tells(&["middlewares.ask.forward_auth.upstream: there is no upstream `auth`"]);
+}
