@@ -28,6 +28,7 @@ mod readme;
 mod register;
 mod routing_cost;
 mod sample;
+mod secrets;
 mod server_sent_events;
 #[allow(dead_code, unreachable_pub, reason = "each subject uses a part of it")]
 mod support;
