@@ -92,7 +92,9 @@ async fn so_many_are_in_flight_and_no_more() {
         client.write_all(b"GET /held HTTP/1.1\r\nhost: a.test\r\n\r\n").await.unwrap();
         held.push(client);
     }
-    wait::until(SOON, "two in flight", full).await;
+    // A probe before that would take the place of one.
+    wait::until(SOON, "two in flight", || async { origin.requests() == 2 }).await;
+    assert!(full().await);
     let refused = gateway.get("/probe").await;
     assert_eq!((refused.header("x-fleetgate-flag"), refused.header("retry-after")), (Some("RL"), Some("1")));
     drop(held);
@@ -109,7 +111,7 @@ async fn so_many_are_in_flight_and_no_more() {
         client.head().await.unwrap();
         long.push(client);
     }
-    wait::until(SOON, "two bodies on their way", full).await;
+    assert!(full().await);
     drop(long);
     wait::until(SOON, "their places", free).await;
 
@@ -117,7 +119,7 @@ async fn so_many_are_in_flight_and_no_more() {
     origin.set(Behaviour::WebSocket);
     let one = upgrades::open(gateway.address()).await;
     let two = upgrades::open(gateway.address()).await;
-    wait::until(SOON, "two WebSockets", full).await;
+    assert!(full().await);
     drop((one, two));
     wait::until(SOON, "their places", free).await;
 }

@@ -45,13 +45,14 @@ async fn an_agent_that_is_stopped_and_started_costs_nothing() {
     let gateway = Gateway::start(&at(&consul.url(), "")).await;
     let load = load(&gateway);
     takes(&load, "a/v1").await;
-    let published = provider(&gateway, "consul").await["updates"]["applied"].clone();
     consul.terminate().await;
     fails(&gateway, "consul", "").await;
     load.more(200).await;
     consul.start_again().await;
     live(&gateway, "consul").await;
-    assert_eq!(provider(&gateway, "consul").await["updates"]["applied"], published, "the same was published again");
+    // It plays its log back as it starts: who asks it then may see less than there is, and believes none of it.
+    let events = gateway.api("events").await.to_string();
+    assert!(!events.contains("endpoint_removed"), "{events}");
     consul.register(&service(&b)).await;
     takes(&load, "b/v1").await;
     load.stop().await.assert_all_ok();
