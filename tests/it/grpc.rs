@@ -1,6 +1,5 @@
 //! gRPC through the gateway: calls of Google's own client to Google's own server, and answers that the gateway makes.
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
@@ -18,33 +17,12 @@ use crate::support::gateway::{Gateway, Setup, serving};
 use crate::support::multiplexed::{Act, Service};
 use crate::support::pki::Authority;
 use crate::support::process::Process;
+use crate::support::python;
 use crate::support::secured::Secured;
 use crate::support::tls::{by_hand, empty, http2_over, request};
 use crate::support::wait;
 
 const SOON: Duration = Duration::from_secs(30);
-
-/// Python with grpcio, as `scripts/fetch-grpc` left it. Without it the test is to be skipped, which is said aloud; with
-/// `CI=true` that is a failure.
-fn python() -> Option<PathBuf> {
-    let set = std::env::var_os("FLEETGATE_GRPC").filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cached = || {
-        let cache = std::env::var_os("FLEETGATE_CACHE").map(PathBuf::from).or_else(|| {
-            let caches = std::env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty()).map(PathBuf::from);
-            let caches = caches.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))?;
-            Some(caches.join("fleetgate"))
-        })?;
-        Some(cache.join("grpc/bin/python"))
-    };
-    let path = set.or_else(cached).filter(|path| path.is_file());
-    if path.is_none() {
-        let ci = std::env::var("CI").is_ok_and(|ci| !matches!(ci.as_str(), "" | "0" | "false"));
-        assert!(!ci, "no grpcio: run scripts/fetch-grpc");
-        let test = std::thread::current().name().unwrap_or("a test").to_owned();
-        let _ = writeln!(std::io::stderr(), "SKIPPED {test}: no grpcio (run scripts/fetch-grpc)");
-    }
-    path
-}
 
 fn peer(python: &PathBuf, arguments: &[&str]) -> Command {
     let mut command = Command::new(python);
@@ -61,7 +39,7 @@ struct Peers {
 
 impl Peers {
     async fn start() -> Option<Self> {
-        let python = python()?;
+        let python = python::environment()?;
         let server = Process::start("grpcio", &peer(&python, &["serve"]));
         let port = wait::until_ok(SOON, "a port", || {
             let lines = server.stdout.all();

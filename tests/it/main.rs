@@ -20,6 +20,7 @@ mod grpc;
 mod harness;
 mod history;
 mod http;
+mod httplint;
 mod live;
 mod metrics;
 mod middleware;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::support::client::{Answer, Request};
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::origin::{Behaviour, Origin};
+use crate::support::python;
 use crate::support::wait;
 
 use super::{SOON, around};
@@ -150,4 +151,31 @@ async fn an_issuers_keys_are_read_exchanged_and_kept_while_it_is_down() {
     let known = || async { gateway.api("config").await.to_string().contains("\"leeway\":\"5s\"") };
     wait::until(SOON, "the change", known).await;
     assert_eq!(status(new.token(&json!({}))).await, 200);
+}
+
+/// What another library signs is believed, and what it makes to deceive is not.
+#[tokio::test]
+async fn tokens_of_jwcrypto_are_told_apart() {
+    let Some(python) = python::environment() else { return };
+    let vectors: Value = serde_json::from_str(&python::ran(&python, "middleware/jwt/vectors.py", "")).unwrap();
+    let origin = Origin::start("a").await;
+    let middlewares = format!(
+        r#"
+        [middlewares.login.jwt]
+        issuers = ["https://login.test"]
+        audience = ["shop"]
+        algorithms = ["RS256", "RS512", "PS256", "ES256", "ES384", "EdDSA"]
+        jwks = '{}'
+        "#,
+        vectors["jwks"]
+    );
+    let gateway = Gateway::start(&around(&origin, &["login"], &middlewares)).await;
+    for (kind, wanted) in [("good", 200), ("bad", 401)] {
+        let tokens = vectors[kind].as_object().unwrap();
+        assert!(tokens.len() > 5);
+        for (what, token) in tokens {
+            let answer = gateway.send(bearer(token.as_str().unwrap())).await;
+            assert_eq!(answer.status, wanted, "{kind}: {what}: {}", answer.text());
+        }
+    }
 }

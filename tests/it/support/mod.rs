@@ -17,6 +17,7 @@ pub mod place;
 pub mod process;
 pub mod provider;
 pub mod proxy;
+pub mod python;
 pub mod registry;
 pub mod scripted;
 pub mod secured;
