@@ -97,10 +97,19 @@ pub enum Credential<'c> {
 pub struct Consumer {
     /// Its name.
     pub name: Arc<str>,
+    /// The name, for services; `None` where no header can carry it.
+    pub header: Option<HeaderValue>,
     /// What it belongs to.
     pub groups: Vec<String>,
     /// The hash of its password by bcrypt.
     pub password: Option<Arc<str>>,
+}
+
+impl Consumer {
+    /// Someone of this name.
+    pub fn named(name: &str) -> Self {
+        Self { name: name.into(), header: HeaderValue::from_str(name).ok(), groups: Vec::new(), password: None }
+    }
 }
 
 impl fmt::Debug for Consumer {

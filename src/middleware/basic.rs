@@ -32,7 +32,7 @@ impl Basic {
         let users = spec.users.as_ref().map(|users| {
             let user = |(name, hash): &(String, crate::spec::consumer::PasswordHash)| {
                 let password = Some(Arc::from(hash.as_str()));
-                let consumer = Consumer { name: name.as_str().into(), groups: Vec::new(), password };
+                let consumer = Consumer { password, ..Consumer::named(name) };
                 (name.clone(), Arc::new(consumer))
             };
             users.iter().map(user).collect()

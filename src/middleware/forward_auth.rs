@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, he
 use hyper::body::Incoming;
 
 use super::tag::{Tag, Tags};
+use super::who::tell;
 use super::{Middleware, Next};
 use crate::exchange::header::{X_CONSUMER, X_FLEETGATE_FLAG, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
 use crate::exchange::{Consumer, Exchange, Flag, Identity, Payload, ProxyError};
@@ -112,9 +113,7 @@ impl ForwardAuth {
             .iter()
             .flat_map(|name| answer.get_all(name).iter().map(move |value| (name.clone(), value.clone())));
         let name = self.spec.consumer.as_ref().and_then(|name| answer.get(name)?.to_str().ok());
-        let consumer = name
-            .filter(|name| !name.is_empty())
-            .map(|name| Arc::new(Consumer { name: name.into(), groups: Vec::new(), password: None }));
+        let consumer = name.filter(|name| !name.is_empty()).map(|name| Arc::new(Consumer::named(name)));
         Yes { until: Instant::now() + self.spec.cache.unwrap_or(Duration::ZERO), headers: told.collect(), consumer }
     }
 }
@@ -152,8 +151,8 @@ impl Middleware for ForwardAuth {
         }
         let before = exchange.identity();
         let consumer = yes.consumer.or_else(|| before.consumer.clone());
-        if let Some(value) = consumer.as_ref().and_then(|consumer| HeaderValue::from_str(&consumer.name).ok()) {
-            headers.insert(X_CONSUMER, value);
+        if let Some(consumer) = &consumer {
+            tell(headers, consumer);
         }
         exchange.identify(Identity { consumer, was_asked: true, ..Identity::clone(&before) });
         Ok(next.run(request).await)

@@ -148,7 +148,7 @@ impl Jwt {
         };
         let consumer = claim(&claims, &self.consumer).and_then(text).map(|name| {
             let known = exchange.consumer(Credential::Name(&name));
-            known.unwrap_or_else(|| Arc::new(Consumer { name: name.into(), groups: Vec::new(), password: None }))
+            known.unwrap_or_else(|| Arc::new(Consumer::named(&name)))
         });
         Ok(Shown::Proof(Proof { consumer, claims }))
     }

@@ -69,7 +69,7 @@ impl Door {
                 let before = exchange.identity();
                 let consumer = consumer.or_else(|| before.consumer.clone());
                 if let Some(consumer) = &consumer {
-                    tell(request.headers_mut(), &consumer.name);
+                    tell(request.headers_mut(), consumer);
                 }
                 let claims = if claims.is_empty() { before.claims.clone() } else { claims };
                 exchange.identify(Identity { consumer, claims, was_asked: true });
@@ -78,7 +78,7 @@ impl Door {
             Shown::Nothing if self.optional => {
                 let before = exchange.identity();
                 if let Some(consumer) = &before.consumer {
-                    tell(request.headers_mut(), &consumer.name);
+                    tell(request.headers_mut(), consumer);
                 }
                 exchange.identify(Identity { was_asked: true, ..Identity::clone(&before) });
                 let mut response = next.run(request).await;
@@ -101,9 +101,9 @@ fn refuse(exchange: &dyn Exchange, challenge: &HeaderValue) -> Response<Payload>
     response
 }
 
-/// Tells services who a client is; not of names that no header can carry.
-fn tell(headers: &mut HeaderMap, name: &str) {
-    if let Ok(value) = HeaderValue::from_str(name) {
-        headers.insert(X_CONSUMER, value);
+/// Tells services who a client is.
+pub(super) fn tell(headers: &mut HeaderMap, consumer: &Consumer) {
+    if let Some(name) = &consumer.header {
+        headers.insert(X_CONSUMER, name.clone());
     }
 }

@@ -37,9 +37,9 @@ impl Consumers {
         let mut consumers = Self::default();
         for Consumer { name, spec, .. } in &all {
             let caller = Arc::new(Caller {
-                name: name.as_str().into(),
                 groups: spec.groups.clone(),
                 password: spec.password.as_ref().map(PasswordHash::as_str).map(Arc::from),
+                ..Caller::named(name.as_str())
             });
             for key in &spec.keys {
                 let several = consumers.by_key.insert(*key, Some(Arc::clone(&caller)));
