@@ -29,11 +29,13 @@ use crate::discovery::state::{ProviderState, Uses};
 use crate::discovery::status::{ProviderStatus, Registered};
 use crate::discovery::{Context, Provider, Publisher};
 use crate::health::Prober;
+use crate::middleware::fleet::Fleet;
 use crate::proxy::{self, DataPlane, Front, TlsFront};
 use crate::snapshot::Snapshot;
 use crate::spec::endpoint::EndpointSpec;
 use crate::spec::name::{Name, ProviderId};
-use crate::spec::settings::{Discovery, EtcdProvider as EtcdSettings, Settings};
+use crate::spec::settings::{Discovery, EtcdProvider as EtcdSettings, Redis as RedisSettings, Settings};
+use crate::spec::source::{ConsulService, Source};
 use crate::telemetry::access_log::Writer;
 use crate::telemetry::prometheus::Metrics;
 use crate::telemetry::stats::WorkersStats;
@@ -168,6 +170,7 @@ impl App {
 
         let (snapshot, snapshots) = watch::channel(Arc::new(Snapshot::empty()));
         let rules = Rules::of(&settings);
+        let fleet = join_fleet(settings.redis.as_ref(), &mut tasks, &shutdown)?;
         let (commands, orders) = Commands::channel();
         let (shown, showing) = watch::channel(None);
         let history = History::resuming(former, index_of(&statuses), shutdown.clone());
@@ -176,6 +179,8 @@ impl App {
             providers: discovery.states,
             rules,
             labels: settings.runtime.labels.clone(),
+            fleet: Arc::clone(&fleet),
+            gateways: discovery.gateways,
             wanted,
             snapshot,
             orders,
@@ -226,7 +231,7 @@ impl App {
             tasks.spawn(async move { shutdown.run_until_cancelled(following).await.unwrap_or_default() });
         }
 
-        let metrics = metrics(&snapshots, &statuses, stats, &log, started)
+        let metrics = metrics(&snapshots, &statuses, &fleet, stats, &log, started)
             .and_then(|metrics| metrics.register(saved_errors).map(|()| metrics))
             .map_err(|error| StartError::new("metrics", error))?;
         let noted = Arc::clone(&history);
@@ -236,6 +241,7 @@ impl App {
             listeners: listeners.clone(),
             snapshot: snapshots,
             providers: statuses,
+            fleet,
             commands,
             history,
             metrics,
@@ -320,6 +326,8 @@ struct Discovering {
     uses: Option<watch::Sender<Arc<Uses>>>,
     /// Each with the status of its provider.
     registrations: Vec<(Arc<ProviderStatus>, Box<dyn Registration>)>,
+    /// Where they and other gateways are found.
+    gateways: BTreeSet<Source>,
 }
 
 impl Discovering {
@@ -340,6 +348,7 @@ impl Discovering {
                 let gateway = Gateway::new(&register.place, listeners)
                     .map_err(|error| StartError::new("discovery.consul.register", error))?;
                 let registration = provider.registration(register, gateway);
+                all.gateways.insert(Source::Consul(ConsulService::named(register.service.as_str())));
                 all.register(ProviderId::Consul, registration);
             }
             all.providers.push(Box::new(provider));
@@ -361,6 +370,8 @@ impl Discovering {
                 .and_then(|gateway| provider.registration(register, gateway))
                 .map_err(|error| StartError::new("discovery.etcd.register", error))?;
             self.register(ProviderId::Etcd, registration);
+            let prefix = format!("{}gateways/", settings.prefix).into();
+            self.gateways.insert(Source::Etcd { prefix, format: crate::spec::source::EtcdFormat::Gateway });
         }
         self.providers.push(Box::new(provider));
         Ok(())
@@ -384,6 +395,32 @@ impl Discovering {
         self.accepts.insert(id, publisher.accepts());
         self.states.insert(id, states);
         publisher
+    }
+}
+
+/// What this gateway knows of the others, and what keeps that up to date.
+#[cfg(feature = "redis")]
+fn join_fleet(
+    settings: Option<&RedisSettings>,
+    tasks: &mut JoinSet<()>,
+    shutdown: &CancellationToken,
+) -> Result<Arc<Fleet>, StartError> {
+    let Some(settings) = settings else { return Ok(Arc::default()) };
+    let redis = Arc::new(crate::middleware::fleet::Redis::new(settings));
+    let (keeping, shutdown) = (Arc::clone(&redis).keep(), shutdown.clone());
+    tasks.spawn(async move { shutdown.run_until_cancelled(keeping).await.unwrap_or_default() });
+    Ok(Arc::new(Fleet::with(redis)))
+}
+
+#[cfg(not(feature = "redis"))]
+fn join_fleet(
+    settings: Option<&RedisSettings>,
+    _: &mut JoinSet<()>,
+    _: &CancellationToken,
+) -> Result<Arc<Fleet>, StartError> {
+    match settings {
+        None => Ok(Arc::default()),
+        Some(_) => Err(StartError::new("redis", "this binary was built without the feature `redis`")),
     }
 }
 
@@ -445,6 +482,7 @@ fn verified(statuses: &[Arc<ProviderStatus>], id: ProviderId) -> Verified {
 fn metrics(
     snapshots: &watch::Receiver<Arc<Snapshot>>,
     statuses: &[Arc<ProviderStatus>],
+    fleet: &Arc<Fleet>,
     stats: Arc<WorkersStats>,
     log: &Writer,
     started: Instant,
@@ -453,7 +491,7 @@ fn metrics(
     metrics.register(stats)?;
     metrics.register(log.dropped_lines())?;
     let (snapshot, providers) = (snapshots.clone(), statuses.to_vec());
-    metrics.register(admin::metrics::Picture { snapshot, providers, started })?;
+    metrics.register(admin::metrics::Picture { snapshot, providers, fleet: Arc::clone(fleet), started })?;
     Ok(metrics)
 }
 

@@ -142,13 +142,15 @@ mod tests {
         let (_, snapshot) = watch::channel(Arc::new(sample::Picture::default().snapshot()));
         let metrics = Metrics::new().expect("a registry");
         let started = Instant::now();
-        let picture = metrics::Picture { snapshot: snapshot.clone(), providers: Vec::new(), started };
+        let picture =
+            metrics::Picture { snapshot: snapshot.clone(), providers: Vec::new(), fleet: Arc::default(), started };
         metrics.register(picture).expect("families");
         State {
             listeners: vec![("web".parse().expect("a name"), ([127, 0, 0, 1], 8080).into())],
             settings: Arc::new(settings),
             snapshot,
             providers: Vec::new(),
+            fleet: Arc::default(),
             commands: Commands::channel().0,
             history: History::new(Box::new(|_, _| None), CancellationToken::new()),
             metrics,

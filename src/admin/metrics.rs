@@ -9,6 +9,8 @@ use tokio::time::Instant;
 
 use super::view::{provider, upstream};
 use crate::discovery::status::{ProviderStatus, WatchStatus};
+use crate::middleware::Counted;
+use crate::middleware::fleet::Fleet;
 use crate::snapshot::{CircuitState, Snapshot, level};
 use crate::spec::name::ProviderId;
 use crate::telemetry::prometheus::{Definition, Samples, Source, definitions};
@@ -20,6 +22,8 @@ pub struct Picture {
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
     /// All providers that are on.
     pub providers: Vec<Arc<ProviderStatus>>,
+    /// The other gateways.
+    pub fleet: Arc<Fleet>,
     /// When the process started: a source that never answered is as old.
     pub started: Instant,
 }
@@ -46,6 +50,10 @@ impl Source for Picture {
             definitions::DISCOVERY_HELD,
             definitions::DISCOVERY_REGISTERED,
             definitions::CERTIFICATE_EXPIRES,
+            definitions::RATE_LIMIT_REQUESTS,
+            definitions::FLEET_GATEWAYS,
+            definitions::REDIS_CONNECTED,
+            definitions::REDIS_EXCHANGES,
             definitions::SNAPSHOT_GENERATION,
             definitions::SNAPSHOT_AGE,
         ]
@@ -83,6 +91,21 @@ impl Source for Picture {
         for certificate in snapshot.certificates.all() {
             let expires = unix(certificate.spec.pair.facts().not_after);
             samples.value(definitions::CERTIFICATE_EXPIRES, &[certificate.name.as_str()], expires);
+        }
+        for named in snapshot.middlewares.all.values() {
+            for Counted { by, passed, refused } in named.middleware.counted() {
+                for (result, count) in [("passed", passed), ("refused", refused)] {
+                    samples.value(definitions::RATE_LIMIT_REQUESTS, &[&named.label, by, result], count as f64);
+                }
+            }
+        }
+        samples.value(definitions::FLEET_GATEWAYS, &[], self.fleet.gateways().into());
+        if let Some(ledger) = self.fleet.ledger() {
+            let standing = ledger.standing();
+            samples.value(definitions::REDIS_CONNECTED, &[], f64::from(u8::from(standing.connected)));
+            for (result, count) in ["answered", "failed"].into_iter().zip(standing.exchanges) {
+                samples.value(definitions::REDIS_EXCHANGES, &[result], count as f64);
+            }
         }
         for provider in &self.providers {
             let name = provider.id().as_str();
@@ -162,7 +185,8 @@ mod tests {
         let providers = [ProviderId::File, ProviderId::Consul, ProviderId::Etcd].map(ProviderStatus::new);
         providers[1].watch("consul:users");
         providers[1].updates.failed.fetch_add(3, Relaxed);
-        let picture = Picture { snapshot, providers: providers.to_vec(), started: Instant::now() };
+        let picture =
+            Picture { snapshot, providers: providers.to_vec(), fleet: Arc::default(), started: Instant::now() };
         let metrics = Metrics::new().expect("a registry");
         metrics.register(picture).expect("families");
         let text = metrics.render().expect("text");
@@ -185,7 +209,7 @@ mod tests {
         let (_publish, snapshot) = watch::channel(Arc::new(Snapshot::empty()));
         let providers = [ProviderId::File, ProviderId::Consul].map(ProviderStatus::new);
         let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds)).expect("a time");
-        let picture = Picture { snapshot, providers: providers.to_vec(), started: ago(1_000) };
+        let picture = Picture { snapshot, providers: providers.to_vec(), fleet: Arc::default(), started: ago(1_000) };
         providers[0].watch("files").confirmed(ago(5_000));
         assert!(picture.age() < 1.0, "files don't count");
         providers[1].watch("consul:a").confirmed(ago(10));

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::control::command::Commands;
 use crate::control::history::History;
 use crate::discovery::status::ProviderStatus;
+use crate::middleware::fleet::Fleet;
 use crate::snapshot::Snapshot;
 use crate::spec::name::Name;
 use crate::spec::settings::Settings;
@@ -44,6 +45,8 @@ pub struct State {
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
     /// All providers that are on.
     pub providers: Vec<Arc<ProviderStatus>>,
+    /// The other gateways.
+    pub fleet: Arc<Fleet>,
     /// Where operators' commands go.
     pub commands: Commands,
     /// What changed so far.

@@ -110,6 +110,7 @@ mod tests {
             listeners: Vec::new(),
             snapshot,
             providers: Vec::new(),
+            fleet: Arc::default(),
             commands: Commands::channel().0,
             history: History::new(Box::new(|_, _| None), CancellationToken::new()),
             metrics: Metrics::new().expect("a registry"),

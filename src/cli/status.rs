@@ -17,6 +17,12 @@ pub(super) fn render(answer: &Value) -> String {
     let uptime = answer.get("uptime_seconds").and_then(Value::as_u64).unwrap_or_default();
     let listener = |value: &Value| format!("{} {}", text(value.get("name")), text(value.get("address")));
     let listeners: Vec<String> = list(answer, "listeners").iter().map(listener).collect();
+    // Told where it matters.
+    let gateways = answer.get("gateways").filter(|count| count.as_u64() != Some(1));
+    let redis = answer.get("redis").map(|redis| {
+        let [address, state, error] = ["address", "state", "error"].map(|key| text(redis.get(key)));
+        if state == "connected" { format!("{address} {state}") } else { format!("{address} {state}: {error}") }
+    });
     let lines = [
         ("version", text(answer.get("version"))),
         ("state", readiness),
@@ -28,7 +34,10 @@ pub(super) fn render(answer: &Value) -> String {
         ("upstreams", text(answer.get("upstreams"))),
         ("endpoints", counts(answer.get("endpoints"))),
     ];
-    let mut out: String = lines.iter().map(|(key, value)| format!("{key:<10} {}\n", printable(value))).collect();
+    let further = [("gateways", gateways.map(|count| text(Some(count)))), ("redis", redis)];
+    let further = further.into_iter().filter_map(|(key, value)| Some((key, value?)));
+    let mut out: String =
+        lines.into_iter().chain(further).map(|(key, value)| format!("{key:<10} {}\n", printable(&value))).collect();
     let mut table = Table::new(&["PROVIDER", "STATE", "CONFIRMED", "REJECTED"]);
     for provider in list(answer, "providers") {
         table.row(["name", "state", "verified_at", "rejected"].map(|key| text(provider.get(key))));

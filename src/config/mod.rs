@@ -21,6 +21,7 @@ mod check;
 mod environment;
 mod layers;
 mod raw;
+mod redis;
 mod register;
 mod registry;
 mod resolve;

@@ -12,7 +12,7 @@ use crate::spec::decode::route::RawRoute;
 use crate::spec::decode::scalar::{RawDuration, RawDurationOrZero, RawSize};
 use crate::spec::decode::upstream::RawUpstream;
 
-/// The configuration of Fleetgate. `runtime`, `listeners`, `admin`, `discovery` and `telemetry` are read once at
+/// The configuration of Fleetgate. `runtime`, `listeners`, `admin`, `discovery`, `redis` and `telemetry` are read once at
 /// start; `routes`, `upstreams`, `middlewares`, `certificates` and `consumers` change without a restart and may also
 /// come from other files and registries.
 #[derive(JsonSchema)]
@@ -50,6 +50,8 @@ pub(super) struct RawSettings {
     pub admin: Option<RawAdmin>,
     /// Where routes, upstreams and endpoints come from.
     pub discovery: Option<RawDiscovery>,
+    /// Where gateways count together.
+    pub redis: Option<RawRedis>,
     /// Logs.
     pub telemetry: Option<RawTelemetry>,
 }
@@ -314,6 +316,43 @@ pub(super) struct RawEtcdRegistration {
     pub id: Option<String>,
     /// How long etcd remembers a gateway that died, from 10s to 1h; default 15s.
     pub ttl: Option<RawDuration>,
+}
+
+/// `[redis]`: a Redis where gateways count together, for rate limits of the fleet.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(rename = "Redis", deny_unknown_fields)]
+pub(super) struct RawRedis {
+    /// `redis://host:6379`, or `rediss://host:6379` for TLS; default redis://127.0.0.1:6379.
+    pub address: Option<String>,
+    /// The database's number; default 0.
+    #[schemars(range(min = 0, max = 65_535))]
+    pub database: Option<i64>,
+    /// User name (Redis 6 and later), with `password` or `password_file`.
+    pub user: Option<String>,
+    /// The password; better in a file.
+    pub password: Option<String>,
+    /// A file that holds the password, read again when a connection is made.
+    pub password_file: Option<String>,
+    /// What all keys begin with; default `fleetgate:`. Fleets that share a Redis each have their own.
+    pub prefix: Option<String>,
+    /// How long an answer may take before limits go on without Redis, from 10ms to 10s; default 200ms.
+    pub timeout: Option<RawDuration>,
+    /// For `rediss`.
+    pub tls: Option<RawRedisTls>,
+}
+
+/// TLS towards Redis.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(rename = "RedisTls", deny_unknown_fields)]
+pub(super) struct RawRedisTls {
+    /// PEM file of certificate authorities; default the system's.
+    pub ca: Option<String>,
+    /// PEM file of a client certificate.
+    pub certificate: Option<String>,
+    /// PEM file of its key.
+    pub key: Option<String>,
 }
 
 /// TLS towards a registry.

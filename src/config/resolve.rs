@@ -109,7 +109,9 @@ pub(super) fn resolve(raw: RawSettings, scope: &Scope<'_>, surroundings: &Surrou
     let discovery =
         resolve_discovery(raw.discovery.unwrap_or_default(), &listeners, &scope.key("discovery"), surroundings);
     let telemetry = resolve_telemetry(raw.telemetry.unwrap_or_default(), &scope.key("telemetry"), surroundings);
-    Settings { runtime, listeners, admin, discovery, telemetry }
+    let redis_scope = scope.key("redis");
+    let redis = raw.redis.and_then(|raw| raw.resolve(&redis_scope, surroundings));
+    Settings { runtime, listeners, admin, discovery, redis, telemetry }
 }
 
 fn resolve_runtime(raw: RawRuntime, scope: &Scope<'_>) -> Runtime {

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::grace::Grace;
 use super::merge::{Affected, Merged, MergedRoute, MergedUpstream, absent};
+use crate::middleware::fleet::Fleet;
 use crate::snapshot::certificate::Certificates;
 use crate::snapshot::middleware::unfit;
 use crate::snapshot::target::seed;
@@ -35,6 +36,7 @@ pub(super) struct Builder {
     grace: Grace,
     /// Where this gateway is.
     own: Labels,
+    fleet: Arc<Fleet>,
 }
 
 /// What an upstream was made of; compared by pointer where that is exact.
@@ -58,13 +60,18 @@ type Resolution = BTreeMap<Arc<str>, (ProviderId, usize, Vec<Name>)>;
 
 impl Builder {
     pub(super) fn new(now: Instant) -> Self {
-        let (slots, inputs, resolution, own) = Default::default();
-        Self { slots, inputs, resolution, grace: Grace::new(now), own }
+        let (slots, inputs, resolution, own, fleet) = Default::default();
+        Self { slots, inputs, resolution, grace: Grace::new(now), own, fleet }
     }
 
     /// For a gateway with these labels.
     pub(super) fn labelled(self, own: Labels) -> Self {
         Self { own, ..self }
+    }
+
+    /// For a gateway of this fleet.
+    pub(super) fn of(self, fleet: Arc<Fleet>) -> Self {
+        Self { fleet, ..self }
     }
 
     /// When to build again though nothing changed.
@@ -92,7 +99,7 @@ impl Builder {
             Affected::All | Affected::Upstreams(_) => {
                 self.assign_slots(merged);
                 let upstreams = self.upstreams(merged, before);
-                let middlewares = middlewares::next(merged, &before.middlewares);
+                let middlewares = middlewares::next(merged, &self.fleet, &before.middlewares);
                 let routes = self.routes(merged, before, &upstreams, &middlewares);
                 (upstreams, middlewares, routes)
             }

@@ -4,9 +4,10 @@
 //! (pure: what did not change is the same object), [`pace`] decides when it goes out, [`grace`] what stays until
 //! its replacement was read, [`guard`] what is not believed though a watch confirmed it, [`saved`] what an earlier
 //! process knew, [`damping`] who comes and goes too often, [`command`] is what operators say, [`overlay`] what of that
-//! is kept, [`history`] what was applied and why, [`explain`] tells what a request would meet, [`uses`] tells discovery what
+//! is kept, [`gateways`] counts the others, [`history`] what was applied and why, [`explain`] tells what a request would meet, [`uses`] tells discovery what
 //! requests use, and [`Control::run`] is the loop.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::discovery::state::ProviderState;
+use crate::middleware::fleet::Fleet;
 use crate::snapshot::{Report, RouteTable, Snapshot};
 use crate::spec::endpoint::Labels;
 use crate::spec::name::ProviderId;
@@ -29,6 +31,7 @@ mod damping;
 pub mod explain;
 #[cfg(test)]
 mod fixture;
+mod gateways;
 mod grace;
 mod guard;
 pub mod history;
@@ -42,6 +45,7 @@ use saved::{SavedState, Shown};
 
 use command::{Command, Order, Outcome, Refusal};
 use history::History;
+use merge::Merged;
 pub use merge::Rules;
 use overlay::Overlay;
 
@@ -53,6 +57,10 @@ pub struct Control {
     pub rules: Rules,
     /// Where this gateway is, for upstreams that put the nearest endpoints first.
     pub labels: Labels,
+    /// The other gateways.
+    pub fleet: Arc<Fleet>,
+    /// Where gateways register.
+    pub gateways: BTreeSet<Source>,
     /// The sources that upstreams name.
     pub wanted: watch::Sender<Arc<BTreeSet<Source>>>,
     /// What workers serve from.
@@ -86,7 +94,8 @@ impl Control {
         }
         guard.look(&BTreeSet::new(), now);
         let mut pace = pace::Pace::new(now);
-        let mut builder = build::Builder::new(now).labelled(std::mem::take(&mut self.labels));
+        let builder = build::Builder::new(now).labelled(std::mem::take(&mut self.labels));
+        let mut builder = builder.of(Arc::clone(&self.fleet));
         let mut retired: Vec<Arc<RouteTable>> = Vec::new();
         let mut merger = merge::Merger::default();
         self.publish(&mut guard, &mut merger, &mut builder, &mut retired);
@@ -143,13 +152,14 @@ impl Control {
     ) {
         let overlay = Arc::clone(&self.overlay.borrow());
         let (mut merged, mut affected) = merger.merge(guard.served(), &self.rules, &overlay);
-        if self.want(&merged.wanted) {
+        if self.want(merged) {
             // What is wanted now may have been saved.
             self.look(guard);
             let (again, also) = merger.merge(guard.served(), &self.rules, &overlay);
             (merged, affected) = (again, affected.and(also));
-            self.want(&merged.wanted);
+            self.want(merged);
         }
+        self.fleet.registered(gateways::count(&self.gateways, guard.served()));
         self.shown.send_replace(Some(Arc::new(Shown {
             states: guard.served().clone(),
             wanted: Arc::clone(&self.wanted.borrow()),
@@ -174,11 +184,15 @@ impl Control {
 
 impl Control {
     /// Tells discovery what is wanted; whether that is news.
-    fn want(&self, sources: &BTreeSet<Source>) -> bool {
+    fn want(&self, merged: &Merged) -> bool {
+        let mut sources = Cow::Borrowed(&merged.wanted);
+        if gateways::matter(merged) {
+            sources.to_mut().extend(self.gateways.iter().cloned());
+        }
         self.wanted.send_if_modified(|wanted| {
             let changed = **wanted != *sources;
             if changed {
-                *wanted = Arc::new(sources.clone());
+                *wanted = Arc::new(sources.into_owned());
             }
             changed
         })

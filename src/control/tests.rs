@@ -30,6 +30,8 @@ impl Running {
         let control = Control {
             providers: ends.into_iter().map(|(id, (_, receiver))| (id, receiver)).collect(),
             rules: world.rules.clone(),
+            fleet: Arc::default(),
+            gateways: BTreeSet::new(),
             labels: Default::default(),
             wanted: wanted_sender,
             snapshot: snapshot_sender,

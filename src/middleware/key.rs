@@ -3,7 +3,8 @@
 use std::hash::{BuildHasher as _, Hash as _, Hasher as _, RandomState};
 use std::net::IpAddr;
 
-use http::{HeaderValue, Request};
+use aws_lc_rs::digest;
+use http::Request;
 
 use crate::exchange::Exchange;
 use crate::spec::middleware::limit::LimitKey;
@@ -23,26 +24,39 @@ impl Keys {
     /// The key of a request. What a request does not have is its client's address.
     pub(super) fn of<B>(&self, request: &Request<B>, exchange: &dyn Exchange) -> u64 {
         let mut hasher = self.secret.build_hasher();
-        for part in &self.parts {
-            let identity = exchange.identity();
-            match part {
-                LimitKey::ClientIp => place(exchange.client()).hash(&mut hasher),
-                LimitKey::Route => exchange.route().hash(&mut hasher),
-                LimitKey::Consumer => match &identity.consumer {
-                    Some(consumer) => (1u8, &*consumer.name).hash(&mut hasher),
-                    None => (0u8, place(exchange.client())).hash(&mut hasher),
-                },
-                LimitKey::Header(name) => match request.headers().get(name).map(HeaderValue::as_bytes) {
-                    Some(value) => (1u8, value).hash(&mut hasher),
-                    None => (0u8, place(exchange.client())).hash(&mut hasher),
-                },
-                LimitKey::Claim(name) => match identity.claims.get(name) {
-                    Some(value) => (1u8, value.to_string()).hash(&mut hasher),
-                    None => (0u8, place(exchange.client())).hash(&mut hasher),
-                },
-            }
-        }
+        each(&self.parts, request, exchange, |kind, bytes| (kind, bytes).hash(&mut hasher));
         hasher.finish()
+    }
+}
+
+/// The key of a request that all gateways find: part of a digest, so that no two meet by chance or by trying.
+pub(super) fn of_fleet<B>(parts: &[LimitKey], request: &Request<B>, exchange: &dyn Exchange) -> u128 {
+    let mut digest = digest::Context::new(&digest::SHA256);
+    each(parts, request, exchange, |kind, bytes| {
+        digest.update(&[kind]);
+        digest.update(&(bytes.len() as u64).to_be_bytes());
+        digest.update(bytes);
+    });
+    let digest = digest.finish();
+    digest.as_ref().first_chunk().map_or(0, |bytes| u128::from_be_bytes(*bytes))
+}
+
+/// Shows what a request has of each part.
+fn each<B>(parts: &[LimitKey], request: &Request<B>, exchange: &dyn Exchange, mut sees: impl FnMut(u8, &[u8])) {
+    for part in parts {
+        let mut found = |bytes: &[u8]| sees(1, bytes);
+        let seen = match part {
+            LimitKey::ClientIp => None,
+            LimitKey::Route => Some(found(exchange.route().as_bytes())),
+            LimitKey::Consumer => exchange.identity().consumer.as_ref().map(|consumer| found(consumer.name.as_bytes())),
+            LimitKey::Header(name) => request.headers().get(name).map(|value| found(value.as_bytes())),
+            LimitKey::Claim(name) => {
+                exchange.identity().claims.get(name).map(|value| found(value.to_string().as_bytes()))
+            }
+        };
+        if seen.is_none() {
+            sees(0, &place(exchange.client()).to_be_bytes());
+        }
     }
 }
 

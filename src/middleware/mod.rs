@@ -17,6 +17,8 @@ use hyper::body::Incoming;
 use crate::exchange::{Exchange, Payload, ProxyError};
 use crate::spec::middleware::MiddlewareSpec;
 
+use self::fleet::Fleet;
+
 mod api_key;
 mod basic;
 mod body_limit;
@@ -25,6 +27,7 @@ mod concurrency;
 mod cors;
 mod error_pages;
 mod fault;
+pub mod fleet;
 mod forward_auth;
 mod headers;
 mod hide;
@@ -55,6 +58,40 @@ pub trait Middleware: Debug + Send + Sync {
     /// What goes over to the one that follows it when its document changes.
     fn state(&self) -> Option<Arc<dyn Any + Send + Sync>> {
         None
+    }
+
+    /// Requests that it let pass and that it refused, by who decided.
+    fn counted(&self) -> Vec<Counted> {
+        Vec::new()
+    }
+}
+
+/// Requests that were decided on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// Who decided.
+    pub by: &'static str,
+    /// Those that passed.
+    pub passed: u64,
+    /// Those that did not.
+    pub refused: u64,
+}
+
+/// What a middleware is made among.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings<'a> {
+    /// What it is called.
+    pub label: &'a Arc<str>,
+    /// The fleet.
+    pub fleet: &'a Arc<Fleet>,
+    /// The one that it follows under its name.
+    pub before: Option<&'a dyn Middleware>,
+}
+
+impl Surroundings<'_> {
+    /// What goes over from the one before.
+    fn state(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.before.and_then(Middleware::state)
     }
 }
 
@@ -90,8 +127,8 @@ impl Next {
     }
 }
 
-/// Makes what a spec asks for. `before`: the one that it follows under its name.
-pub fn build(spec: &MiddlewareSpec, before: Option<&dyn Middleware>) -> Arc<dyn Middleware> {
+/// Makes what a spec asks for.
+pub fn build(spec: &MiddlewareSpec, around: &Surroundings<'_>) -> Arc<dyn Middleware> {
     match spec {
         MiddlewareSpec::StripPrefix(prefix) => Arc::new(prefix::StripPrefix::new(prefix)),
         MiddlewareSpec::AddPrefix(prefix) => Arc::new(prefix::AddPrefix::new(prefix)),
@@ -108,12 +145,10 @@ pub fn build(spec: &MiddlewareSpec, before: Option<&dyn Middleware>) -> Arc<dyn 
         MiddlewareSpec::ApiKey(spec) => Arc::new(api_key::ApiKey::new(spec)),
         MiddlewareSpec::Basic(spec) => Arc::new(basic::Basic::new(spec)),
         MiddlewareSpec::Require(spec) => Arc::new(require::Require::new(spec)),
-        MiddlewareSpec::RateLimit(spec) => {
-            Arc::new(rate_limit::RateLimit::new(spec, before.and_then(Middleware::state)))
-        }
+        MiddlewareSpec::RateLimit(spec) => Arc::new(rate_limit::RateLimit::new(spec, around)),
         MiddlewareSpec::Concurrency(spec) => Arc::new(concurrency::Concurrency::new(spec)),
         MiddlewareSpec::BodyLimit(limit) => Arc::new(body_limit::BodyLimit::new(*limit)),
-        MiddlewareSpec::Jwt(spec) => Arc::new(jwt::Jwt::new(spec, before.and_then(Middleware::state))),
+        MiddlewareSpec::Jwt(spec) => Arc::new(jwt::Jwt::new(spec, around.state())),
         MiddlewareSpec::ForwardAuth(spec) => Arc::new(forward_auth::ForwardAuth::new(spec)),
         MiddlewareSpec::Fault(spec) => Arc::new(fault::Fault::new(spec)),
     }

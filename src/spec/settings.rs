@@ -25,6 +25,8 @@ pub struct Settings {
     pub admin: Admin,
     /// `[discovery]`
     pub discovery: Discovery,
+    /// `[redis]`; none by default.
+    pub redis: Option<Redis>,
     /// `[telemetry]`
     pub telemetry: Telemetry,
 }
@@ -362,6 +364,38 @@ pub struct EtcdProvider {
     pub tls: ClientTls,
     /// How the gateway registers itself; off by default.
     pub register: Option<EtcdRegistration>,
+}
+
+/// `[redis]`: where gateways count together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Redis {
+    /// A name or an address.
+    pub host: String,
+    /// Its port; default 6379.
+    pub port: u16,
+    /// The database's number; default 0.
+    pub database: u16,
+    /// The user's name; none by default.
+    pub user: Option<String>,
+    /// The password, as it stands in the settings.
+    pub password: Option<Secret>,
+    /// The file that holds it; read again for each connection.
+    pub password_file: Option<PathBuf>,
+    /// What all keys begin with; default `fleetgate:`.
+    pub prefix: String,
+    /// How long an answer may take; default 200 ms.
+    pub timeout: Duration,
+    /// For `rediss`.
+    pub tls: Option<RedisTls>,
+}
+
+/// TLS towards Redis. The system's roots when `ca` is unset.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RedisTls {
+    /// PEM file of certificate authorities.
+    pub ca: Option<PathBuf>,
+    /// PEM files of a client certificate and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// TLS towards a registry. The system's roots when `ca` is unset.

@@ -166,10 +166,12 @@ pub enum EtcdFormat {
     GoZero,
     /// A bare `host:port`.
     Plain,
+    /// What gateways write of themselves: `{"name", "address", "version"}`. No upstream can ask for it.
+    Gateway,
 }
 
 impl EtcdFormat {
-    /// Every format.
+    /// Every format that an upstream may have.
     pub const ALL: [Self; 5] = [Self::Fleetgate, Self::Grpc, Self::Kratos, Self::GoZero, Self::Plain];
 
     /// As users write it.
@@ -180,6 +182,7 @@ impl EtcdFormat {
             Self::Kratos => "kratos",
             Self::GoZero => "go-zero",
             Self::Plain => "plain",
+            Self::Gateway => "gateway",
         }
     }
 }

@@ -21,6 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "admin",
         &[
             "spec",
+            "middleware",
             "snapshot",
             "telemetry",
             "discovery::status",

@@ -8,7 +8,7 @@ use crate::snapshot::Snapshot;
 use crate::spec::encode::{self, duration_text};
 use crate::spec::name::ProviderId;
 use crate::spec::settings::{
-    AccessLog, ClientTls, ConsulProvider, EtcdProvider, Listener, ListenerTls, LogFormat, OwnAddress, OwnPlace,
+    AccessLog, ClientTls, ConsulProvider, EtcdProvider, Listener, ListenerTls, LogFormat, OwnAddress, OwnPlace, Redis,
     Settings, StateDir,
 };
 
@@ -115,6 +115,7 @@ fn settings(settings: &Settings) -> Value {
             "consul": discovery.consul.as_ref().map(consul),
             "etcd": discovery.etcd.as_ref().map(etcd),
         },
+        "redis": settings.redis.as_ref().map(redis),
         "telemetry": {
             "access_log": match &settings.telemetry.access_log {
                 AccessLog::Off => json!("off"),
@@ -220,6 +221,22 @@ fn place(place: &OwnPlace) -> (Option<&str>, Option<String>, Option<&str>) {
 
 fn tls(tls: &ClientTls) -> Value {
     json!({ "ca": tls.ca, "certificate": tls.certificate, "key": tls.key, "server_name": tls.server_name })
+}
+
+fn redis(redis: &Redis) -> Value {
+    json!({
+        "address": format!("{}://{}:{}", if redis.tls.is_some() { "rediss" } else { "redis" }, redis.host, redis.port),
+        "database": redis.database,
+        "user": redis.user,
+        "password": shown(redis.password.is_some()),
+        "password_file": redis.password_file,
+        "prefix": redis.prefix,
+        "timeout": duration_text(redis.timeout),
+        "tls": redis.tls.as_ref().map(|tls| {
+            let (certificate, key) = tls.identity.clone().unzip();
+            json!({ "ca": tls.ca, "certificate": certificate, "key": key })
+        }),
+    })
 }
 
 /// Stands for a secret.

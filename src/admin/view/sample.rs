@@ -95,6 +95,7 @@ pub(in crate::admin) fn settings() -> Settings {
             consul: None,
             etcd: None,
         },
+        redis: None,
         telemetry: Telemetry {
             access_log: AccessLog::Off,
             log: "info".to_owned(),

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{provider, route, time_text, upstream};
 use crate::admin::State;
+use crate::middleware::fleet::Standing;
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::problem::Problem;
 
@@ -40,6 +41,11 @@ pub struct StatusView {
     pub upstreams: usize,
     /// Endpoints of all upstreams by state.
     pub endpoints: BTreeMap<upstream::State, usize>,
+    /// Of the fleet, as far as this gateway knows.
+    pub gateways: u32,
+    /// Where gateways count together, where that is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<RedisView>,
     /// By name.
     pub providers: Vec<ProviderSummary>,
     /// Worth a remark, though everything works.
@@ -53,6 +59,17 @@ pub struct ListenerView {
     pub name: Name,
     /// Where it is bound.
     pub address: SocketAddr,
+}
+
+/// Where gateways count together.
+#[derive(Debug, Serialize)]
+pub struct RedisView {
+    /// Where it is.
+    pub address: String,
+    /// `connected` or `lost`.
+    pub state: &'static str,
+    /// Why there is no connection.
+    pub error: Option<String>,
 }
 
 /// A provider in short.
@@ -118,7 +135,15 @@ pub fn view(state: &State) -> StatusView {
         routes,
         upstreams: snapshot.upstreams().count(),
         endpoints,
+        gateways: state.fleet.gateways(),
+        redis: state.fleet.ledger().map(|ledger| redis(ledger.standing())),
         providers: providers.into_iter().map(summary).collect(),
         remarks: snapshot.report.remarks.clone(),
     }
+}
+
+fn redis(standing: Standing) -> RedisView {
+    let Standing { place, error, connected, .. } = standing;
+    let (state, error) = if connected { ("connected", None) } else { ("lost", error) };
+    RedisView { address: place, state, error }
 }

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::super::merge::Merged;
-use crate::middleware;
+use crate::middleware::fleet::Fleet;
+use crate::middleware::{self, Surroundings};
 use crate::snapshot::middleware::conflicts;
 use crate::snapshot::{Middlewares, NamedMiddleware};
 use crate::spec::name::ItemRef;
 
 /// Those that documents define, and the lists of listeners. The same object when nothing differs.
-pub(super) fn next(merged: &Merged, before: &Arc<Middlewares>) -> Arc<Middlewares> {
+pub(super) fn next(merged: &Merged, fleet: &Arc<Fleet>, before: &Arc<Middlewares>) -> Arc<Middlewares> {
     let mut all = BTreeMap::new();
     for (label, now) in &merged.middlewares {
         let known = before.all.get(label);
@@ -21,7 +22,10 @@ pub(super) fn next(merged: &Merged, before: &Arc<Middlewares>) -> Arc<Middleware
                     label: Arc::clone(label),
                     provider: now.provider,
                     spec: Arc::clone(&now.spec),
-                    middleware: middleware::build(&now.spec, known.map(|known| &*known.middleware)),
+                    middleware: middleware::build(
+                        &now.spec,
+                        &Surroundings { label, fleet, before: known.map(|known| &*known.middleware) },
+                    ),
                 })
             },
             Arc::clone,

@@ -31,6 +31,7 @@ pub(super) fn decode(format: EtcdFormat, prefix: &str, id: &str, value: &[u8]) -
         EtcdFormat::Grpc => grpc(text),
         EtcdFormat::Kratos => kratos(prefix, id, text),
         EtcdFormat::GoZero | EtcdFormat::Plain => bare(text).map(Some),
+        EtcdFormat::Gateway => gateway(text).map(Some),
     }
 }
 
@@ -59,6 +60,17 @@ fn own(text: &str) -> Result<Written, String> {
     let own: Own = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let weight = u16::try_from(own.weight).map_err(|_| format!("weight: {} is not 0 to 65535", own.weight))?;
     Ok(Written { address: address(&own.address)?, weight, labels: own.labels })
+}
+
+/// What `registration` of the provider writes, and later versions of it.
+#[derive(Deserialize)]
+struct Gateway {
+    address: String,
+}
+
+fn gateway(text: &str) -> Result<Written, String> {
+    let gateway: Gateway = object(text)?;
+    Ok(Written { address: address(&gateway.address)?, weight: 1, labels: Labels::new() })
 }
 
 fn bare(text: &str) -> Result<Written, String> {

@@ -37,6 +37,32 @@ impl Gcra {
         if now < earliest { Decision::TooEarly(earliest - now) } else { Decision::Passes { arrival: next } }
     }
 
+    /// From one request to the next.
+    pub(super) fn interval(self) -> u64 {
+        self.interval
+    }
+
+    /// The part of it that each of so many has.
+    pub(super) fn share(self, parts: u32) -> Self {
+        let parts = u64::from(parts.max(1));
+        let burst = (self.most() / parts).max(1);
+        let interval = self.interval.saturating_mul(parts);
+        Self { interval, burst: interval.saturating_mul(burst) }
+    }
+
+    /// The arrival time after so many more requests.
+    pub(super) fn after(self, arrival: u64, requests: u64, now: u64) -> u64 {
+        if requests == 0 { arrival } else { arrival.max(now).saturating_add(self.interval.saturating_mul(requests)) }
+    }
+
+    /// That a request does not pass, and how long until one does.
+    pub(super) fn wait(self, arrival: u64, now: u64) -> Decision {
+        match self.decide(arrival, now) {
+            Decision::Passes { .. } => Decision::TooEarly(self.interval),
+            too_early @ Decision::TooEarly(_) => too_early,
+        }
+    }
+
     /// How many more would pass at `now`.
     pub(super) fn left(self, arrival: u64, now: u64) -> u64 {
         let ahead = arrival.saturating_sub(now);

@@ -16,7 +16,7 @@ use super::reader::unknown_key;
 use super::tree::{Node, Value};
 
 /// The sections that only the main file has, read once at start.
-pub const STATIC_SECTIONS: [&str; 5] = ["runtime", "listeners", "admin", "discovery", "telemetry"];
+pub const STATIC_SECTIONS: [&str; 6] = ["runtime", "listeners", "admin", "discovery", "redis", "telemetry"];
 
 /// The items of one file.
 #[derive(Debug)]

@@ -10,6 +10,7 @@ use crate::spec::middleware::MiddlewareSpec;
 use crate::spec::middleware::access::{ApiKey, Basic, KeyPlace, Rule};
 use crate::spec::middleware::cors::{Cors, OriginMatch};
 use crate::spec::middleware::jwt::{Jwt, JwtKeys};
+use crate::spec::middleware::limit::Scope;
 use crate::spec::middleware::template::Template;
 use crate::spec::middleware::transform::{
     ErrorPages, Fault, HeaderEdits, Maintenance, Page, PathRewrite, Redirection, Respond, Rewrite, SECURITY_HEADERS,
@@ -50,6 +51,8 @@ pub fn middleware(spec: &MiddlewareSpec) -> Value {
             "key": texts(&spec.key),
             "headers": spec.headers,
             "max_keys": spec.max_keys,
+            "scope": match spec.scope { Scope::Gateway => "gateway", Scope::Fleet { .. } => "fleet" },
+            "without_redis": match spec.scope { Scope::Gateway => None, Scope::Fleet { without } => Some(without.as_str()) },
         }),
         MiddlewareSpec::Concurrency(spec) => json!({ "limit": spec.limit, "key": texts(&spec.key) }),
         MiddlewareSpec::BodyLimit(limit) => format!("{limit}B").into(),

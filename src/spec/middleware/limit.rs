@@ -19,6 +19,50 @@ pub struct RateLimit {
     pub headers: bool,
     /// Keys that are told apart at once.
     pub max_keys: u32,
+    /// Whose requests it counts.
+    pub scope: Scope,
+}
+
+/// Whose requests a limit counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// Those of each gateway by itself.
+    #[default]
+    Gateway,
+    /// Those of all gateways together.
+    Fleet {
+        /// What holds while Redis does not answer.
+        without: Without,
+    },
+}
+
+/// What holds while nobody knows what the other gateways let through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Without {
+    /// Each gateway lets its share through: the limit by the number of gateways.
+    #[default]
+    Share,
+    /// Each gateway lets the whole limit through.
+    Local,
+    /// All requests pass.
+    Open,
+    /// None passes.
+    Closed,
+}
+
+impl Without {
+    /// Every choice.
+    pub const ALL: [Self; 4] = [Self::Share, Self::Local, Self::Open, Self::Closed];
+
+    /// As users write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Share => "share",
+            Self::Local => "local",
+            Self::Open => "open",
+            Self::Closed => "closed",
+        }
+    }
 }
 
 /// Requests in flight.

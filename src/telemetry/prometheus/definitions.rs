@@ -302,6 +302,38 @@ pub const DISCOVERY_HELD: &Definition = &Definition::new(
     "Sources and documents of a provider that are served though its registry does not list them now.",
 );
 
+/// Rate limits.
+pub const RATE_LIMIT_REQUESTS: &Definition = &Definition::new(
+    Kind::Counter,
+    "fleetgate_rate_limit_requests_total",
+    &["middleware", "by", "result"],
+    "Requests that a rate limit let pass or refused (result), by who decided: gateway, redis, or without Redis share, local, open, closed.",
+);
+
+/// Gateways of the fleet.
+pub const FLEET_GATEWAYS: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_fleet_gateways",
+    &[],
+    "Gateways of the fleet as this one knows it: as registered, else as they meet in Redis; 1 where nobody tells.",
+);
+
+/// Redis.
+pub const REDIS_CONNECTED: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_redis_connected",
+    &[],
+    "Whether there is a connection to Redis (1) or not (0); absent without `[redis]`.",
+);
+
+/// What is asked of Redis.
+pub const REDIS_EXCHANGES: &Definition = &Definition::new(
+    Kind::Counter,
+    "fleetgate_redis_exchanges_total",
+    &["result"],
+    "Exchanges with Redis about the keys of limits, by result: answered, failed.",
+);
+
 /// Saved files that are no use.
 pub const SAVED_STATE_ERRORS: &Definition = &Definition::new(
     Kind::Counter,

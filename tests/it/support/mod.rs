@@ -18,6 +18,7 @@ pub mod process;
 pub mod provider;
 pub mod proxy;
 pub mod python;
+pub mod redis;
 pub mod registry;
 pub mod scripted;
 pub mod secured;

@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use crate::spec::decode::condition::resolve_each;
 use crate::spec::decode::scope::Scope;
-use crate::spec::middleware::limit::{Concurrency, LimitKey, RateLimit};
+use crate::spec::middleware::limit::{self, Concurrency, LimitKey, RateLimit, Without};
 
 /// So many requests in a time; more get 429 with `Retry-After`.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -25,6 +25,30 @@ pub(super) struct RawRateLimit {
     /// Keys that are told apart at once, each of which takes 18 bytes; default 65536. What is beyond that shares limits.
     #[schemars(range(min = 64, max = 16_777_216))]
     max_keys: Option<i64>,
+    /// Whose requests count: of each gateway by itself (`gateway`, the default), or of all together (`fleet`): through
+    /// `[redis]`, and without it each gateway has its share, if they register themselves. A key takes 56 bytes then.
+    scope: Option<RawScope>,
+    /// With `scope = "fleet"`: what holds while Redis does not answer. `share` (the default): the limit divided by the
+    /// number of gateways; `local`: the whole limit at each; `open`: no limit; `closed`: no request passes.
+    without_redis: Option<RawWithout>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "RateLimitScope")]
+enum RawScope {
+    Gateway,
+    Fleet,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "RateLimitWithoutRedis")]
+enum RawWithout {
+    Share,
+    Local,
+    Open,
+    Closed,
 }
 
 /// So many requests in flight; more get 429.
@@ -45,7 +69,7 @@ impl RawRateLimit {
             scope.missing("say how many, by `rate`");
             return None;
         };
-        let rate: crate::spec::middleware::limit::Rate = scope.key("rate").check(rate.parse())?;
+        let rate: limit::Rate = scope.key("rate").check(rate.parse())?;
         let in_a_second = u64::from(rate.amount) / rate.per.as_secs().max(1);
         let default = u32::try_from(in_a_second).unwrap_or(u32::MAX).max(1);
         Some(RateLimit {
@@ -54,7 +78,26 @@ impl RawRateLimit {
             key: keys(self.key, scope),
             headers: self.headers.unwrap_or(true),
             max_keys: scope.key("max_keys").number(self.max_keys, 65_536, 64..=16_777_216),
+            scope: resolve_scope(self.scope, self.without_redis, scope),
         })
+    }
+}
+
+fn resolve_scope(raw: Option<RawScope>, without: Option<RawWithout>, scope: &Scope<'_>) -> limit::Scope {
+    let known = without.map_or(Without::Share, |without| match without {
+        RawWithout::Share => Without::Share,
+        RawWithout::Local => Without::Local,
+        RawWithout::Open => Without::Open,
+        RawWithout::Closed => Without::Closed,
+    });
+    match raw {
+        Some(RawScope::Fleet) => limit::Scope::Fleet { without: known },
+        Some(RawScope::Gateway) | None => {
+            if without.is_some() {
+                scope.key("without_redis").problem("says something with `scope = \"fleet\"` only");
+            }
+            limit::Scope::Gateway
+        }
     }
 }
 

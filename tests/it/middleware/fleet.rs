@@ -1,0 +1,242 @@
+//! Rate limits that gateways hold together.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::support::consul::Consul;
+use crate::support::etcd::Etcd;
+use crate::support::pki::Authority;
+use crate::support::redis::Redis;
+use crate::support::wait;
+
+use super::*;
+
+/// Requests of the limit in a second.
+const RATE: u64 = 150;
+
+/// Requests at all gateways, several times as many as may pass.
+struct Crowd {
+    /// Those that passed, those that were refused.
+    counts: Arc<[AtomicU64; 2]>,
+    _clients: JoinSet<()>,
+}
+
+impl Crowd {
+    fn at(gateways: &[Gateway]) -> Self {
+        let counts = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
+        let mut clients = JoinSet::new();
+        for address in gateways.iter().map(Gateway::address) {
+            let counts = Arc::clone(&counts);
+            clients.spawn(async move {
+                let mut client = Connection::open(address).await.unwrap();
+                loop {
+                    let status = client.exchange(&Request::get("/")).await.unwrap().status;
+                    assert!(status == 200 || status == 429, "{status}");
+                    counts[usize::from(status == 429)].fetch_add(1, Relaxed);
+                    sleep(Duration::from_millis(3)).await;
+                }
+            });
+        }
+        Self { counts, _clients: clients }
+    }
+
+    /// How many pass of a hundred that may, in some seconds during which more than that come.
+    async fn percent(&self) -> u64 {
+        let [passed, refused] = [0, 1].map(|index: usize| self.counts[index].load(Relaxed));
+        let began = Instant::now();
+        // Until that many had to be refused, however slow everything is.
+        let seen = || async {
+            began.elapsed() > Duration::from_secs(6) && self.counts[1].load(Relaxed) - refused > 6 * RATE / 2
+        };
+        wait::until(SOON * 2, "enough requests", seen).await;
+        let may = RATE as f64 * began.elapsed().as_secs_f64();
+        let passed = self.counts[0].load(Relaxed) - passed;
+        (100.0 * passed as f64 / may).round() as u64
+    }
+}
+
+async fn fleet(of: u64, gateways: &[Gateway], connected: f64) {
+    wait::until(SOON, "a fleet", || async {
+        for gateway in gateways {
+            let known = gateway.metric("fleetgate_fleet_gateways", &[]).await;
+            let redis = gateway.metric("fleetgate_redis_connected", &[]).await;
+            if known != Some(of as f64) || redis.is_some_and(|redis| redis != connected) {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
+}
+
+async fn decided(gateways: &[Gateway], by: &str) -> f64 {
+    let mut sum = 0.0;
+    for gateway in gateways {
+        let labels = [("middleware", "few"), ("by", by), ("result", "passed")];
+        sum += gateway.metric("fleetgate_rate_limit_requests_total", &labels).await.unwrap_or_default();
+    }
+    sum
+}
+
+/// Three gateways before a service, with a limit that is of all of them.
+async fn three(origin: &Origin, registry: impl Fn(usize) -> String, redis: &str) -> Vec<Gateway> {
+    let limit = format!(
+        "middlewares.few.rate_limit = {{ rate = \"{RATE}/s\", burst = 15, key = [\"route\"], scope = \"fleet\" }}\n{redis}"
+    );
+    let mut gateways = Vec::new();
+    for index in 0..3 {
+        let config = around(origin, &["few"], &format!("{limit}\n{}", registry(index)));
+        gateways.push(Setup::new(&config).start().await);
+    }
+    gateways
+}
+
+#[tokio::test]
+async fn three_gateways_hold_one_limit_with_redis_and_without() {
+    let (Some(consul), Some(mut redis)) = (Consul::start().await, Redis::start().await) else { return };
+    let origin = Origin::start("a").await;
+    let registered = |index: usize| {
+        format!("[discovery.consul]\naddress = \"{}\"\n[discovery.consul.register]\nid = \"g{index}\"\n", consul.url())
+    };
+    let mut gateways = three(&origin, registered, &format!("redis.address = \"redis://{}\"", redis.address)).await;
+    fleet(3, &gateways, 1.0).await;
+    let crowd = Crowd::at(&gateways);
+    let percent = crowd.percent().await;
+    assert!((95..=105).contains(&percent), "{percent} % with Redis");
+
+    redis.kill();
+    fleet(3, &gateways, 0.0).await;
+    let (_, status) = gateways[0].admin_get("/api/v1/status").await;
+    assert!(status.contains("\"state\":\"lost\""), "{status}");
+    let percent = crowd.percent().await;
+    assert!((85..=115).contains(&percent), "{percent} % without");
+    assert!(decided(&gateways, "share").await > (RATE * 4) as f64);
+
+    redis.start_again().await;
+    fleet(3, &gateways, 1.0).await;
+    // A period of the limit.
+    sleep(Duration::from_secs(1)).await;
+    let percent = crowd.percent().await;
+    assert!((95..=105).contains(&percent), "{percent} % with Redis again");
+
+    // Who leaves leaves its part to the others, which know of it by the registry alone.
+    drop(crowd);
+    redis.kill();
+    gateways.pop().unwrap().terminate().await;
+    fleet(2, &gateways, 0.0).await;
+    let crowd = Crowd::at(&gateways);
+    let percent = crowd.percent().await;
+    assert!((85..=115).contains(&percent), "{percent} % of two");
+}
+
+#[tokio::test]
+async fn etcd_tells_how_many_gateways_share_a_limit() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let origin = Origin::start("a").await;
+    let registered = |index: usize| {
+        format!(
+            "[discovery.etcd]\nendpoints = [\"{}\"]\n[discovery.etcd.register]\nid = \"g{index}\"\nttl = \"10s\"\n",
+            etcd.url()
+        )
+    };
+    let mut gateways = three(&origin, registered, "").await;
+    fleet(3, &gateways, 0.0).await;
+    let crowd = Crowd::at(&gateways);
+    let percent = crowd.percent().await;
+    assert!((85..=115).contains(&percent), "{percent} % of three");
+    drop(crowd);
+    assert_eq!(gateways[0].api("status").await["gateways"], 3);
+    // One that dies is forgotten with its lease.
+    gateways[2].kill();
+    gateways.pop();
+    fleet(2, &gateways, 0.0).await;
+}
+
+/// Without a registry gateways meet in Redis; what holds while it is away is chosen.
+#[tokio::test]
+async fn what_holds_without_redis_is_chosen() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let authority = Authority::new("Redis CA");
+    let issued = authority.issue("redis", &["redis.test", "localhost"]);
+    std::fs::write(file("ca.pem"), authority.pem()).unwrap();
+    std::fs::write(file("server.pem"), &issued.cert).unwrap();
+    std::fs::write(file("server.key"), &issued.key).unwrap();
+    std::fs::write(file("password"), "not-this-one\n").unwrap();
+    let started = Redis::start_with(|port| {
+        let texts = ["--port", "0", "--tls-port", &port.to_string(), "--tls-auth-clients", "no"];
+        let files =
+            [("--tls-cert-file", "server.pem"), ("--tls-key-file", "server.key"), ("--tls-ca-cert-file", "ca.pem")];
+        let files = files.into_iter().flat_map(|(key, name)| [key.to_owned(), file(name)]);
+        let user = ["--requirepass", "hunter2-of-redis"];
+        texts.into_iter().chain(user).map(ToOwned::to_owned).chain(files).collect()
+    });
+    let Some(mut redis) = started.await else { return };
+    let origin = Origin::start("a").await;
+    let limits: String = ["share", "local", "open", "closed"]
+        .map(|without| {
+            format!(
+                "middlewares.{without}.rate_limit = {{ rate = \"1/h\", burst = 4, key = [\"route\"], scope = \"fleet\", \
+                 without_redis = \"{without}\" }}\n\
+                 routes.{without} = {{ match = {{ path = \"/{without}\" }}, upstream = \"app\", middlewares = [\"{without}\"] }}\n"
+            )
+        })
+        .concat();
+    let config = around(
+        &origin,
+        &[],
+        &format!(
+            "{limits}\n[redis]\naddress = \"rediss://localhost:{}\"\npassword_file = {:?}\ntls.ca = {:?}\n",
+            redis.address.port(),
+            file("password"),
+            file("ca.pem")
+        ),
+    );
+    // The name of the certificate leads to the server.
+    let hosts = folder.path().join("hosts");
+    std::fs::write(&hosts, format!("{} localhost\n", redis.address.ip())).unwrap();
+    let mounts = format!("mount --bind {} /etc/hosts", hosts.display());
+    let one = Setup::new(&config).mounts(&mounts).start().await;
+    let two = Setup::new(&config).mounts(&mounts).start().await;
+    let gateways = [one, two];
+    let passed = |path: &'static str| {
+        let gateways = &gateways;
+        async move {
+            let mut passed = [0, 0];
+            for turn in 0..20 {
+                let status = gateways[turn % 2].get(path).await.status;
+                passed[turn % 2] += u64::from(status == 200);
+            }
+            passed
+        }
+    };
+
+    // The password is wrong: each of the choices holds, and the log says why.
+    let told = || async { gateways.iter().all(|gateway| gateway.stderr().contains("WRONGPASS")) };
+    wait::until(SOON, "what is wrong", told).await;
+    assert_eq!(passed("/share").await, [4, 4], "nobody has told of another gateway");
+    assert_eq!(passed("/local").await, [4, 4]);
+    assert_eq!(passed("/open").await, [10, 10]);
+    assert_eq!(passed("/closed").await, [0, 0]);
+
+    // It is mended without a restart. What passed while nobody counted counts.
+    std::fs::write(file("password"), "hunter2-of-redis\n").unwrap();
+    fleet(2, &gateways, 1.0).await;
+    assert_eq!(passed("/local").await, [0, 0], "each had its burst");
+    let fresh = passed("/closed").await;
+    let sum = fresh[0] + fresh[1];
+    // The second may come before the first one's request is known.
+    assert!((4..=5).contains(&sum), "{fresh:?}");
+    redis.kill();
+    fleet(2, &gateways, 0.0).await;
+    assert_eq!(passed("/closed").await, [0, 0]);
+    for gateway in &gateways {
+        let (_, config) = gateway.admin_get("/api/v1/config").await;
+        assert!(!config.contains("hunter2") && !gateway.stderr().contains("hunter2"), "a secret is told");
+    }
+}

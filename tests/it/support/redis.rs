@@ -1,0 +1,75 @@
+//! Real Redis servers, each on a loopback address of its own.
+
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+
+use super::place::{free_ports, fresh_address};
+use super::process::Process;
+use super::wait;
+
+const START: Duration = Duration::from_secs(30);
+
+/// A Redis that keeps nothing on disk.
+pub struct Redis {
+    pub address: SocketAddr,
+    arguments: Vec<String>,
+    folder: TempDir,
+    process: Option<Process>,
+}
+
+impl Redis {
+    /// One that takes connections; `None` (said aloud) where no Redis can be had.
+    pub async fn start() -> Option<Self> {
+        Self::start_with(|port| vec!["--port".to_owned(), port.to_string()]).await
+    }
+
+    /// As [`Self::start`], with these arguments for the port.
+    pub async fn start_with(arguments: impl FnOnce(u16) -> Vec<String>) -> Option<Self> {
+        binary()?;
+        let address: IpAddr = fresh_address();
+        let [port] = free_ports(address);
+        let (arguments, folder) = (arguments(port), tempfile::tempdir().unwrap());
+        let mut redis = Self { address: SocketAddr::new(address, port), arguments, folder, process: None };
+        redis.start_again().await;
+        Some(redis)
+    }
+
+    /// Starts it again, with nothing in it.
+    pub async fn start_again(&mut self) {
+        // The name that it is called by tells it what to do.
+        let program = self.folder.path().join("redis-server");
+        if !program.exists() {
+            std::os::unix::fs::symlink(binary().unwrap(), &program).unwrap();
+        }
+        let mut command = Command::new(program);
+        command.args(&self.arguments).current_dir(self.folder.path());
+        command.args(["--bind", &self.address.ip().to_string(), "--save", "", "--appendonly", "no"]);
+        self.process = Some(Process::start("redis", &command));
+        let address = self.address;
+        wait::until(START, "Redis", || async move { TcpStream::connect(address).await.is_ok() }).await;
+    }
+
+    /// Ends it at once.
+    pub fn kill(&mut self) {
+        self.process.as_mut().unwrap().kill();
+    }
+}
+
+/// The server as `redis-tools` of Debian has it.
+fn binary() -> Option<PathBuf> {
+    let path = Path::new("/usr/bin/redis-check-rdb");
+    if path.is_file() {
+        return Some(path.into());
+    }
+    let ci = std::env::var("CI").is_ok_and(|ci| !matches!(ci.as_str(), "" | "0" | "false"));
+    assert!(!ci, "no Redis: scripts/need redis-check-rdb=redis-tools");
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: no Redis (scripts/need redis-check-rdb=redis-tools)");
+    None
+}
