@@ -72,7 +72,9 @@ fn promtool_has_nothing_to_say_about_any_family() {
     let metrics = Metrics::new().unwrap();
     metrics.register(workers).unwrap();
     metrics.register(access_log.dropped_lines()).unwrap();
-    metrics.register(Picture { snapshot, providers: vec![consul], fleet: Arc::default(), started: Instant::now() }).unwrap();
+    metrics
+        .register(Picture { snapshot, providers: vec![consul], fleet: Arc::default(), started: Instant::now() })
+        .unwrap();
     check(&promtool, &metrics.render().unwrap());
 }
 

@@ -144,7 +144,7 @@ impl Account {
                 Without::Share => terms.share(),
                 Without::Local | Without::Open | Without::Closed => terms.gcra,
             };
-            let counts = self.arrival.saturating_sub(now) / of_each.interval();
+            let counts = self.arrival.saturating_sub(now).div_ceil(of_each.interval());
             self.owed = self.owed.min(u32::try_from(counts).unwrap_or(u32::MAX));
         }
         self.session = terms.session;

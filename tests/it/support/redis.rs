@@ -1,7 +1,7 @@
 //! Real Redis servers, each on a loopback address of its own.
 
 use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -26,16 +26,17 @@ pub struct Redis {
 impl Redis {
     /// One that takes connections; `None` (said aloud) where no Redis can be had.
     pub async fn start() -> Option<Self> {
-        Self::start_with(|port| vec!["--port".to_owned(), port.to_string()]).await
+        Self::start_with(|at| vec!["--port".to_owned(), at.port().to_string()]).await
     }
 
-    /// As [`Self::start`], with these arguments for the port.
-    pub async fn start_with(arguments: impl FnOnce(u16) -> Vec<String>) -> Option<Self> {
+    /// As [`Self::start`], with these arguments for its address.
+    pub async fn start_with(arguments: impl FnOnce(SocketAddr) -> Vec<String>) -> Option<Self> {
         binary()?;
-        let address: IpAddr = fresh_address();
+        let address = fresh_address();
         let [port] = free_ports(address);
-        let (arguments, folder) = (arguments(port), tempfile::tempdir().unwrap());
-        let mut redis = Self { address: SocketAddr::new(address, port), arguments, folder, process: None };
+        let address = SocketAddr::new(address, port);
+        let (arguments, folder) = (arguments(address), tempfile::tempdir().unwrap());
+        let mut redis = Self { address, arguments, folder, process: None };
         redis.start_again().await;
         Some(redis)
     }
