@@ -162,7 +162,7 @@ fleetgate.toml:50:7: telemetry.log: `inof` is not a log filter such as `info` or
 fleetgate.toml:51:14: telemetry.log_format: unknown variant `xml`, expected `text` or `json`
 fleetgate.toml:52:14: telemetry.access_log: the path is empty
 fleetgate.toml:53:19: telemetry.events_max_size: is below 64KiB
-fleetgate.toml:55:2: plugins: unknown key; known are routes, upstreams, middlewares, certificates, consumers, runtime, listeners, admin, discovery, telemetry
+fleetgate.toml:55:2: plugins: unknown key; known are routes, upstreams, middlewares, certificates, consumers, runtime, listeners, admin, discovery, redis, telemetry
 fleetgate.toml:57:2: route: unknown key; did you mean `routes`?
 fleetgate.toml:60:18: routes.users.match.path: `users`: a path begins with `/`
 fleetgate.toml:60:27: routes.users.match.host: unknown key; did you mean `hosts`?

@@ -4,6 +4,7 @@
 //! keys with the nearest known one; and a value of the wrong type is reported, left out, and the reading done
 //! again, until the rest fits. Raw structs therefore have no required fields.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -349,7 +350,7 @@ impl<'de> de::MapAccess<'de> for Entries<'_> {
             {
                 parent.session.unknown.borrow_mut().insert(Mistake {
                     spot: entry.spot.clone(),
-                    key: Path::Key(&parent.path, &entry.key).to_string(),
+                    key: Path::Key(&parent.path, &shown_key(&entry.key)).to_string(),
                     text: unknown_key(&entry.key, known),
                 });
                 continue;
@@ -374,6 +375,11 @@ impl<'de> de::MapAccess<'de> for Entries<'_> {
 /// What to say of a key nobody asked for.
 pub fn unknown_key(key: &str, known: &[&str]) -> String {
     format!("unknown key; {}", nearest(key, known))
+}
+
+/// An unknown key as a message shows it. One that is longer than any name is a secret in the wrong place.
+pub fn shown_key(key: &str) -> Cow<'_, str> {
+    if key.len() <= 63 { Cow::Borrowed(key) } else { key.chars().take(8).chain(['…']).collect() }
 }
 
 /// What may have been meant by a word that is none of those known.

@@ -12,7 +12,7 @@ use crate::spec::upstream::UpstreamSpec;
 
 use super::attached::Attached;
 use super::item::{DecodeItem, Decoded, decode_node};
-use super::reader::unknown_key;
+use super::reader::{shown_key, unknown_key};
 use super::tree::{Node, Value};
 
 /// The sections that only the main file has, read once at start.
@@ -74,7 +74,7 @@ pub fn unknown_sections(root: &Node, origin: &str, main: bool) -> Vec<Problem> {
         } else {
             unknown_key(&entry.key, &known)
         };
-        Problem::new(entry.spot.in_origin(origin), entry.key.clone(), text)
+        Problem::new(entry.spot.in_origin(origin), shown_key(&entry.key), text)
     };
     unknown.map(problem).collect()
 }

@@ -10,7 +10,7 @@ use crate::spec::middleware::MiddlewareSpec;
 use crate::spec::middleware::access::{ApiKey, Basic, KeyPlace, Rule};
 use crate::spec::middleware::cors::{Cors, OriginMatch};
 use crate::spec::middleware::jwt::{Jwt, JwtKeys};
-use crate::spec::middleware::limit::Scope;
+use crate::spec::middleware::limit::{RateLimit, Scope};
 use crate::spec::middleware::template::Template;
 use crate::spec::middleware::transform::{
     ErrorPages, Fault, HeaderEdits, Maintenance, Page, PathRewrite, Redirection, Respond, Rewrite, SECURITY_HEADERS,
@@ -45,15 +45,7 @@ pub fn middleware(spec: &MiddlewareSpec) -> Value {
         MiddlewareSpec::ApiKey(spec) => api_key(spec),
         MiddlewareSpec::Basic(spec) => basic(spec),
         MiddlewareSpec::Require(rules) => rules.iter().map(rule).collect(),
-        MiddlewareSpec::RateLimit(spec) => json!({
-            "rate": spec.rate.to_string(),
-            "burst": spec.burst,
-            "key": texts(&spec.key),
-            "headers": spec.headers,
-            "max_keys": spec.max_keys,
-            "scope": match spec.scope { Scope::Gateway => "gateway", Scope::Fleet { .. } => "fleet" },
-            "without_redis": match spec.scope { Scope::Gateway => None, Scope::Fleet { without } => Some(without.as_str()) },
-        }),
+        MiddlewareSpec::RateLimit(spec) => rate_limit(spec),
         MiddlewareSpec::Concurrency(spec) => json!({ "limit": spec.limit, "key": texts(&spec.key) }),
         MiddlewareSpec::BodyLimit(limit) => format!("{limit}B").into(),
         MiddlewareSpec::Jwt(spec) => jwt(spec),
@@ -69,6 +61,22 @@ pub fn middleware(spec: &MiddlewareSpec) -> Value {
         MiddlewareSpec::Fault(spec) => fault(spec),
     };
     json!({ spec.kind(): settings })
+}
+
+fn rate_limit(spec: &RateLimit) -> Value {
+    let (scope, without) = match spec.scope {
+        Scope::Gateway => ("gateway", None),
+        Scope::Fleet { without } => ("fleet", Some(without.as_str().into())),
+    };
+    table([
+        ("rate", Some(spec.rate.to_string().into())),
+        ("burst", Some(spec.burst.into())),
+        ("key", Some(texts(&spec.key))),
+        ("headers", Some(spec.headers.into())),
+        ("max_keys", Some(spec.max_keys.into())),
+        ("scope", Some(scope.into())),
+        ("without_redis", without),
+    ])
 }
 
 /// A table of those values that there are.

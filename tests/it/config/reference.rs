@@ -69,7 +69,7 @@ fn the_reference_shows_the_defaults() {
     let bare = Files::new(&[(
         "fleetgate.toml",
         "[listeners.web]\naddress = \"0.0.0.0:8080\"\n\
-         [discovery.consul.register]\n[discovery.etcd.register]\naddress = \"10.0.0.2:8080\"\n",
+         [discovery.consul.register]\n[discovery.etcd.register]\naddress = \"10.0.0.2:8080\"\n[redis]\n",
     )])
     .load(&[]);
     assert_eq!(shown.runtime, bare.runtime);
@@ -79,6 +79,7 @@ fn the_reference_shows_the_defaults() {
     assert_eq!(shown.discovery.precedence, bare.discovery.precedence);
     assert_eq!(shown.discovery.consul, bare.discovery.consul);
     assert_eq!(shown.discovery.etcd, bare.discovery.etcd);
+    assert_eq!(shown.redis, bare.redis);
     assert!(uncommented.iter().filter(|line| line.contains(" = ") && !line.starts_with('#')).count() > 20);
 }
 

@@ -123,6 +123,7 @@ fn broken_documents_show_nothing_of_a_key() {
         (Some(Format::Yaml), format!("key: \"{body}\n{body}\": [")),
         (Some(Format::Toml), format!("key = '''{key}")),
         (Some(Format::Toml), format!("{body} = 1")),
+        (Some(Format::Toml), format!("\"{body}\" = 1")),
     ] {
         let problems = decode_item::<CertificateSpec>(text.as_bytes(), format, "kv").unwrap_err();
         let told: String = problems.iter().map(|problem| format!("{problem}\n")).collect();

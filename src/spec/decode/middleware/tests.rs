@@ -66,7 +66,11 @@ fn what_is_shown_is_what_was_written() {
         ),
         (
             r#"rate_limit.rate = "300/m""#,
-            r#"{"rate_limit":{"rate":"300/m","burst":5,"key":["client_ip"],"headers":true,"max_keys":65536}}"#,
+            r#"{"rate_limit":{"rate":"300/m","burst":5,"key":["client_ip"],"headers":true,"max_keys":65536,"scope":"gateway"}}"#,
+        ),
+        (
+            r#"rate_limit = { rate = "1/s", scope = "fleet" }"#,
+            r#"{"rate_limit":{"rate":"1/s","burst":1,"key":["client_ip"],"headers":true,"max_keys":65536,"scope":"fleet","without_redis":"share"}}"#,
         ),
         (
             r#"concurrency = { limit = 7, key = ["header.X-A", "claims.sub"] }"#,
@@ -98,6 +102,10 @@ fn mistakes_are_told() {
         ("strip_prefix = \"a\"", "strip_prefix: `a`: a path begins with `/`"),
         ("add_prefix = \"/\"", "add_prefix: `/` changes no path"),
         ("strip_prefx = \"/a\"", "strip_prefx: unknown key; did you mean `strip_prefix`?"),
+        (
+            "rate_limit = { rate = \"1/s\", without_redis = \"open\" }",
+            "rate_limit.without_redis: says something with `scope = \"fleet\"` only",
+        ),
         ("rewrite = {}", "rewrite: changes nothing: give `path` or `host`"),
         ("rewrite.host = \"a:0\"", "rewrite.host: `a:0` has no port from 1 to 65535 behind its colon"),
         ("rewrite.host = \"*.a\"", "rewrite.host: `*.a` is not one host"),
