@@ -74,6 +74,9 @@ pub trait Exchange: Debug {
     /// No more bytes of the request's body are taken than this, nor than a limit of before.
     fn limit_body(&self, bytes: u64);
 
+    /// The certificate that the client proved to have, in its handshake with us.
+    fn certificate(&self) -> Option<&ClientCertificate>;
+
     /// Who has what a client shows.
     fn consumer(&self, by: Credential<'_>) -> Option<Arc<Consumer>>;
 
@@ -91,6 +94,21 @@ pub enum Credential<'c> {
     Key(&'c [u8; 32]),
     /// The name of a consumer.
     Name(&'c str),
+    /// A certificate.
+    Certificate(&'c ClientCertificate),
+}
+
+/// A client's certificate, which an authority of its listener vouches for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// Its SHA-256.
+    pub hash: [u8; 32],
+    /// The URIs among its names.
+    pub uris: Vec<String>,
+    /// The host names among them, in lower case.
+    pub dns: Vec<String>,
+    /// Its subject, as RFC 4514 writes it.
+    pub subject: String,
 }
 
 /// Someone who may call.

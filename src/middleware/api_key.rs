@@ -22,7 +22,7 @@ pub(super) struct ApiKey {
 
 impl ApiKey {
     pub(super) fn new(spec: &access::ApiKey) -> Self {
-        let challenge = HeaderValue::from_static("ApiKey realm=\"fleetgate\"");
+        let challenge = Some(HeaderValue::from_static("ApiKey realm=\"fleetgate\""));
         let door = Door { wrong: challenge.clone(), challenge, optional: spec.optional, groups: spec.groups.clone() };
         Self { from: spec.from.clone(), forward: spec.forward, door }
     }

@@ -38,8 +38,8 @@ impl Basic {
             users.iter().map(user).collect()
         });
         let door = Door {
-            challenge: spec.challenge.clone(),
-            wrong: spec.challenge.clone(),
+            challenge: Some(spec.challenge.clone()),
+            wrong: Some(spec.challenge.clone()),
             optional: spec.optional,
             groups: spec.groups.clone(),
         };

@@ -81,8 +81,8 @@ impl Jwt {
             tracing::warn!("a middleware `jwt` has no keys: {reason}; its routes answer 503");
         }
         let door = Door {
-            challenge: HeaderValue::from_static("Bearer realm=\"fleetgate\""),
-            wrong: HeaderValue::from_static("Bearer realm=\"fleetgate\", error=\"invalid_token\""),
+            challenge: Some(HeaderValue::from_static("Bearer realm=\"fleetgate\"")),
+            wrong: Some(HeaderValue::from_static("Bearer realm=\"fleetgate\", error=\"invalid_token\"")),
             optional: spec.optional,
             groups: spec.groups.clone(),
         };

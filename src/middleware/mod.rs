@@ -22,6 +22,7 @@ use self::fleet::Fleet;
 mod api_key;
 mod basic;
 mod body_limit;
+mod client_certificate;
 mod compression;
 mod concurrency;
 mod cors;
@@ -144,6 +145,7 @@ pub fn build(spec: &MiddlewareSpec, around: &Surroundings<'_>) -> Arc<dyn Middle
         MiddlewareSpec::Ip(spec) => Arc::new(ip::Ip::new(spec)),
         MiddlewareSpec::ApiKey(spec) => Arc::new(api_key::ApiKey::new(spec)),
         MiddlewareSpec::Basic(spec) => Arc::new(basic::Basic::new(spec)),
+        MiddlewareSpec::ClientCertificate(spec) => Arc::new(client_certificate::ClientCertificate::new(spec)),
         MiddlewareSpec::Require(spec) => Arc::new(require::Require::new(spec)),
         MiddlewareSpec::RateLimit(spec) => Arc::new(rate_limit::RateLimit::new(spec, around)),
         MiddlewareSpec::Concurrency(spec) => Arc::new(concurrency::Concurrency::new(spec)),

@@ -39,9 +39,10 @@ impl Proof {
 /// What a client without a proof gets, and who may go on.
 #[derive(Clone, Debug)]
 pub(super) struct Door {
-    pub(super) challenge: HeaderValue,
+    /// How a request proves it; `None`: no request can, so that nobody is asked to.
+    pub(super) challenge: Option<HeaderValue>,
     /// Instead, for a client whose proof is none.
-    pub(super) wrong: HeaderValue,
+    pub(super) wrong: Option<HeaderValue>,
     pub(super) optional: bool,
     pub(super) groups: Vec<String>,
 }
@@ -72,7 +73,11 @@ impl Door {
                     tell(request.headers_mut(), consumer);
                 }
                 let claims = if claims.is_empty() { before.claims.clone() } else { claims };
-                exchange.identify(Identity { consumer, claims, was_asked: true });
+                exchange.identify(Identity {
+                    consumer,
+                    claims,
+                    was_asked: before.was_asked || self.challenge.is_some(),
+                });
                 Ok(next.run(request).await)
             }
             Shown::Nothing if self.optional => {
@@ -80,22 +85,24 @@ impl Door {
                 if let Some(consumer) = &before.consumer {
                     tell(request.headers_mut(), consumer);
                 }
+                let Some(challenge) = &self.challenge else { return Ok(next.run(request).await) };
                 exchange.identify(Identity { was_asked: true, ..Identity::clone(&before) });
                 let mut response = next.run(request).await;
                 // Of the gateway's own, which asks for a proof: one like this is.
                 if response.status() == StatusCode::UNAUTHORIZED && response.extensions().get::<Own>().is_some() {
-                    response.headers_mut().append(WWW_AUTHENTICATE, self.challenge.clone());
+                    response.headers_mut().append(WWW_AUTHENTICATE, challenge.clone());
                 }
                 Ok(response)
             }
-            Shown::Nothing => Ok(refuse(&*exchange, &self.challenge)),
-            Shown::Wrong => Ok(refuse(&*exchange, &self.wrong)),
+            Shown::Nothing => Ok(refuse(&*exchange, self.challenge.as_ref())),
+            Shown::Wrong => Ok(refuse(&*exchange, self.wrong.as_ref())),
         }
     }
 }
 
 /// What a client gets without a proof (RFC 9110, 15.5.2).
-fn refuse(exchange: &dyn Exchange, challenge: &HeaderValue) -> Response<Payload> {
+fn refuse(exchange: &dyn Exchange, challenge: Option<&HeaderValue>) -> Response<Payload> {
+    let Some(challenge) = challenge else { return exchange.refuse(ProxyError::Denied) };
     let mut response = exchange.refuse(ProxyError::Unauthenticated);
     response.headers_mut().append(WWW_AUTHENTICATE, challenge.clone());
     response

@@ -1,11 +1,14 @@
 //! Defines what happens to headers on the way: hop-by-hop ones removed, forwarding ones set.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use ipnet::IpNet;
 
 use super::outbound::Added;
+use super::tls::Presented;
+use crate::exchange::ClientCertificate;
 use crate::exchange::header::{
     KEEP_ALIVE, PROXY_CONNECTION, PSEUDONYM, VIA, VIA_2, VIA_10, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR,
     X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REAL_IP, X_REQUEST_ID,
@@ -226,7 +229,7 @@ pub(super) struct Peer {
     proto: HeaderValue,
     /// Whether its certificate was asked for, so that nobody else's word on it counts.
     verified: bool,
-    certificate: Option<HeaderValue>,
+    certificate: Option<Presented>,
 }
 
 impl Peer {
@@ -238,9 +241,14 @@ impl Peer {
         Self { address, text, trusted, proto: HTTP, verified: false, certificate: None }
     }
 
-    /// The same, over TLS. `certificate`: its certificate was asked for, and what is to be told of the one it showed.
-    pub(super) fn over_tls(self, certificate: Option<Option<HeaderValue>>) -> Self {
+    /// The same, over TLS. `certificate`: its certificate was asked for, and the one it showed.
+    pub(super) fn over_tls(self, certificate: Option<Option<Presented>>) -> Self {
         Self { proto: HTTPS, verified: certificate.is_some(), certificate: certificate.flatten(), ..self }
+    }
+
+    /// The certificate that it showed.
+    pub(super) fn certificate(&self) -> Option<Arc<ClientCertificate>> {
+        self.certificate.as_ref().map(|presented| Arc::clone(&presented.certificate))
     }
 
     /// Whether it speaks TLS with us.
@@ -279,8 +287,8 @@ impl Peer {
             if let Some(host) = host {
                 added.put(X_FORWARDED_HOST, host.clone());
             }
-            if let Some(certificate) = &self.certificate {
-                added.put(X_FORWARDED_CLIENT_CERT, certificate.clone());
+            if let Some(Presented { header, .. }) = &self.certificate {
+                added.put(X_FORWARDED_CLIENT_CERT, header.clone());
             }
             return;
         }
@@ -294,8 +302,8 @@ impl Peer {
         if !self.trusted || self.verified {
             headers.remove(X_FORWARDED_CLIENT_CERT);
         }
-        if let Some(certificate) = &self.certificate {
-            added.put(X_FORWARDED_CLIENT_CERT, certificate.clone());
+        if let Some(Presented { header, .. }) = &self.certificate {
+            added.put(X_FORWARDED_CLIENT_CERT, header.clone());
         }
         added.put(X_FORWARDED_FOR, line);
         if !headers.contains_key(X_FORWARDED_PROTO) {
@@ -450,7 +458,8 @@ mod tests {
         // Where certificates are asked for, nobody else tells of them.
         let verified = |shown| Peer::new(proxy.address, &trusted).over_tls(Some(shown));
         let shown = HeaderValue::from_static("Hash=2");
-        let map = forwarded(&verified(Some(shown.clone())), &claimed, &host);
+        let presented = Presented { header: shown.clone(), certificate: Arc::default() };
+        let map = forwarded(&verified(Some(presented)), &claimed, &host);
         assert_eq!(map.get_all(X_FORWARDED_CLIENT_CERT).iter().collect::<Vec<_>>(), [&shown]);
         assert!(!forwarded(&verified(None), &claimed, &host).contains_key(X_FORWARDED_CLIENT_CERT));
 

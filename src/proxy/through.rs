@@ -28,7 +28,7 @@ use super::local::{Chain, LocalRoute};
 use super::own::{own_answer, refuse};
 use super::serve::{Answer, aim_stepped, conclude, forward_stepped, switch};
 use crate::exchange::body::BodyError;
-use crate::exchange::{Body, Consumer, Credential, Exchange, Flag, Identity, Payload, ProxyError};
+use crate::exchange::{Body, ClientCertificate, Consumer, Credential, Exchange, Flag, Identity, Payload, ProxyError};
 use crate::middleware::Next;
 use crate::snapshot::Consumers;
 use crate::spec::matching::PathMatch;
@@ -41,6 +41,7 @@ struct Through {
     host: Rc<str>,
     request_id: Option<HeaderValue>,
     route: Option<Rc<LocalRoute>>,
+    certificate: Option<Arc<ClientCertificate>>,
     consumers: Arc<Consumers>,
     identity: RefCell<Rc<Identity>>,
     /// `None` while it is at an endpoint.
@@ -83,6 +84,7 @@ pub(super) async fn serve(
         host: Rc::clone(&arrived.host),
         request_id: frame.request_id.clone(),
         route: frame.route.clone(),
+        certificate: peer.certificate(),
         consumers: Arc::clone(&frame.worker.local().consumers),
         identity: RefCell::default(),
         frame: Cell::new(Some(frame)),
@@ -205,6 +207,10 @@ impl Exchange for Through {
 
     fn limit_body(&self, bytes: u64) {
         self.with_frame(|frame| frame.most_of_body = frame.most_of_body.min(bytes));
+    }
+
+    fn certificate(&self) -> Option<&ClientCertificate> {
+        self.certificate.as_deref()
     }
 
     fn consumer(&self, by: Credential<'_>) -> Option<Arc<Consumer>> {

@@ -1,10 +1,11 @@
 //! Defines who may call, found by name and by key.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::Arc;
 
-use crate::exchange::{Consumer as Caller, Credential};
-use crate::spec::consumer::{ConsumerSpec, KeyHash, PasswordHash};
+use crate::exchange::{ClientCertificate, Consumer as Caller, Credential};
+use crate::spec::consumer::{CertificateName, ConsumerSpec, KeyHash, PasswordHash};
 use crate::spec::document::Kind;
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::problem::Problem;
@@ -28,6 +29,8 @@ pub struct Consumers {
     by_name: HashMap<Arc<str>, Arc<Caller>>,
     /// `None`: several have it, so it proves nothing.
     by_key: HashMap<KeyHash, Option<Arc<Caller>>>,
+    /// As with keys.
+    by_certificate: HashMap<CertificateName, Option<Arc<Caller>>>,
     remarks: Vec<Problem>,
 }
 
@@ -41,13 +44,17 @@ impl Consumers {
                 password: spec.password.as_ref().map(PasswordHash::as_str).map(Arc::from),
                 ..Caller::named(name.as_str())
             });
+            let place = || format!("{}.{name}", Kind::Consumer.as_str());
             for key in &spec.keys {
-                let several = consumers.by_key.insert(*key, Some(Arc::clone(&caller)));
-                if several.is_some() {
-                    consumers.by_key.insert(*key, None);
-                    let place = format!("{}.{name}", Kind::Consumer.as_str());
+                if is_shared(&mut consumers.by_key, *key, &caller) {
                     let text = "another consumer has one of its keys, too: that key lets nobody in";
-                    consumers.remarks.push(Problem::new("configuration", place, text));
+                    consumers.remarks.push(Problem::new("configuration", place(), text));
+                }
+            }
+            for certificate in &spec.certificates {
+                if is_shared(&mut consumers.by_certificate, certificate.clone(), &caller) {
+                    let text = format!("another consumer has `{certificate}`, too: that lets nobody in");
+                    consumers.remarks.push(Problem::new("configuration", place(), text));
                 }
             }
             consumers.by_name.insert(Arc::clone(&caller.name), caller);
@@ -77,13 +84,34 @@ impl Consumers {
         match by {
             Credential::Key(hash) => self.by_key.get(&KeyHash(*hash))?.as_ref(),
             Credential::Name(name) => self.by_name.get(name),
+            Credential::Certificate(certificate) => self.of_certificate(certificate),
         }
+    }
+
+    /// The most telling name counts: the certificate itself, then URIs, host names, and the subject.
+    fn of_certificate(&self, certificate: &ClientCertificate) -> Option<&Arc<Caller>> {
+        if self.by_certificate.is_empty() {
+            return None;
+        }
+        let uris = certificate.uris.iter().cloned().map(CertificateName::Uri);
+        let dns = certificate.dns.iter().cloned().map(CertificateName::Dns);
+        let subject = CertificateName::Subject(certificate.subject.clone());
+        let mut names = std::iter::once(CertificateName::Hash(KeyHash(certificate.hash))).chain(uris).chain(dns);
+        let known = names.find_map(|name| self.by_certificate.get(&name));
+        known.or_else(|| self.by_certificate.get(&subject))?.as_ref()
     }
 
     /// What people should know of them.
     pub fn remarks(&self) -> impl Iterator<Item = Problem> {
         self.remarks.iter().cloned()
     }
+}
+
+/// Notes whose a proof is; whether it is somebody else's, too, so that it is nobody's.
+fn is_shared<K: Eq + Hash + Clone>(proofs: &mut HashMap<K, Option<Arc<Caller>>>, proof: K, of: &Arc<Caller>) -> bool {
+    let shared = proofs.contains_key(&proof);
+    proofs.insert(proof, (!shared).then(|| Arc::clone(of)));
+    shared
 }
 
 #[cfg(test)]

@@ -9,8 +9,58 @@ pub struct ConsumerSpec {
     pub keys: Vec<KeyHash>,
     /// The hash of its password.
     pub password: Option<PasswordHash>,
+    /// The certificates that are its own.
+    pub certificates: Vec<CertificateName>,
     /// What it belongs to, for rules.
     pub groups: Vec<String>,
+}
+
+/// What certificates are known by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum CertificateName {
+    /// This one, by its SHA-256.
+    Hash(KeyHash),
+    /// All with this URI among their names.
+    Uri(String),
+    /// All with this host name among them, in lower case.
+    Dns(String),
+    /// All of this subject, as RFC 4514 writes it.
+    Subject(String),
+}
+
+impl CertificateName {
+    /// Reads `sha256:HASH`, `uri:URI`, `dns:NAME` or `subject:CN=NAME`.
+    ///
+    /// # Errors
+    /// What it is not.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            "names no certificate: write `uri:spiffe://example.com/billing`, `dns:billing.example.com`, \
+             `subject:CN=billing`, or `sha256:` and its fingerprint in 64 hexadecimal digits"
+                .to_owned()
+        };
+        match text.split_once(':') {
+            Some(("sha256", digits)) => {
+                let digits: String = digits.chars().filter(|digit| *digit != ':').collect();
+                KeyHash::parse(&format!("sha256:{digits}")).map(Self::Hash).map_err(|_| wrong())
+            }
+            Some(("uri", uri)) if uri.contains(':') => Ok(Self::Uri(uri.to_owned())),
+            Some(("dns", name)) if !name.is_empty() => Ok(Self::Dns(name.to_ascii_lowercase())),
+            Some(("subject", subject)) if subject.contains('=') => Ok(Self::Subject(subject.to_owned())),
+            Some(_) | None => Err(wrong()),
+        }
+    }
+}
+
+impl fmt::Display for CertificateName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hash(hash) => f.write_str(&hash.text()),
+            Self::Uri(uri) => write!(f, "uri:{uri}"),
+            Self::Dns(name) => write!(f, "dns:{name}"),
+            Self::Subject(subject) => write!(f, "subject:{subject}"),
+        }
+    }
 }
 
 /// The SHA-256 of a key. A key is random and long enough that a plain hash tells nothing of it (NIST SP 800-63B, 3.1.2.2,
@@ -110,6 +160,22 @@ impl fmt::Debug for PasswordHash {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn certificates_have_names_of_four_kinds() {
+        let hash = "AB:".repeat(31) + "AB";
+        for (text, shown) in [
+            ("uri:spiffe://example/billing", "uri:spiffe://example/billing"),
+            ("dns:Billing.Example", "dns:billing.example"),
+            ("subject:CN=billing,O=Example", "subject:CN=billing,O=Example"),
+            (&format!("sha256:{hash}"), &format!("sha256:{}", "ab".repeat(32))),
+        ] {
+            assert_eq!(CertificateName::parse(text).map(|name| name.to_string()).as_deref(), Ok(shown));
+        }
+        for bad in ["", "billing.example", "dns:", "uri:billing", "subject:billing", "sha256:ab", "email:a@b"] {
+            assert!(CertificateName::parse(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn hashes_are_read_and_nothing_else_is_repeated() {

@@ -3,7 +3,6 @@
 use std::io;
 use std::sync::Arc;
 
-use http::HeaderValue;
 use rustls::server::Acceptor;
 use rustls::{Error, HandshakeKind};
 use tokio::io::AsyncWriteExt as _;
@@ -12,7 +11,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::front::TlsFront;
-use super::identity::forwarded;
+use super::identity::Presented;
 use crate::proxy::wire::Wire;
 use crate::snapshot::Certificates;
 use crate::spec::name::Name;
@@ -60,8 +59,8 @@ pub(in crate::proxy) struct Shaken {
     pub(in crate::proxy) stream: TlsStream<Wire>,
     /// Whether it speaks HTTP/2.
     pub(in crate::proxy) http2: bool,
-    /// Its certificate was asked for, and what endpoints are told of the one that it showed.
-    pub(in crate::proxy) certificate: Option<Option<HeaderValue>>,
+    /// Its certificate was asked for, and the one that it showed.
+    pub(in crate::proxy) certificate: Option<Option<Presented>>,
 }
 
 /// Shakes hands; `None` when nothing came of it.
@@ -109,7 +108,7 @@ pub(in crate::proxy) async fn shake(
             });
             let http2 = is_http2(session.alpn_protocol());
             let shown = session.peer_certificates().and_then(|chain| chain.first());
-            let certificate = front.verifies.then(|| shown.map(|certificate| forwarded(certificate)));
+            let certificate = front.verifies.then(|| shown.map(|certificate| Presented::new(certificate)));
             Some(Shaken { stream, http2, certificate })
         }
         Err(error) => {

@@ -6,3 +6,4 @@ mod identity;
 
 pub use front::TlsFront;
 pub(super) use handshake::{Handshakes, Shaken, shake};
+pub(super) use identity::Presented;

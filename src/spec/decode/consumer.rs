@@ -3,8 +3,9 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::spec::consumer::{ConsumerSpec, KeyHash, PasswordHash};
+use crate::spec::consumer::{CertificateName, ConsumerSpec, KeyHash, PasswordHash};
 
+use super::condition::resolve_each;
 use super::scope::Scope;
 
 /// Someone who calls, under the name that services, rules and logs know. Only hashes of secrets are written.
@@ -16,6 +17,9 @@ pub struct RawConsumer {
     keys: Option<Vec<String>>,
     /// The hash of its password by bcrypt, `$2y$...`, as `htpasswd -nB NAME` makes it; its name is the user.
     password: Option<String>,
+    /// The certificates that are its own: `uri:spiffe://example.com/billing`, `dns:billing.example.com`,
+    /// `subject:CN=billing`, or `sha256:` and the fingerprint of one.
+    certificates: Option<Vec<String>>,
     /// What it belongs to, for rules.
     groups: Option<Vec<String>>,
 }
@@ -28,6 +32,9 @@ impl RawConsumer {
         Some(ConsumerSpec {
             keys: keys.filter_map(|(index, text)| keys_scope.index(index).check(KeyHash::parse(&text))).collect(),
             password,
+            certificates: resolve_each(self.certificates, &scope.key("certificates"), |text, scope| {
+                scope.check(CertificateName::parse(&text))
+            }),
             groups: self.groups.unwrap_or_default(),
         })
     }

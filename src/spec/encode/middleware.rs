@@ -43,6 +43,11 @@ pub fn middleware(spec: &MiddlewareSpec) -> Value {
             ("deny", some(!spec.deny.is_empty(), || texts(&spec.deny))),
         ]),
         MiddlewareSpec::ApiKey(spec) => api_key(spec),
+        MiddlewareSpec::ClientCertificate(spec) => table([
+            ("consumer", spec.consumer.map(|part| part.as_str().into())),
+            ("optional", Some(spec.optional.into())),
+            ("groups", some(!spec.groups.is_empty(), || spec.groups.as_slice().into())),
+        ]),
         MiddlewareSpec::Basic(spec) => basic(spec),
         MiddlewareSpec::Require(rules) => rules.iter().map(rule).collect(),
         MiddlewareSpec::RateLimit(spec) => rate_limit(spec),

@@ -332,6 +332,7 @@ pub fn consumer(consumer: &ConsumerSpec) -> Map<String, Value> {
         "password".to_owned(),
         consumer.password.as_ref().map(|hash| fingerprint(hash.as_str().as_bytes())).into(),
     );
+    map.insert("certificates".to_owned(), consumer.certificates.iter().map(ToString::to_string).collect());
     map.insert("groups".to_owned(), consumer.groups.as_slice().into());
     map
 }

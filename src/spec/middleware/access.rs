@@ -47,6 +47,39 @@ pub enum KeyPlace {
     Cookie(String),
 }
 
+/// A certificate that a client shows in its handshake.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// Which of its names is that of a consumer, for certificates that no consumer lists; `None`: such are refused.
+    pub consumer: Option<CertificatePart>,
+    /// Whether a client without one may go on, as nobody.
+    pub optional: bool,
+    /// Only consumers of one of these groups; all where there is none.
+    pub groups: Vec<String>,
+}
+
+/// A name of a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CertificatePart {
+    /// Its first URI.
+    Uri,
+    /// Its first host name.
+    Dns,
+    /// Its subject.
+    Subject,
+}
+
+impl CertificatePart {
+    /// As users write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Uri => "uri",
+            Self::Dns => "dns",
+            Self::Subject => "subject",
+        }
+    }
+}
+
 /// A name and a password (RFC 7617).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Basic {

@@ -10,7 +10,7 @@ pub mod limit;
 pub mod template;
 pub mod transform;
 
-use self::access::{ApiKey, Basic, Ip, Require};
+use self::access::{ApiKey, Basic, ClientCertificate, Ip, Require};
 use self::compression::Compression;
 use self::cors::Cors;
 use self::forward_auth::ForwardAuth;
@@ -50,6 +50,8 @@ pub enum MiddlewareSpec {
     ApiKey(ApiKey),
     /// `basic`: who a client is, by name and password.
     Basic(Basic),
+    /// `client_certificate`: who a client is, by its certificate.
+    ClientCertificate(ClientCertificate),
     /// `require`: what a request must be like.
     Require(Require),
     /// `rate_limit`: how many requests in a time.
@@ -84,6 +86,7 @@ impl MiddlewareSpec {
             Self::Ip(_) => "ip",
             Self::ApiKey(_) => "api_key",
             Self::Basic(_) => "basic",
+            Self::ClientCertificate(_) => "client_certificate",
             Self::Require(_) => "require",
             Self::RateLimit(_) => "rate_limit",
             Self::Concurrency(_) => "concurrency",
@@ -108,6 +111,7 @@ impl MiddlewareSpec {
             | Self::Ip(_)
             | Self::ApiKey(_)
             | Self::Basic(_)
+            | Self::ClientCertificate(_)
             | Self::Require(_)
             | Self::RateLimit(_)
             | Self::Concurrency(_)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::setup;
+use super::{setup, setup_with};
 use crate::support::client::Request;
 use crate::support::gateway::Gateway;
 use crate::support::origin::Origin;
@@ -20,9 +20,13 @@ struct World {
 
 impl World {
     async fn start(tls: &str, crl: Option<&[&Issued]>, authority: Authority) -> Self {
+        Self::start_with(tls, crl, authority, "").await
+    }
+
+    async fn start_with(tls: &str, crl: Option<&[&Issued]>, authority: Authority, more: &str) -> Self {
         let origin = Origin::start("app").await;
         let web = authority.issue("web", &["a.example"]);
-        let mut setup = setup(&origin, tls, &web).file("ca.pem", &authority.pem());
+        let mut setup = setup_with(&origin, tls, &web, more).file("ca.pem", &authority.pem());
         if let Some(revoked) = crl {
             setup = setup.file("crl.pem", &authority.revoke(revoked));
         }
@@ -31,8 +35,12 @@ impl World {
     }
 
     async fn get(&self, shows: Option<&Issued>) -> Result<u16, String> {
+        self.get_of(shows, "/").await
+    }
+
+    async fn get_of(&self, shows: Option<&Issued>, path: &str) -> Result<u16, String> {
         let client = Client::new(&ClientSetup { shows, ..ClientSetup::trusting(&self.authority) });
-        let got = client.get(self.gateway.listener("secure"), "a.example", "/").await;
+        let got = client.get(self.gateway.listener("secure"), "a.example", path).await;
         got.map(|(status, _)| status).map_err(|error| error.to_string())
     }
 
@@ -84,6 +92,76 @@ async fn an_optional_certificate_may_be_missing_but_not_bad_and_nobody_can_claim
     let request = Request::get("/").header("X-Forwarded-Client-Cert", claim);
     assert_eq!(request.send(world.gateway.listener("plain")).await.status, 200);
     assert_eq!(world.told(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_certificate_says_which_consumer_a_client_is() {
+    let authority = Authority::new("authority");
+    let hosts = ["billing.example", "spiffe://example/billing"];
+    let (billing, other) = (authority.issue("billing", &hosts), authority.issue("reports", &["Reports.example"]));
+    let (pinned, nameless) = (authority.issue("pinned", &["p.example"]), authority.issue("admin", &[]));
+    let hash: String = fingerprint(&pinned);
+    let more = format!(
+        r#"
+        middlewares.known.client_certificate = {{}}
+        middlewares.named.client_certificate = {{ consumer = "dns" }}
+        middlewares.gold.client_certificate = {{ groups = ["gold"] }}
+        middlewares.maybe.client_certificate = {{ optional = true }}
+        middlewares.someone.require = [{{ consumers = ["*"] }}]
+        consumers.billing = {{ certificates = ["uri:spiffe://example/billing"], groups = ["gold"] }}
+        consumers.pinned.certificates = ["sha256:{hash}"]
+        consumers.shared-a.certificates = ["subject:CN=reports"]
+        consumers.shared-b.certificates = ["subject:CN=reports"]
+        routes.known = {{ match = {{ path = "/known" }}, upstream = "app", middlewares = ["known"] }}
+        routes.named = {{ match = {{ path = "/named" }}, upstream = "app", middlewares = ["named"] }}
+        routes.gold = {{ match = {{ path = "/gold" }}, upstream = "app", middlewares = ["gold"] }}
+        routes.maybe = {{ match = {{ path = "/maybe" }}, upstream = "app", middlewares = ["maybe"] }}
+        routes.rule = {{ match = {{ path = "/rule" }}, upstream = "app", middlewares = ["maybe", "someone"] }}
+        "#
+    );
+    let tls = "client_ca = \"ca.pem\", client_auth = \"optional\"";
+    let world = World::start_with(tls, None, authority, &more).await;
+    let cases = [
+        (Some(&billing), "/known", 200, Some("billing")),
+        (Some(&billing), "/gold", 200, Some("billing")),
+        (Some(&billing), "/rule", 200, Some("billing")),
+        (Some(&pinned), "/known", 200, Some("pinned")),
+        (Some(&pinned), "/gold", 403, None),
+        // That two consumers list it is told, and it is neither's.
+        (Some(&other), "/known", 403, None),
+        (Some(&other), "/named", 200, Some("reports.example")),
+        (Some(&nameless), "/named", 403, None),
+        (None, "/known", 403, None),
+        (None, "/maybe", 200, None),
+        (None, "/rule", 403, None),
+    ];
+    for (shows, path, status, consumer) in cases {
+        let before = world.origin.requests();
+        assert_eq!(world.get_of(shows, path).await, Ok(status), "{path}");
+        if world.origin.requests() > before {
+            let told = world.origin.last_seen().unwrap();
+            assert_eq!(told.header("x-consumer"), Vec::from_iter(consumer), "{path}");
+        }
+    }
+    // Who has no certificate says in vain who it is, also where nobody is asked for one.
+    for (header, value) in [("x-consumer", "billing"), ("x-forwarded-client-cert", "URI=spiffe://example/billing")] {
+        let request = Request::get("/known").header(header, value);
+        assert_eq!(request.send(world.gateway.listener("plain")).await.status, 403);
+        let request = Request::get("/maybe").header(header, value);
+        assert_eq!(request.send(world.gateway.listener("plain")).await.status, 200);
+        let seen = world.origin.last_seen().unwrap();
+        assert_eq!((seen.header("x-consumer"), seen.header("x-forwarded-client-cert")), (vec![], vec![]));
+    }
+    let status = world.gateway.api("status").await.to_string();
+    assert!(status.contains("another consumer has `subject:CN=reports`, too"), "{status}");
+    let line = |line: &serde_json::Value| line["consumer"] == "billing" && line["path"] == "/gold";
+    world.gateway.until_logged("the consumer", line).await;
+}
+
+/// The SHA-256 of a certificate, as `openssl x509 -fingerprint -sha256` shows it.
+fn fingerprint(issued: &Issued) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &issued.der);
+    digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":")
 }
 
 #[tokio::test]

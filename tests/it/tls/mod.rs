@@ -13,6 +13,11 @@ use crate::support::pki::Issued;
 /// A gateway with a TLS listener, whose table has these further lines, and a route for everything to this service. The
 /// certificate of `web` lies beside it.
 fn setup(origin: &Origin, tls: &str, web: &Issued) -> Setup {
+    setup_with(origin, tls, web, "")
+}
+
+/// The same, with more configuration.
+fn setup_with(origin: &Origin, tls: &str, web: &Issued, more: &str) -> Setup {
     let config = format!(
         r#"
         listeners.secure = {{ address = "127.0.0.1:0", tls = {{ {tls} }} }}
@@ -22,6 +27,7 @@ fn setup(origin: &Origin, tls: &str, web: &Issued) -> Setup {
         certificates.web = {{ cert = "web.pem", key = "web-key.pem" }}
         upstreams.app.endpoints = ["{}"]
         routes.all = {{ match = {{ path = "/" }}, upstream = "app" }}
+        {more}
         "#,
         origin.address()
     );

@@ -10,7 +10,7 @@ use crate::spec::consumer::PasswordHash;
 use crate::spec::decode::condition::{RawWhen, parse_header_name, parse_method, parse_prefix, resolve_each};
 use crate::spec::decode::route::parse_cookie_name;
 use crate::spec::decode::scope::Scope;
-use crate::spec::middleware::access::{ApiKey, Basic, Ip, KeyPlace, Rule};
+use crate::spec::middleware::access::{ApiKey, Basic, CertificatePart, ClientCertificate, Ip, KeyPlace, Rule};
 
 use super::networks;
 
@@ -59,6 +59,30 @@ pub(super) struct RawBasic {
     optional: Option<bool>,
     /// Only consumers of one of these groups; default all.
     groups: Option<Vec<String>>,
+}
+
+/// A certificate that says which consumer a client is: one that the client proved to have in its handshake with this
+/// gateway, on a listener with `tls.client_ca`. Services get the consumer's name in `X-Consumer`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(rename = "ClientCertificateMiddleware", deny_unknown_fields)]
+pub(super) struct RawClientCertificate {
+    /// Which of its names is that of the consumer where no consumer lists the certificate: its first `uri`, its first
+    /// `dns` name, or its `subject`. Default: such certificates are refused.
+    consumer: Option<RawCertificatePart>,
+    /// Whether a client without a certificate may go on, as nobody. Default false.
+    optional: Option<bool>,
+    /// Only consumers of one of these groups; default all.
+    groups: Option<Vec<String>>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "CertificatePart")]
+enum RawCertificatePart {
+    Uri,
+    Dns,
+    Subject,
 }
 
 /// What a request must be like. What is not given asks nothing; of a list one holds, of `scopes` and `claims` all.
@@ -119,6 +143,20 @@ impl RawApiKey {
             optional: self.optional.unwrap_or(false),
             groups: groups(self.groups, scope),
         })
+    }
+}
+
+impl RawClientCertificate {
+    pub(super) fn resolve(self, scope: &Scope<'_>) -> ClientCertificate {
+        ClientCertificate {
+            consumer: self.consumer.map(|part| match part {
+                RawCertificatePart::Uri => CertificatePart::Uri,
+                RawCertificatePart::Dns => CertificatePart::Dns,
+                RawCertificatePart::Subject => CertificatePart::Subject,
+            }),
+            optional: self.optional.unwrap_or(false),
+            groups: groups(self.groups, scope),
+        }
     }
 }
 

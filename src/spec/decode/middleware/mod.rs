@@ -9,7 +9,7 @@ use serde::Deserialize;
 use crate::spec::middleware::MiddlewareSpec;
 use crate::spec::route::StripPrefix;
 
-use self::access::{RawApiKey, RawBasic, RawIp, RawRule, resolve_rules};
+use self::access::{RawApiKey, RawBasic, RawClientCertificate, RawIp, RawRule, resolve_rules};
 use self::answer::{RawErrorPages, RawMaintenance, RawRespond};
 use self::compression::RawCompression;
 use self::cors::RawCors;
@@ -69,6 +69,8 @@ pub struct RawMiddleware {
     api_key: Option<RawApiKey>,
     /// A name and a password.
     basic: Option<RawBasic>,
+    /// A certificate that says which consumer a client is.
+    client_certificate: Option<RawClientCertificate>,
     /// Rules, one of which must hold: 401 where nobody knows who the client is, 403 otherwise.
     require: Option<Vec<RawRule>>,
     /// So many requests in a time.
@@ -86,7 +88,7 @@ pub struct RawMiddleware {
 }
 
 /// The types, as they are written.
-const TYPES: [&str; 21] = [
+const TYPES: [&str; 22] = [
     "strip_prefix",
     "add_prefix",
     "rewrite",
@@ -101,6 +103,7 @@ const TYPES: [&str; 21] = [
     "ip",
     "api_key",
     "basic",
+    "client_certificate",
     "require",
     "rate_limit",
     "concurrency",
@@ -139,6 +142,7 @@ impl RawMiddleware {
             "ip" => Some(MiddlewareSpec::Ip(self.ip?.resolve(scope))),
             "api_key" => self.api_key?.resolve(scope).map(MiddlewareSpec::ApiKey),
             "basic" => self.basic?.resolve(scope).map(MiddlewareSpec::Basic),
+            "client_certificate" => Some(MiddlewareSpec::ClientCertificate(self.client_certificate?.resolve(scope))),
             "require" => Some(MiddlewareSpec::Require(resolve_rules(self.require?, scope))),
             "rate_limit" => self.rate_limit?.resolve(scope).map(MiddlewareSpec::RateLimit),
             "concurrency" => self.concurrency?.resolve(scope).map(MiddlewareSpec::Concurrency),

@@ -61,6 +61,10 @@ fn what_is_shown_is_what_was_written() {
         (r#"ip = { allow = [], deny = ["10.0.0.0/8"] }"#, r#"{"ip":{"allow":[],"deny":["10.0.0.0/8"]}}"#),
         ("api_key = {}", r#"{"api_key":{"header":"x-api-key","forward":false,"optional":false}}"#),
         (
+            r#"client_certificate = { consumer = "uri", groups = ["a"] }"#,
+            r#"{"client_certificate":{"consumer":"uri","optional":false,"groups":["a"]}}"#,
+        ),
+        (
             r#"require = [{ groups = ["a"], claims.b = "c", methods = ["GET"], paths = ["/d/"], ips = ["::1"], when.query.e = "f" }]"#,
             r#"{"require":[{"groups":["a"],"claims":{"b":"c"},"methods":["GET"],"paths":["/d"],"ips":["::1/128"],"when":{"query":{"e":"f"}}}]}"#,
         ),
