@@ -36,8 +36,8 @@ use crate::spec::endpoint::EndpointSpec;
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::settings::{Discovery, EtcdProvider as EtcdSettings, Redis as RedisSettings, Settings};
 use crate::spec::source::{ConsulService, Source};
-use crate::telemetry::access_log::Writer;
-use crate::telemetry::prometheus::Metrics;
+use crate::telemetry::lines::Writer;
+use crate::telemetry::prometheus::{Metrics, definitions};
 use crate::telemetry::stats::WorkersStats;
 
 /// Threads of the control plane: discovery, control, health checks, admin.
@@ -144,7 +144,7 @@ impl App {
             .map_err(|error| StartError::new(format!("admin: cannot bind {}", settings.admin.address), error))?;
         let admin_address =
             admin.local_addr().map_err(|error| StartError::new("admin: the socket has no address", error))?;
-        let log = Writer::start(&settings.telemetry.access_log)
+        let log = Writer::start("access log", &settings.telemetry.access_log, &[definitions::ACCESS_LOG_DROPPED])
             .map_err(|error| StartError::new("telemetry.access_log", error))?;
 
         let events = settings.telemetry.events.as_ref();

@@ -21,7 +21,7 @@ use crate::snapshot::Health;
 use crate::spec::decode::scalar::RawDuration;
 use crate::spec::endpoint::Address;
 use crate::spec::name::Name;
-use crate::spec::settings::{AccessLog, EtcdProvider, LogFormat, Telemetry};
+use crate::spec::settings::{EtcdProvider, LogDestination, LogFormat, Telemetry};
 use crate::spec::upstream::{HealthCheck, Probe, Protocol};
 use crate::{config, telemetry};
 
@@ -104,8 +104,12 @@ pub(super) fn run(
             return FAILED;
         }
     };
-    let log =
-        Telemetry { access_log: AccessLog::Off, log: "warn".to_owned(), log_format: LogFormat::Text, events: None };
+    let log = Telemetry {
+        access_log: LogDestination::Off,
+        log: "warn".to_owned(),
+        log_format: LogFormat::Text,
+        events: None,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = telemetry::log::init(&log)
         .map_err(|error| error.to_string())

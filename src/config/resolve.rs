@@ -15,7 +15,7 @@ use crate::spec::decode::tree::Spot;
 use crate::spec::log_filter;
 use crate::spec::name::Name;
 use crate::spec::settings::{
-    AccessLog, Admin, EventsFile, HttpsRedirect, Listener, LogFormat, Runtime, Secret, Settings, Telemetry,
+    Admin, EventsFile, HttpsRedirect, Listener, LogDestination, LogFormat, Runtime, Secret, Settings, Telemetry,
 };
 
 use super::environment::Environment;
@@ -266,9 +266,11 @@ fn resolve_admin(raw: RawAdmin, scope: &Scope<'_>, surroundings: &Surroundings<'
 
 fn resolve_telemetry(raw: RawTelemetry, scope: &Scope<'_>, surroundings: &Surroundings<'_>) -> Telemetry {
     let access_log = match raw.access_log.as_deref() {
-        None | Some("stdout") => AccessLog::Stdout,
-        Some("off") => AccessLog::Off,
-        Some(path) => surroundings.absolute(path, &scope.key("access_log")).map_or(AccessLog::Stdout, AccessLog::File),
+        None | Some("stdout") => LogDestination::Stdout,
+        Some("off") => LogDestination::Off,
+        Some(path) => {
+            surroundings.absolute(path, &scope.key("access_log")).map_or(LogDestination::Stdout, LogDestination::File)
+        }
     };
     let log_scope = scope.key("log");
     let log = match (raw.log, surroundings.environment.usual("RUST_LOG")) {

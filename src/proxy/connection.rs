@@ -302,29 +302,32 @@ fn refused_by_hyper(worker: &Worker, connection: &ClientConnection, error: &hype
     };
     connection.listener.unrouted.count(status, flag.as_str());
     if worker.log.is_on() {
-        worker.log.line(&Record {
-            time: SystemTime::now(),
-            listener: connection.listener.name.as_str(),
-            client: connection.peer.address,
-            method: "",
-            host: b"",
-            path: "",
-            protocol: "",
-            status,
-            flag: flag.as_str(),
-            route: "",
-            target: "",
-            upstream: "",
-            endpoint: "",
-            attempts: 0,
-            bytes_in: 0,
-            bytes_out: 0,
-            duration: std::time::Duration::ZERO,
-            upstream_duration: None,
-            request_id: "",
-            trace_id: "",
-            user_agent: b"",
-            consumer: "",
+        worker.log.add(|clock, line| {
+            Record {
+                time: SystemTime::now(),
+                listener: connection.listener.name.as_str(),
+                client: connection.peer.address,
+                method: "",
+                host: b"",
+                path: "",
+                protocol: "",
+                status,
+                flag: flag.as_str(),
+                route: "",
+                target: "",
+                upstream: "",
+                endpoint: "",
+                attempts: 0,
+                bytes_in: 0,
+                bytes_out: 0,
+                duration: std::time::Duration::ZERO,
+                upstream_duration: None,
+                request_id: "",
+                trace_id: "",
+                user_agent: b"",
+                consumer: "",
+            }
+            .write(clock, line)
         });
     }
 }

@@ -288,36 +288,39 @@ impl Frame {
                 (bytes(&self.request_flow), self.delivered.map_or_else(from_endpoint, |delivered| delivered.bytes))
             }
         };
-        self.worker.log.line(&Record {
-            time: self.time,
-            listener: self.connection.listener.name.as_str(),
-            client: self.client,
-            method: self.method.as_str(),
-            host: self.host.as_ref().map_or(&[], HeaderValue::as_bytes),
-            path: self.target_uri.as_ref().map_or("", PathAndQuery::path),
-            protocol: match self.version {
-                Version::HTTP_10 => "HTTP/1.0",
-                Version::HTTP_2 => "HTTP/2.0",
-                _ => "HTTP/1.1",
-            },
-            status,
-            flag,
-            route: self.route.as_ref().map_or("", |route| &route.route.label),
-            target: match (&self.route, self.target) {
-                (Some(route), Some(target)) => &route.route.targets[target].label,
-                _ => "",
-            },
-            upstream: self.upstream.as_ref().map_or("", |(_, local)| &local.upstream.label),
-            endpoint: self.endpoint.as_ref().map_or("", |endpoint| endpoint.state.label()),
-            attempts: self.attempts,
-            bytes_in,
-            bytes_out,
-            duration,
-            upstream_duration,
-            request_id: self.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or(""),
-            trace_id: self.traceparent.as_ref().and_then(trace_id).unwrap_or(""),
-            user_agent: self.user_agent.as_ref().map_or(&[], HeaderValue::as_bytes),
-            consumer: self.consumer.as_ref().map_or("", |consumer| &consumer.name),
+        self.worker.log.add(|clock, line| {
+            Record {
+                time: self.time,
+                listener: self.connection.listener.name.as_str(),
+                client: self.client,
+                method: self.method.as_str(),
+                host: self.host.as_ref().map_or(&[], HeaderValue::as_bytes),
+                path: self.target_uri.as_ref().map_or("", PathAndQuery::path),
+                protocol: match self.version {
+                    Version::HTTP_10 => "HTTP/1.0",
+                    Version::HTTP_2 => "HTTP/2.0",
+                    _ => "HTTP/1.1",
+                },
+                status,
+                flag,
+                route: self.route.as_ref().map_or("", |route| &route.route.label),
+                target: match (&self.route, self.target) {
+                    (Some(route), Some(target)) => &route.route.targets[target].label,
+                    _ => "",
+                },
+                upstream: self.upstream.as_ref().map_or("", |(_, local)| &local.upstream.label),
+                endpoint: self.endpoint.as_ref().map_or("", |endpoint| endpoint.state.label()),
+                attempts: self.attempts,
+                bytes_in,
+                bytes_out,
+                duration,
+                upstream_duration,
+                request_id: self.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or(""),
+                trace_id: self.traceparent.as_ref().and_then(trace_id).unwrap_or(""),
+                user_agent: self.user_agent.as_ref().map_or(&[], HeaderValue::as_bytes),
+                consumer: self.consumer.as_ref().map_or("", |consumer| &consumer.name),
+            }
+            .write(clock, line)
         });
     }
 }

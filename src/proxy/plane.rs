@@ -14,7 +14,7 @@ use super::worker::{self, Peers, Start};
 use crate::snapshot::Snapshot;
 use crate::spec::name::Name;
 use crate::spec::settings::Listener;
-use crate::telemetry::access_log::Writer;
+use crate::telemetry::lines::Writer;
 use crate::telemetry::stats::WorkersStats;
 
 /// What workers are told about the end.

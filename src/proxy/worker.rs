@@ -28,7 +28,7 @@ use crate::exchange::Flag;
 use crate::snapshot::Snapshot;
 use crate::spec::name::Name;
 use crate::spec::settings::Listener;
-use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::lines::Lines;
 use crate::telemetry::stats::{Gauge, RequestCounters, WorkerStats};
 
 /// What a worker starts with.
@@ -38,7 +38,7 @@ pub(super) struct Start {
     pub(super) snapshot: watch::Receiver<Arc<Snapshot>>,
     pub(super) stop: watch::Receiver<Stop>,
     pub(super) stats: Arc<WorkerStats>,
-    pub(super) log: AccessLog,
+    pub(super) log: Lines,
     /// Connections that other workers hand over.
     pub(super) handed: mpsc::UnboundedReceiver<Accepted>,
     pub(super) peers: Peers,
@@ -70,7 +70,7 @@ pub(super) struct LocalListener {
 pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) stats: Arc<WorkerStats>,
-    pub(super) log: AccessLog,
+    pub(super) log: Lines,
     /// Seconds since the start.
     pub(super) clock: Arc<AtomicU32>,
     pub(super) peers: Peers,

@@ -415,7 +415,7 @@ pub struct ClientTls {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Telemetry {
     /// Where access log lines go.
-    pub access_log: AccessLog,
+    pub access_log: LogDestination,
     /// Filter of our own log, as in `RUST_LOG`; default `info`.
     pub log: String,
     /// Format of our own log.
@@ -435,7 +435,7 @@ pub struct EventsFile {
 
 /// Where access log lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AccessLog {
+pub enum LogDestination {
     /// Nowhere.
     Off,
     /// Standard output (the default).

@@ -68,7 +68,7 @@ mod tests {
     use std::sync::{Arc, Mutex, PoisonError};
 
     use super::*;
-    use crate::spec::settings::AccessLog;
+    use crate::spec::settings::LogDestination;
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -87,7 +87,7 @@ mod tests {
     fn logged(filter: &str, log_format: LogFormat) -> String {
         let lines = Lines::default();
         let writer = lines.clone();
-        let settings = Telemetry { access_log: AccessLog::Off, log: filter.to_owned(), log_format, events: None };
+        let settings = Telemetry { access_log: LogDestination::Off, log: filter.to_owned(), log_format, events: None };
         let subscriber = subscriber(&settings, move || writer.clone(), false).expect("a subscriber");
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(upstream = "users", "hello");

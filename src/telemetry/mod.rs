@@ -5,6 +5,7 @@
 //! writing out happen elsewhere. Nothing here blocks a worker.
 
 pub mod access_log;
+pub mod lines;
 pub mod log;
 pub mod prometheus;
 pub mod stats;

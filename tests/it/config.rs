@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fleetgate::config::{Finding, check, load};
 use fleetgate::spec::name::ProviderId;
-use fleetgate::spec::settings::{AccessLog, EventsFile, LogFormat, Settings};
+use fleetgate::spec::settings::{EventsFile, LogDestination, LogFormat, Settings};
 use proptest::prelude::*;
 
 fn env(variables: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -468,13 +468,13 @@ fn paths_are_relative_to_the_file_that_names_them() {
     let settings = files.load(&[("RUST_LOG", "debug")]);
     assert_eq!(settings.discovery.file.patterns, [directory.join("routes.d/*.toml"), PathBuf::from("/etc/x.toml")]);
     assert_eq!(settings.discovery.file.main, Some(directory.join("fleetgate.toml")));
-    assert_eq!(settings.telemetry.access_log, AccessLog::File(directory.join("access.log")));
+    assert_eq!(settings.telemetry.access_log, LogDestination::File(directory.join("access.log")));
     assert_eq!((settings.telemetry.log.as_str(), settings.telemetry.log_format), ("debug", LogFormat::Json));
     let events = EventsFile { path: directory.join("events.jsonl"), max_size: 16 << 20 };
     assert_eq!(settings.telemetry.events, Some(events));
     let settings = files.load(&[("FLEETGATE_TELEMETRY__ACCESS_LOG", "a.log"), ("FLEETGATE_TELEMETRY__EVENTS", "off")]);
     assert_eq!(settings.telemetry.events, None);
-    assert_eq!(settings.telemetry.access_log, AccessLog::File(std::env::current_dir().unwrap().join("a.log")));
+    assert_eq!(settings.telemetry.access_log, LogDestination::File(std::env::current_dir().unwrap().join("a.log")));
 }
 
 #[test]

@@ -8,8 +8,8 @@ use crate::snapshot::Snapshot;
 use crate::spec::encode::{self, duration_text};
 use crate::spec::name::ProviderId;
 use crate::spec::settings::{
-    AccessLog, ClientTls, ConsulProvider, EtcdProvider, Listener, ListenerTls, LogFormat, OwnAddress, OwnPlace, Redis,
-    Settings, StateDir,
+    ClientTls, ConsulProvider, EtcdProvider, Listener, ListenerTls, LogDestination, LogFormat, OwnAddress, OwnPlace,
+    Redis, Settings, StateDir,
 };
 
 /// All configuration.
@@ -118,9 +118,9 @@ fn settings(settings: &Settings) -> Value {
         "redis": settings.redis.as_ref().map(redis),
         "telemetry": {
             "access_log": match &settings.telemetry.access_log {
-                AccessLog::Off => json!("off"),
-                AccessLog::Stdout => json!("stdout"),
-                AccessLog::File(path) => json!(path),
+                LogDestination::Off => json!("off"),
+                LogDestination::Stdout => json!("stdout"),
+                LogDestination::File(path) => json!(path),
             },
             "log": settings.telemetry.log,
             "log_format": match settings.telemetry.log_format {

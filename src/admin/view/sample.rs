@@ -11,7 +11,7 @@ use crate::spec::matching::{Conditions, HostMatch, MatchSpec, PathMatch, Pattern
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::route::{Choice, RouteSpec, Sticky, TargetSpec};
 use crate::spec::settings::{
-    AccessLog, Admin, Discovery, FileProvider, Listener, LogFormat, Runtime, Settings, StateDir, Telemetry,
+    Admin, Discovery, FileProvider, Listener, LogDestination, LogFormat, Runtime, Settings, StateDir, Telemetry,
 };
 use crate::spec::source::{ConsulService, Source};
 use crate::spec::upstream::{HealthCheck, Probe, UpstreamSettings};
@@ -97,7 +97,7 @@ pub(in crate::admin) fn settings() -> Settings {
         },
         redis: None,
         telemetry: Telemetry {
-            access_log: AccessLog::Off,
+            access_log: LogDestination::Off,
             log: "info".to_owned(),
             log_format: LogFormat::Text,
             events: None,

@@ -1,10 +1,10 @@
-//! Defines what the access log says of an exchange, and how it is written as a line of JSON.
+//! The access log: one JSON line an exchange, formatted by the worker, written as [`lines`](super::lines) are.
 
 use std::io::Write;
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-use jiff::Timestamp;
+use super::lines::{Clock, three_digits};
 
 /// An exchange that ended. Absent texts are empty. Keys of the line are the fields' names, in this order.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +56,8 @@ pub struct Record<'a> {
 }
 
 impl Record<'_> {
-    pub(super) fn write(&self, clock: &mut Clock, line: &mut Vec<u8>) {
+    /// Appends the line.
+    pub fn write(&self, clock: &mut Clock, line: &mut Vec<u8>) {
         line.extend_from_slice(b"{\"time\":\"");
         clock.write(self.time, line);
         plain(line, b"\",\"listener\":\"", self.listener);
@@ -89,37 +90,6 @@ impl Record<'_> {
             text(line, b"\",\"consumer\":\"", self.consumer.as_bytes());
         }
         line.extend_from_slice(b"\"}\n");
-    }
-}
-
-/// Writes times, and keeps the text of the last whole second.
-#[derive(Debug)]
-pub(super) struct Clock {
-    second: u64,
-    /// `2026-11-23T12:34:56`
-    text: String,
-}
-
-impl Default for Clock {
-    fn default() -> Self {
-        Self { second: u64::MAX, text: String::new() }
-    }
-}
-
-impl Clock {
-    /// RFC 3339 in UTC with milliseconds.
-    fn write(&mut self, time: SystemTime, line: &mut Vec<u8>) {
-        let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        if since.as_secs() != self.second {
-            let second = i64::try_from(since.as_secs()).ok().and_then(|second| Timestamp::from_second(second).ok());
-            self.text = second.unwrap_or(Timestamp::UNIX_EPOCH).to_string();
-            self.text.pop();
-            self.second = since.as_secs();
-        }
-        line.extend_from_slice(self.text.as_bytes());
-        line.push(b'.');
-        three_digits(line, since.subsec_millis());
-        line.push(b'Z');
     }
 }
 
@@ -169,12 +139,6 @@ fn milliseconds(line: &mut Vec<u8>, duration: Duration) {
     three_digits(line, duration.subsec_micros() % 1_000);
 }
 
-/// `value` is under 1000.
-fn three_digits(line: &mut Vec<u8>, value: u32) {
-    let digit = |place: u32| b'0' + (value / place % 10) as u8;
-    line.extend_from_slice(&[digit(100), digit(10), digit(1)]);
-}
-
 fn ip(line: &mut Vec<u8>, ip: IpAddr) {
     match ip {
         IpAddr::V4(ip) => {
@@ -191,12 +155,14 @@ fn ip(line: &mut Vec<u8>, ip: IpAddr) {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
+    use std::time::UNIX_EPOCH;
+
     use proptest::prelude::*;
 
     use super::*;
 
-    pub(in super::super) fn record() -> Record<'static> {
+    fn record() -> Record<'static> {
         Record {
             time: UNIX_EPOCH + Duration::from_millis(1_795_437_296_007),
             listener: "web",
@@ -256,21 +222,6 @@ pub(super) mod tests {
         let value: serde_json::Value = serde_json::from_str(&line(&record)).expect("JSON");
         assert!(value["upstream_duration_ms"].is_null());
         assert_eq!(value["client"], "::1");
-    }
-
-    #[test]
-    fn times_go_back_and_forth() {
-        let mut clock = Clock::default();
-        for (millis, text) in [
-            (0, "1970-01-01T00:00:00.000Z"),
-            (1_999, "1970-01-01T00:00:01.999Z"),
-            (1_000, "1970-01-01T00:00:01.000Z"),
-            (999, "1970-01-01T00:00:00.999Z"),
-        ] {
-            let mut line = Vec::new();
-            clock.write(UNIX_EPOCH + Duration::from_millis(millis), &mut line);
-            assert_eq!(String::from_utf8_lossy(&line), text);
-        }
     }
 
     proptest! {

@@ -1,4 +1,4 @@
-//! The access log: one JSON line an exchange, formatted by the worker, written by a thread of its own.
+//! Logs of lines for machines: formatted by who has something to say, written by a thread of their own.
 //!
 //! A worker appends lines to a buffer that it owns. Full buffers go through a bounded channel to the
 //! writing thread; when that falls behind, lines are dropped and counted. A worker never waits.
@@ -10,18 +10,18 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use super::prometheus::{Definition, Samples, Source, definitions};
 
-mod record;
+mod clock;
 mod writer;
 
-pub use record::Record;
+pub use clock::Clock;
 pub use writer::Writer;
 
-use record::Clock;
+pub(super) use clock::three_digits;
 use writer::Chunk;
 
-/// A worker's end of the access log. What it holds is written when it is dropped.
+/// An end of a log. What it holds is written when it is dropped.
 #[derive(Debug)]
-pub struct AccessLog {
+pub struct Lines {
     /// `None`: the log is off.
     writer: Option<SyncSender<Chunk>>,
     buffer: RefCell<Buffer>,
@@ -56,16 +56,19 @@ impl Buffer {
 const SPARE: usize = 2;
 
 /// Lines that were lost because their destination was too slow or failed, for the process.
-#[derive(Debug, Default)]
-pub struct DroppedLines(AtomicU64);
+#[derive(Debug)]
+pub struct DroppedLines {
+    count: AtomicU64,
+    lost: &'static [&'static Definition; 1],
+}
 
 /// Bytes after which a buffer is handed over.
 const FULL: usize = 32 * 1024;
 
-impl AccessLog {
+impl Lines {
     /// A log that goes nowhere.
     pub fn off() -> Self {
-        Self::new(None, Arc::default())
+        Self::new(None, Arc::new(DroppedLines::new(&[definitions::ACCESS_LOG_DROPPED])))
     }
 
     fn new(writer: Option<SyncSender<Chunk>>, dropped: Arc<DroppedLines>) -> Self {
@@ -77,13 +80,13 @@ impl AccessLog {
         self.writer.is_some()
     }
 
-    /// Adds the line of an exchange that ended. Never blocks.
-    pub fn line(&self, record: &Record<'_>) {
+    /// Adds a line, which `write` appends with its end. Never blocks.
+    pub fn add(&self, write: impl FnOnce(&mut Clock, &mut Vec<u8>)) {
         let Some(writer) = &self.writer else { return };
         let mut buffer = self.buffer.borrow_mut();
         buffer.make_room();
         let Buffer { chunk, clock, .. } = &mut *buffer;
-        record.write(clock, &mut chunk.text);
+        write(clock, &mut chunk.text);
         chunk.lines += 1;
         if chunk.text.len() < FULL {
             return;
@@ -113,7 +116,7 @@ impl AccessLog {
     }
 }
 
-impl Drop for AccessLog {
+impl Drop for Lines {
     fn drop(&mut self) {
         self.flush();
         self.dropped.add(self.buffer.get_mut().chunk.lines);
@@ -121,41 +124,50 @@ impl Drop for AccessLog {
 }
 
 impl DroppedLines {
+    fn new(lost: &'static [&'static Definition; 1]) -> Self {
+        Self { count: AtomicU64::new(0), lost }
+    }
+
     fn add(&self, lines: u32) {
-        self.0.fetch_add(lines.into(), Relaxed);
+        self.count.fetch_add(lines.into(), Relaxed);
     }
 
     /// Lines lost since the start.
     pub fn count(&self) -> u64 {
-        self.0.load(Relaxed)
+        self.count.load(Relaxed)
     }
 }
 
 impl Source for DroppedLines {
     fn definitions(&self) -> &'static [&'static Definition] {
-        &[definitions::ACCESS_LOG_DROPPED]
+        self.lost
     }
 
     fn collect(&self, samples: &mut Samples) {
-        samples.value(definitions::ACCESS_LOG_DROPPED, &[], self.count() as f64);
+        samples.value(self.lost[0], &[], self.count() as f64);
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::mpsc::sync_channel;
 
-    use super::record::tests::record;
     use super::*;
+
+    pub(super) fn line(_: &mut Clock, text: &mut Vec<u8>) {
+        text.push(b'"');
+        text.extend([b'x'; 400]);
+        text.extend(b"\"\n");
+    }
 
     #[test]
     fn a_slow_destination_loses_lines_and_counts_them() {
         let (sender, receiver) = sync_channel(1);
-        let dropped = Arc::<DroppedLines>::default();
-        let log = AccessLog::new(Some(sender), Arc::clone(&dropped));
+        let dropped = Arc::new(DroppedLines::new(&[definitions::ACCESS_LOG_DROPPED]));
+        let log = Lines::new(Some(sender), Arc::clone(&dropped));
         let lines = 2_000;
         for _ in 0..lines {
-            log.line(&record());
+            log.add(line);
         }
         assert!(dropped.count() > 0);
         let sent = receiver.recv().expect("a full buffer");
@@ -168,9 +180,9 @@ mod tests {
     #[test]
     fn a_flush_that_finds_no_room_loses_nothing() {
         let (sender, receiver) = sync_channel(1);
-        let log = AccessLog::new(Some(sender), Arc::default());
+        let log = Lines::new(Some(sender), Arc::new(DroppedLines::new(&[definitions::ACCESS_LOG_DROPPED])));
         for _ in 0..3 {
-            log.line(&record());
+            log.add(line);
             log.flush();
         }
         assert_eq!(receiver.recv().expect("the first line").lines, 1);
@@ -181,8 +193,8 @@ mod tests {
 
     #[test]
     fn a_log_that_is_off_collects_nothing() {
-        let log = AccessLog::off();
-        log.line(&record());
+        let log = Lines::off();
+        log.add(line);
         assert!(!log.is_on());
         assert_eq!(log.buffer.borrow().chunk.lines, 0);
     }

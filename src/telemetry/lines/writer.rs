@@ -1,4 +1,4 @@
-//! Defines the thread that writes access log lines to their destination.
+//! Defines the thread that writes lines to their destination.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write};
@@ -9,9 +9,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::spec::settings::AccessLog as Destination;
-
-use super::{AccessLog, DroppedLines};
+use super::{DroppedLines, Lines};
+use crate::spec::settings::LogDestination as Destination;
+use crate::telemetry::prometheus::Definition;
 
 /// Whole lines on their way.
 #[derive(Debug, Default)]
@@ -38,7 +38,7 @@ const ROTATION_CHECK: Duration = Duration::from_secs(1);
 /// How often failed writes are told in our own log.
 const COMPLAINT: Duration = Duration::from_secs(60);
 
-/// The access log of the process.
+/// A log of the process.
 #[derive(Debug)]
 pub struct Writer {
     /// `None`: the log is off.
@@ -54,25 +54,25 @@ struct Thread {
 }
 
 impl Writer {
-    /// Opens the destination and starts the thread.
+    /// Opens the destination and starts the thread. `lost`: the metric that counts lines that are lost.
     ///
     /// # Errors
     /// When the file can't be opened for appending, with its name, or no thread can be started.
-    pub fn start(destination: &Destination) -> io::Result<Self> {
+    pub fn start(name: &str, destination: &Destination, lost: &'static [&'static Definition; 1]) -> io::Result<Self> {
         let sink = match destination {
             Destination::Off => None,
             Destination::Stdout => Some(Sink::Stdout),
-            Destination::File(path) => Some(Sink::File(LogFile::open(path)?)),
+            Destination::File(path) => Some(Sink::File(LogFile::open(name, path)?)),
         };
-        let dropped = Arc::<DroppedLines>::default();
-        let thread = sink.map(|sink| Thread::start(sink, Arc::clone(&dropped))).transpose()?;
+        let dropped = Arc::new(DroppedLines::new(lost));
+        let thread = sink.map(|sink| Thread::start(name, sink, Arc::clone(&dropped))).transpose()?;
         Ok(Self { thread, dropped })
     }
 
-    /// An end of the log for a worker.
-    pub fn handle(&self) -> AccessLog {
+    /// An end of the log.
+    pub fn handle(&self) -> Lines {
         let sender = self.thread.as_ref().map(|thread| thread.sender.clone());
-        AccessLog::new(sender, Arc::clone(&self.dropped))
+        Lines::new(sender, Arc::clone(&self.dropped))
     }
 
     /// The counter of lost lines.
@@ -91,9 +91,10 @@ impl Writer {
 }
 
 impl Thread {
-    fn start(mut sink: Sink, dropped: Arc<DroppedLines>) -> io::Result<Self> {
+    fn start(name: &str, mut sink: Sink, dropped: Arc<DroppedLines>) -> io::Result<Self> {
         let (sender, chunks) = sync_channel::<Chunk>(QUEUE);
         let (ended, done) = sync_channel(0);
+        let log = name.to_owned();
         let write = move || {
             let _ended: SyncSender<()> = ended;
             let mut complained = None::<Instant>;
@@ -108,11 +109,11 @@ impl Thread {
                 dropped.add(chunk.lines);
                 if complained.is_none_or(|at| at.elapsed() >= COMPLAINT) {
                     complained = Some(Instant::now());
-                    tracing::warn!(%error, dropped = dropped.count(), "access log lines can't be written");
+                    tracing::warn!(%error, dropped = dropped.count(), "lines of the {log} can't be written");
                 }
             }
         };
-        thread::Builder::new().name("access-log".to_owned()).spawn(write)?;
+        thread::Builder::new().name(name.replace(' ', "-")).spawn(write)?;
         Ok(Self { sender, done })
     }
 }
@@ -139,14 +140,15 @@ impl Sink {
 /// A file that is opened again when its name leads elsewhere.
 #[derive(Debug)]
 struct LogFile {
+    name: String,
     path: PathBuf,
     file: File,
     checked: Instant,
 }
 
 impl LogFile {
-    fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), file: append(path)?, checked: Instant::now() })
+    fn open(name: &str, path: &Path) -> io::Result<Self> {
+        Ok(Self { name: name.to_owned(), path: path.to_owned(), file: append(name, path)?, checked: Instant::now() })
     }
 
     fn write(&mut self, text: &[u8]) -> io::Result<()> {
@@ -164,39 +166,44 @@ impl LogFile {
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         };
         if moved {
-            self.file = append(&self.path)?;
+            self.file = append(&self.name, &self.path)?;
         }
         Ok(())
     }
 }
 
-fn append(path: &Path) -> io::Result<File> {
+fn append(name: &str, path: &Path) -> io::Result<File> {
     // Lines tell who asked for what: not for everyone on the machine.
     OpenOptions::new()
         .append(true)
         .create(true)
         .mode(0o640)
         .open(path)
-        .map_err(|error| io::Error::new(error.kind(), format!("access log {}: {error}", path.display())))
+        .map_err(|error| io::Error::new(error.kind(), format!("{name} {}: {error}", path.display())))
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
 
-    use super::super::record::tests::record;
+    use super::super::tests::line;
     use super::*;
+    use crate::telemetry::prometheus::definitions;
+
+    fn start(path: PathBuf) -> io::Result<Writer> {
+        Writer::start("access log", &Destination::File(path), &[definitions::ACCESS_LOG_DROPPED])
+    }
 
     #[test]
     fn lines_of_all_workers_are_in_the_file_after_finish() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("access.log");
         fs::write(&path, "earlier\n").expect("to write");
-        let writer = Writer::start(&Destination::File(path.clone())).expect("to open");
+        let writer = start(path.clone()).expect("to open");
         let workers = [writer.handle(), writer.handle()].map(|log| {
             thread::spawn(move || {
                 for _ in 0..500 {
-                    log.line(&record());
+                    log.add(line);
                 }
             })
         });
@@ -215,7 +222,7 @@ mod tests {
     fn a_file_that_was_moved_away_is_opened_again() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("access.log");
-        let mut file = LogFile::open(&path).expect("to open");
+        let mut file = LogFile::open("access log", &path).expect("to open");
         file.write(b"one\n").expect("to write");
         let rotated = folder.path().join("access.log.1");
         fs::rename(&path, &rotated).expect("to move");
@@ -227,16 +234,16 @@ mod tests {
 
     #[test]
     fn a_file_that_cannot_be_opened_is_named() {
-        let error = Writer::start(&Destination::File("/nowhere/access.log".into())).expect_err("no folder");
+        let error = start("/nowhere/access.log".into()).expect_err("no folder");
         assert!(error.to_string().starts_with("access log /nowhere/access.log: "), "{error}");
     }
 
     #[test]
     fn failed_writes_are_counted() {
-        let writer = Writer::start(&Destination::File("/dev/full".into())).expect("to open");
+        let writer = start("/dev/full".into()).expect("to open");
         let dropped = writer.dropped_lines();
         let log = writer.handle();
-        log.line(&record());
+        log.add(line);
         drop(log);
         writer.finish();
         assert_eq!(dropped.count(), 1);
