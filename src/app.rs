@@ -36,8 +36,9 @@ use crate::spec::endpoint::EndpointSpec;
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::settings::{Discovery, EtcdProvider as EtcdSettings, Redis as RedisSettings, Settings};
 use crate::spec::source::{ConsulService, Source};
-use crate::telemetry::lines::Writer;
-use crate::telemetry::prometheus::{Metrics, definitions};
+use crate::telemetry::Logs;
+use crate::telemetry::audit::AuditLog;
+use crate::telemetry::prometheus::Metrics;
 use crate::telemetry::stats::WorkersStats;
 
 /// Threads of the control plane: discovery, control, health checks, admin.
@@ -108,7 +109,7 @@ pub struct App {
     admin: SocketAddr,
     readiness: Arc<Readiness>,
     plane: DataPlane,
-    log: Writer,
+    logs: Logs,
     history: Arc<History>,
     reread: watch::Sender<u64>,
     tasks: JoinSet<()>,
@@ -144,8 +145,8 @@ impl App {
             .map_err(|error| StartError::new(format!("admin: cannot bind {}", settings.admin.address), error))?;
         let admin_address =
             admin.local_addr().map_err(|error| StartError::new("admin: the socket has no address", error))?;
-        let log = Writer::start("access log", &settings.telemetry.access_log, &[definitions::ACCESS_LOG_DROPPED])
-            .map_err(|error| StartError::new("telemetry.access_log", error))?;
+        let logs = Logs::start(&settings.telemetry).map_err(|(place, error)| StartError::new(place, error))?;
+        let audit = Arc::new(logs.audit());
 
         let events = settings.telemetry.events.as_ref();
         let former = events.map_or_else(Former::default, |events| read_back(&events.path, SystemTime::now()));
@@ -174,7 +175,9 @@ impl App {
         let (commands, orders) = Commands::channel();
         let (shown, showing) = watch::channel(None);
         let history = History::resuming(former, index_of(&statuses), shutdown.clone());
+        history.audited(Arc::clone(&audit));
         history.starts();
+        tasks.spawn(keep_audit(Arc::clone(&audit), shutdown.clone()));
         let control = Control {
             providers: discovery.states,
             rules,
@@ -223,7 +226,7 @@ impl App {
         }
 
         let stats = Arc::new(WorkersStats::default());
-        let plane = DataPlane::start(workers, bound, &snapshots, &stats, &log)
+        let plane = DataPlane::start(workers, bound, &snapshots, &stats, &logs)
             .map_err(|error| StartError::new("cannot start the workers", error))?;
         if let Some(uses) = discovery.uses {
             let following = uses::follow(Arc::clone(&stats), snapshots.clone(), uses);
@@ -231,7 +234,7 @@ impl App {
             tasks.spawn(async move { shutdown.run_until_cancelled(following).await.unwrap_or_default() });
         }
 
-        let metrics = metrics(&snapshots, &statuses, &fleet, stats, &log, started)
+        let metrics = metrics(&snapshots, &statuses, &fleet, stats, &logs, started)
             .and_then(|metrics| metrics.register(saved_errors).map(|()| metrics))
             .map_err(|error| StartError::new("metrics", error))?;
         let noted = Arc::clone(&history);
@@ -242,6 +245,7 @@ impl App {
             snapshot: snapshots,
             providers: statuses,
             fleet,
+            audit,
             commands,
             history,
             metrics,
@@ -255,7 +259,7 @@ impl App {
             admin,
             readiness,
             plane,
-            log,
+            logs,
             history: noted,
             reread,
             tasks,
@@ -309,7 +313,8 @@ impl App {
         if tokio::time::timeout(LAST_WORDS, ended).await.is_err() {
             tracing::warn!("a task of the control plane did not end in time");
         }
-        self.log.finish();
+        drop(self.history);
+        self.logs.finish();
     }
 }
 
@@ -424,6 +429,14 @@ fn join_fleet(
     }
 }
 
+/// Hands over lines of the audit log, until shutdown.
+async fn keep_audit(log: Arc<AuditLog>, shutdown: CancellationToken) {
+    while !shutdown.is_cancelled() {
+        log.flush();
+        let _ = tokio::time::timeout(Duration::from_millis(100), shutdown.cancelled()).await;
+    }
+}
+
 /// Whether this gateway should get traffic, for the registries it is in.
 fn standing(readiness: &Arc<Readiness>) -> Standing {
     let readiness = Arc::clone(readiness);
@@ -484,12 +497,12 @@ fn metrics(
     statuses: &[Arc<ProviderStatus>],
     fleet: &Arc<Fleet>,
     stats: Arc<WorkersStats>,
-    log: &Writer,
+    logs: &Logs,
     started: Instant,
 ) -> prometheus::Result<Metrics> {
     let metrics = Metrics::new()?;
     metrics.register(stats)?;
-    metrics.register(log.dropped_lines())?;
+    logs.register(&metrics)?;
     let (snapshot, providers) = (snapshots.clone(), statuses.to_vec());
     metrics.register(admin::metrics::Picture { snapshot, providers, fleet: Arc::clone(fleet), started })?;
     Ok(metrics)

@@ -1,6 +1,6 @@
 //! Defines who may ask: with a token its holders, without one whoever is on this machine and names it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,6 +13,10 @@ use crate::spec::settings::{Admin, Secret};
 /// That a request may see everything; absent where it only may see what everyone may.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Authorised;
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Client(pub(super) SocketAddr);
 
 /// Whether a request may see `path`, and whether all of it.
 ///

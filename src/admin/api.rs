@@ -1,5 +1,6 @@
 //! Defines the pages of the admin API and what surrounds each: who may ask, errors as JSON, headers.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use axum::extract::rejection::PathRejection;
@@ -12,12 +13,13 @@ use http::{HeaderName, HeaderValue, StatusCode, Uri, header};
 use serde_json::json;
 
 use super::State;
-use super::access::{self, Authorised};
+use super::access::{self, Authorised, Client};
 use super::command;
 use super::error::ApiError;
 use super::view::{Freshness, List, config, provider, route, status, upstream};
 use super::{events, explain};
 use crate::snapshot::Snapshot;
+use crate::telemetry::audit::Authentication;
 use crate::telemetry::prometheus;
 
 /// All pages.
@@ -93,10 +95,29 @@ async fn providers(Shared(state): Of) -> Json<List<provider::ProviderView>> {
 
 /// Lets in who may ask, and notes who may see everything.
 async fn guard(Shared(state): Of, mut request: Request, next: Next) -> Result<Response, ApiError> {
-    if !request.method().is_safe() {
-        access::judge_origin(request.headers())?;
-    }
-    if let Some(authorised) = access::judge(&state.settings.admin, request.uri(), request.headers())? {
+    let origin = if request.method().is_safe() { Ok(()) } else { access::judge_origin(request.headers()) };
+    let judged = origin.and_then(|()| access::judge(&state.settings.admin, request.uri(), request.headers()));
+    let authorised = judged.inspect_err(|error| {
+        let client = request.extensions().get::<Client>().map(|client| client.0.ip());
+        state.audit.add(
+            "authentication",
+            &Authentication {
+                outcome: "refused",
+                by: "admin",
+                why: error.code(),
+                listener: "",
+                client: client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+                consumer: "",
+                method: request.method().as_str(),
+                host: "",
+                path: request.uri().path(),
+                route: "",
+                status: Some(error.status().as_u16()),
+                request_id: "",
+            },
+        );
+    })?;
+    if let Some(authorised) = authorised {
         request.extensions_mut().insert(authorised);
     }
     Ok(next.run(request).await)
@@ -134,6 +155,7 @@ mod tests {
     use crate::control::command::Commands;
     use crate::control::history::History;
     use crate::spec::settings::Secret;
+    use crate::telemetry::audit::AuditLog;
     use crate::telemetry::prometheus::Metrics;
 
     fn state(token: Option<&str>) -> State {
@@ -151,6 +173,7 @@ mod tests {
             snapshot,
             providers: Vec::new(),
             fleet: Arc::default(),
+            audit: Arc::new(AuditLog::off()),
             commands: Commands::channel().0,
             history: History::new(Box::new(|_, _| None), CancellationToken::new()),
             metrics,

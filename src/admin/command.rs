@@ -3,12 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State as Shared};
+use axum::{Extension, Json};
 use serde::Serialize;
+use serde_json::json;
 
 use super::State;
+use super::access::Client;
 use super::error::ApiError;
 use crate::control::command::{Command, Outcome, Place, Refusal};
 use crate::spec::name::ProviderId;
@@ -24,22 +26,24 @@ pub(super) struct Obeyed {
 
 type Answer = Result<Json<Obeyed>, ApiError>;
 type Of = Shared<Arc<State>>;
+/// Who gives it.
+type By = Option<Extension<Client>>;
 
 /// `POST /api/v1/upstreams/NAME/endpoints/ADDRESS/drain`
-pub(super) async fn drain(Shared(state): Of, path: Result<Path<(String, String)>, PathRejection>) -> Answer {
-    obey(&state, Command::Drain(place(path)?)).await
+pub(super) async fn drain(Shared(state): Of, by: By, path: Result<Path<(String, String)>, PathRejection>) -> Answer {
+    obey(&state, by, Command::Drain(place(path)?)).await
 }
 
 /// `POST /api/v1/upstreams/NAME/endpoints/ADDRESS/undrain`
-pub(super) async fn undrain(Shared(state): Of, path: Result<Path<(String, String)>, PathRejection>) -> Answer {
-    obey(&state, Command::Undrain(place(path)?)).await
+pub(super) async fn undrain(Shared(state): Of, by: By, path: Result<Path<(String, String)>, PathRejection>) -> Answer {
+    obey(&state, by, Command::Undrain(place(path)?)).await
 }
 
 /// `POST /api/v1/providers/NAME/accept`
-pub(super) async fn accept(Shared(state): Of, path: Result<Path<String>, PathRejection>) -> Answer {
+pub(super) async fn accept(Shared(state): Of, by: By, path: Result<Path<String>, PathRejection>) -> Answer {
     let Path(name) = path.map_err(|error| ApiError::Malformed(error.body_text()))?;
     let provider: ProviderId = name.parse().map_err(ApiError::NotFound)?;
-    obey(&state, Command::Accept(provider)).await
+    obey(&state, by, Command::Accept(provider)).await
 }
 
 fn place(path: Result<Path<(String, String)>, PathRejection>) -> Result<Place, ApiError> {
@@ -50,8 +54,10 @@ fn place(path: Result<Path<(String, String)>, PathRejection>) -> Result<Place, A
     Ok(Place { upstream: upstream.into(), address })
 }
 
-async fn obey(state: &State, command: Command) -> Answer {
-    match state.commands.give(command).await {
+async fn obey(state: &State, by: By, command: Command) -> Answer {
+    let outcome = state.commands.give(command.clone()).await;
+    note(state, by, &command, &outcome);
+    match outcome {
         Ok(Outcome::Done(message)) => Ok(Json(Obeyed { result: "done", message })),
         Ok(Outcome::Unchanged(message)) => Ok(Json(Obeyed { result: "unchanged", message })),
         Err(refusal) => Err(match refusal {
@@ -60,4 +66,32 @@ async fn obey(state: &State, command: Command) -> Answer {
             Refusal::Unheard => ApiError::Unavailable(refusal.to_string()),
         }),
     }
+}
+
+/// Who commanded what, and what became of it, for the audit log.
+fn note(state: &State, by: By, command: &Command, outcome: &Result<Outcome, Refusal>) {
+    let (name, of, fact, now) = match command {
+        Command::Drain(place) => ("drain", place.to_string(), "drained", true),
+        Command::Undrain(place) => ("undrain", place.to_string(), "drained", false),
+        Command::Accept(provider) => ("accept", provider.to_string(), "held", false),
+    };
+    let (result, message, before, after) = match outcome {
+        Ok(Outcome::Done(message)) => ("done", message.clone(), Some(!now), Some(now)),
+        Ok(Outcome::Unchanged(message)) => ("unchanged", message.clone(), Some(now), Some(now)),
+        Err(refusal) => ("refused", refusal.to_string(), None, None),
+    };
+    let fact = |value: Option<bool>| value.map(|value| json!({ fact: value }));
+    state.audit.add(
+        "command",
+        &json!({
+            "client": by.map(|Extension(client)| client.0.ip()),
+            "token": state.settings.admin.token.is_some(),
+            "command": name,
+            "of": of,
+            "result": result,
+            "message": message,
+            "before": fact(before),
+            "after": fact(after),
+        }),
+    );
 }

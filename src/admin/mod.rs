@@ -17,6 +17,7 @@ use crate::middleware::fleet::Fleet;
 use crate::snapshot::Snapshot;
 use crate::spec::name::Name;
 use crate::spec::settings::Settings;
+use crate::telemetry::audit::AuditLog;
 use crate::telemetry::prometheus::Metrics;
 
 mod access;
@@ -47,6 +48,8 @@ pub struct State {
     pub providers: Vec<Arc<ProviderStatus>>,
     /// The other gateways.
     pub fleet: Arc<Fleet>,
+    /// Where it is told who commanded what, and who was refused.
+    pub audit: Arc<AuditLog>,
     /// Where operators' commands go.
     pub commands: Commands,
     /// What changed so far.

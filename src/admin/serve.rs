@@ -1,5 +1,6 @@
 //! Defines how the admin API is served: HTTP/1.1, with limits on everything a client decides.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::State;
+use super::access::Client;
 use super::api::router;
 
 /// Connections at once; more wait in the kernel's queue.
@@ -49,8 +51,8 @@ pub async fn serve(listener: TcpListener, state: State, shutdown: CancellationTo
             accepted = accepted => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
-                let connection = connection(stream, router.clone(), shutdown.clone());
+            Ok((stream, address)) => {
+                let connection = connection(stream, address, router.clone(), shutdown.clone());
                 connections.spawn(async move {
                     connection.await;
                     drop(permit);
@@ -68,10 +70,13 @@ pub async fn serve(listener: TcpListener, state: State, shutdown: CancellationTo
     while connections.join_next().await.is_some() {}
 }
 
-async fn connection(stream: TcpStream, router: Router, shutdown: CancellationToken) {
+async fn connection(stream: TcpStream, address: SocketAddr, router: Router, shutdown: CancellationToken) {
     // Answers are written whole; waiting for more would only delay them. A socket that is gone fails later.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request: http::Request<Incoming>| router.clone().oneshot(request));
+    let service = service_fn(move |mut request: http::Request<Incoming>| {
+        request.extensions_mut().insert(Client(address));
+        router.clone().oneshot(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -101,6 +106,7 @@ mod tests {
     use crate::admin::view::sample;
     use crate::control::command::Commands;
     use crate::control::history::History;
+    use crate::telemetry::audit::AuditLog;
     use crate::telemetry::prometheus::Metrics;
 
     async fn served() -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
@@ -111,6 +117,7 @@ mod tests {
             snapshot,
             providers: Vec::new(),
             fleet: Arc::default(),
+            audit: Arc::new(AuditLog::off()),
             commands: Commands::channel().0,
             history: History::new(Box::new(|_, _| None), CancellationToken::new()),
             metrics: Metrics::new().expect("a registry"),

@@ -106,6 +106,8 @@ pub(super) fn run(
     };
     let log = Telemetry {
         access_log: LogDestination::Off,
+        audit: LogDestination::Off,
+        audit_accepted: false,
         log: "warn".to_owned(),
         log_format: LogFormat::Text,
         events: None,

@@ -377,6 +377,11 @@ pub(super) struct RawClientTls {
 pub(super) struct RawTelemetry {
     /// `stdout` (default), `off`, or a file to append to.
     pub access_log: Option<String>,
+    /// Where it is written who was refused, what operators commanded and which documents were applied, one JSON line each:
+    /// `off` (default), `stdout`, or a file to append to.
+    pub audit: Option<String>,
+    /// Whether it also tells who was let in, a line an exchange; default false.
+    pub audit_accepted: Option<bool>,
     /// What our own log (on stderr) shows, as in `RUST_LOG`: `info` (default), `debug`, `fleetgate::discovery=debug`.
     pub log: Option<String>,
     /// How our own log is written; default `text`.

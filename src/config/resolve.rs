@@ -265,13 +265,17 @@ fn resolve_admin(raw: RawAdmin, scope: &Scope<'_>, surroundings: &Surroundings<'
 }
 
 fn resolve_telemetry(raw: RawTelemetry, scope: &Scope<'_>, surroundings: &Surroundings<'_>) -> Telemetry {
-    let access_log = match raw.access_log.as_deref() {
-        None | Some("stdout") => LogDestination::Stdout,
+    let destination = |raw: Option<&str>, key: &str, default| match raw {
+        None => default,
+        Some("stdout") => LogDestination::Stdout,
         Some("off") => LogDestination::Off,
-        Some(path) => {
-            surroundings.absolute(path, &scope.key("access_log")).map_or(LogDestination::Stdout, LogDestination::File)
-        }
+        Some(path) => surroundings.absolute(path, &scope.key(key)).map_or(default, LogDestination::File),
     };
+    let access_log = destination(raw.access_log.as_deref(), "access_log", LogDestination::Stdout);
+    let audit = destination(raw.audit.as_deref(), "audit", LogDestination::Off);
+    if raw.audit_accepted.is_some() && audit == LogDestination::Off {
+        scope.key("audit_accepted").problem("says something with `audit` only");
+    }
     let log_scope = scope.key("log");
     let log = match (raw.log, surroundings.environment.usual("RUST_LOG")) {
         (Some(filter), _) => {
@@ -299,7 +303,14 @@ fn resolve_telemetry(raw: RawTelemetry, scope: &Scope<'_>, surroundings: &Surrou
         None | Some("off") => None,
         Some(path) => surroundings.absolute(path, &scope.key("events")).map(|path| EventsFile { path, max_size }),
     };
-    Telemetry { access_log, log: log.unwrap_or_else(|| "info".to_owned()), log_format, events }
+    Telemetry {
+        access_log,
+        audit,
+        audit_accepted: raw.audit_accepted.unwrap_or(false),
+        log: log.unwrap_or_else(|| "info".to_owned()),
+        log_format,
+        events,
+    }
 }
 
 fn parse_address(text: &str) -> Result<SocketAddr, String> {

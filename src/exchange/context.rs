@@ -85,6 +85,9 @@ pub trait Exchange: Debug {
 
     /// A middleware found out who the client is.
     fn identify(&self, identity: Identity);
+
+    /// A middleware judged who the client is or whether it may, for the audit log.
+    fn judged(&self, verdict: Verdict);
 }
 
 /// What a client shows to prove who it is, or says.
@@ -109,6 +112,15 @@ pub struct ClientCertificate {
     pub dns: Vec<String>,
     /// Its subject, as RFC 4514 writes it.
     pub subject: String,
+}
+
+/// What a middleware judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Its type.
+    pub by: &'static str,
+    /// Why the client may not go on; `None`: it may.
+    pub refused: Option<&'static str>,
 }
 
 /// Someone who may call.

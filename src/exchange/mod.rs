@@ -15,7 +15,7 @@ pub mod target;
 
 pub use accept::prefers_json;
 pub use body::Body;
-pub use context::{ClientCertificate, Consumer, Credential, Exchange, Identity, LARGEST_ANSWER, Own};
+pub use context::{ClientCertificate, Consumer, Credential, Exchange, Identity, LARGEST_ANSWER, Own, Verdict};
 pub use error::ProxyError;
 pub use flag::Flag;
 pub use flow::{BodyFailure, Flow};

@@ -23,7 +23,13 @@ pub(super) struct ApiKey {
 impl ApiKey {
     pub(super) fn new(spec: &access::ApiKey) -> Self {
         let challenge = Some(HeaderValue::from_static("ApiKey realm=\"fleetgate\""));
-        let door = Door { wrong: challenge.clone(), challenge, optional: spec.optional, groups: spec.groups.clone() };
+        let door = Door {
+            by: "api_key",
+            wrong: challenge.clone(),
+            challenge,
+            optional: spec.optional,
+            groups: spec.groups.clone(),
+        };
         Self { from: spec.from.clone(), forward: spec.forward, door }
     }
 
@@ -63,10 +69,10 @@ impl Middleware for ApiKey {
 fn look_up<K: AsRef<[u8]>>(mut keys: impl Iterator<Item = K>, exchange: &dyn Exchange) -> Shown {
     let (Some(key), second) = (keys.next(), keys.next()) else { return Shown::Nothing };
     if second.is_some() {
-        return Shown::Wrong;
+        return Shown::Wrong("several keys");
     }
     // What is compared is the hash of what came, of which nobody learns the key a byte at a time.
     let hash = digest(&SHA256, key.as_ref());
     let found = hash.as_ref().try_into().ok().and_then(|hash: &[u8; 32]| exchange.consumer(Credential::Key(hash)));
-    found.map_or(Shown::Wrong, |consumer| Shown::Proof(Proof::of(consumer)))
+    found.map_or(Shown::Wrong("unknown key"), |consumer| Shown::Proof(Proof::of(consumer)))
 }

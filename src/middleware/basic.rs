@@ -38,6 +38,7 @@ impl Basic {
             users.iter().map(user).collect()
         });
         let door = Door {
+            by: "basic",
             challenge: Some(spec.challenge.clone()),
             wrong: Some(spec.challenge.clone()),
             optional: spec.optional,
@@ -50,12 +51,12 @@ impl Basic {
         let mut lines = headers.get_all(header::AUTHORIZATION).iter();
         let (Some(line), second) = (lines.next(), lines.next()) else { return Ok(Shown::Nothing) };
         if second.is_some() {
-            return Ok(Shown::Wrong);
+            return Ok(Shown::Wrong("several credentials"));
         }
         let Some((name, password)) = credentials(line.as_bytes()) else {
             // That of another scheme is no business of this one.
             let is_basic = line.as_bytes().get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"basic "));
-            return Ok(if is_basic { Shown::Wrong } else { Shown::Nothing });
+            return Ok(if is_basic { Shown::Wrong("malformed credentials") } else { Shown::Nothing });
         };
         let consumer = match &self.users {
             Some(users) => users.get(&name).map(Arc::clone),
@@ -65,7 +66,8 @@ impl Basic {
         let proves = self.desk.proves(&name, password, known).await?;
         Ok(match consumer {
             Some(consumer) if proves => Shown::Proof(Proof::of(consumer)),
-            Some(_) | None => Shown::Wrong,
+            Some(_) => Shown::Wrong("wrong password"),
+            None => Shown::Wrong("unknown user"),
         })
     }
 }

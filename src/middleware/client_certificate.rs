@@ -20,7 +20,13 @@ pub(super) struct ClientCertificate {
 
 impl ClientCertificate {
     pub(super) fn new(spec: &access::ClientCertificate) -> Self {
-        let door = Door { challenge: None, wrong: None, optional: spec.optional, groups: spec.groups.clone() };
+        let door = Door {
+            by: "client_certificate",
+            challenge: None,
+            wrong: None,
+            optional: spec.optional,
+            groups: spec.groups.clone(),
+        };
         Self { consumer: spec.consumer, door }
     }
 
@@ -36,7 +42,7 @@ impl ClientCertificate {
             let known = exchange.consumer(Credential::Name(name));
             (!name.is_empty()).then(|| known.unwrap_or_else(|| Arc::new(Consumer::named(name))))
         };
-        listed.or_else(named).map_or(Shown::Wrong, |consumer| Shown::Proof(Proof::of(consumer)))
+        listed.or_else(named).map_or(Shown::Wrong("unknown certificate"), |consumer| Shown::Proof(Proof::of(consumer)))
     }
 }
 

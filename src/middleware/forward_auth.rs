@@ -15,7 +15,7 @@ use super::tag::{Tag, Tags};
 use super::who::tell;
 use super::{Middleware, Next};
 use crate::exchange::header::{X_CONSUMER, X_FLEETGATE_FLAG, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
-use crate::exchange::{Consumer, Exchange, Flag, Identity, Payload, ProxyError};
+use crate::exchange::{Consumer, Exchange, Flag, Identity, Payload, ProxyError, Verdict};
 use crate::spec::middleware::forward_auth;
 
 const X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
@@ -132,6 +132,9 @@ impl Middleware for ForwardAuth {
                     tracing::debug!(route = exchange.route(), "nobody says whether a request may pass: {error:?}");
                 })?;
                 if !answer.status().is_success() {
+                    if !answer.status().is_server_error() {
+                        exchange.judged(Verdict { by: "forward_auth", refused: Some("the service says no") });
+                    }
                     return refused(answer, &*exchange);
                 }
                 let yes = self.yes(answer.headers());
@@ -154,6 +157,7 @@ impl Middleware for ForwardAuth {
         if let Some(consumer) = &consumer {
             tell(headers, consumer);
         }
+        exchange.judged(Verdict { by: "forward_auth", refused: None });
         exchange.identify(Identity { consumer, was_asked: true, ..Identity::clone(&before) });
         Ok(next.run(request).await)
     }

@@ -5,7 +5,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 
 use super::{Middleware, Next};
-use crate::exchange::{Payload, ProxyError};
+use crate::exchange::{Payload, ProxyError, Verdict};
 use crate::spec::middleware::access;
 
 /// Takes requests by the client's address.
@@ -21,6 +21,11 @@ impl Ip {
 #[async_trait(?Send)]
 impl Middleware for Ip {
     async fn handle(&self, request: Request<Incoming>, next: Next) -> Result<Response<Payload>, ProxyError> {
-        if self.0.admits(next.exchange().client()) { Ok(next.run(request).await) } else { Err(ProxyError::Denied) }
+        let exchange = next.exchange();
+        if self.0.admits(exchange.client()) {
+            return Ok(next.run(request).await);
+        }
+        exchange.judged(Verdict { by: "ip", refused: Some("address") });
+        Err(ProxyError::Denied)
     }
 }

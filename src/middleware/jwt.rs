@@ -13,6 +13,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
+use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Validation};
 use serde_json::{Map, Value};
 
@@ -59,9 +60,44 @@ enum Flaw {
     Algorithm,
     Critical,
     UnknownKey,
-    /// Signature, issuer, audience or time.
+    Signature,
+    Expired,
+    NotYet,
+    Issuer,
+    Audience,
+    /// What else the library refuses.
     Invalid,
     FromTheFuture,
+}
+
+impl Flaw {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::TooLong => "a token that is too long",
+            Self::Malformed => "a malformed token",
+            Self::Algorithm => "an algorithm that is not allowed",
+            Self::Critical => "a critical header",
+            Self::UnknownKey => "an unknown key",
+            Self::Signature => "a wrong signature",
+            Self::Expired => "expired",
+            Self::NotYet => "not valid yet",
+            Self::Issuer => "another issuer",
+            Self::Audience => "another audience",
+            Self::Invalid => "an invalid token",
+            Self::FromTheFuture => "made in the future",
+        }
+    }
+
+    fn of(error: &jsonwebtoken::errors::Error) -> Self {
+        match error.kind() {
+            ErrorKind::InvalidSignature => Self::Signature,
+            ErrorKind::ExpiredSignature => Self::Expired,
+            ErrorKind::ImmatureSignature => Self::NotYet,
+            ErrorKind::InvalidIssuer => Self::Issuer,
+            ErrorKind::InvalidAudience => Self::Audience,
+            _ => Self::Invalid,
+        }
+    }
 }
 
 impl Jwt {
@@ -81,6 +117,7 @@ impl Jwt {
             tracing::warn!("a middleware `jwt` has no keys: {reason}; its routes answer 503");
         }
         let door = Door {
+            by: "jwt",
             challenge: Some(HeaderValue::from_static("Bearer realm=\"fleetgate\"")),
             wrong: Some(HeaderValue::from_static("Bearer realm=\"fleetgate\", error=\"invalid_token\"")),
             optional: spec.optional,
@@ -129,7 +166,7 @@ impl Jwt {
         let token = match self.token(request) {
             Ok(Some(token)) => token,
             Ok(None) => return Ok(Shown::Nothing),
-            Err(()) => return Ok(Shown::Wrong),
+            Err(()) => return Ok(Shown::Wrong("several tokens")),
         };
         let ring = match &self.keys {
             Keys::Fixed(ring) => ring.as_ref().map_err(|_| ProxyError::Unresolved)?.clone(),
@@ -143,7 +180,7 @@ impl Jwt {
                     issuer.want();
                 }
                 tracing::debug!(route = exchange.route(), client = %exchange.client(), "refused a token: {flaw:?}");
-                return Ok(Shown::Wrong);
+                return Ok(Shown::Wrong(flaw.as_str()));
             }
         };
         let consumer = claim(&claims, &self.consumer).and_then(text).map(|name| {
@@ -176,9 +213,19 @@ impl Jwt {
             Some(_) => return Err(Flaw::Malformed),
         };
         let family = validation.algorithms.first().map(|algorithm| algorithm.family()).ok_or(Flaw::Algorithm)?;
-        let mut keys = ring.fitting(key_name, name, family).ok_or(Flaw::UnknownKey)?;
-        if !keys.any(|key| jsonwebtoken::decode::<Value>(token, key, validation).is_ok()) {
-            return Err(Flaw::Invalid);
+        let mut flaw = Some(Flaw::Signature);
+        for key in ring.fitting(key_name, name, family).ok_or(Flaw::UnknownKey)? {
+            match jsonwebtoken::decode::<Value>(token, key, validation) {
+                Ok(_) => flaw = None,
+                Err(error) => flaw = Some(Flaw::of(&error)),
+            }
+            // It is none of the other keys' if its signature is right.
+            if !matches!(flaw, Some(Flaw::Signature | Flaw::Invalid)) {
+                break;
+            }
+        }
+        if let Some(flaw) = flaw {
+            return Err(flaw);
         }
         let made = body.get("iat").map(|made| made.as_f64().ok_or(Flaw::Malformed)).transpose()?;
         if made.is_some_and(|made| made > (now + self.leeway) as f64) {

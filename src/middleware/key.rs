@@ -47,7 +47,7 @@ fn each<B>(parts: &[LimitKey], request: &Request<B>, exchange: &dyn Exchange, mu
         let mut found = |bytes: &[u8]| sees(1, bytes);
         let seen = match part {
             LimitKey::ClientIp => None,
-            LimitKey::Route => Some(found(exchange.route().as_bytes())),
+            LimitKey::Route => Some(exchange.route()).map(|route| found(route.as_bytes())),
             LimitKey::Consumer => exchange.identity().consumer.as_ref().map(|consumer| found(consumer.name.as_bytes())),
             LimitKey::Header(name) => request.headers().get(name).map(|value| found(value.as_bytes())),
             LimitKey::Claim(name) => {

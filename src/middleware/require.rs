@@ -6,7 +6,7 @@ use hyper::body::Incoming;
 use serde_json::{Map, Value};
 
 use super::{Middleware, Next};
-use crate::exchange::{Exchange, Identity, Payload, ProxyError};
+use crate::exchange::{Exchange, Identity, Payload, ProxyError, Verdict};
 use crate::spec::condition::all_hold;
 use crate::spec::middleware::access::{self, Rule};
 
@@ -30,6 +30,7 @@ impl Middleware for Require {
         }
         let is_nobody = identity.consumer.is_none() && identity.claims.is_empty();
         let would_help = identity.was_asked && self.0.iter().any(Rule::asks_who);
+        exchange.judged(Verdict { by: "require", refused: Some("no rule holds") });
         Err(if is_nobody && would_help { ProxyError::Unauthenticated } else { ProxyError::Denied })
     }
 }

@@ -9,15 +9,15 @@ use serde_json::{Map, Value};
 
 use super::Next;
 use crate::exchange::header::X_CONSUMER;
-use crate::exchange::{Consumer, Exchange, Identity, Own, Payload, ProxyError};
+use crate::exchange::{Consumer, Exchange, Identity, Own, Payload, ProxyError, Verdict};
 
 /// What a client showed.
 #[derive(Debug)]
 pub(super) enum Shown {
     /// Nothing.
     Nothing,
-    /// What proves nothing.
-    Wrong,
+    /// What proves nothing, and why.
+    Wrong(&'static str),
     /// What proves who it is.
     Proof(Proof),
 }
@@ -39,6 +39,8 @@ impl Proof {
 /// What a client without a proof gets, and who may go on.
 #[derive(Clone, Debug)]
 pub(super) struct Door {
+    /// The type of the middleware.
+    pub(super) by: &'static str,
     /// How a request proves it; `None`: no request can, so that nobody is asked to.
     pub(super) challenge: Option<HeaderValue>,
     /// Instead, for a client whose proof is none.
@@ -65,8 +67,11 @@ impl Door {
             Shown::Proof(Proof { consumer, claims }) => {
                 let groups = consumer.as_ref().map_or(&[][..], |consumer| &consumer.groups);
                 if !self.groups.is_empty() && !groups.iter().any(|group| self.groups.contains(group)) {
+                    exchange.identify(Identity { consumer, ..Identity::clone(&exchange.identity()) });
+                    exchange.judged(self.refused("group"));
                     return Err(ProxyError::Denied);
                 }
+                exchange.judged(Verdict { by: self.by, refused: None });
                 let before = exchange.identity();
                 let consumer = consumer.or_else(|| before.consumer.clone());
                 if let Some(consumer) = &consumer {
@@ -94,9 +99,21 @@ impl Door {
                 }
                 Ok(response)
             }
-            Shown::Nothing => Ok(refuse(&*exchange, self.challenge.as_ref())),
-            Shown::Wrong => Ok(refuse(&*exchange, self.wrong.as_ref())),
+            Shown::Nothing => {
+                exchange.judged(self.refused("nothing was shown"));
+                Ok(refuse(&*exchange, self.challenge.as_ref()))
+            }
+            Shown::Wrong(why) => {
+                exchange.judged(self.refused(why));
+                Ok(refuse(&*exchange, self.wrong.as_ref()))
+            }
         }
+    }
+}
+
+impl Door {
+    fn refused(&self, why: &'static str) -> Verdict {
+        Verdict { by: self.by, refused: Some(why) }
     }
 }
 

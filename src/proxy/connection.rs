@@ -27,6 +27,7 @@ use super::wire::Wire;
 use super::worker::{LocalListener, Worker};
 use crate::exchange::Flag;
 use crate::telemetry::access_log::Record;
+use crate::telemetry::audit::Authentication;
 
 /// A client's connection in the worker's list. It is listed and counted until this goes.
 #[derive(Debug)]
@@ -242,7 +243,15 @@ async fn over_tls(place: Place, phase: Arc<Phase>, peer: Peer, wire: Wire) {
     let Some((front, handshakes)) = &listener.tls else { return };
     let certificates = || Arc::clone(&worker.local().certificates);
     let shaken = shake(front, certificates, handshakes, &worker.signing, wire).await;
-    let Some(Shaken { stream, http2: multiplexed, certificate }) = shaken else { return };
+    let Shaken { stream, http2: multiplexed, certificate } = match shaken {
+        Ok(shaken) => shaken,
+        Err(why) => {
+            if let Some(why) = why.filter(|_| worker.audit.wants(true)) {
+                refused_by_tls(&worker, &listener, &peer, &why);
+            }
+            return;
+        }
+    };
     let peer = peer.over_tls(certificate);
     if multiplexed {
         http2(place, phase, peer, stream).await;
@@ -292,6 +301,27 @@ const BUFFERED: usize = 64 * 1024;
 
 /// hyper parses so many headers without an allocation.
 const HYPER_MAX_HEADERS: usize = 100;
+
+/// A client whose certificate is none of those that the listener takes.
+fn refused_by_tls(worker: &Worker, listener: &LocalListener, peer: &Peer, why: &str) {
+    worker.audit.authentication(
+        SystemTime::now(),
+        &Authentication {
+            outcome: "refused",
+            by: "tls",
+            why,
+            listener: listener.name.as_str(),
+            client: peer.address,
+            consumer: "",
+            method: "",
+            host: "",
+            path: "",
+            route: "",
+            status: None,
+            request_id: "",
+        },
+    );
+}
 
 /// What hyper refuses before a request exists is counted and logged with an empty route.
 fn refused_by_hyper(worker: &Worker, connection: &ClientConnection, error: &hyper::Error) {

@@ -27,9 +27,10 @@ use super::worker::Worker;
 use crate::exchange::body::BodyError;
 use crate::exchange::error::CLIENT_CLOSED_REQUEST;
 use crate::exchange::header::TRACEPARENT;
-use crate::exchange::{Body, Consumer, Flag, Flow, Payload, grpc};
+use crate::exchange::{Body, Consumer, Flag, Flow, Payload, Verdict, grpc};
 use crate::snapshot::Admission;
 use crate::telemetry::access_log::Record;
+use crate::telemetry::audit::Authentication;
 
 /// An exchange that its client ends this soon was not wanted: whoever means it waits for longer.
 const GIVEN_UP_AT_ONCE: Duration = Duration::from_millis(100);
@@ -74,6 +75,8 @@ pub(super) struct Frame {
     delivered: Option<Delivered>,
     /// Who the client was found to be.
     pub(super) consumer: Option<Arc<Consumer>>,
+    /// What middlewares judged of it.
+    pub(super) verdict: Option<Verdict>,
     /// It asks something for another exchange, and is not told of.
     is_beside: bool,
     /// What middlewares keep until its end.
@@ -132,6 +135,7 @@ impl Frame {
             tunnelled: None,
             delivered: None,
             consumer: None,
+            verdict: None,
             is_beside: false,
             held: Vec::new(),
             most_of_body: u64::MAX,
@@ -170,6 +174,7 @@ impl Frame {
             tunnelled: None,
             delivered: None,
             consumer: None,
+            verdict: None,
             is_beside: true,
             held: Vec::new(),
             most_of_body: u64::MAX,
@@ -274,9 +279,36 @@ impl Frame {
         if let (Some((_, upstream)), Some(duration)) = (&self.upstream, upstream_duration) {
             upstream.duration.observe(duration);
         }
+        if let Some(verdict) = self.verdict
+            && self.worker.audit.wants(verdict.refused.is_some())
+        {
+            self.audit(verdict, status);
+        }
         if self.worker.log.is_on() {
             self.log(status, flag, duration, upstream_duration);
         }
+    }
+
+    #[cold]
+    fn audit(&self, verdict: Verdict, status: u16) {
+        let host = self.host.as_ref().map_or(&[][..], HeaderValue::as_bytes);
+        self.worker.audit.authentication(
+            self.time,
+            &Authentication {
+                outcome: if verdict.refused.is_some() { "refused" } else { "accepted" },
+                by: verdict.by,
+                why: verdict.refused.unwrap_or_default(),
+                listener: self.connection.listener.name.as_str(),
+                client: self.client,
+                consumer: self.consumer.as_ref().map_or("", |consumer| &consumer.name),
+                method: self.method.as_str(),
+                host: &String::from_utf8_lossy(host),
+                path: self.target_uri.as_ref().map_or("", PathAndQuery::path),
+                route: self.route.as_ref().map_or("", |route| &route.route.label),
+                status: Some(status),
+                request_id: self.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or(""),
+            },
+        );
     }
 
     fn log(&self, status: u16, flag: &str, duration: Duration, upstream_duration: Option<Duration>) {

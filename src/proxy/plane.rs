@@ -14,7 +14,7 @@ use super::worker::{self, Peers, Start};
 use crate::snapshot::Snapshot;
 use crate::spec::name::Name;
 use crate::spec::settings::Listener;
-use crate::telemetry::lines::Writer;
+use crate::telemetry::Logs;
 use crate::telemetry::stats::WorkersStats;
 
 /// What workers are told about the end.
@@ -59,7 +59,7 @@ impl DataPlane {
         mut listeners: Vec<Front>,
         snapshot: &watch::Receiver<Arc<Snapshot>>,
         stats: &WorkersStats,
-        log: &Writer,
+        logs: &Logs,
     ) -> io::Result<Self> {
         let (stop, stopped) = watch::channel(Stop::No);
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
@@ -74,13 +74,15 @@ impl DataPlane {
                 let socket = front.bound.sockets.pop()?;
                 Some((front.name.clone(), front.settings.clone(), front.tls.clone(), socket))
             });
+            let (log, audit) = logs.of_worker();
             threads.push(worker::spawn(Start {
                 index,
                 listeners: sockets.collect(),
                 snapshot: snapshot.clone(),
                 stop: stopped.clone(),
                 stats: stats.worker(),
-                log: log.handle(),
+                log,
+                audit,
                 handed,
                 peers: peers.clone(),
             })?);

@@ -28,7 +28,9 @@ use super::local::{Chain, LocalRoute};
 use super::own::{own_answer, refuse};
 use super::serve::{Answer, aim_stepped, conclude, forward_stepped, switch};
 use crate::exchange::body::BodyError;
-use crate::exchange::{Body, ClientCertificate, Consumer, Credential, Exchange, Flag, Identity, Payload, ProxyError};
+use crate::exchange::{
+    Body, ClientCertificate, Consumer, Credential, Exchange, Flag, Identity, Payload, ProxyError, Verdict,
+};
 use crate::middleware::Next;
 use crate::snapshot::Consumers;
 use crate::spec::matching::PathMatch;
@@ -44,6 +46,7 @@ struct Through {
     certificate: Option<Arc<ClientCertificate>>,
     consumers: Arc<Consumers>,
     identity: RefCell<Rc<Identity>>,
+    verdict: Cell<Option<Verdict>>,
     /// `None` while it is at an endpoint.
     frame: Cell<Option<Box<Frame>>>,
     /// `None` once it was sent on.
@@ -87,6 +90,7 @@ pub(super) async fn serve(
         certificate: peer.certificate(),
         consumers: Arc::clone(&frame.worker.local().consumers),
         identity: RefCell::default(),
+        verdict: Cell::default(),
         frame: Cell::new(Some(frame)),
         arrived: Cell::new(Some(arrived)),
         switched: Cell::default(),
@@ -98,6 +102,7 @@ pub(super) async fn serve(
         return status(StatusCode::INTERNAL_SERVER_ERROR).map(|_| Outgoing::new(Body::Empty, None));
     };
     frame.consumer.clone_from(&through.identity.borrow().consumer);
+    frame.verdict = through.verdict.get();
     if response.status() == StatusCode::SWITCHING_PROTOCOLS
         && let Some((client, endpoint)) = through.switched.take()
     {
@@ -223,6 +228,10 @@ impl Exchange for Through {
 
     fn identify(&self, identity: Identity) {
         self.identity.replace(Rc::new(identity));
+    }
+
+    fn judged(&self, verdict: Verdict) {
+        self.verdict.set(Some(verdict));
     }
 }
 

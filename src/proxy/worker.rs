@@ -28,6 +28,7 @@ use crate::exchange::Flag;
 use crate::snapshot::Snapshot;
 use crate::spec::name::Name;
 use crate::spec::settings::Listener;
+use crate::telemetry::audit::Auditor;
 use crate::telemetry::lines::Lines;
 use crate::telemetry::stats::{Gauge, RequestCounters, WorkerStats};
 
@@ -39,6 +40,7 @@ pub(super) struct Start {
     pub(super) stop: watch::Receiver<Stop>,
     pub(super) stats: Arc<WorkerStats>,
     pub(super) log: Lines,
+    pub(super) audit: Auditor,
     /// Connections that other workers hand over.
     pub(super) handed: mpsc::UnboundedReceiver<Accepted>,
     pub(super) peers: Peers,
@@ -71,6 +73,7 @@ pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) stats: Arc<WorkerStats>,
     pub(super) log: Lines,
+    pub(super) audit: Auditor,
     /// Seconds since the start.
     pub(super) clock: Arc<AtomicU32>,
     pub(super) peers: Peers,
@@ -297,7 +300,7 @@ pub(super) fn spawn(start: Start) -> io::Result<std::thread::JoinHandle<io::Resu
 }
 
 async fn run(start: Start) -> io::Result<()> {
-    let Start { index, listeners, mut snapshot, mut stop, stats, log, mut handed, peers } = start;
+    let Start { index, listeners, mut snapshot, mut stop, stats, log, audit, mut handed, peers } = start;
     let (locals, sockets): (Vec<_>, Vec<_>) = listeners
         .into_iter()
         .enumerate()
@@ -311,6 +314,7 @@ async fn run(start: Start) -> io::Result<()> {
     let worker = Rc::new(Worker {
         index,
         log,
+        audit,
         clock: Arc::default(),
         peers,
         listeners: locals,
@@ -357,6 +361,7 @@ async fn run(start: Start) -> io::Result<()> {
             }
             _ = tick.tick() => {
                 worker.log.flush();
+                worker.audit.flush();
                 let now = Instant::now();
                 worker.alarms.ring(now);
                 worker.drain(now);
@@ -371,6 +376,7 @@ async fn run(start: Start) -> io::Result<()> {
                     && (is_quiet(&worker) && handed.is_empty() || now >= deadline + TICK)
                 {
                     worker.log.flush();
+                worker.audit.flush();
                     return Ok(());
                 }
             }

@@ -414,8 +414,12 @@ pub struct ClientTls {
 /// `[telemetry]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Telemetry {
-    /// Where access log lines go.
+    /// Where lines for machines go.
     pub access_log: LogDestination,
+    /// The audit log; off by default.
+    pub audit: LogDestination,
+    /// Whether it tells of those who were let in, too; default false.
+    pub audit_accepted: bool,
     /// Filter of our own log, as in `RUST_LOG`; default `info`.
     pub log: String,
     /// Format of our own log.
@@ -438,7 +442,7 @@ pub struct EventsFile {
 pub enum LogDestination {
     /// Nowhere.
     Off,
-    /// Standard output (the default).
+    /// Standard output.
     Stdout,
     /// Appended to a file.
     File(PathBuf),

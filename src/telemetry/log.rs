@@ -87,7 +87,14 @@ mod tests {
     fn logged(filter: &str, log_format: LogFormat) -> String {
         let lines = Lines::default();
         let writer = lines.clone();
-        let settings = Telemetry { access_log: LogDestination::Off, log: filter.to_owned(), log_format, events: None };
+        let settings = Telemetry {
+            access_log: LogDestination::Off,
+            audit: LogDestination::Off,
+            audit_accepted: false,
+            log: filter.to_owned(),
+            log_format,
+            events: None,
+        };
         let subscriber = subscriber(&settings, move || writer.clone(), false).expect("a subscriber");
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(upstream = "users", "hello");

@@ -5,6 +5,7 @@
 
 mod admin;
 mod architecture;
+mod audit;
 mod cli;
 mod compose;
 mod config;

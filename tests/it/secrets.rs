@@ -23,6 +23,7 @@ const PASSWORD: &str = "pLant3d-password-Zq8";
 const SHARED: &str = "pLant3d-secret-that-signs-tokens-Zq8";
 const SESSION: &str = "pLant3d-session-of-a-user-Zq8";
 const REGISTRY: &str = "pLant3d-token-of-a-registry-Zq8";
+const REDIS: &str = "pLant3d-password-of-redis-Zq8";
 const IN_QUERY: &str = "pLant3d-parameter-Zq8";
 /// What marks them all.
 const MARK: &str = "pLant3d";
@@ -44,7 +45,8 @@ async fn no_secret_is_in_anything_that_the_gateway_says() {
         admin.address = "127.0.0.1:0"
         discovery.state_dir = "off"
         discovery.consul = {{ address = "{consul}", token = "{REGISTRY}" }}
-        telemetry = {{ log = "debug", events = "events.jsonl" }}
+        redis = {{ address = "redis://127.0.0.1:1", user = "u", password = "{REDIS}" }}
+        telemetry = {{ log = "debug", events = "events.jsonl", audit = "audit.jsonl", audit_accepted = true }}
         upstreams.app.endpoints = ["{app}"]
         upstreams.auth.endpoints = ["{auth}"]
         consumers.acme = {{ keys = ["sha256:{digest}"], password = "{hash}" }}
@@ -118,6 +120,12 @@ async fn no_secret_is_in_anything_that_the_gateway_says() {
     let mut said = vec![("answers", answers), ("standard error", gateway.stderr().text())];
     said.push(("access log", gateway.access_log().iter().map(ToString::to_string).collect()));
     said.push(("events on disk", std::fs::read_to_string(gateway.folder().join("events.jsonl")).unwrap()));
+    let audit = gateway.folder().join("audit.jsonl");
+    wait::until(SOON, "the audit log", || async {
+        std::fs::read_to_string(&audit).unwrap().matches("\"by\":\"api_key\"").count() >= 8
+    })
+    .await;
+    said.push(("audit log", std::fs::read_to_string(&audit).unwrap()));
     for path in [
         "status",
         "routes",

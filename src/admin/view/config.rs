@@ -117,11 +117,9 @@ fn settings(settings: &Settings) -> Value {
         },
         "redis": settings.redis.as_ref().map(redis),
         "telemetry": {
-            "access_log": match &settings.telemetry.access_log {
-                LogDestination::Off => json!("off"),
-                LogDestination::Stdout => json!("stdout"),
-                LogDestination::File(path) => json!(path),
-            },
+            "access_log": destination(&settings.telemetry.access_log),
+            "audit": destination(&settings.telemetry.audit),
+            "audit_accepted": settings.telemetry.audit_accepted,
             "log": settings.telemetry.log,
             "log_format": match settings.telemetry.log_format {
                 LogFormat::Text => "text",
@@ -221,6 +219,14 @@ fn place(place: &OwnPlace) -> (Option<&str>, Option<String>, Option<&str>) {
 
 fn tls(tls: &ClientTls) -> Value {
     json!({ "ca": tls.ca, "certificate": tls.certificate, "key": tls.key, "server_name": tls.server_name })
+}
+
+fn destination(destination: &LogDestination) -> Value {
+    match destination {
+        LogDestination::Off => json!("off"),
+        LogDestination::Stdout => json!("stdout"),
+        LogDestination::File(path) => json!(path),
+    }
 }
 
 fn redis(redis: &Redis) -> Value {

@@ -98,6 +98,8 @@ pub(in crate::admin) fn settings() -> Settings {
         redis: None,
         telemetry: Telemetry {
             access_log: LogDestination::Off,
+            audit: LogDestination::Off,
+            audit_accepted: false,
             log: "info".to_owned(),
             log_format: LogFormat::Text,
             events: None,

@@ -134,6 +134,43 @@ pub enum What {
     Command,
 }
 
+impl What {
+    /// Whether it tells of a document, or of the gateway that applies them.
+    pub(super) fn is_of_document(self) -> bool {
+        match self {
+            Self::GatewayStarted
+            | Self::GatewayStopped
+            | Self::RouteAdded
+            | Self::RouteChanged
+            | Self::RouteRemoved
+            | Self::UpstreamAdded
+            | Self::UpstreamChanged
+            | Self::UpstreamRemoved
+            | Self::MiddlewareAdded
+            | Self::MiddlewareChanged
+            | Self::MiddlewareRemoved
+            | Self::CertificateAdded
+            | Self::CertificateChanged
+            | Self::CertificateRemoved
+            | Self::ConsumerAdded
+            | Self::ConsumerChanged
+            | Self::ConsumerRemoved => true,
+            Self::EndpointAdded
+            | Self::EndpointChanged
+            | Self::EndpointRemoved
+            | Self::BreakerOpened
+            | Self::BreakerClosed
+            | Self::HoldBegan
+            | Self::HoldEnded
+            | Self::ItemRejected
+            | Self::ItemAccepted
+            | Self::ProviderFailing
+            | Self::ProviderLive
+            | Self::Command => false,
+        }
+    }
+}
+
 /// How something was or is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]

@@ -7,10 +7,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +19,7 @@ use super::command::Command;
 use crate::discovery::state::ProviderState;
 use crate::snapshot::Snapshot;
 use crate::spec::name::ProviderId;
+use crate::telemetry::audit::AuditLog;
 
 mod at;
 mod diff;
@@ -56,6 +58,8 @@ pub struct History {
     started_at: SystemTime,
     /// The gateway stops: nobody waits any longer.
     ended: CancellationToken,
+    /// Where applied documents are told, too.
+    audit: OnceLock<Arc<AuditLog>>,
 }
 
 struct Kept {
@@ -138,7 +142,14 @@ impl History {
             first_id: next_id,
             started_at,
             ended,
+            audit: OnceLock::new(),
         })
+    }
+
+    /// From now on starts, stops and applied documents stand in the audit log, too.
+    pub fn audited(&self, book: Arc<AuditLog>) {
+        // It is told once.
+        let _ = self.audit.set(book);
     }
 
     /// Notes that the gateway starts: what was before is an earlier process's.
@@ -246,10 +257,24 @@ impl History {
         }
         let now = SystemTime::now();
         for change in changes {
+            let is_document = change.event.is_of_document();
             kept.push(change, now);
+            if let (true, Some(book), Some(event)) = (is_document, self.audit.get(), kept.events.back()) {
+                book.add("document", &told(event));
+            }
         }
         self.last.send_replace(kept.next_id - 1);
     }
+}
+
+/// An event without its time, which an audit line has already.
+fn told(event: &Event) -> Map<String, Value> {
+    let mut told = match serde_json::to_value(event) {
+        Ok(Value::Object(told)) => told,
+        Ok(_) | Err(_) => Map::new(),
+    };
+    told.remove("time");
+    told
 }
 
 impl Kept {

@@ -63,14 +63,17 @@ pub(in crate::proxy) struct Shaken {
     pub(in crate::proxy) certificate: Option<Option<Presented>>,
 }
 
-/// Shakes hands; `None` when nothing came of it.
+/// Shakes hands.
+///
+/// # Errors
+/// Nothing came of it; and what was wrong with the client's certificate, if that was it.
 pub(in crate::proxy) async fn shake(
     front: &TlsFront,
     certificates: impl FnOnce() -> Arc<Certificates>,
     handshakes: &Handshakes,
     turn: &Semaphore,
     wire: Wire,
-) -> Option<Shaken> {
+) -> Result<Shaken, Option<String>> {
     let mut attempt = Attempt { handshakes, result: Some(HandshakeResult::Timeout) };
     let mut start = match LazyConfigAcceptor::new(Acceptor::default(), wire).await {
         Ok(start) => start,
@@ -79,7 +82,7 @@ pub(in crate::proxy) async fn shake(
             let looks = error.kind() == io::ErrorKind::UnexpectedEof;
             attempt.result = (!looks).then(|| of_error(&error));
             tracing::debug!("no TLS handshake: {error}");
-            return None;
+            return Err(None);
         }
     };
     let host = start.client_hello().server_name().map(str::to_ascii_lowercase);
@@ -89,7 +92,7 @@ pub(in crate::proxy) async fn shake(
         if start.io.write_all(&UNRECOGNIZED_NAME).await.is_ok() {
             let _ = start.io.shutdown().await;
         }
-        return None;
+        return Err(None);
     };
     // This is the signature, some hundred microseconds of this thread. One at a time, each with everything else that is
     // ready in between: a flood of handshakes waits for itself, and nobody else does.
@@ -109,12 +112,12 @@ pub(in crate::proxy) async fn shake(
             let http2 = is_http2(session.alpn_protocol());
             let shown = session.peer_certificates().and_then(|chain| chain.first());
             let certificate = front.verifies.then(|| shown.map(|certificate| Presented::new(certificate)));
-            Some(Shaken { stream, http2, certificate })
+            Ok(Shaken { stream, http2, certificate })
         }
         Err(error) => {
             attempt.result = Some(of_error(&error));
             tracing::debug!("a TLS handshake failed: {error}");
-            None
+            Err((attempt.result == Some(HandshakeResult::ClientCertificate)).then(|| error.to_string()))
         }
     }
 }

@@ -366,6 +366,14 @@ pub const ACCESS_LOG_DROPPED: &Definition = &Definition::new(
     "Access log lines that were lost because their destination was too slow or failed.",
 );
 
+/// Lost lines of the audit.
+pub const AUDIT_DROPPED: &Definition = &Definition::new(
+    Kind::Counter,
+    "fleetgate_audit_dropped_lines_total",
+    &[],
+    "Lines of the audit log that were lost because their destination was too slow or failed.",
+);
+
 /// The build.
 pub const BUILD_INFO: &Definition =
     &Definition::new(Kind::Gauge, "fleetgate_build_info", &["version"], "Always 1; its labels tell what was built.");
