@@ -22,7 +22,7 @@ use self::ring::Ring;
 use self::strict::Strict;
 use super::hide::without_cookie;
 use super::who::{Door, Proof, Shown};
-use super::{Middleware, Next};
+use super::{Middleware, Next, Trouble};
 use crate::exchange::{Consumer, Credential, Exchange, Payload, ProxyError};
 use crate::spec::condition::cookie_values;
 use crate::spec::middleware::access::KeyPlace;
@@ -264,6 +264,16 @@ impl Middleware for Jwt {
             }
         }
         self.door.pass(request, next, shown).await
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        match &self.keys {
+            Keys::Fixed(Ok(_)) => None,
+            Keys::Fixed(Err(reason)) => {
+                Some(Trouble { text: format!("no token can be checked: {reason}"), refuses: true })
+            }
+            Keys::Of(issuer) => issuer.trouble(),
+        }
     }
 
     fn state(&self) -> Option<Arc<dyn Any + Send + Sync>> {

@@ -61,10 +61,24 @@ pub trait Middleware: Debug + Send + Sync {
         None
     }
 
+    /// What is wrong with it.
+    fn trouble(&self) -> Option<Trouble> {
+        None
+    }
+
     /// Requests that it let pass and that it refused, by who decided.
     fn counted(&self) -> Vec<Counted> {
         Vec::new()
     }
+}
+
+/// What is wrong with a middleware, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// What it is.
+    pub text: String,
+    /// Whether requests get 503 by it.
+    pub refuses: bool,
 }
 
 /// Requests that were decided on.

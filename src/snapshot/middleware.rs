@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::Snapshot;
 use crate::exchange::ProxyError;
-use crate::middleware::Middleware;
+use crate::middleware::{Middleware, Trouble};
 use crate::spec::middleware::MiddlewareSpec;
 use crate::spec::name::{Name, ProviderId};
 
@@ -22,6 +23,18 @@ pub struct NamedMiddleware {
     pub spec: Arc<MiddlewareSpec>,
     /// What does it.
     pub middleware: Arc<dyn Middleware>,
+}
+
+impl NamedMiddleware {
+    /// What is wrong with it now, in a snapshot.
+    pub fn trouble(&self, snapshot: &Snapshot) -> Option<Trouble> {
+        if let MiddlewareSpec::ForwardAuth(spec) = &*self.spec
+            && !snapshot.upstreams().any(|upstream| *upstream.label == *spec.upstream.as_str())
+        {
+            return Some(Trouble { text: format!("there is no upstream `{}`", spec.upstream), refuses: true });
+        }
+        self.middleware.trouble()
+    }
 }
 
 /// All middlewares, and who has which.

@@ -48,7 +48,7 @@ pub enum State {
     Ok,
     /// Some have none.
     Degraded,
-    /// Something it names does not exist: 503 `NC`.
+    /// Something it names does not exist or cannot be used: 503 `NC`.
     Unresolved,
 }
 
@@ -92,12 +92,22 @@ impl<'s> Usable<'s> {
         if let RouteState::Unresolved(reasons) = &route.state {
             return (State::Unresolved, reasons.clone(), vec![0; route.targets.len()]);
         }
+        let troubles: Vec<_> =
+            route.middlewares.iter().filter_map(|named| Some((named, named.trouble(self.snapshot)?))).collect();
         let counts: Vec<usize> = route.targets.iter().map(|target| self.count(target)).collect();
         let empty = route.targets.iter().zip(&counts);
         let empty = empty.filter(|(target, count)| **count == 0 && target.may_get_traffic());
-        let reasons: Vec<String> =
+        let mut reasons: Vec<String> =
             empty.map(|(target, _)| format!("{} has no usable endpoint", target.label)).collect();
-        (if reasons.is_empty() { State::Ok } else { State::Degraded }, reasons, counts)
+        let state = if troubles.iter().any(|(_, trouble)| trouble.refuses) {
+            State::Unresolved
+        } else if reasons.is_empty() {
+            State::Ok
+        } else {
+            State::Degraded
+        };
+        reasons.extend(troubles.into_iter().map(|(named, trouble)| format!("`{}`: {}", named.label, trouble.text)));
+        (state, reasons, counts)
     }
 
     fn count(&mut self, target: &Target) -> usize {

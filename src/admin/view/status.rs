@@ -116,6 +116,10 @@ pub fn view(state: &State) -> StatusView {
             problems: provider.held.into_iter().chain(failing).chain(provider.rejected).take(MOST_PROBLEMS).collect(),
         }
     };
+    let troubles = snapshot.middlewares.all.values().filter_map(|named| {
+        let key = format!("middlewares.{}", named.label);
+        Some(Problem::new(named.provider.to_string(), key, named.trouble(&snapshot)?.text))
+    });
     let up = state.started.elapsed();
     StatusView {
         version: env!("CARGO_PKG_VERSION"),
@@ -138,7 +142,7 @@ pub fn view(state: &State) -> StatusView {
         gateways: state.fleet.gateways(),
         redis: state.fleet.ledger().map(|ledger| redis(ledger.standing())),
         providers: providers.into_iter().map(summary).collect(),
-        remarks: snapshot.report.remarks.clone(),
+        remarks: snapshot.report.remarks.iter().cloned().chain(troubles).collect(),
     }
 }
 

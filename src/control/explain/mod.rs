@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::middleware::Trouble;
 use crate::snapshot::target::{DecidedBy, Odds, odds, sticky_key};
 use crate::snapshot::{
     Endpoint, LevelView, RequestView, Route, RouteState, Snapshot, Standing, Target, Upstream, gate, level, middleware,
@@ -155,7 +156,11 @@ impl Explanation {
                 of,
                 runs: matches!(fate, middleware::Fate::Runs),
                 reason: match fate {
-                    middleware::Fate::Runs => encode::middleware(&named.spec).to_string(),
+                    middleware::Fate::Runs => match named.trouble(snapshot) {
+                        None => encode::middleware(&named.spec).to_string(),
+                        Some(Trouble { text, refuses: true }) => format!("answers 503: {text}"),
+                        Some(Trouble { text, .. }) => format!("{}; {text}", encode::middleware(&named.spec)),
+                    },
                     middleware::Fate::IsThere => "the listener has it already".to_owned(),
                     middleware::Fate::Replaced(other) => format!("the route has `{}` instead", other.label),
                 },

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::ring::Ring;
+use crate::middleware::Trouble;
 
 /// Unknown keys let the set be read no more often than this.
 const SOONEST: Duration = Duration::from_secs(30);
@@ -28,6 +29,8 @@ pub(super) struct Issuer {
     pub(super) refresh: Duration,
     /// `None` before the first answer.
     ring: RwLock<Option<Arc<Ring>>>,
+    /// Why the last read gave nothing.
+    error: RwLock<Option<String>>,
     /// Somebody wants a key that is not there.
     wanted: Notify,
 }
@@ -35,7 +38,13 @@ pub(super) struct Issuer {
 impl Issuer {
     /// Begins to read its keys, for as long as somebody has it.
     pub(super) fn new(url: &str, refresh: Duration) -> Arc<Self> {
-        let issuer = Self { url: url.to_owned(), refresh, ring: RwLock::default(), wanted: Notify::new() };
+        let issuer = Self {
+            url: url.to_owned(),
+            refresh,
+            ring: RwLock::default(),
+            error: RwLock::default(),
+            wanted: Notify::new(),
+        };
         let issuer = Arc::new(issuer);
         // Where there is no runtime, nobody serves.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -47,6 +56,23 @@ impl Issuer {
     /// Its keys; `None` before they were read.
     pub(super) fn ring(&self) -> Option<Arc<Ring>> {
         self.ring.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is wrong with it.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        let error = self.error.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let refuses = self.ring().is_none();
+        let text = match error {
+            Some(error) if refuses => format!("no token can be checked: {} cannot be read: {error}", self.url),
+            Some(error) => format!("{} cannot be read: {error}; the keys that were read before count", self.url),
+            None if refuses => format!("{} was not read yet", self.url),
+            None => return None,
+        };
+        Some(Trouble { text, refuses })
+    }
+
+    fn failed(&self, error: Option<String>) {
+        *self.error.write().unwrap_or_else(PoisonError::into_inner) = error;
     }
 
     /// A token names a key that is not there.
@@ -62,6 +88,7 @@ async fn follow(issuer: Weak<Issuer>) {
         let next = match read(&known.url).await {
             Ok(ring) => {
                 *known.ring.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(ring));
+                known.failed(None);
                 if std::mem::take(&mut failing) {
                     tracing::info!(url = known.url, "the issuer's keys can be read again");
                 }
@@ -69,6 +96,7 @@ async fn follow(issuer: Weak<Issuer>) {
                 known.refresh
             }
             Err(error) => {
+                known.failed(Some(error.clone()));
                 if !std::mem::replace(&mut failing, true) {
                     let meanwhile = match known.ring() {
                         Some(_) => "those that were read before count",

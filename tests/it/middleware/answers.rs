@@ -3,6 +3,7 @@
 use std::io::Read as _;
 use std::process::{Command, Stdio};
 
+use crate::support::browser;
 use crate::support::client::{Answer, Connection, Request};
 use crate::support::gateway::Gateway;
 use crate::support::origin::{Behaviour, Origin};
@@ -181,4 +182,38 @@ async fn pieces_are_not_held_back_and_breaks_are_seen() {
     assert!(!rest.ends_with(b"0\r\n\r\n"), "the end that was never sent");
     let line = gateway.until_logged("it", |line| line["path"] == "/cut").await;
     assert_eq!(line["flag"], "UC", "{line}");
+}
+
+/// A browser's own decoders make the page of it that the service gave.
+#[tokio::test]
+async fn a_browser_reads_what_is_compressed() {
+    let origin = Origin::start("a").await;
+    let route = |name: &str| {
+        format!(
+            "middlewares.{name}.compression.encodings = [\"{name}\"]\n\
+             routes.{name} = {{ match = {{ path = \"/{name}\" }}, upstream = \"app\", middlewares = [\"{name}\"] }}\n"
+        )
+    };
+    let encodings = ["gzip", "br", "zstd"];
+    let gateway = Gateway::start(&around(&origin, &[], &encodings.map(route).concat())).await;
+    let lines: String = (0..3_000).map(|line| format!("<p>line {line} is like the others</p>")).collect();
+    // The page itself tells how many bytes came, and how many they were.
+    let script = "<script>addEventListener('load', () => setTimeout(() => { \
+                  const page = performance.getEntriesByType('navigation')[0]; \
+                  document.title = `${page.encodedBodySize} of ${page.decodedBodySize}` }))</script>";
+    let body = format!("<!doctype html><html><head><title></title>{script}</head><body>{lines}</body></html>");
+    origin.set(answer("text/html", &[], body.clone().into_bytes()));
+    for encoding in encodings {
+        let url = format!("http://127.0.0.1:{}/{encoding}", gateway.address().port());
+        let page = tokio::task::spawn_blocking(move || browser::page(&url)).await.unwrap();
+        let Some(page) = page else { return };
+        assert!(page.contains(&lines), "{encoding}: another page than the service's, {} bytes", page.len());
+        let title = page.split_once("<title>").unwrap().1.split_once("</title>").unwrap().0;
+        let (came, of) = title.split_once(" of ").unwrap_or_else(|| panic!("{encoding}: {title}"));
+        let (came, of): (usize, usize) = (came.parse().unwrap(), of.parse().unwrap());
+        assert_eq!(of, body.len(), "{encoding}");
+        assert!(came > 100 && came < of / 4, "{encoding}: {came} of {of} bytes came");
+        let seen = origin.last_seen().unwrap();
+        assert!(seen.header("accept-encoding")[0].contains(encoding), "{:?}", seen.header("accept-encoding"));
+    }
 }

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use crate::support::client::{Answer, Request};
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::origin::{Behaviour, Origin};
-use crate::support::python;
 use crate::support::wait;
+use crate::support::{node, python};
 
 use super::{SOON, around};
 
@@ -178,4 +178,70 @@ async fn tokens_of_jwcrypto_are_told_apart() {
             assert_eq!(answer.status, wanted, "{kind}: {what}: {}", answer.text());
         }
     }
+}
+
+/// Of odd tokens no one is believed that another library does not believe.
+#[tokio::test]
+async fn odd_tokens_of_jose_are_told_apart_as_jose_does() {
+    let Some(node) = node::environment() else { return };
+    let odd: Value = serde_json::from_str(&node::ran(&node, "middleware/jwt/odd.mjs")).unwrap();
+    let origin = Origin::start("a").await;
+    let middlewares = format!(
+        r#"
+        [middlewares.login.jwt]
+        issuers = ["https://login.test"]
+        audience = ["shop"]
+        algorithms = ["RS256", "PS256", "ES256", "EdDSA"]
+        leeway = "0s"
+        jwks = '{}'
+        "#,
+        odd["jwks"]
+    );
+    let gateway = Gateway::start(&around(&origin, &["login"], &middlewares)).await;
+    // What jose knows of, and what it mends: here no header is critical that could be left out, and text is exact.
+    let stricter = ["crit of something known", "padding"];
+    let mut good = 0;
+    for (name, said) in odd["said"].as_object().unwrap() {
+        let answer = gateway.send(bearer(said["token"].as_str().unwrap())).await;
+        let wanted = if said["good"] == true && !stricter.contains(&name.as_str()) { 200 } else { 401 };
+        assert_eq!(answer.status, wanted, "{name}: jose says {said}");
+        good += usize::from(wanted == 200);
+    }
+    assert!(good > 5 && odd["said"].as_object().unwrap().len() > good + 20);
+}
+
+/// A middleware that cannot check anything lets nobody through, and everybody who looks is told why.
+#[tokio::test]
+async fn keys_that_cannot_be_used_are_told_everywhere() {
+    let origin = Origin::start("a").await;
+    let middlewares = format!(
+        r#"
+        middlewares.broken.jwt = {{ {RULES}, jwks = '{{"keys":[]}}' }}
+        middlewares.down.jwt = {{ {RULES}, jwks_url = "http://127.0.0.1:1/jwks" }}
+        middlewares.asks.forward_auth.upstream = "gone"
+        routes.down = {{ match = {{ path = "/down" }}, upstream = "app", middlewares = ["down"] }}
+        routes.asks = {{ match = {{ path = "/asks" }}, upstream = "app", middlewares = ["asks"] }}
+        "#
+    );
+    let gateway = Gateway::start(&around(&origin, &["broken"], &middlewares)).await;
+    let unread = || async { gateway.api("status").await.to_string().contains("127.0.0.1:1/jwks cannot be read") };
+    wait::until(SOON, "why", unread).await;
+    for (name, path, why) in [
+        ("all", "/", "no token can be checked"),
+        ("down", "/down", "http://127.0.0.1:1/jwks cannot be read"),
+        ("asks", "/asks", "there is no upstream `gone`"),
+    ] {
+        let request = Request::get(path).header("authorization", "Bearer e30.e30.x");
+        let answer = gateway.send(request).await;
+        assert_eq!((answer.status, answer.header("x-fleetgate-flag")), (503, Some("NC")), "{path}");
+        let routes = gateway.api("routes").await;
+        let route = routes["items"].as_array().unwrap().iter().find(|route| route["name"] == name).unwrap();
+        assert_eq!(route["state"], "unresolved", "{route}");
+        assert!(route["reasons"].to_string().contains(why), "{route}");
+        let explained = gateway.api(&format!("explain?method=GET&url=http://a.test{path}")).await.to_string();
+        assert!(explained.contains("answers 503: ") && explained.contains(why), "{explained}");
+        let status = gateway.api("status").await["remarks"].to_string();
+        assert!(status.contains(why), "{status}");
+    }
+    assert_eq!(origin.requests(), 0);
 }

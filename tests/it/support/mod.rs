@@ -2,6 +2,7 @@
 //! Everything a test starts ends when its value is dropped, also when the test panics.
 
 pub mod between;
+pub mod browser;
 pub mod client;
 pub mod consul;
 pub mod dns;
@@ -11,6 +12,7 @@ pub mod gateway;
 pub mod load;
 pub mod multiplexed;
 pub mod network;
+pub mod node;
 pub mod origin;
 pub mod pki;
 pub mod place;
