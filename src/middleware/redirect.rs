@@ -40,14 +40,14 @@ impl Middleware for Redirect {
     }
 }
 
-/// Where it leads. `came`: the `Host` of the request, whose port stays where neither scheme nor host are others.
+/// Where it leads. `came`: the `Host` of the request, whose port stays unless the scheme is another
+/// (Gateway API, `HTTPRequestRedirectFilter.port`, which takes the listener's; the client's is that to the client).
 fn location(redirection: &Redirection, uri: &Uri, path: Option<&str>, came: &str, exchange: &dyn Exchange) -> String {
     let came_by = if exchange.is_secure() { &Scheme::HTTPS } else { &Scheme::HTTP };
     let scheme = redirection.scheme.as_ref().unwrap_or(came_by);
     let host = redirection.host.as_deref().unwrap_or(exchange.host());
-    let same = scheme == came_by && redirection.host.is_none();
     let came_to = || came.rsplit_once(':').filter(|(_, port)| !port.ends_with(']'))?.1.parse().ok();
-    let port: Option<u16> = redirection.port.or_else(|| if same { came_to() } else { None });
+    let port: Option<u16> = redirection.port.or_else(|| if scheme == came_by { came_to() } else { None });
     let default = if *scheme == Scheme::HTTPS { 443 } else { 80 };
 
     let mut location = format!("{scheme}://{host}");

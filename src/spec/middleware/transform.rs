@@ -56,7 +56,7 @@ pub struct Redirection {
     pub scheme: Option<Scheme>,
     /// Without port; an IPv6 address in brackets.
     pub host: Option<String>,
-    /// The port; without it that of the scheme, where scheme or host are others.
+    /// The port; without it the one that the client came to, or with another scheme that one's.
     pub port: Option<u16>,
     /// The path.
     pub path: Option<PathRewrite>,
