@@ -10,36 +10,34 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::discovering::{Discovering, identities, note_registration, standing};
+use self::signals::Signals;
 use crate::admin::{self, Readiness};
 use crate::control::command::Commands;
 use crate::control::history::{self, Former, History};
-use crate::control::saved::{Identity, Loaded, SavedState, Store, Verified};
+use crate::control::saved::{Store, Verified};
 use crate::control::{Control, Rules, uses};
-use crate::discovery::consul::ConsulProvider;
-use crate::discovery::dns::DnsProvider;
-use crate::discovery::file::FileProvider;
-use crate::discovery::register::{self, Event, Gateway, Registration, Standing};
-use crate::discovery::state::{ProviderState, Uses};
-use crate::discovery::status::{ProviderStatus, Registered};
-use crate::discovery::{Context, Provider, Publisher};
+use crate::discovery::Context;
+use crate::discovery::register::{self, Event};
+use crate::discovery::status::ProviderStatus;
 use crate::health::Prober;
 use crate::middleware::fleet::Fleet;
 use crate::proxy::{self, DataPlane, Front, TlsFront};
 use crate::snapshot::Snapshot;
-use crate::spec::endpoint::EndpointSpec;
 use crate::spec::name::{Name, ProviderId};
-use crate::spec::settings::{Discovery, EtcdProvider as EtcdSettings, Redis as RedisSettings, Settings};
-use crate::spec::source::{ConsulService, Source};
+use crate::spec::settings::{Redis as RedisSettings, Settings};
 use crate::telemetry::Logs;
 use crate::telemetry::audit::AuditLog;
 use crate::telemetry::prometheus::Metrics;
 use crate::telemetry::stats::WorkersStats;
+
+mod discovering;
+mod signals;
 
 /// Threads of the control plane: discovery, control, health checks, admin.
 const CONTROL_THREADS: usize = 2;
@@ -318,91 +316,6 @@ impl App {
     }
 }
 
-/// The providers that are on.
-#[derive(Default)]
-struct Discovering {
-    /// When an earlier process confirmed what.
-    verified: BTreeMap<ProviderId, Verified>,
-    providers: Vec<Box<dyn Provider>>,
-    states: BTreeMap<ProviderId, watch::Receiver<Arc<ProviderState>>>,
-    statuses: Vec<Arc<ProviderStatus>>,
-    accepts: BTreeMap<ProviderId, watch::Sender<u64>>,
-    /// Where it is told which sources are used, if anybody wants to know.
-    uses: Option<watch::Sender<Arc<Uses>>>,
-    /// Each with the status of its provider.
-    registrations: Vec<(Arc<ProviderStatus>, Box<dyn Registration>)>,
-    /// Where they and other gateways are found.
-    gateways: BTreeSet<Source>,
-}
-
-impl Discovering {
-    fn of(settings: &Discovery, listeners: &[(Name, SocketAddr)], loaded: &Loaded) -> Result<Self, StartError> {
-        let mut all = Self { verified: loaded.verified.clone(), ..Self::default() };
-        let publisher = all.publisher(ProviderId::File);
-        all.providers.push(Box::new(FileProvider::new(&settings.file, publisher)));
-        if let Some(consul) = &settings.consul {
-            let (sources, documents) = (all.publisher(ProviderId::Consul), all.publisher(ProviderId::ConsulKv));
-            let tags = consul.tags.as_ref().map(|_| all.publisher(ProviderId::ConsulTags));
-            let (uses, used) = watch::channel(Arc::default());
-            all.uses = Some(uses);
-            let provider = ConsulProvider::new(consul, sources, documents, tags)
-                .map_err(|error| StartError::new("discovery.consul", error))?
-                .remembering(services(loaded))
-                .told_of(used);
-            if let Some(register) = &consul.register {
-                let gateway = Gateway::new(&register.place, listeners)
-                    .map_err(|error| StartError::new("discovery.consul.register", error))?;
-                let registration = provider.registration(register, gateway);
-                all.gateways.insert(Source::Consul(ConsulService::named(register.service.as_str())));
-                all.register(ProviderId::Consul, registration);
-            }
-            all.providers.push(Box::new(provider));
-        }
-        if let Some(etcd) = &settings.etcd {
-            all.add_etcd(etcd, listeners)?;
-        }
-        let publisher = all.publisher(ProviderId::Dns);
-        all.providers.push(Box::new(DnsProvider::new(publisher)));
-        Ok(all)
-    }
-
-    #[cfg(feature = "etcd")]
-    fn add_etcd(&mut self, settings: &EtcdSettings, listeners: &[(Name, SocketAddr)]) -> Result<(), StartError> {
-        let publisher = self.publisher(ProviderId::Etcd);
-        let provider = crate::discovery::etcd::EtcdProvider::new(settings, publisher);
-        if let Some(register) = &settings.register {
-            let registration = Gateway::new(&register.place, listeners)
-                .and_then(|gateway| provider.registration(register, gateway))
-                .map_err(|error| StartError::new("discovery.etcd.register", error))?;
-            self.register(ProviderId::Etcd, registration);
-            let prefix = format!("{}gateways/", settings.prefix).into();
-            self.gateways.insert(Source::Etcd { prefix, format: crate::spec::source::EtcdFormat::Gateway });
-        }
-        self.providers.push(Box::new(provider));
-        Ok(())
-    }
-
-    #[cfg(not(feature = "etcd"))]
-    fn add_etcd(&mut self, _: &EtcdSettings, _: &[(Name, SocketAddr)]) -> Result<(), StartError> {
-        Err(StartError::new("discovery.etcd", "this binary was built without the feature `etcd`"))
-    }
-
-    fn register(&mut self, id: ProviderId, registration: impl Registration + 'static) {
-        let Some(status) = self.statuses.iter().find(|status| status.id() == id) else { return };
-        status.set_registered(Registered { place: registration.place().to_owned(), ..Registered::default() });
-        self.registrations.push((Arc::clone(status), Box::new(registration)));
-    }
-
-    fn publisher(&mut self, id: ProviderId) -> Publisher {
-        let verified = self.verified.remove(&id).unwrap_or_default();
-        let (publisher, states) = Publisher::with(ProviderStatus::remembering(id, verified));
-        self.statuses.push(Arc::clone(publisher.status()));
-        self.accepts.insert(id, publisher.accepts());
-        self.states.insert(id, states);
-        publisher
-    }
-}
-
 /// What this gateway knows of the others, and what keeps that up to date.
 #[cfg(feature = "redis")]
 fn join_fleet(
@@ -435,56 +348,6 @@ async fn keep_audit(log: Arc<AuditLog>, shutdown: CancellationToken) {
         log.flush();
         let _ = tokio::time::timeout(Duration::from_millis(100), shutdown.cancelled()).await;
     }
-}
-
-/// Whether this gateway should get traffic, for the registries it is in.
-fn standing(readiness: &Arc<Readiness>) -> Standing {
-    let readiness = Arc::clone(readiness);
-    Arc::new(move || {
-        let progress = readiness.progress();
-        if progress.ready { Ok(()) } else { Err(progress.reasons.join("; ")) }
-    })
-}
-
-/// Notes what became of a registration in the status of its provider.
-fn note_registration(status: &ProviderStatus, place: &str, event: &Event) {
-    let (stands, error) = match event {
-        // An assertion is told after it.
-        Event::Changed(_) => return,
-        Event::Asserted(stands) => (*stands, None),
-        Event::Left => (false, None),
-        Event::Failed(error) | Event::LeftBehind(error) => (false, Some(error.clone())),
-    };
-    status.set_registered(Registered { place: place.to_owned(), stands, error });
-}
-
-/// What tells whether a saved file is of the registry that is configured.
-fn identities(settings: &Discovery) -> Vec<Identity> {
-    let mut identities = vec![Identity { id: ProviderId::Dns, registry: "dns".to_owned(), documents: None }];
-    if let Some(consul) = &settings.consul {
-        let place = [&consul.datacenter, &consul.namespace, &consul.partition];
-        let place = place.map(|part| part.as_deref().unwrap_or_default()).join(" ");
-        let registry = format!("{} {place}", consul.address);
-        let (prefix, of_keys) = (consul.kv_prefix.clone(), format!("{registry} {}", consul.kv_prefix));
-        identities.push(Identity { id: ProviderId::Consul, registry, documents: None });
-        let documents = Some((format!("kv:{prefix}"), prefix));
-        identities.push(Identity { id: ProviderId::ConsulKv, registry: of_keys, documents });
-    }
-    if let Some(etcd) = &settings.etcd {
-        let mut endpoints = etcd.endpoints.clone();
-        endpoints.sort_unstable();
-        let registry = format!("{} {}", endpoints.join(" "), etcd.prefix);
-        let documents = Some((format!("documents:{}", etcd.prefix), etcd.prefix.clone()));
-        identities.push(Identity { id: ProviderId::Etcd, registry, documents });
-    }
-    identities
-}
-
-/// The instances of Consul's services that an earlier process knew.
-fn services(loaded: &Loaded) -> BTreeMap<Arc<str>, Arc<[EndpointSpec]>> {
-    let known = loaded.states.get(&ProviderId::Consul).into_iter().flat_map(SavedState::sources);
-    let named = known.filter_map(|(source, endpoints)| Some((source.strip_prefix("consul:")?, endpoints)));
-    named.map(|(name, endpoints)| (name.into(), Arc::clone(endpoints))).collect()
 }
 
 /// When each watch of a provider was confirmed.
@@ -548,49 +411,4 @@ fn say(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     stdout.flush()
-}
-
-/// The signals a gateway listens to.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-}
-
-impl Signals {
-    fn listen() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// Waits until the gateway is ready (true) or shall stop (false).
-    async fn ready_or_stop(&mut self, app: &App) -> bool {
-        let readiness = app.readiness();
-        tokio::select! {
-            () = self.stop(app) => false,
-            () = readiness.settled() => true,
-        }
-    }
-
-    /// Waits for a signal to stop; SIGHUP reads the files again.
-    async fn stop(&mut self, app: &App) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hang_up.recv() => app.reread(),
-            }
-        }
-    }
-
-    /// Waits for a second signal to stop.
-    async fn again(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }
