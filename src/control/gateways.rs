@@ -34,3 +34,34 @@ fn serves(status: RegistryStatus) -> bool {
         RegistryStatus::Critical | RegistryStatus::Maintenance => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{World, consul};
+    use super::*;
+    use crate::spec::source::EtcdFormat;
+
+    #[test]
+    fn gateways_count_that_serve_as_the_registry_says_that_knows_the_most() {
+        let mut world = World::new();
+        let etcd = Source::Etcd { prefix: "/fleetgate/gateways/".into(), format: EtcdFormat::Gateway };
+        let consul = consul("fleetgate");
+        let both: BTreeSet<_> = [consul.clone(), etcd.clone()].into();
+        assert_eq!(count(&both, &world.states), 0);
+        world.source(&consul, "10.0.0.1:80\n10.0.0.2:80 warning\n10.0.0.3:80 critical\n10.0.0.4:80 maintenance");
+        assert_eq!(count(&both, &world.states), 2);
+        world.source(&etcd, "10.0.0.1:80 unchecked\n10.0.0.2:80 unchecked\n10.0.0.5:80 unchecked");
+        assert_eq!(count(&both, &world.states), 3);
+        assert_eq!(count(&BTreeSet::new(), &world.states), 0);
+    }
+
+    #[test]
+    fn they_are_counted_where_a_limit_is_of_the_fleet() {
+        let mut world = World::new();
+        let limit = |scope: &str| format!("middlewares.a.rate_limit = {{ rate = \"1/s\", scope = \"{scope}\" }}");
+        world.documents(ProviderId::File, &limit("gateway"));
+        assert!(!matter(&world.merge()));
+        world.documents(ProviderId::File, &limit("fleet"));
+        assert!(matter(&world.merge()));
+    }
+}

@@ -156,7 +156,7 @@ pub struct Identity {
     /// A middleware would have taken a proof of who it is.
     pub was_asked: bool,
     /// What its token says.
-    pub claims: serde_json::Map<String, serde_json::Value>,
+    pub claims: Arc<serde_json::Map<String, serde_json::Value>>,
 }
 
 /// In the extensions of an answer: no service gave it.

@@ -1,6 +1,7 @@
 //! Defines the middleware that knows clients by tokens (JWT: RFC 7519, 7515 and 8725).
 
 mod issuer;
+mod known;
 mod ring;
 mod strict;
 
@@ -18,6 +19,7 @@ use jsonwebtoken::{Algorithm, Validation};
 use serde_json::{Map, Value};
 
 use self::issuer::Issuer;
+use self::known::Known;
 use self::ring::Ring;
 use self::strict::Strict;
 use super::hide::without_cookie;
@@ -35,6 +37,7 @@ const LONGEST: usize = 16 * 1024;
 #[derive(Debug)]
 pub(super) struct Jwt {
     keys: Keys,
+    known: Known,
     /// What each algorithm that may be used takes.
     validations: Vec<(&'static str, Validation)>,
     leeway: u64,
@@ -125,6 +128,7 @@ impl Jwt {
         };
         Self {
             keys,
+            known: Known::default(),
             validations: spec.algorithms.iter().map(|one| (one.as_str(), validation(spec, algorithm(*one)))).collect(),
             leeway: spec.leeway.as_secs(),
             from: spec.from.clone(),
@@ -173,7 +177,7 @@ impl Jwt {
             Keys::Of(issuer) => issuer.ring().ok_or(ProxyError::Unresolved)?,
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let claims = match self.check(token, &ring, now) {
+        let claims = match self.claims(token, &ring, now) {
             Ok(claims) => claims,
             Err(flaw) => {
                 if let (Flaw::UnknownKey, Keys::Of(issuer)) = (flaw, &self.keys) {
@@ -188,6 +192,20 @@ impl Jwt {
             known.unwrap_or_else(|| Arc::new(Consumer::named(&name)))
         });
         Ok(Shown::Proof(Proof { consumer, claims }))
+    }
+
+    /// What a token says, if it proves that, or did before.
+    fn claims(&self, token: &str, ring: &Arc<Ring>, now: u64) -> Result<Arc<Map<String, Value>>, Flaw> {
+        // Secrets are checked as fast as it is found out that they were.
+        let tag = if ring.is_public() { self.known.tag(token) } else { None };
+        if let Some(claims) = tag.as_ref().and_then(|tag| self.known.claims(tag, ring, now)) {
+            return Ok(claims);
+        }
+        let claims = Arc::new(self.check(token, ring, now)?);
+        if let Some(tag) = tag {
+            self.known.remember(tag, ring, &claims, now);
+        }
+        Ok(claims)
     }
 
     /// What a token says, if it proves that. What it says of its algorithm and keys only chooses among those allowed.

@@ -27,12 +27,12 @@ pub(super) enum Shown {
 pub(super) struct Proof {
     /// `None`: a token names nobody.
     pub(super) consumer: Option<Arc<Consumer>>,
-    pub(super) claims: Map<String, Value>,
+    pub(super) claims: Arc<Map<String, Value>>,
 }
 
 impl Proof {
     pub(super) fn of(consumer: Arc<Consumer>) -> Self {
-        Self { consumer: Some(consumer), claims: Map::new() }
+        Self { consumer: Some(consumer), claims: Arc::default() }
     }
 }
 
@@ -77,7 +77,7 @@ impl Door {
                 if let Some(consumer) = &consumer {
                     tell(request.headers_mut(), consumer);
                 }
-                let claims = if claims.is_empty() { before.claims.clone() } else { claims };
+                let claims = if claims.is_empty() { Arc::clone(&before.claims) } else { claims };
                 exchange.identify(Identity {
                     consumer,
                     claims,

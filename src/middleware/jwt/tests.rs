@@ -99,24 +99,24 @@ fn what_an_issuer_signed_is_believed() {
 fn what_it_did_not_sign_or_not_for_this_or_not_for_now_is_not() {
     let issuer = Issuer::new();
     let stranger = Issuer::new();
-    assert_eq!(issuer.check(&stranger.sign(HEAD, &claims().to_string())), Err(Flaw::Invalid));
-    for body in [
-        with("iss", json!("https://evil.test")),
-        with("iss", json!(7)),
-        without("iss"),
-        with("aud", json!("other")),
-        with("aud", json!([])),
-        with("aud", json!({ "shop": true })),
-        without("aud"),
-        with("exp", json!(now() - 31)),
-        with("exp", json!("4000000000")),
-        with("exp", json!(-1)),
-        with("exp", Value::Null),
-        without("exp"),
-        with("nbf", json!(now() + 40)),
-        with("nbf", json!("tomorrow")),
+    assert_eq!(issuer.check(&stranger.sign(HEAD, &claims().to_string())), Err(Flaw::Signature));
+    for (body, flaw) in [
+        (with("iss", json!("https://evil.test")), Flaw::Issuer),
+        (with("iss", json!(7)), Flaw::Invalid),
+        (without("iss"), Flaw::Invalid),
+        (with("aud", json!("other")), Flaw::Audience),
+        (with("aud", json!([])), Flaw::Audience),
+        (with("aud", json!({ "shop": true })), Flaw::Invalid),
+        (without("aud"), Flaw::Invalid),
+        (with("exp", json!(now() - 31)), Flaw::Expired),
+        (with("exp", json!("4000000000")), Flaw::Invalid),
+        (with("exp", json!(-1)), Flaw::Invalid),
+        (with("exp", Value::Null), Flaw::Invalid),
+        (without("exp"), Flaw::Invalid),
+        (with("nbf", json!(now() + 40)), Flaw::NotYet),
+        (with("nbf", json!("tomorrow")), Flaw::Invalid),
     ] {
-        assert_eq!(issuer.check(&issuer.sign(HEAD, &body)), Err(Flaw::Invalid), "{body}");
+        assert_eq!(issuer.check(&issuer.sign(HEAD, &body)), Err(flaw), "{body}");
     }
     for (body, flaw) in [
         (with("iat", json!(now() + 40)), Flaw::FromTheFuture),
@@ -125,6 +125,31 @@ fn what_it_did_not_sign_or_not_for_this_or_not_for_now_is_not() {
     ] {
         assert_eq!(issuer.check(&issuer.sign(HEAD, &body)), Err(flaw), "{body}");
     }
+}
+
+#[test]
+fn a_token_that_is_known_is_checked_no_less() {
+    let issuer = Issuer::new();
+    let (good, forged) = (issuer.sign(HEAD, &claims().to_string()), Issuer::new().sign(HEAD, &claims().to_string()));
+    let jwt = &issuer.jwt;
+    let first = jwt.claims(&good, &issuer.ring, now()).expect("a proof");
+    let again = jwt.claims(&good, &issuer.ring, now()).expect("a proof");
+    assert!(Arc::ptr_eq(&first, &again), "it is known");
+    // The same, but for its signature; and the same long after.
+    let (message, signature) = good.rsplit_once('.').expect("a token");
+    let other = format!("{message}.{}", forged.rsplit_once('.').expect("a token").1);
+    for token in [&other, &format!("{message}."), &format!("{message}.A{}", &signature[1..])] {
+        for _ in 0..2 {
+            assert_eq!(jwt.claims(token, &issuer.ring, now()), Err(Flaw::Signature));
+        }
+    }
+    // What is remembered holds until it expires, without leeway: then it is checked anew.
+    let expires = first["exp"].as_u64().expect("a time");
+    let late = jwt.claims(&good, &issuer.ring, expires).expect("within the leeway of the library's clock");
+    assert!(!Arc::ptr_eq(&first, &late));
+    // Other keys know nothing of it.
+    let stranger = Issuer::new();
+    assert_eq!(jwt.claims(&good, &stranger.ring, now()), Err(Flaw::Signature));
 }
 
 #[test]
@@ -156,7 +181,7 @@ fn a_token_has_no_say_in_how_it_is_checked() {
         r#"{"alg":"ES256","jwk":{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}}"#,
         r#"{"alg":"ES256","kid":"../../dev/null"}"#,
     ] {
-        assert_eq!(issuer.check(&stranger.sign(head, &body)), Err(Flaw::Invalid), "{head}");
+        assert_eq!(issuer.check(&stranger.sign(head, &body)), Err(Flaw::Signature), "{head}");
     }
     // The public key as a secret, where only keys are taken.
     let confused = EncodingKey::from_secret(issuer.ec.public_key_pem().as_bytes());
@@ -184,9 +209,9 @@ fn what_is_no_token_is_refused_before_anything_is_computed() {
         ("..".to_owned(), Flaw::Malformed),
         (format!("{good}.x"), Flaw::Malformed),
         (format!("{none}.{body}."), Flaw::Algorithm),
-        (format!("{message}."), Flaw::Invalid),
-        (format!("{message}.{}", &signature[..20]), Flaw::Invalid),
-        (format!("{message}.{}", "A".repeat(86)), Flaw::Invalid),
+        (format!("{message}."), Flaw::Signature),
+        (format!("{message}.{}", &signature[..20]), Flaw::Signature),
+        (format!("{message}.{}", "A".repeat(86)), Flaw::Signature),
         (format!("{message}=.{signature}"), Flaw::Malformed),
         (issuer.sign(HEAD, r#"{"sub":"a","sub":"b"}"#), Flaw::Malformed),
         (issuer.sign(HEAD, "7"), Flaw::Malformed),

@@ -234,3 +234,24 @@ async fn what_holds_without_redis_is_chosen() {
         assert!(!config.contains("hunter2") && !gateway.stderr().contains("hunter2"), "a secret is told");
     }
 }
+
+/// Requests are decided on while the answer about them is out, however long that takes.
+#[tokio::test]
+async fn no_request_waits_for_redis() {
+    let Some(mut redis) = Redis::start().await else { return };
+    let origin = Origin::start("a").await;
+    let limit = "middlewares.few.rate_limit = { rate = \"1/h\", burst = 50, key = [\"route\"], scope = \"fleet\" }";
+    let config = format!("{limit}\nredis = {{ address = \"redis://{}\", timeout = \"10s\" }}", redis.address);
+    let gateways = [Gateway::start(&around(&origin, &["few"], &config)).await];
+    fleet(1, &gateways, 1.0).await;
+    redis.pause();
+    let mut passed = 0;
+    for _ in 0..100 {
+        passed += u64::from(gateways[0].get("/").await.status == 200);
+    }
+    assert_eq!(passed, 50);
+    // Nobody has given up waiting for the answer yet.
+    let connected = gateways[0].metric("fleetgate_redis_connected", &[]).await;
+    assert_eq!((connected, decided(&gateways, "redis").await), (Some(1.0), 50.0));
+    fleet(1, &gateways, 0.0).await;
+}

@@ -56,6 +56,11 @@ impl Redis {
         wait::until(START, "Redis", || async move { TcpStream::connect(address).await.is_ok() }).await;
     }
 
+    /// Stops it, so that it answers nobody and hangs up on nobody.
+    pub fn pause(&mut self) {
+        self.process.as_mut().unwrap().signal("STOP");
+    }
+
     /// Ends it at once.
     pub fn kill(&mut self) {
         self.process.as_mut().unwrap().kill();

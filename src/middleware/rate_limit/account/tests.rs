@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::gcra::Decision;
+use super::super::table::Table;
 use super::*;
 
 const SECOND: u64 = 1_000_000_000;
@@ -167,6 +168,25 @@ fn what_holds_without_the_ledger_is_chosen() {
         let passed = (0..60).filter(|turn| fleet.request(turn % 3)).count();
         assert_eq!(passed, wanted, "{without:?}");
     }
+}
+
+/// What the reference says of the memory that keys take, which a million of them do not change.
+#[test]
+fn a_flood_of_keys_takes_what_the_table_has() {
+    let table = Table::<Account>::new(65_536);
+    assert!(table.size() <= 65_536 * 56, "{} bytes a key", table.size() / 65_536);
+    let terms = Terms { gcra: Gcra::new(60 * SECOND, 5), gateways: 3, session: 1, without: Without::Share };
+    let mut passed = 0u64;
+    let mut listed = 0u64;
+    for number in 0..1_000_000u64 {
+        let hash = (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        let taken = table.with(hash, u128::from(hash), SECOND, |account, own| account.take(terms, own, SECOND));
+        passed += u64::from(matches!(taken.told.decision, Decision::Passes { .. }));
+        listed += u64::from(taken.listed);
+    }
+    // Each place takes one, and the rest of each bucket its share of a burst.
+    let places = 65_536 + 65_536 / 8;
+    assert!(passed <= places && listed <= 65_536, "{passed} passed, {listed} ask");
 }
 
 proptest! {
