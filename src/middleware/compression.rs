@@ -18,6 +18,10 @@ use crate::spec::middleware::compression::{self, Encoding};
 /// Quick enough for answers that are made as they are asked for; more shrinks them little.
 const LEVEL: CompressionLevel = CompressionLevel::Precise(4);
 
+/// For those that may be compressed by zstd: at 4 it clears 2 MiB of tables before each, which costs more than a small answer
+/// itself, at 1 it clears 64 KiB.
+const LEVEL_OF_ZSTD: CompressionLevel = CompressionLevel::Precise(1);
+
 /// Compresses answers for clients that take that.
 #[derive(Debug)]
 pub(super) struct Compression(Arc<compression::Compression>);
@@ -28,9 +32,12 @@ impl Compression {
     }
 
     /// A layer for one answer; `taken` is set when that is compressed.
-    fn layer(&self, taken: &Rc<Cell<bool>>) -> CompressionLayer<Fitting> {
+    fn layer(&self, asked: &HeaderMap, taken: &Rc<Cell<bool>>) -> CompressionLayer<Fitting> {
         let has = |encoding| self.0.encodings.contains(&encoding);
-        let layer = CompressionLayer::new().quality(LEVEL);
+        // Who takes zstd gets it: clients name it last, and of several that they like as much the last one counts.
+        let mut lines = asked.get_all(header::ACCEPT_ENCODING).iter();
+        let is_zstd = has(Encoding::Zstd) && lines.any(|line| line.to_str().is_ok_and(|line| line.contains("zstd")));
+        let layer = CompressionLayer::new().quality(if is_zstd { LEVEL_OF_ZSTD } else { LEVEL });
         let layer = layer.gzip(has(Encoding::Gzip)).br(has(Encoding::Brotli)).zstd(has(Encoding::Zstd));
         layer.compress_when(Fitting { rules: Arc::clone(&self.0), taken: Rc::clone(taken) })
     }
@@ -43,7 +50,8 @@ impl Middleware for Compression {
             return Ok(next.run(request).await);
         }
         let taken = Rc::<Cell<bool>>::default();
-        let mut response = layer::through(&self.layer(&taken), request, next).await;
+        let layer = self.layer(request.headers(), &taken);
+        let mut response = layer::through(&layer, request, next).await;
         if taken.get() && response.headers().contains_key(header::CONTENT_ENCODING) {
             weaken(response.headers_mut());
         }

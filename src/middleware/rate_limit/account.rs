@@ -175,6 +175,11 @@ impl Account {
         Some(Ask { key: self.number(), charge, want: self.asked })
     }
 
+    /// Nobody is there to be asked.
+    pub(super) fn asks_no_more(&mut self) {
+        (self.is_listed, self.granted) = (false, 0);
+    }
+
     /// The ledger answers, in a session.
     pub(super) fn answer(&mut self, answer: Answer, session: u32, now: u64) {
         if self.session == session {

@@ -113,6 +113,10 @@ impl Shared {
         let (gcra, without) = *lock(&self.numbers);
         let terms = self.terms(gcra, without);
         if terms.session == 0 {
+            // Nobody answers: whoever comes again asks again, and who does not makes room.
+            for key in std::mem::take(&mut *lock(&self.listed)) {
+                self.table.find(self.hash(key), key, Account::asks_no_more).unwrap_or_default();
+            }
             return;
         }
         let listed: Vec<u128> = {

@@ -187,6 +187,12 @@ fn a_flood_of_keys_takes_what_the_table_has() {
     // Each place takes one, and the rest of each bucket its share of a burst.
     let places = 65_536 + 65_536 / 8;
     assert!(passed <= places && listed <= 65_536, "{passed} passed, {listed} ask");
+    // A question pins its key's place, but not for as long as nobody answers.
+    let mut account = Account::of(7);
+    account.take(terms, true, SECOND);
+    assert!(!account.is_free(SECOND + 60 * SECOND));
+    account.asks_no_more();
+    assert!(!account.is_free(SECOND + 59 * SECOND) && account.is_free(SECOND + 60 * SECOND));
 }
 
 proptest! {
