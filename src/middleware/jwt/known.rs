@@ -1,4 +1,4 @@
-//! Defines which tokens were found right before: checking a signature by a public key takes longer than all else.
+//! Defines which tokens were found right before: to read and check one takes longer than all else.
 //!
 //! A token is known by its whole text, for as long as its keys are the same and it has not expired.
 

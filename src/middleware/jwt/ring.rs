@@ -25,11 +25,6 @@ impl Ring {
         Self(vec![Key { name: None, algorithm: None, key: DecodingKey::from_secret(secret.as_bytes()) }])
     }
 
-    /// Whether it holds public keys, no secret.
-    pub(super) fn is_public(&self) -> bool {
-        self.0.iter().all(|key| key.key.family() != AlgorithmFamily::Hmac)
-    }
-
     /// Public keys in PEM.
     ///
     /// # Errors
