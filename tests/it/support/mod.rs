@@ -27,6 +27,25 @@ pub mod secured;
 pub mod tls;
 pub mod wait;
 
+/// Says aloud that a test is left out for want of something, and how that is had; with `CI=true` it is a failure.
+pub fn skip(what: &str, how: &str) {
+    use std::io::Write as _;
+    let ci = std::env::var("CI").is_ok_and(|ci| !matches!(ci.as_str(), "" | "0" | "false"));
+    assert!(!ci, "no {what}: run {how}");
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    // Past the test harness's capture: a skip must be seen.
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: no {what} (run {how})");
+}
+
+/// A folder of what the scripts fetch.
+pub fn cache(folder: &str) -> Option<std::path::PathBuf> {
+    use std::path::PathBuf;
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let caches = || set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));
+    let cache = set("FLEETGATE_CACHE").or_else(|| caches().map(|caches| caches.join("fleetgate")))?;
+    Some(cache.join(folder))
+}
+
 /// Whether tests that take longer than about 20 s shall run; said aloud where they shall not.
 pub fn long_tests() -> bool {
     use std::io::Write as _;

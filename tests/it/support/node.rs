@@ -1,20 +1,17 @@
 //! Node.js, with what others have made for it.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use super::{cache, skip};
 
 /// A folder with Node's packages, as `scripts/fetch-node` left it. Without it the test is to be skipped, which is said
 /// aloud; with `CI=true` that is a failure.
 pub fn environment() -> Option<PathBuf> {
     let set = std::env::var_os("FLEETGATE_NODE").filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cached = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/fleetgate/node"));
-    let folder = set.or_else(cached).filter(|folder| folder.join("node_modules").is_dir());
+    let folder = set.or_else(|| cache("node")).filter(|folder| folder.join("node_modules").is_dir());
     if folder.is_none() {
-        let ci = std::env::var("CI").is_ok_and(|ci| !matches!(ci.as_str(), "" | "0" | "false"));
-        assert!(!ci, "no packages of npm: run scripts/fetch-node");
-        let test = std::thread::current().name().unwrap_or("a test").to_owned();
-        let _ = writeln!(std::io::stderr(), "SKIPPED {test}: no packages of npm (run scripts/fetch-node)");
+        skip("packages of npm", "scripts/fetch-node");
     }
     folder
 }

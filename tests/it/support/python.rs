@@ -4,24 +4,15 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::{cache, skip};
+
 /// Python with its packages, as `scripts/fetch-python` left it. Without it the test is to be skipped, which is said aloud;
 /// with `CI=true` that is a failure.
 pub fn environment() -> Option<PathBuf> {
     let set = std::env::var_os("FLEETGATE_PYTHON").filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cached = || {
-        let cache = std::env::var_os("FLEETGATE_CACHE").map(PathBuf::from).or_else(|| {
-            let caches = std::env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty()).map(PathBuf::from);
-            let caches = caches.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))?;
-            Some(caches.join("fleetgate"))
-        })?;
-        Some(cache.join("python/bin/python"))
-    };
-    let path = set.or_else(cached).filter(|path| path.is_file());
+    let path = set.or_else(|| cache("python/bin/python")).filter(|path| path.is_file());
     if path.is_none() {
-        let ci = std::env::var("CI").is_ok_and(|ci| !matches!(ci.as_str(), "" | "0" | "false"));
-        assert!(!ci, "no Python: run scripts/fetch-python");
-        let test = std::thread::current().name().unwrap_or("a test").to_owned();
-        let _ = writeln!(std::io::stderr(), "SKIPPED {test}: no Python (run scripts/fetch-python)");
+        skip("Python", "scripts/fetch-python");
     }
     path
 }
