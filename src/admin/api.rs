@@ -1,6 +1,6 @@
 //! Defines the pages of the admin API and what surrounds each: who may ask, errors as JSON, headers.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use axum::extract::rejection::PathRejection;
@@ -102,18 +102,10 @@ async fn guard(Shared(state): Of, mut request: Request, next: Next) -> Result<Re
         state.audit.add(
             "authentication",
             &Authentication {
-                outcome: "refused",
-                by: "admin",
-                why: error.code(),
-                listener: "",
-                client: client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-                consumer: "",
                 method: request.method().as_str(),
-                host: "",
                 path: request.uri().path(),
-                route: "",
                 status: Some(error.status().as_u16()),
-                request_id: "",
+                ..Authentication::refused("admin", error.code(), client.unwrap_or(Ipv4Addr::UNSPECIFIED.into()))
             },
         );
     })?;

@@ -306,20 +306,7 @@ const HYPER_MAX_HEADERS: usize = 100;
 fn refused_by_tls(worker: &Worker, listener: &LocalListener, peer: &Peer, why: &str) {
     worker.audit.authentication(
         SystemTime::now(),
-        &Authentication {
-            outcome: "refused",
-            by: "tls",
-            why,
-            listener: listener.name.as_str(),
-            client: peer.address,
-            consumer: "",
-            method: "",
-            host: "",
-            path: "",
-            route: "",
-            status: None,
-            request_id: "",
-        },
+        &Authentication { listener: listener.name.as_str(), ..Authentication::refused("tls", why, peer.address) },
     );
 }
 

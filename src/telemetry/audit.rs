@@ -48,6 +48,15 @@ pub struct Authentication<'a> {
     pub request_id: &'a str,
 }
 
+impl<'a> Authentication<'a> {
+    /// A client that was refused before anything else is known of it.
+    pub fn refused(by: &'static str, why: &'a str, client: IpAddr) -> Self {
+        let [listener, consumer, method, host, path, route, request_id] = [""; 7];
+        let (outcome, status) = ("refused", None);
+        Self { outcome, by, why, listener, client, consumer, method, host, path, route, status, request_id }
+    }
+}
+
 /// A worker's end of the audit log.
 #[derive(Debug)]
 pub struct Auditor {
@@ -90,7 +99,7 @@ impl AuditLog {
         Self::new(Lines::off())
     }
 
-    /// Adds a line of this kind; what it says is an object.
+    /// Adds a line of this kind, if anybody reads it; what it says is an object.
     pub fn add(&self, kind: &str, says: &impl Serialize) {
         add(&self.0.lock().unwrap_or_else(PoisonError::into_inner), SystemTime::now(), kind, says);
     }
@@ -102,6 +111,9 @@ impl AuditLog {
 }
 
 fn add(lines: &Lines, time: SystemTime, kind: &str, says: &impl Serialize) {
+    if !lines.is_on() {
+        return;
+    }
     // What can't be written as JSON is not worth a half line.
     let Ok(object) = serde_json::to_vec(says) else { return };
     lines.add(|clock, line| {

@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
-use serde_json::{Map, Value};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -147,9 +146,9 @@ impl History {
     }
 
     /// From now on starts, stops and applied documents stand in the audit log, too.
-    pub fn audited(&self, book: Arc<AuditLog>) {
+    pub fn audited(&self, log: Arc<AuditLog>) {
         // It is told once.
-        let _ = self.audit.set(book);
+        let _ = self.audit.set(log);
     }
 
     /// Notes that the gateway starts: what was before is an earlier process's.
@@ -259,8 +258,9 @@ impl History {
         for change in changes {
             let is_document = change.event.is_of_document();
             kept.push(change, now);
-            if let (true, Some(book), Some(event)) = (is_document, self.audit.get(), kept.events.back()) {
-                book.add("document", &told(event));
+            if let (true, Some(log), Some(event)) = (is_document, self.audit.get(), kept.events.back()) {
+                let Event { id, generation, change, .. } = &**event;
+                log.add("document", &Told { id: *id, generation: *generation, change });
             }
         }
         self.last.send_replace(kept.next_id - 1);
@@ -268,13 +268,12 @@ impl History {
 }
 
 /// An event without its time, which an audit line has already.
-fn told(event: &Event) -> Map<String, Value> {
-    let mut told = match serde_json::to_value(event) {
-        Ok(Value::Object(told)) => told,
-        Ok(_) | Err(_) => Map::new(),
-    };
-    told.remove("time");
-    told
+#[derive(Serialize)]
+struct Told<'e> {
+    id: u64,
+    generation: u64,
+    #[serde(flatten)]
+    change: &'e Change,
 }
 
 impl Kept {
