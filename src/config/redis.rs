@@ -56,14 +56,7 @@ impl RawRedis {
 
 impl RawRedisTls {
     fn resolve(self, scope: &Scope<'_>, surroundings: &Surroundings<'_>) -> RedisTls {
-        let path = |raw: Option<String>, key: &'static str| {
-            let scope = scope.key(key);
-            let path = surroundings.absolute(&raw?, &scope)?;
-            if let Err(error) = std::fs::File::open(&path) {
-                scope.problem(format!("`{}` cannot be read: {error}", path.display()));
-            }
-            Some(path)
-        };
+        let path = |raw: Option<String>, key: &'static str| surroundings.readable(&raw?, &scope.key(key));
         let (certificate, key) = (path(self.certificate, "certificate"), path(self.key, "key"));
         if certificate.is_some() != key.is_some() {
             scope.missing("`certificate` and `key` go together: give both or none");

@@ -248,14 +248,7 @@ fn resolve_etcd(
 /// `names` are the usual variables for the authorities, the certificate, its key, and the server's name.
 fn resolve_tls(raw: RawClientTls, scope: &Scope<'_>, surroundings: &Surroundings<'_>, names: [&str; 4]) -> ClientTls {
     let path = |raw: Option<String>, key: &'static str, name: &str| match raw {
-        Some(text) => {
-            let scope = scope.key(key);
-            let path = surroundings.absolute(&text, &scope)?;
-            if let Err(error) = std::fs::File::open(&path) {
-                scope.problem(format!("`{}` cannot be read: {error}", path.display()));
-            }
-            Some(path)
-        }
+        Some(text) => surroundings.readable(&text, &scope.key(key)),
         None => surroundings.environment.usual(name).map(|text| surroundings.working_directory.join(text)),
     };
     let [ca, certificate, key, server_name] = names;

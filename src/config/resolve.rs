@@ -44,6 +44,15 @@ impl Surroundings<'_> {
         Some(self.base(scope).join(text))
     }
 
+    /// As [`Self::absolute`], of a file that can be read.
+    pub(super) fn readable(&self, text: &str, scope: &Scope<'_>) -> Option<PathBuf> {
+        let path = self.absolute(text, scope)?;
+        if let Err(error) = std::fs::File::open(&path) {
+            scope.problem(format!("`{}` cannot be read: {error}", path.display()));
+        }
+        Some(path)
+    }
+
     /// As [`Self::absolute`], for a glob pattern: the folder it is relative to is no part of the pattern.
     pub(super) fn absolute_pattern(&self, text: &str, scope: &Scope<'_>) -> Option<PathBuf> {
         self.absolute(text, scope)?;
