@@ -1,12 +1,14 @@
 //! Shows routes: what they match, where they lead, and whether they can be served.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::List;
-use crate::snapshot::{Route, RouteState, Snapshot, Target};
+use crate::middleware::Trouble;
+use crate::snapshot::{NamedMiddleware, Route, RouteState, Snapshot, Target};
 use crate::spec::encode;
 use crate::spec::name::{Name, ProviderId};
 
@@ -76,15 +78,16 @@ fn view(route: &Route, usable: &mut Usable<'_>) -> RouteView {
     }
 }
 
-/// Counts usable endpoints, once for each upstream and subset: many routes share one.
+/// Counts usable endpoints, once for each upstream and subset, and looks at each middleware once: many routes share one.
 pub(super) struct Usable<'s> {
     snapshot: &'s Snapshot,
     known: HashMap<(usize, usize), usize>,
+    troubles: HashMap<Arc<str>, Option<Trouble>>,
 }
 
 impl<'s> Usable<'s> {
     pub(super) fn new(snapshot: &'s Snapshot) -> Self {
-        Self { snapshot, known: HashMap::new() }
+        Self { snapshot, known: HashMap::new(), troubles: HashMap::new() }
     }
 
     /// The state of a route, why, and the usable endpoints of each target.
@@ -93,7 +96,7 @@ impl<'s> Usable<'s> {
             return (State::Unresolved, reasons.clone(), vec![0; route.targets.len()]);
         }
         let troubles: Vec<_> =
-            route.middlewares.iter().filter_map(|named| Some((named, named.trouble(self.snapshot)?))).collect();
+            route.middlewares.iter().filter_map(|named| Some((named, self.trouble(named)?))).collect();
         let counts: Vec<usize> = route.targets.iter().map(|target| self.count(target)).collect();
         let empty = route.targets.iter().zip(&counts);
         let empty = empty.filter(|(target, count)| **count == 0 && target.may_get_traffic());
@@ -108,6 +111,11 @@ impl<'s> Usable<'s> {
         };
         reasons.extend(troubles.into_iter().map(|(named, trouble)| format!("`{}`: {}", named.label, trouble.text)));
         (state, reasons, counts)
+    }
+
+    fn trouble(&mut self, named: &NamedMiddleware) -> Option<Trouble> {
+        let snapshot = self.snapshot;
+        self.troubles.entry(Arc::clone(&named.label)).or_insert_with(|| named.trouble(snapshot)).clone()
     }
 
     fn count(&mut self, target: &Target) -> usize {
