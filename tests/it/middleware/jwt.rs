@@ -153,23 +153,23 @@ async fn an_issuers_keys_are_read_exchanged_and_kept_while_it_is_down() {
     assert_eq!(status(new.token(&json!({}))).await, 200);
 }
 
+/// A gateway that takes tokens of this set of keys, by more rules.
+async fn believing(origin: &Origin, rules: &str, jwks: &Value) -> Gateway {
+    let middleware = format!(
+        "middlewares.login.jwt = {{ issuers = [\"https://login.test\"], audience = [\"shop\"], jwks = '{jwks}', {rules} }}"
+    );
+    Gateway::start(&around(origin, &["login"], &middleware)).await
+}
+
 /// What another library signs is believed, and what it makes to deceive is not.
 #[tokio::test]
 async fn tokens_of_jwcrypto_are_told_apart() {
     let Some(python) = python::environment() else { return };
     let vectors: Value = serde_json::from_str(&python::ran(&python, "middleware/jwt/vectors.py", "")).unwrap();
     let origin = Origin::start("a").await;
-    let middlewares = format!(
-        r#"
-        [middlewares.login.jwt]
-        issuers = ["https://login.test"]
-        audience = ["shop"]
-        algorithms = ["RS256", "RS512", "PS256", "ES256", "ES384", "EdDSA"]
-        jwks = '{}'
-        "#,
-        vectors["jwks"]
-    );
-    let gateway = Gateway::start(&around(&origin, &["login"], &middlewares)).await;
+    let gateway =
+        believing(&origin, r#"algorithms = ["RS256", "RS512", "PS256", "ES256", "ES384", "EdDSA"]"#, &vectors["jwks"])
+            .await;
     for (kind, wanted) in [("good", 200), ("bad", 401)] {
         let tokens = vectors[kind].as_object().unwrap();
         assert!(tokens.len() > 5);
@@ -186,18 +186,8 @@ async fn odd_tokens_of_jose_are_told_apart_as_jose_does() {
     let Some(node) = node::environment() else { return };
     let odd: Value = serde_json::from_str(&node::ran(&node, "middleware/jwt/odd.mjs")).unwrap();
     let origin = Origin::start("a").await;
-    let middlewares = format!(
-        r#"
-        [middlewares.login.jwt]
-        issuers = ["https://login.test"]
-        audience = ["shop"]
-        algorithms = ["RS256", "PS256", "ES256", "EdDSA"]
-        leeway = "0s"
-        jwks = '{}'
-        "#,
-        odd["jwks"]
-    );
-    let gateway = Gateway::start(&around(&origin, &["login"], &middlewares)).await;
+    let gateway =
+        believing(&origin, r#"algorithms = ["RS256", "PS256", "ES256", "EdDSA"], leeway = "0s""#, &odd["jwks"]).await;
     // What jose knows of, and what it mends: here no header is critical that could be left out, and text is exact.
     let stricter = ["crit of something known", "padding"];
     let mut good = 0;
