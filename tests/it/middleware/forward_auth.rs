@@ -3,8 +3,9 @@
 use crate::support::client::{Connection, Request};
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::origin::{Behaviour, Origin};
+use crate::support::wait;
 
-use super::around;
+use super::{SOON, around};
 
 fn config(app: &Origin, auth: &Origin, more: &str) -> String {
     let middlewares = format!(
@@ -159,4 +160,31 @@ middlewares.ask.forward_auth.upstream = "auth"
 "#,
     );
     setup.assert_check_tells(&["middlewares.ask.forward_auth.upstream: there is no upstream `auth`"]);
+}
+
+/// Its breaker is that of its own upstream: what opens it is what goes wrong there, and nobody else is refused by it.
+#[tokio::test]
+async fn a_service_that_fails_is_not_asked_for_a_while() {
+    let (app, auth) = (Origin::start("app").await, Origin::start("auth").await);
+    let breaker = "breaker = { error_ratio = \"50%\", min_requests = 5, open = \"60s\" }";
+    let open = "routes.open = { match = { path = \"/open\" }, upstream = \"app\" }";
+    let config = config(&app, &auth, "").replace("routes.all", &format!("{open}\n        routes.all"));
+    let endpoint = format!("upstreams.auth = {{ endpoints = [\"{}\"] }}", auth.address());
+    assert!(config.contains(&endpoint));
+    let broken = endpoint.replace(" }", &format!(", {breaker} }}"));
+    let gateway = Gateway::start(&config.replace(&endpoint, &broken)).await;
+    auth.set(answers(500, &[], b"broken"));
+    wait::until(SOON, "the breaker", || async {
+        let answer = gateway.get("/").await;
+        (answer.status, answer.header("x-fleetgate-flag")) == (503, Some("UO"))
+    })
+    .await;
+    let asked = auth.requests();
+    assert!((5..10).contains(&asked), "{asked}");
+    auth.set(answers(200, &[], b"well again"));
+    for _ in 0..10 {
+        assert_eq!(gateway.get("/").await.status, 503, "nobody passes unchecked");
+        assert_eq!(gateway.get("/open").await.status, 200);
+    }
+    assert_eq!((auth.requests(), app.requests()), (asked, 10));
 }
