@@ -170,6 +170,7 @@ impl App {
         let (snapshot, snapshots) = watch::channel(Arc::new(Snapshot::empty()));
         let rules = Rules::of(&settings);
         let fleet = join_fleet(settings.redis.as_ref(), &mut tasks, &shutdown)?;
+        let failing = watch::Sender::new(BTreeSet::new());
         let (commands, orders) = Commands::channel();
         let (shown, showing) = watch::channel(None);
         let history = History::resuming(former, index_of(&statuses), shutdown.clone());
@@ -190,6 +191,8 @@ impl App {
             history: Arc::clone(&history),
             wipe_hold: settings.discovery.wipe_hold,
             damping: settings.discovery.damping,
+            optional: settings.discovery.optional.clone(),
+            failing: failing.subscribe(),
             saved: loaded.states,
             shown,
         };
@@ -201,7 +204,8 @@ impl App {
         let (noted, flips, followed) = (Arc::clone(&history), prober.flips(), snapshots.clone());
         tasks.spawn(async move { noted.follow_health(flips, followed).await });
         for status in &statuses {
-            tasks.spawn(note_failures(Arc::clone(status), Arc::clone(&history), shutdown.clone()));
+            let failing = failing.clone();
+            tasks.spawn(note_failures(Arc::clone(status), Arc::clone(&history), failing, shutdown.clone()));
         }
         if let Some(log) = events {
             tasks.spawn(history::disk::write(Arc::clone(&history), log));
@@ -394,12 +398,21 @@ fn index_of(statuses: &[Arc<ProviderStatus>]) -> Box<history::IndexOf> {
     })
 }
 
-/// Tells the history who of a provider's watches fails, whenever that changes.
-async fn note_failures(status: Arc<ProviderStatus>, history: Arc<History>, shutdown: CancellationToken) {
+/// Tells the history which of a provider's watches fail, and control which providers failed, whenever that changes.
+async fn note_failures(
+    status: Arc<ProviderStatus>,
+    history: Arc<History>,
+    failing: watch::Sender<BTreeSet<ProviderId>>,
+    shutdown: CancellationToken,
+) {
     let mut turns = status.turns();
     loop {
         turns.borrow_and_update();
-        history.watches(status.id(), status.failing());
+        let watches = status.failing();
+        if !watches.is_empty() {
+            failing.send_if_modified(|failing| failing.insert(status.id()));
+        }
+        history.watches(status.id(), watches);
         tokio::select! {
             () = shutdown.cancelled() => return,
             changed = turns.changed() => if changed.is_err() { return },

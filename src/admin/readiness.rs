@@ -55,13 +55,14 @@ impl Readiness {
         let _ = self.0.subscribe().wait_for(|progress| progress.ready || progress.draining).await;
     }
 
-    /// Follows the snapshots until it is ready. `limit`: ready after this time whatever is missing.
+    /// Follows the snapshots until it is ready. `limit`: ready after this time whatever endpoints are missing.
     pub async fn follow(&self, mut snapshots: watch::Receiver<Arc<Snapshot>>, limit: Option<Duration>) {
         let started = Instant::now();
         let mut answered = None::<Instant>;
         loop {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
             let mut reasons = unanswered(&snapshot);
+            let is_closed = snapshot.is_closed();
             if reasons.is_empty() {
                 let answered = *answered.get_or_insert_with(Instant::now);
                 let unchecked = unchecked(&snapshot);
@@ -69,8 +70,10 @@ impl Readiness {
                     reasons.push(format!("{unchecked} endpoints wait for their first health check"));
                 }
             }
-            if !reasons.is_empty() && limit.is_some_and(|limit| started.elapsed() >= limit) {
-                tracing::warn!(?reasons, "ready by runtime.ready_timeout, though something is missing");
+            // Not for documents: a gateway that is closed answers nothing but 503.
+            let waited = limit.is_some_and(|limit| started.elapsed() >= limit);
+            if !reasons.is_empty() && waited && !is_closed {
+                tracing::warn!(?reasons, "ready by runtime.ready_timeout, though endpoints are missing");
                 reasons.clear();
             }
             drop(snapshot);
@@ -112,12 +115,11 @@ fn unanswered(snapshot: &Snapshot) -> Vec<String> {
     if snapshot.generation == 0 {
         return vec![NOTHING_READ.to_owned()];
     }
-    let documents = snapshot.report.unread.iter().map(|provider| format!("{provider} was not read yet"));
     let sources = snapshot.upstreams().filter(|upstream| !upstream.known).map(|upstream| match &*upstream.sources {
         [_, ..] => format!("upstream {}: {} has not answered yet", upstream.label, upstream.source_text()),
         [] => format!("upstream {}: its host names are not resolved yet", upstream.label),
     });
-    documents.chain(sources).collect()
+    snapshot.report.closed_by().chain(sources).collect()
 }
 
 /// Endpoints whose first active check has not ended.
@@ -165,7 +167,7 @@ mod tests {
         assert!(!progress.ready);
         assert_eq!(
             progress.reasons,
-            ["consul-kv was not read yet", "upstream users: consul:users has not answered yet"]
+            ["consul-kv has not been read yet", "upstream users: consul:users has not answered yet"]
         );
 
         publish(&sender, |picture| picture.checked = true);
@@ -198,12 +200,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_limit_ends_all_waiting() {
-        let (readiness, _sender) = following(Some(Duration::from_secs(60)));
+    async fn a_limit_ends_the_wait_for_endpoints() {
+        let (readiness, sender) = following(Some(Duration::from_secs(60)));
+        publish(&sender, |picture| picture.known = false);
         sleep(Duration::from_secs(59)).await;
         assert!(!readiness.progress().ready);
         sleep(Duration::from_secs(2)).await;
         assert!(readiness.progress().ready);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_does_not_end_the_wait_for_documents() {
+        let (readiness, sender) = following(Some(Duration::from_secs(60)));
+        sleep(Duration::from_secs(120)).await;
+        assert!(!readiness.progress().ready, "nothing was read");
+        publish(&sender, |picture| picture.unread = vec![ProviderId::Etcd]);
+        sleep(Duration::from_secs(120)).await;
+        assert_eq!(readiness.progress().reasons, ["etcd has not been read yet"]);
+        publish(&sender, |picture| picture.known = false);
+        sleep(Duration::from_secs(1)).await;
+        assert!(readiness.progress().ready, "the limit is over for endpoints");
     }
 
     #[tokio::test(start_paused = true)]

@@ -194,6 +194,9 @@ pub(super) struct RawDiscovery {
     /// Whose document wins when several providers define one name; default `["file", "etcd", "consul-kv",
     /// "consul-tags"]`.
     pub precedence: Option<Vec<String>>,
+    /// Providers of documents (`file`, `etcd`, `consul-kv`, `consul-tags`) without which the gateway may start. Until all
+    /// others were read, or what was saved of them, every request gets 503.
+    pub optional: Option<Vec<String>>,
     /// Documents in further files.
     pub file: Option<RawFile>,
     /// Documents and endpoints in Consul; on when this section is there.

@@ -43,6 +43,7 @@ pub(super) fn resolve_discovery(
         wipe_hold: Some(wipe_hold).filter(|hold| !hold.is_zero()),
         damping: raw.damping.unwrap_or(true),
         precedence: resolve_precedence(raw.precedence, &scope.key("precedence")),
+        optional: document_providers(raw.optional, &scope.key("optional")).into_iter().collect(),
         file: resolve_file(raw.file.unwrap_or_default(), &scope.key("file"), surroundings),
         consul: raw.consul.and_then(|raw| resolve_consul(raw, listeners, &consul_scope, surroundings)),
         etcd: raw.etcd.and_then(|raw| resolve_etcd(raw, listeners, &etcd_scope, surroundings)),
@@ -51,21 +52,27 @@ pub(super) fn resolve_discovery(
 
 /// Providers that are not named follow in the default order.
 fn resolve_precedence(raw: Option<Vec<String>>, scope: &Scope<'_>) -> Vec<ProviderId> {
-    let mut precedence = Vec::new();
+    let mut precedence = document_providers(raw, scope);
+    let rest: Vec<_> = DOCUMENT_PROVIDERS.into_iter().filter(|id| !precedence.contains(id)).collect();
+    precedence.extend(rest);
+    precedence
+}
+
+/// Reads a list of providers of documents, each at most once.
+fn document_providers(raw: Option<Vec<String>>, scope: &Scope<'_>) -> Vec<ProviderId> {
+    let mut providers = Vec::new();
     for (index, text) in raw.unwrap_or_default().into_iter().enumerate() {
         let scope = scope.index(index);
         match DOCUMENT_PROVIDERS.into_iter().find(|id| id.as_str() == text) {
-            Some(id) if precedence.contains(&id) => scope.problem(format!("`{text}` is there already")),
-            Some(id) => precedence.push(id),
+            Some(id) if providers.contains(&id) => scope.problem(format!("`{text}` is there already")),
+            Some(id) => providers.push(id),
             None => {
                 let known = DOCUMENT_PROVIDERS.map(ProviderId::as_str).join(", ");
                 scope.problem(format!("`{text}` is no provider of documents; known are {known}"));
             }
         }
     }
-    let rest: Vec<_> = DOCUMENT_PROVIDERS.into_iter().filter(|id| !precedence.contains(id)).collect();
-    precedence.extend(rest);
-    precedence
+    providers
 }
 
 fn resolve_file(raw: RawFile, scope: &Scope<'_>, surroundings: &Surroundings<'_>) -> FileProvider {

@@ -41,6 +41,13 @@ impl World {
         self.state(provider).documents = Some(Arc::new(documents));
     }
 
+    /// Every provider of documents that has none yet is read, and empty.
+    pub(super) fn read_the_rest(&mut self) {
+        for provider in [ProviderId::File, ProviderId::Etcd, ProviderId::ConsulKv] {
+            self.state(provider).documents.get_or_insert_default();
+        }
+    }
+
     /// What a source's registry says, an endpoint a line; see [`endpoint`].
     pub(super) fn source(&mut self, source: &Source, lines: &str) {
         self.source_of(source, lines, Origin::Live, &[]);

@@ -44,6 +44,10 @@ pub(super) struct Guard {
     /// Of an earlier process, as far as registries have not answered since.
     saved: BTreeMap<ProviderId, SavedState>,
     saved_at: Instant,
+    /// Providers whose registry failed to answer since the start: nothing is gained by waiting for it.
+    failed: BTreeSet<ProviderId>,
+    /// Providers of documents without which the gateway may start.
+    optional: BTreeSet<ProviderId>,
     /// `None`: switched off.
     damping: Option<Damping>,
     looked_at: Instant,
@@ -120,8 +124,22 @@ impl Guard {
     ) -> Self {
         let damping = damping.then(Damping::default);
         let (states, served, pools, wipes, accepted_at) = Default::default();
+        let (failed, optional) = Default::default();
         let saved_at = now + SAVED_AFTER;
-        Self { wipe_hold, states, served, pools, wipes, accepted_at, saved, saved_at, damping, looked_at: now }
+        Self {
+            wipe_hold,
+            states,
+            served,
+            pools,
+            wipes,
+            accepted_at,
+            saved,
+            saved_at,
+            failed,
+            optional,
+            damping,
+            looked_at: now,
+        }
     }
 
     /// What is to be merged, as of the last [`Self::look`].
@@ -129,10 +147,25 @@ impl Guard {
         &self.served
     }
 
+    /// With these providers of documents, without which the gateway may start.
+    pub(super) fn with_optional(self, optional: BTreeSet<ProviderId>) -> Self {
+        Self { optional, ..self }
+    }
+
+    /// Notes providers whose registry failed to answer. What was saved of theirs is served from the next look on.
+    pub(super) fn note_failed(&mut self, failing: &BTreeSet<ProviderId>) {
+        self.failed.extend(failing);
+    }
+
+    /// Whether a provider had its time to answer first, as of the last look.
+    fn has_waited_for(&self, id: ProviderId) -> bool {
+        self.looked_at >= self.saved_at || self.failed.contains(&id)
+    }
+
     /// When to look again though nothing was published.
     pub(super) fn due(&self) -> Option<Instant> {
         let gathers = self.pools.values().filter_map(|pool| pool.gathers);
-        let saved = Some(self.saved_at).filter(|at| !self.saved.is_empty() && *at > self.looked_at);
+        let saved = Some(self.saved_at).filter(|at| *at > self.looked_at);
         let damped = self.damping.as_ref().and_then(|damping| damping.due(self.looked_at));
         gathers.chain(damped).chain(self.wipes.values().filter_map(|wipe| wipe.ends)).chain(saved).min()
     }
@@ -214,7 +247,7 @@ impl Guard {
         }
         self.tell();
         self.looked_at = now;
-        let served = self.states.iter().map(|(id, state)| (*id, self.guarded(*id, state, wanted, now))).collect();
+        let served = self.states.iter().map(|(id, state)| (*id, self.guarded(*id, state, wanted))).collect();
         self.served = served;
     }
 
@@ -366,16 +399,11 @@ impl Guard {
     }
 
     /// A provider's state as it is served.
-    fn guarded(
-        &self,
-        id: ProviderId,
-        state: &Arc<ProviderState>,
-        wanted: &BTreeSet<Source>,
-        now: Instant,
-    ) -> Arc<ProviderState> {
+    fn guarded(&self, id: ProviderId, state: &Arc<ProviderState>, wanted: &BTreeSet<Source>) -> Arc<ProviderState> {
         let quiet = Registry::of(id).is_none_or(|registry| !self.wipes.contains_key(&registry))
             && self.damping.as_ref().is_none_or(Damping::is_empty)
             && !self.saved.contains_key(&id)
+            && !(state.documents.is_none() && self.optional.contains(&id))
             && self.pools.iter().all(|((of, _), pool)| *of != id || pool.gathers.is_none());
         if quiet {
             return Arc::clone(state);
@@ -403,7 +431,7 @@ impl Guard {
             changed = true;
             pool.before.without(&pool.now).add_to(part, &mut guarded);
         }
-        if let Some(saved) = self.saved.get(&id).filter(|_| now >= self.saved_at) {
+        if let Some(saved) = self.saved.get(&id).filter(|_| self.has_waited_for(id)) {
             changed = true;
             if let (None, Some((documents, at))) = (&guarded.documents, &saved.documents) {
                 guarded.documents = Some(Arc::clone(documents));
@@ -416,6 +444,10 @@ impl Guard {
                     guarded.sources.entry(source.clone()).or_insert_with(known);
                 }
             }
+        }
+        if guarded.documents.is_none() && self.optional.contains(&id) && self.has_waited_for(id) {
+            changed = true;
+            guarded.kept.documents_may_be_missing = true;
         }
         if let Some(damping) = &self.damping {
             for (source, known) in &guarded.sources {

@@ -154,7 +154,7 @@ pub(super) fn merge(states: &BTreeMap<ProviderId, Arc<ProviderState>>, rules: &R
     for (provider, state) in states {
         let has_documents =
             matches!(provider, ProviderId::File | ProviderId::Etcd | ProviderId::ConsulKv | ProviderId::ConsulTags);
-        if has_documents && state.documents.is_none() {
+        if has_documents && state.documents.is_none() && !state.kept.documents_may_be_missing {
             merged.report.unread.push(*provider);
         }
     }

@@ -78,6 +78,10 @@ pub struct Control {
     pub wipe_hold: Option<std::time::Duration>,
     /// Whether endpoints that flap wait.
     pub damping: bool,
+    /// Providers of documents without which the gateway may start.
+    pub optional: BTreeSet<ProviderId>,
+    /// Providers whose registry failed to answer.
+    pub failing: watch::Receiver<BTreeSet<ProviderId>>,
     /// What an earlier process knew.
     pub saved: BTreeMap<ProviderId, SavedState>,
     /// What is to be saved.
@@ -88,7 +92,8 @@ impl Control {
     /// Publishes snapshots until shutdown.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let now = Instant::now();
-        let mut guard = guard::Guard::new(self.wipe_hold, self.damping, std::mem::take(&mut self.saved), now);
+        let guard = guard::Guard::new(self.wipe_hold, self.damping, std::mem::take(&mut self.saved), now);
+        let mut guard = guard.with_optional(std::mem::take(&mut self.optional));
         for (id, state) in &mut self.providers {
             guard.take(*id, Arc::clone(&state.borrow_and_update()), now);
         }
@@ -120,6 +125,11 @@ impl Control {
                     }
                     // Who gave it may have gone away; it holds all the same.
                     let _ = order.answer.send(outcome);
+                }
+                Ok(()) = self.failing.changed() => {
+                    guard.note_failed(&self.failing.borrow_and_update());
+                    self.look(&mut guard);
+                    due = Some(Instant::now());
                 }
                 () = sleep_until(look_at), if look_at.is_some() => {
                     self.look(&mut guard);

@@ -41,6 +41,8 @@ impl Running {
             history: History::new(Box::new(|_, _| None), CancellationToken::new()),
             wipe_hold: Some(Duration::from_secs(600)),
             damping: true,
+            optional: BTreeSet::new(),
+            failing: watch::channel(BTreeSet::new()).1,
             saved: BTreeMap::new(),
             shown: watch::channel(None).0,
         };

@@ -85,6 +85,8 @@ pub struct Kept {
     pub penalties: BTreeMap<Source, Arc<BTreeMap<Address, Penalty>>>,
     /// Documents that it lost.
     pub documents: BTreeSet<(Kind, Name)>,
+    /// There are no documents, and the gateway starts without them (`discovery.optional`).
+    pub documents_may_be_missing: bool,
     /// The documents are those of the saved state, read last at that time.
     pub saved_documents: Option<SystemTime>,
 }

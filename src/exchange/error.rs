@@ -27,6 +27,8 @@ pub enum ProxyError {
     },
     /// The gateway was asked to answer like this.
     Injected(StatusCode),
+    /// The gateway has not read everything that may protect a route yet, so it serves nothing.
+    NotReady,
     /// The route refers to something absent or broken.
     Unresolved,
     /// The upstream has too much to do, or its breaker is open.
@@ -79,6 +81,7 @@ impl ProxyError {
             | Self::TooMany { .. }
             | Self::Maintenance { .. }
             | Self::Injected(_)
+            | Self::NotReady
             | Self::Unresolved
             | Self::Overloaded { .. }
             | Self::Drained
@@ -99,6 +102,7 @@ impl ProxyError {
         match self {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoEndpoint
+            | Self::NotReady
             | Self::Unresolved
             | Self::Overloaded { .. }
             | Self::Drained
@@ -128,7 +132,7 @@ impl ProxyError {
             Self::TooMany { .. } => Flag::RateLimited,
             Self::Maintenance { .. } => Flag::Maintenance,
             Self::Injected(_) => Flag::FaultInjected,
-            Self::Unresolved | Self::Loop => Flag::NoConfiguration,
+            Self::NotReady | Self::Unresolved | Self::Loop => Flag::NoConfiguration,
             Self::Overloaded { .. } => Flag::UpstreamOverflow,
             Self::Unreachable { retried: false } => Flag::UpstreamConnectFailure,
             Self::Unreachable { retried: true } | Self::Reset { retried: true } => Flag::UpstreamRetryLimitExceeded,
@@ -154,6 +158,7 @@ impl ProxyError {
             Self::TooMany { .. } => "too_many_requests",
             Self::Maintenance { .. } => "maintenance",
             Self::Injected(_) => "fault_injected",
+            Self::NotReady => "not_ready",
             Self::Unresolved => "unresolved_route",
             Self::Overloaded { .. } => "overloaded",
             Self::Unreachable { .. } => "endpoint_unreachable",
@@ -182,6 +187,7 @@ impl ProxyError {
             | Self::TooMany { .. }
             | Self::Maintenance { .. }
             | Self::Injected(_)
+            | Self::NotReady
             | Self::Unresolved
             | Self::Overloaded { .. }
             | Self::Unreachable { .. }
@@ -197,7 +203,7 @@ impl ProxyError {
     /// Seconds after which trying again makes sense, for `Retry-After`.
     pub fn retry_after(self) -> Option<u32> {
         match self {
-            Self::NoEndpoint | Self::Unresolved | Self::Drained => Some(1),
+            Self::NoEndpoint | Self::NotReady | Self::Unresolved | Self::Drained => Some(1),
             Self::Overloaded { seconds } | Self::TooMany { seconds } | Self::Maintenance { seconds } => Some(seconds),
             Self::NoRoute
             | Self::Denied

@@ -52,6 +52,7 @@ pub fn status(error: ProxyError) -> u8 {
     match error {
         ProxyError::NoRoute | ProxyError::NoUpgrade => UNIMPLEMENTED,
         ProxyError::NoEndpoint
+        | ProxyError::NotReady
         | ProxyError::Unresolved
         | ProxyError::Overloaded { .. }
         | ProxyError::Unreachable { .. }

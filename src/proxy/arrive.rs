@@ -81,6 +81,9 @@ pub(super) fn arrive(frame: &mut Frame, request: &mut Request<Incoming>, noted: 
     frame.client = connection.peer.client(request.headers(), &listener.trusted_proxies);
 
     let local = worker.local();
+    if local.is_closed {
+        return Err(ProxyError::NotReady);
+    }
     let view = passed.view(request, &connection.listener.name);
     let route = local.table().take(&view).map(|position| local.route(position, &worker.stats));
     let chain = local.chain(route.as_ref().ok(), &connection.listener.name)?;

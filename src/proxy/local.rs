@@ -32,6 +32,7 @@ use crate::telemetry::stats::{
 /// A worker's view of a snapshot.
 #[derive(Debug)]
 pub(super) struct LocalSnapshot {
+    pub(super) is_closed: bool,
     routes: Rc<LocalRoutes>,
     upstreams: Vec<Option<Rc<LocalUpstream>>>,
     pub(super) certificates: Arc<Certificates>,
@@ -56,6 +57,7 @@ impl LocalSnapshot {
     pub(super) fn empty() -> Self {
         let routes = Rc::new(LocalRoutes { table: Arc::default(), routes: Vec::new() });
         Self {
+            is_closed: true,
             routes,
             upstreams: Vec::new(),
             certificates: Arc::default(),
@@ -96,6 +98,7 @@ impl LocalSnapshot {
         }
         let middlewares = Arc::clone(&snapshot.middlewares);
         Self {
+            is_closed: snapshot.is_closed(),
             routes,
             upstreams,
             certificates: Arc::clone(&snapshot.certificates),

@@ -81,6 +81,11 @@ impl Snapshot {
         }
     }
 
+    /// Whether every request gets 503 `NC`, because a route that is not known yet could protect what it asks for.
+    pub fn is_closed(&self) -> bool {
+        self.generation == 0 || self.report.closes()
+    }
+
     /// Whether everything that is wanted was read, or is served as it was saved: what is not here does not exist.
     pub fn is_settled(&self) -> bool {
         self.generation > 0 && self.report.unread.is_empty() && self.upstreams().all(|upstream| upstream.known)

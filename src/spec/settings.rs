@@ -1,6 +1,6 @@
 //! Defines the resolved static settings: what `config` makes of files, environment and defaults.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -185,6 +185,8 @@ pub struct Discovery {
     pub damping: bool,
     /// Which provider wins when two define one name, first one first.
     pub precedence: Vec<ProviderId>,
+    /// Providers of documents without which the gateway may start.
+    pub optional: BTreeSet<ProviderId>,
     /// `[discovery.file]` and the dynamic sections of the main file.
     pub file: FileProvider,
     /// `[discovery.consul]`

@@ -111,6 +111,7 @@ fn settings(settings: &Settings) -> Value {
             "wipe_hold": duration_text(discovery.wipe_hold.unwrap_or_default()),
             "damping": discovery.damping,
             "precedence": discovery.precedence,
+            "optional": discovery.optional,
             "file": { "main": discovery.file.main, "paths": discovery.file.patterns },
             "consul": discovery.consul.as_ref().map(consul),
             "etcd": discovery.etcd.as_ref().map(etcd),

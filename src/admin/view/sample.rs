@@ -91,6 +91,7 @@ pub(in crate::admin) fn settings() -> Settings {
             wipe_hold: Some(Duration::from_secs(600)),
             damping: true,
             precedence: vec![ProviderId::File],
+            optional: [].into(),
             file: FileProvider::default(),
             consul: None,
             etcd: None,

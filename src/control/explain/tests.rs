@@ -41,6 +41,7 @@ fn snapshot() -> Snapshot {
     let mut world = World::new();
     world.documents(ProviderId::File, TABLE);
     world.source(&consul("users"), "10.0.0.1:80 version=v1\n10.0.0.2:80 version=v2\n10.0.0.3:80 version=v2 critical");
+    world.read_the_rest();
     let now = tokio::time::Instant::now();
     Builder::new(now).build(&world.merge(), &Affected::All, &Snapshot::empty(), now).expect("a snapshot")
 }
@@ -54,6 +55,18 @@ fn asked(snapshot: &Snapshot, method: &str, url: &str, headers: &[&str]) -> Valu
     let web = Some("web".parse().expect("a name"));
     let question = Question::read(method, url, headers).expect("a question").by(web);
     serde_json::to_value(explain(&question, snapshot, &listeners()).expect("an answer")).expect("JSON")
+}
+
+#[test]
+fn a_gateway_that_has_not_read_everything_serves_nothing() {
+    let mut world = World::new();
+    world.documents(ProviderId::File, TABLE);
+    let now = tokio::time::Instant::now();
+    let snapshot = Builder::new(now).build(&world.merge(), &Affected::All, &Snapshot::empty(), now);
+    let shown = asked(&snapshot.expect("a snapshot"), "GET", "http://api.example.com/users", &[]);
+    assert_eq!((&shown["answer"]["status"], &shown["answer"]["flag"]), (&json!(503), &json!("NC")), "{shown}");
+    let reason = shown["answer"]["reason"].as_str().expect("a reason");
+    assert!(reason.ends_with("etcd has not been read yet; consul-kv has not been read yet"), "{reason}");
 }
 
 #[test]
@@ -160,6 +173,7 @@ fn a_large_table_is_not_shown_whole() {
         })
         .collect();
     world.documents(ProviderId::File, &format!("[upstreams.u]\nendpoints = []\n{routes}"));
+    world.read_the_rest();
     let now = tokio::time::Instant::now();
     let snapshot =
         Builder::new(now).build(&world.merge(), &Affected::All, &Snapshot::empty(), now).expect("a snapshot");

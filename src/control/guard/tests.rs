@@ -250,6 +250,39 @@ fn the_saved_state_serves_until_the_registry_answers_and_counts_as_known() {
 }
 
 #[test]
+fn what_was_saved_serves_at_once_where_the_registry_does_not_answer() {
+    let mut world = World::new();
+    world.source(&consul("x"), &lines(0, 2));
+    let endpoints = Arc::clone(&world.states[&ProviderId::Consul].sources[&consul("x")].endpoints);
+    let sources = [("consul:a".to_owned(), (endpoints, std::time::SystemTime::UNIX_EPOCH))].into();
+    let mut told = Told::with([(ProviderId::Consul, SavedState { documents: None, sources })].into());
+    told.take(ProviderId::Consul);
+    assert_eq!(told.served("a"), "unknown");
+    told.guard.note_failed(&[ProviderId::ConsulKv].into());
+    told.passes(Duration::ZERO);
+    assert_eq!(told.served("a"), "unknown", "another provider failed");
+    told.guard.note_failed(&[ProviderId::Consul].into());
+    told.passes(Duration::ZERO);
+    assert_eq!(told.served("a"), "0.1 0.2");
+}
+
+#[test]
+fn optional_documents_may_be_missing_once_their_registry_had_its_time() {
+    let optional = [ProviderId::ConsulKv].into();
+    let unread = |guard: &Guard| {
+        let missing = |id| guard.served().get(&id).is_some_and(|state| state.kept.documents_may_be_missing);
+        (missing(ProviderId::ConsulKv), missing(ProviderId::Etcd))
+    };
+    let mut told = Told::with(BTreeMap::new());
+    told.guard = Guard::new(Some(HOLD), true, BTreeMap::new(), told.now).with_optional(optional);
+    told.take(ProviderId::ConsulKv);
+    told.take(ProviderId::Etcd);
+    assert_eq!(unread(&told.guard), (false, false));
+    told.passes(SAVED_AFTER);
+    assert_eq!(unread(&told.guard), (true, false), "etcd is not optional");
+}
+
+#[test]
 fn what_a_registry_that_went_back_lists_as_before_is_its_word() {
     let mut told = Told::fleet(&["a", "b"], 3);
     told.goes_back();

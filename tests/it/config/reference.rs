@@ -77,6 +77,7 @@ fn the_reference_shows_the_defaults() {
     assert_eq!(shown.admin, bare.admin);
     assert_eq!(shown.telemetry, bare.telemetry);
     assert_eq!(shown.discovery.precedence, bare.discovery.precedence);
+    assert_eq!(shown.discovery.optional, bare.discovery.optional);
     assert_eq!(shown.discovery.consul, bare.discovery.consul);
     assert_eq!(shown.discovery.etcd, bare.discovery.etcd);
     assert_eq!(shown.redis, bare.redis);
