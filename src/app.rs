@@ -159,11 +159,13 @@ impl App {
         }
         let (reread, rereads) = watch::channel(0);
         let (wanted, wanteds) = watch::channel(Arc::new(BTreeSet::new()));
+        let (diagnostics, diagnosed) = watch::channel(None);
         let (store, loaded) = Store::open(&settings.discovery.state_dir, identities(&settings.discovery));
         let discovery = Discovering::of(&settings.discovery, &listeners, &loaded)?;
         let statuses = discovery.statuses;
         for provider in discovery.providers {
-            let context = Context { wanted: wanteds.clone(), shutdown: shutdown.clone(), reread: rereads.clone() };
+            let (wanted, diagnostics, reread) = (wanteds.clone(), diagnosed.clone(), rereads.clone());
+            let context = Context { wanted, shutdown: shutdown.clone(), reread, diagnostics };
             tasks.spawn(provider.run(context));
         }
 
@@ -184,6 +186,7 @@ impl App {
             fleet: Arc::clone(&fleet),
             gateways: discovery.gateways,
             wanted,
+            diagnostics,
             snapshot,
             orders,
             overlay: watch::channel(Arc::new(loaded.overlay)).0,

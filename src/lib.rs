@@ -24,8 +24,9 @@
 //!                                                                     +-----------+
 //! ```
 //!
-//! Data flows one way. The only arrow back, *which sources*, carries no data: control tells discovery which
-//! sources the upstreams name. Whoever owns a route edits it where it lies, and it comes in again by its watch.
+//! Data flows one way. Three arrows lead back, and none carries data that is served: control tells discovery which
+//! sources the upstreams name (*wanted*) and what is wrong with well-formed items, for the feedback keys in their registry
+//! (*diagnostics*); operators tell control what to drain and what to accept. Whoever owns a route edits it where it lies, and it comes in again by its watch.
 //! Where the gateway is to be found in a registry, discovery writes its own entry there, and nothing else.
 //!
 //! # The modules, in the order data moves

@@ -4,7 +4,7 @@
 //! (pure: what did not change is the same object), [`pace`] decides when it goes out, [`grace`] what stays until
 //! its replacement was read, [`guard`] what is not believed though a watch confirmed it, [`saved`] what an earlier
 //! process knew, [`damping`] who comes and goes too often, [`command`] is what operators say, [`overlay`] what of that
-//! is kept, [`gateways`] counts the others, [`history`] what was applied and why, [`explain`] tells what a request would meet, [`uses`] tells discovery what
+//! is kept, [`diagnostics`] tells what items have wrong with each other, [`gateways`] counts the others, [`history`] what was applied and why, [`explain`] tells what a request would meet, [`uses`] tells discovery what
 //! requests use, and [`Control::run`] is the loop.
 
 use std::borrow::Cow;
@@ -17,9 +17,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::discovery::state::ProviderState;
+use crate::discovery::state::{Diagnostics, ProviderState};
 use crate::middleware::fleet::Fleet;
-use crate::snapshot::{Report, RouteTable, Snapshot};
+use crate::snapshot::{RouteTable, Snapshot};
 use crate::spec::endpoint::Labels;
 use crate::spec::name::ProviderId;
 use crate::spec::source::Source;
@@ -28,6 +28,7 @@ mod build;
 pub mod command;
 mod content;
 mod damping;
+mod diagnostics;
 pub mod explain;
 #[cfg(test)]
 mod fixture;
@@ -63,6 +64,8 @@ pub struct Control {
     pub gateways: BTreeSet<Source>,
     /// The sources that upstreams name.
     pub wanted: watch::Sender<Arc<BTreeSet<Source>>>,
+    /// What it finds wrong with well-formed items; `None` until every document provider was read.
+    pub diagnostics: watch::Sender<Option<Arc<Diagnostics>>>,
     /// What workers serve from.
     pub snapshot: watch::Sender<Arc<Snapshot>>,
     /// What operators say.
@@ -184,7 +187,8 @@ impl Control {
             retired.push(Arc::clone(&before.routes));
         }
         retired.retain(|table| Arc::strong_count(table) > 1);
-        tell(&before.report, &next.report);
+        diagnostics::tell(&before.report, &next.report);
+        diagnostics::send(&self.diagnostics, &next.report);
         tracing::debug!(generation = next.generation, routes = next.routes.routes().len(), "published a snapshot");
         let next = Arc::new(next);
         self.snapshot.send_replace(Arc::clone(&next));
@@ -243,21 +247,6 @@ impl Control {
         tracing::info!("{text}, says an operator");
         self.history.command(&Command::Accept(provider), &text);
         Ok(Outcome::Done(text))
-    }
-}
-
-/// Logs what is newly wrong in documents and registrations, and what no longer is.
-fn tell(before: &Report, now: &Report) {
-    if before.rejected == now.rejected {
-        return;
-    }
-    let set = |report: &Report| report.rejected.iter().cloned().collect::<BTreeSet<_>>();
-    let (before, now) = (set(before), set(now));
-    for (provider, problem) in now.difference(&before) {
-        tracing::warn!(%provider, "not used as it is: {problem}");
-    }
-    if now.is_empty() {
-        tracing::info!("all documents and registrations are used as they are again");
     }
 }
 

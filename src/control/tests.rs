@@ -32,6 +32,7 @@ impl Running {
             rules: world.rules.clone(),
             fleet: Arc::default(),
             gateways: BTreeSet::new(),
+            diagnostics: watch::channel(None).0,
             labels: Default::default(),
             wanted: wanted_sender,
             snapshot: snapshot_sender,

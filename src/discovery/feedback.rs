@@ -2,6 +2,8 @@
 //!
 //! What is written depends on nothing but the documents and registrations, so that all gateways write the same: each
 //! compares with what is there, writes what differs where nobody has written meanwhile, and takes away what is mended.
+//! What control finds when it puts items together (an absent upstream, a shadowed document) comes back by a channel; gateways
+//! with different files may differ about it, and the one that looked last has the last word.
 //! Nobody looks again before something else is wrong, so that gateways of two versions do not undo each other's words for
 //! ever.
 
@@ -14,9 +16,10 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::state::ProviderState;
+use super::state::{Diagnostics, ProviderState};
 use super::supervise::{WatchError, around};
 use crate::spec::document::Documents;
+use crate::spec::name::ProviderId;
 use crate::spec::problem::Problem;
 
 /// Where feedback stands: keys below a prefix of a registry.
@@ -39,8 +42,12 @@ pub struct Feedback<B: Board> {
     pub board: B,
     /// Of whoever publishes the registry's documents.
     pub documents: watch::Receiver<Arc<ProviderState>>,
+    /// Who that is.
+    pub provider: ProviderId,
     /// What services ask for in their registrations, where they may.
     pub registrations: Option<Registrations>,
+    /// What control finds wrong with well-formed items; `None` until it has seen every provider's.
+    pub diagnostics: watch::Receiver<Option<Arc<Diagnostics>>>,
 }
 
 /// What services ask for in their registrations.
@@ -99,6 +106,7 @@ impl<B: Board> Feedback<B> {
             tokio::select! {
                 Ok(()) = self.documents.changed() => {}
                 Ok(()) = registrations => {}
+                Ok(()) = self.diagnostics.changed() => {}
                 () = sleep(around(AGAIN, 0.2)), if again => {}
                 else => return std::future::pending().await,
             }
@@ -109,8 +117,10 @@ impl<B: Board> Feedback<B> {
     /// What should stand there; `None` while not everything was read.
     fn wanted(&mut self) -> Option<Told> {
         let documents = self.documents.borrow_and_update().documents.clone()?;
+        let diagnostics = self.diagnostics.borrow_and_update().clone()?;
         let mut by_key: BTreeMap<String, Vec<Problem>> = BTreeMap::new();
         add_documents(&mut by_key, &documents);
+        add_diagnostics(&mut by_key, &diagnostics, self.provider);
         if let Some(registrations) = &mut self.registrations {
             let tags = registrations.tags.borrow_and_update().documents.clone()?;
             let of_items = tags.routes.values().flat_map(|item| &item.problems);
@@ -122,6 +132,7 @@ impl<B: Board> Feedback<B> {
                 let service = problem.place.strip_prefix("consul:").unwrap_or(&problem.place);
                 by_key.entry(format!("services/{service}")).or_default().push(problem.clone());
             }
+            add_diagnostics(&mut by_key, &diagnostics, ProviderId::ConsulTags);
             for (name, item) in &tags.routes {
                 let broken = item.good.iter().flat_map(|spec| &spec.registered.broken);
                 let service = item.place.strip_prefix("consul:").unwrap_or(&item.place);
@@ -158,6 +169,12 @@ fn add_documents(by_key: &mut BTreeMap<String, Vec<Problem>>, documents: &Docume
         by_key.entry(key).or_default().extend(entry.problems.iter().cloned());
     }
     by_key.entry("other".to_owned()).or_default().extend(documents.rejected.iter().cloned());
+}
+
+fn add_diagnostics(by_key: &mut BTreeMap<String, Vec<Problem>>, diagnostics: &Diagnostics, provider: ProviderId) {
+    for (key, problems) in diagnostics.of(provider) {
+        by_key.entry(key.clone()).or_default().extend(problems.iter().cloned());
+    }
 }
 
 fn text(mut problems: Vec<Problem>) -> String {

@@ -37,6 +37,8 @@ pub struct Context {
     pub wanted: watch::Receiver<Arc<BTreeSet<Source>>>,
     /// Cancelled when the gateway stops.
     pub shutdown: CancellationToken,
+    /// What control finds wrong with well-formed items; `None` until it has seen every provider's.
+    pub diagnostics: watch::Receiver<Option<Arc<state::Diagnostics>>>,
     /// Re-read everything now (SIGHUP); files act on it, registries need not.
     pub reread: watch::Receiver<u64>,
 }

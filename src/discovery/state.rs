@@ -9,12 +9,30 @@ use tokio::time::Instant;
 
 use crate::spec::document::{Documents, Kind};
 use crate::spec::endpoint::{Address, EndpointSpec, Penalty};
-use crate::spec::name::Name;
+use crate::spec::name::{Name, ProviderId};
 use crate::spec::problem::Problem;
 use crate::spec::source::Source;
 
 /// When sources were last used: a request went to one of their endpoints, or would have.
 pub type Uses = BTreeMap<Source, Instant>;
+
+/// What control finds wrong with items that are well-formed, when it puts all of them together.
+///
+/// It goes back to discovery, which writes it into the feedback keys of the item's registry.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Diagnostics(BTreeMap<ProviderId, BTreeMap<String, Vec<Problem>>>);
+
+impl Diagnostics {
+    /// Adds a problem under a feedback key: `routes/NAME` of a document, `services/NAME` of a registration.
+    pub fn add(&mut self, provider: ProviderId, key: String, problem: Problem) {
+        self.0.entry(provider).or_default().entry(key).or_default().push(problem);
+    }
+
+    /// The problems of a provider's items, by feedback key.
+    pub fn of(&self, provider: ProviderId) -> impl Iterator<Item = (&String, &Vec<Problem>)> {
+        self.0.get(&provider).into_iter().flatten()
+    }
+}
 
 /// All a provider knows. Not read yet, read and empty, and failed are three different things:
 /// absent here, present and empty, and an error in the watch's status.

@@ -84,7 +84,8 @@ mod tests {
         let consul = Source::Consul(ConsulService::named("a"));
         let (wanted, wanted_reader) = watch::channel(Arc::new(BTreeSet::from([dns("a"), consul.clone()])));
         let (_reread, reread) = watch::channel(0);
-        let context = Context { wanted: wanted_reader, shutdown: CancellationToken::new(), reread };
+        let (_diagnostics, diagnostics) = watch::channel(Some(Arc::default()));
+        let context = Context { wanted: wanted_reader, shutdown: CancellationToken::new(), reread, diagnostics };
         let shutdown = context.shutdown.clone();
         let of_tasks = publisher.clone();
         let keeper = tokio::spawn(async move {

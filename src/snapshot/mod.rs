@@ -38,7 +38,7 @@ pub use endpoint::{Endpoint, EndpointState, Health, Standing, StateName};
 pub use level::{Level, LevelView};
 pub use middleware::{Middlewares, NamedMiddleware};
 pub use outlier::{Cause, Flip, Trial, Verdict};
-pub use report::Report;
+pub use report::{Diagnostic, DiagnosticKind, Report};
 pub use request::RequestView;
 pub use route::{Route, RouteState, Target};
 pub use secure::Secure;

@@ -1,7 +1,10 @@
 //! Defines what people have to know about what they wrote: bad, shadowed and dangling items.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
+use crate::spec::document::Kind;
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::problem::Problem;
 
@@ -14,6 +17,8 @@ pub struct Report {
     pub held: Vec<(ProviderId, Problem)>,
     /// Items that another provider's item of the same name hides.
     pub shadowed: Vec<Shadowed>,
+    /// Items whose own text is sound, but which the items around them leave unused or unresolved.
+    pub diagnostics: Vec<Diagnostic>,
     /// Two registrations of one address, and whatever else is only worth a remark.
     pub remarks: Vec<Problem>,
     /// Document providers in use whose first complete read is still out. The gateway stays closed until then.
@@ -47,4 +52,61 @@ pub struct Shadowed {
     pub provider: ProviderId,
     /// Who wins.
     pub by: ProviderId,
+}
+
+/// An item that is well-formed, and still not in use as it is written: what only a look at all items together shows.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Diagnostic {
+    /// Its class.
+    pub kind: DiagnosticKind,
+    /// Who defines the item.
+    pub provider: ProviderId,
+    /// The item; `None` for a reference in the static settings.
+    pub item: Option<(Kind, Name)>,
+    /// Where it lies, the key at fault, what is wrong and how to fix it. Equal on every gateway that knows the same items,
+    /// because feedback keys repeat it.
+    pub problem: Problem,
+    /// What this gateway does meanwhile.
+    pub effect: Cow<'static, str>,
+}
+
+/// Classes of diagnostics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiagnosticKind {
+    /// Something it refers to does not exist, and no earlier form can stand in.
+    Unresolved,
+    /// Something it refers to does not exist; its last form that resolved is served.
+    Kept,
+    /// Another item takes its place.
+    Shadowed,
+}
+
+impl DiagnosticKind {
+    /// Every class.
+    pub const ALL: [Self; 3] = [Self::Unresolved, Self::Kept, Self::Shadowed];
+
+    /// As users see it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unresolved => "unresolved",
+            Self::Kept => "kept",
+            Self::Shadowed => "shadowed",
+        }
+    }
+}
+
+impl Diagnostic {
+    /// Whether it tells of the same item in the same class as another; the words may differ.
+    pub fn is_of(&self, other: &Self) -> bool {
+        let subject = |one: &Self| (one.provider, one.item.clone(), one.problem.key.clone());
+        let served = |one: &Self| one.kind == DiagnosticKind::Shadowed;
+        subject(self) == subject(other) && served(self) == served(other)
+    }
+
+    /// In one line, for logs and lists.
+    pub fn line(&self) -> Problem {
+        let Problem { place, key, text } = &self.problem;
+        Problem::new(place.clone(), key.clone(), format!("{text}; {}", self.effect))
+    }
 }

@@ -154,6 +154,8 @@ impl Provider for ConsulProvider {
         let feedback = write_status.then(|| Feedback {
             board: KvBoard { client: Arc::clone(&client), prefix: format!("{prefix}status/") },
             documents: documents.states(),
+            provider: ProviderId::ConsulKv,
+            diagnostics: context.diagnostics.clone(),
             registrations: tags
                 .as_ref()
                 .map(|(_, publisher)| Registrations { sources: sources.states(), tags: publisher.states() }),

@@ -179,7 +179,8 @@ mod tests {
         let (publisher, mut reader) = Publisher::new(ProviderId::Dns);
         let (wanted, wanted_reader) = tokio::sync::watch::channel(Arc::new(BTreeSet::from([source()])));
         let (_reread, reread) = tokio::sync::watch::channel(0);
-        let context = Context { wanted: wanted_reader, shutdown: CancellationToken::new(), reread };
+        let (_diagnostics, diagnostics) = tokio::sync::watch::channel(Some(Arc::default()));
+        let context = Context { wanted: wanted_reader, shutdown: CancellationToken::new(), reread, diagnostics };
         let shutdown = context.shutdown.clone();
         let task = tokio::spawn(Box::new(DnsProvider::new(publisher.clone())).run(context));
         let state = reader.wait_for(|state| state.sources.contains_key(&source())).await.expect("lives").clone();

@@ -104,7 +104,9 @@ impl Provider for EtcdProvider {
         let feedback = write_status.then(|| Feedback {
             board: KeyBoard { members: Arc::clone(&members), prefix: layout::status(&prefix) },
             documents: publisher.states(),
+            provider: ProviderId::Etcd,
             registrations: None,
+            diagnostics: context.diagnostics.clone(),
         });
         let feedback = async {
             match feedback {

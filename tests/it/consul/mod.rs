@@ -72,7 +72,8 @@ impl Running {
         let (wanted, wanted_reader) = watch::channel(Arc::default());
         let (reread, reread_reader) = watch::channel(0);
         let shutdown = CancellationToken::new();
-        let context = Context { wanted: wanted_reader, shutdown: shutdown.clone(), reread: reread_reader };
+        let (_diagnostics, diagnostics) = watch::channel(Some(Arc::default()));
+        let context = Context { wanted: wanted_reader, shutdown: shutdown.clone(), reread: reread_reader, diagnostics };
         let running = Self {
             sources: sources_reader,
             documents: documents_reader,

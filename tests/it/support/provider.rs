@@ -48,7 +48,8 @@ impl Running {
                 record.lock().unwrap().push(state);
             }
         });
-        let context = Context { wanted: of_wanted, shutdown: shutdown.clone(), reread: of_reread };
+        let (_diagnostics, diagnostics) = watch::channel(Some(Arc::default()));
+        let context = Context { wanted: of_wanted, shutdown: shutdown.clone(), reread: of_reread, diagnostics };
         let task = tokio::spawn(Box::new(make(publisher.clone())).run(context));
         Self { publisher, wanted, reread, shutdown, history, task: Some(task) }
     }

@@ -1,0 +1,122 @@
+//! What the items of all providers have wrong with each other, for the log and for the feedback keys of their registries.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::discovery::state::Diagnostics;
+use crate::snapshot::{Diagnostic, DiagnosticKind, Report};
+use crate::spec::name::ProviderId;
+use crate::spec::problem::Problem;
+
+/// What a report says by provider and feedback key. Registrations are told by their service, static settings nowhere.
+pub(super) fn by_key(report: &Report) -> Diagnostics {
+    let mut all = Diagnostics::default();
+    for Diagnostic { provider, item, problem, .. } in &report.diagnostics {
+        let Some((kind, name)) = item else { continue };
+        let key = match (provider, problem.place.strip_prefix("consul:")) {
+            (ProviderId::ConsulTags, Some(service)) => format!("services/{service}"),
+            _ => format!("{}/{name}", kind.as_str()),
+        };
+        all.add(*provider, key, problem.clone());
+    }
+    all
+}
+
+/// Tells discovery what a report says, unless it has been told the same. Before every document provider was read, nobody
+/// knows what is absent.
+pub(super) fn send(to: &watch::Sender<Option<Arc<Diagnostics>>>, report: &Report) {
+    if !report.unread.is_empty() {
+        return;
+    }
+    let now = by_key(report);
+    to.send_if_modified(|told| {
+        let changed = told.as_deref() != Some(&now);
+        if changed {
+            *told = Some(Arc::new(now));
+        }
+        changed
+    });
+}
+
+/// Logs what is newly wrong with items, and what no longer is.
+pub(super) fn tell(before: &Report, now: &Report) {
+    if before.rejected == now.rejected && before.diagnostics == now.diagnostics && before.unread == now.unread {
+        return;
+    }
+    let (rejected_before, rejected) = (before.rejected.iter().collect(), now.rejected.iter().collect::<BTreeSet<_>>());
+    for (provider, problem) in rejected.difference(&rejected_before) {
+        tracing::warn!(%provider, "rejected: {problem}");
+    }
+    let (known, diagnostics) = (confirmed(before), confirmed(now));
+    for Diagnostic { kind, provider, problem, effect, .. } in diagnostics.difference(&known) {
+        tracing::warn!(%provider, kind = kind.as_str(), "{problem}; {effect}");
+    }
+    for ended in known.iter().filter(|ended| !diagnostics.iter().any(|one| one.is_of(ended))) {
+        tracing::info!(provider = %ended.provider, "{}", end(ended));
+    }
+    if rejected.is_empty() && !rejected_before.is_empty() {
+        match diagnostics.len() {
+            0 => tracing::info!("every document and registration is well-formed and in use again"),
+            count => tracing::info!(
+                "every document and registration is well-formed again; {count} are unresolved or shadowed, see `fleetgate status`"
+            ),
+        }
+    }
+}
+
+/// The diagnostics that are certain: what a provider defines that was not read yet looks absent.
+fn confirmed(report: &Report) -> BTreeSet<&Diagnostic> {
+    report.diagnostics.iter().filter(|_| report.unread.is_empty()).collect()
+}
+
+fn end(ended: &Diagnostic) -> String {
+    let Problem { place, key, .. } = &ended.problem;
+    match ended.kind {
+        DiagnosticKind::Unresolved | DiagnosticKind::Kept => format!("{place}: {key}: resolved, or gone"),
+        DiagnosticKind::Shadowed => format!("{place}: {key}: no longer shadowed, or gone"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::document::Kind;
+
+    fn diagnostic(provider: ProviderId, place: &str, text: &str) -> Diagnostic {
+        Diagnostic {
+            kind: DiagnosticKind::Kept,
+            provider,
+            item: Some((Kind::Route, "shop".parse().expect("a name"))),
+            problem: Problem::new(place, "routes.shop", text),
+            effect: "its last form that resolved stays in use".into(),
+        }
+    }
+
+    #[test]
+    fn documents_are_told_by_their_key_and_registrations_by_their_service() {
+        let settings = Diagnostic { item: None, ..diagnostic(ProviderId::File, "configuration", "no middleware") };
+        let diagnostics = vec![
+            diagnostic(ProviderId::Etcd, "etcd:/fleetgate/routes/shop", "no upstream"),
+            diagnostic(ProviderId::ConsulTags, "consul:web", "no middleware"),
+            settings,
+        ];
+        let report = Report { diagnostics, ..Report::default() };
+        let all = by_key(&report);
+        let keys = |provider| all.of(provider).map(|(key, _)| key.as_str()).collect::<Vec<_>>();
+        assert_eq!(keys(ProviderId::Etcd), ["routes/shop"]);
+        assert_eq!(keys(ProviderId::ConsulTags), ["services/web"]);
+        assert!(keys(ProviderId::File).is_empty());
+    }
+
+    #[test]
+    fn nothing_is_told_before_every_provider_was_read() {
+        let (to, told) = watch::channel(None);
+        let unread = Report { unread: vec![ProviderId::Etcd], ..Report::default() };
+        send(&to, &unread);
+        assert!(told.borrow().is_none() && confirmed(&unread).is_empty());
+        send(&to, &Report::default());
+        assert!(told.borrow().is_some());
+    }
+}
