@@ -15,6 +15,7 @@ mod permissions;
 mod random;
 mod saved;
 mod soak;
+mod start;
 mod tags;
 mod wipes;
 

@@ -119,6 +119,14 @@ impl Setup {
         gateway
     }
 
+    /// Starts `fleetgate run` and waits only until its listener is open.
+    pub async fn start_listening(self) -> Gateway {
+        let gateway = self.launch().await;
+        let listens = |line: &String| line.starts_with("listener ");
+        wait::until(START, "a listener", || async { gateway.stdout().all().iter().any(listens) }).await;
+        gateway
+    }
+
     /// Starts `fleetgate run` and does not wait.
     pub async fn launch(self) -> Gateway {
         let config = self.folder.path().join(&self.config_name);
@@ -358,10 +366,7 @@ impl Gateway {
 
     /// As [`Self::restart`], but waits only until its listener is open.
     pub async fn restart_unready(self) -> Self {
-        let gateway = self.killed().launch().await;
-        let listens = |line: &String| line.starts_with("listener ");
-        wait::until(START, "a listener", || async { gateway.stdout().all().iter().any(listens) }).await;
-        gateway
+        self.killed().start_listening().await
     }
 
     fn killed(mut self) -> Setup {
