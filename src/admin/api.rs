@@ -16,9 +16,10 @@ use super::State;
 use super::access::{self, Authorised, Client};
 use super::command;
 use super::error::ApiError;
-use super::view::{Freshness, List, config, provider, route, status, upstream};
-use super::{events, explain};
+use super::view::{Freshness, List, config, hold, provider, route, status, upstream};
+use super::{events, explain, query};
 use crate::snapshot::Snapshot;
+use crate::spec::name::ProviderId;
 use crate::telemetry::audit::Authentication;
 use crate::telemetry::prometheus;
 
@@ -37,6 +38,9 @@ pub(super) fn router(state: State) -> Router {
         .route("/api/v1/upstreams/{name}/endpoints/{address}/undrain", post(command::undrain))
         .route("/api/v1/providers", get(providers))
         .route("/api/v1/providers/{name}/accept", post(command::accept))
+        .route("/api/v1/providers/{name}/holds", get(holds_of_provider))
+        .route("/api/v1/holds", get(holds))
+        .route("/api/v1/accept", post(command::accept_target))
         .route("/api/v1/events", get(events::list))
         .route("/api/v1/events/at", get(events::at))
         .route("/api/v1/explain", get(explain::explain))
@@ -91,6 +95,28 @@ async fn one_upstream(
 async fn providers(Shared(state): Of) -> Json<List<provider::ProviderView>> {
     let snapshot = state.now();
     Json(provider::list(snapshot.generation, &state.providers, &snapshot.report))
+}
+
+/// `GET /api/v1/holds?target=`
+async fn holds(Shared(state): Of, uri: Uri) -> Result<Json<hold::HoldsView>, ApiError> {
+    let mut target = None;
+    for (name, value) in query::pairs(&uri) {
+        match &*name {
+            "target" => query::once(&mut target, "target", value)?,
+            _ => return Err(query::unknown(&name, &["target"])),
+        }
+    }
+    Ok(Json(hold::view(&state.now(), target.as_deref())))
+}
+
+/// `GET /api/v1/providers/NAME/holds`
+async fn holds_of_provider(
+    Shared(state): Of,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Json<hold::HoldsView>, ApiError> {
+    let Path(name) = name.map_err(|error| ApiError::Malformed(error.body_text()))?;
+    let provider: ProviderId = name.parse().map_err(ApiError::NotFound)?;
+    Ok(Json(hold::view(&state.now(), Some(provider.as_str()))))
 }
 
 /// Lets in who may ask, and notes who may see everything.

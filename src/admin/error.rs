@@ -29,6 +29,12 @@ pub(super) enum ApiError {
     /// It can be read, and cannot be done.
     #[error("{0}")]
     Refused(String),
+    /// What it is about is not what the caller saw.
+    #[error("{0}")]
+    Changed(String),
+    /// The caller has to look first.
+    #[error("{0}")]
+    Unseen(String),
     /// Nobody is there to do it now.
     #[error("{0}")]
     Unavailable(String),
@@ -45,7 +51,8 @@ impl ApiError {
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
-            Self::Refused(_) => StatusCode::CONFLICT,
+            Self::Refused(_) | Self::Changed(_) => StatusCode::CONFLICT,
+            Self::Unseen(_) => StatusCode::PRECONDITION_REQUIRED,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -60,6 +67,8 @@ impl ApiError {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::Malformed(_) => "malformed",
             Self::Refused(_) => "refused",
+            Self::Changed(_) => "changed",
+            Self::Unseen(_) => "precondition_required",
             Self::Unavailable(_) => "unavailable",
             Self::Internal(_) => "internal",
         }

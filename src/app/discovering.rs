@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use super::StartError;
 use crate::admin::Readiness;
@@ -17,6 +17,7 @@ use crate::discovery::state::{ProviderState, Uses};
 use crate::discovery::status::{ProviderStatus, Registered};
 use crate::discovery::{Provider, Publisher};
 use crate::spec::endpoint::EndpointSpec;
+use crate::spec::hold::HeldPart;
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::settings::{Discovery, EtcdProvider as EtcdSettings};
 use crate::spec::source::{ConsulService, Source};
@@ -29,7 +30,7 @@ pub(super) struct Discovering {
     pub(super) providers: Vec<Box<dyn Provider>>,
     pub(super) states: BTreeMap<ProviderId, watch::Receiver<Arc<ProviderState>>>,
     pub(super) statuses: Vec<Arc<ProviderStatus>>,
-    pub(super) accepts: BTreeMap<ProviderId, watch::Sender<u64>>,
+    pub(super) accepts: BTreeMap<ProviderId, broadcast::Sender<HeldPart>>,
     /// Where it is told which sources are used, if anybody wants to know.
     pub(super) uses: Option<watch::Sender<Arc<Uses>>>,
     /// Each with the status of its provider.

@@ -27,6 +27,20 @@ pub(super) struct Access {
     json: bool,
 }
 
+/// Why there is no answer.
+pub(super) struct Failure {
+    /// The API's word for it; empty where the API was not reached.
+    pub(super) code: String,
+    /// For people.
+    pub(super) text: String,
+}
+
+impl From<String> for Failure {
+    fn from(text: String) -> Self {
+        Self { code: String::new(), text }
+    }
+}
+
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Asks for a path and shows the answer as a table, or as it is.
@@ -87,7 +101,16 @@ impl Access {
         self.send(Method::GET, path)
     }
 
+    /// Sends a body.
+    pub(super) fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.exchange(Method::POST, path, Some(body))
+    }
+
     fn send(&self, method: Method, path: &str) -> Result<Value, String> {
+        self.exchange(method, path, None).map_err(|failure| failure.text)
+    }
+
+    fn exchange(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
         let token = self.token()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
@@ -109,13 +132,17 @@ impl Access {
             if let Some(token) = &token {
                 request = request.bearer_auth(token);
             }
+            if let Some(body) = body {
+                request = request.header("content-type", "application/json").body(body.to_string());
+            }
             let response = request.send().await.map_err(|error| self.unreachable(&error))?;
             let status = response.status();
             let body = response.text().await.map_err(|error| self.unreachable(&error))?;
             if !status.is_success() {
                 return Err(self.refused(status, &body));
             }
-            serde_json::from_str(&body).map_err(|_| format!("{} is no admin API of Fleetgate", self.admin))
+            let parsed = serde_json::from_str(&body);
+            parsed.map_err(|_| Failure::from(format!("{} is no admin API of Fleetgate", self.admin)))
         })
     }
 
@@ -140,14 +167,15 @@ impl Access {
         format!("no answer from the admin API at {}: {cause}; is the gateway running? (--admin URL)", self.admin)
     }
 
-    fn refused(&self, status: reqwest::StatusCode, body: &str) -> String {
+    fn refused(&self, status: reqwest::StatusCode, body: &str) -> Failure {
         let body: Value = serde_json::from_str(body).unwrap_or_default();
         let message = body.pointer("/error/message").and_then(Value::as_str).unwrap_or_default();
         let hint = match status {
             reqwest::StatusCode::UNAUTHORIZED => " (give the admin token by --token-file)",
             _ => "",
         };
-        format!("{} answered {status}: {message}{hint}", self.admin)
+        let code = text(body.pointer("/error/code"));
+        Failure { code, text: format!("{} answered {status}: {message}{hint}", self.admin) }
     }
 }
 

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+mod accept;
 mod admin;
 mod check;
 mod demo;
@@ -52,13 +53,8 @@ enum Command {
     Drain(Place),
     /// Lets a drained endpoint take requests again
     Undrain(Place),
-    /// Ends what a provider holds back: what its registry shows is right
-    Accept {
-        /// The provider, as `fleetgate status` names it
-        provider: String,
-        #[command(flatten)]
-        access: admin::Access,
-    },
+    /// Accepts what a registry or file lost and the gateway holds: shows what goes, and asks
+    Accept(accept::Arguments),
     /// Tells what changed in a running gateway, when and why; --at TIME how endpoints stood then
     Events(events::Arguments),
     /// Tells what a request would meet in a running gateway, and why; the request is not sent
@@ -120,10 +116,7 @@ pub fn main() -> ExitCode {
         Command::Upstreams(access) => admin::show(&access, "/api/v1/upstreams", upstreams::render, stdout, stderr),
         Command::Drain(place) => place.tell("drain", stdout, stderr),
         Command::Undrain(place) => place.tell("undrain", stdout, stderr),
-        Command::Accept { provider, access } => {
-            let path = format!("/api/v1/providers/{}/accept", admin::segment(&provider));
-            admin::tell(&access, &path, stdout, stderr)
-        }
+        Command::Accept(arguments) => accept::run(&arguments, stdout, stderr),
         Command::Events(arguments) => events::run(&arguments, stdout, stderr),
         Command::Explain(arguments) => explain::run(&arguments, stdout, stderr),
         #[cfg(feature = "etcd")]

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::overlay::Overlay;
 use crate::snapshot::Snapshot;
+use crate::snapshot::report::{self, Hold};
 use crate::spec::name::ProviderId;
 
 /// An operator's word.
@@ -18,8 +19,17 @@ pub enum Command {
     Drain(Place),
     /// Takes a drain back.
     Undrain(Place),
-    /// What a provider's registry shows is right: its holds end.
-    Accept(ProviderId),
+    /// What the registry or file shows is right: what is held under this name goes.
+    Accept(Acceptance),
+}
+
+/// What an operator accepts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acceptance {
+    /// `PROVIDER`, `upstreams/NAME`, `KIND/NAME`, `KIND/NAME@PROVIDER`, `file:PATH`.
+    pub target: Arc<str>,
+    /// That of the holds as the operator saw them; without it nothing is accepted.
+    pub digest: Option<String>,
 }
 
 /// An endpoint of an upstream.
@@ -55,6 +65,12 @@ pub enum Refusal {
     /// It is known, and cannot be done.
     #[error("{0}")]
     Impossible(String),
+    /// What would be accepted is not what the operator saw.
+    #[error("{0}")]
+    Changed(String),
+    /// What would be lost has not been looked at.
+    #[error("{0}")]
+    Unseen(String),
     /// Nobody listens: the gateway is stopping.
     #[error("the gateway is stopping, or too busy to obey")]
     Unheard,
@@ -95,6 +111,57 @@ impl Commands {
             answered.await.map_err(|_| Refusal::Unheard)?
         };
         tokio::time::timeout(PATIENCE, given).await.unwrap_or(Err(Refusal::Unheard))
+    }
+}
+
+/// The holds that an acceptance releases; none where nothing is held under its name. Pure.
+///
+/// # Errors
+/// A name that is nobody's, a set of holds that is not the one the operator saw, and holds that all have to stay.
+pub(super) fn released<'s>(
+    snapshot: &'s Snapshot,
+    providers: impl Fn(ProviderId) -> bool,
+    acceptance: &Acceptance,
+) -> Result<Vec<&'s Hold>, Refusal> {
+    let Acceptance { target, digest } = acceptance;
+    let named: Vec<&Hold> = snapshot.report.holds.iter().filter(|hold| hold.is_named(target)).collect();
+    if named.is_empty() {
+        return known(snapshot, providers, target).map(|()| Vec::new());
+    }
+    let released: Vec<&Hold> = named.iter().copied().filter(|hold| hold.refused.is_none()).collect();
+    if released.is_empty() {
+        let mut reasons: Vec<&str> = named.iter().filter_map(|hold| hold.refused.as_deref()).collect();
+        reasons.sort_unstable();
+        reasons.dedup();
+        let text = format!("what `{target}` holds stays while that may only be hidden: {}", reasons.join("; "));
+        return Err(Refusal::Impossible(text));
+    }
+    match digest {
+        None => Err(Refusal::Unseen(format!(
+            "look first at what would be lost: GET /api/v1/holds?target={target} tells it, and the digest to send"
+        ))),
+        Some(digest) if *digest != report::digest_of(named.iter().copied()) => Err(Refusal::Changed(format!(
+            "what `{target}` holds has changed since it was looked at; nothing is accepted"
+        ))),
+        Some(_) => Ok(released),
+    }
+}
+
+/// Whether a name that nothing is held under is anything's at all.
+fn known(snapshot: &Snapshot, providers: impl Fn(ProviderId) -> bool, target: &str) -> Result<(), Refusal> {
+    let bare = target.split_once('@').map_or(target, |(bare, _)| bare);
+    match bare.split_once('/') {
+        Some(("upstreams", name)) if snapshot.upstreams().any(|upstream| *upstream.label == *name) => Ok(()),
+        Some(("routes", name)) if snapshot.routes.routes().iter().any(|route| route.name.as_str() == name) => Ok(()),
+        _ if target.starts_with("file:") => Ok(()),
+        Some(_) => Err(Refusal::Unknown(format!(
+            "nothing is held under the name `{target}`; `fleetgate status` lists what is"
+        ))),
+        None => {
+            let provider: ProviderId = target.parse().map_err(Refusal::Unknown)?;
+            let off = || Refusal::Unknown(format!("provider `{provider}` is not on"));
+            providers(provider).then_some(()).ok_or_else(off)
+        }
     }
 }
 

@@ -65,6 +65,18 @@ impl Content {
         }
     }
 
+    /// It without this document.
+    pub(super) fn without_item(&self, item: &(Kind, Name)) -> Self {
+        match self {
+            Self::Documents(documents) => {
+                let mut documents = Documents::clone(documents);
+                documents.remove(item.0, item.1.as_str());
+                Self::Documents(Arc::new(documents))
+            }
+            Self::Endpoints(_) => self.clone(),
+        }
+    }
+
     /// It, and what only `other` has.
     pub(super) fn with(&self, other: &Self) -> Self {
         match (self, other.without(self)) {

@@ -1,6 +1,6 @@
 //! Defines what spans watches: a registry that loses much at once, or whose counter went back or servers are others, was
 //! wiped, restored or replaced, and is not believed. What it lost is held until it is back, until `wipe_hold` has passed since the
-//! registry filled again, or until an operator accepts what it shows. Pure: time comes in.
+//! registry filled again, or until an operator accepts the loss, part by part. Pure: time comes in.
 //!
 //! A watch has confirmed each removal by a second read before it gets here; a wiped registry confirms them all.
 //! Nothing but absence is ever held: additions, weights and statuses flow.
@@ -15,6 +15,8 @@ use super::content::{Content, Part};
 use super::damping::Damping;
 use super::saved::SavedState;
 use crate::discovery::state::{Origin, ProviderState, SourceState};
+use crate::snapshot::report::Hold;
+use crate::spec::hold::HeldPart;
 use crate::spec::name::ProviderId;
 use crate::spec::source::Source;
 
@@ -25,8 +27,9 @@ const GATHER: Duration = Duration::from_millis(500);
 /// So many pools, and so many endpoints of theirs, are no coincidence.
 const POOLS: usize = 3;
 const ENDPOINTS: usize = 10;
-/// What watches notice so soon after an operator accepted a registry is what was accepted: they notice one by one.
-const ACCEPTED: Duration = Duration::from_secs(30);
+/// Watches notice one by one: what a registry still loses so soon after an operator accepted all that was held has the
+/// same cause, and nobody has seen it. It is held, too.
+const AFTERMATH: Duration = Duration::from_secs(30);
 /// How long registries have to answer before the saved state is served.
 const SAVED_AFTER: Duration = Duration::from_secs(2);
 
@@ -39,8 +42,6 @@ pub(super) struct Guard {
     served: BTreeMap<ProviderId, Arc<ProviderState>>,
     pools: BTreeMap<(ProviderId, Part), Pool>,
     wipes: BTreeMap<Registry, Wipe>,
-    /// When an operator last accepted what one showed.
-    accepted_at: BTreeMap<Registry, Instant>,
     /// Of an earlier process, as far as registries have not answered since.
     saved: BTreeMap<ProviderId, SavedState>,
     saved_at: Instant,
@@ -86,6 +87,8 @@ struct Wipe {
     unseen: BTreeMap<(ProviderId, Part), Content>,
     /// That something is held was said.
     told: bool,
+    /// Operators accepted all that was held; if nothing more is lost by then, the registry is believed again.
+    settles: Option<Instant>,
 }
 
 impl Registry {
@@ -123,23 +126,10 @@ impl Guard {
         now: Instant,
     ) -> Self {
         let damping = damping.then(Damping::default);
-        let (states, served, pools, wipes, accepted_at) = Default::default();
+        let (states, served, pools, wipes) = Default::default();
         let (failed, optional) = Default::default();
         let saved_at = now + SAVED_AFTER;
-        Self {
-            wipe_hold,
-            states,
-            served,
-            pools,
-            wipes,
-            accepted_at,
-            saved,
-            saved_at,
-            failed,
-            optional,
-            damping,
-            looked_at: now,
-        }
+        Self { wipe_hold, states, served, pools, wipes, saved, saved_at, failed, optional, damping, looked_at: now }
     }
 
     /// What is to be merged, as of the last [`Self::look`].
@@ -167,7 +157,8 @@ impl Guard {
         let gathers = self.pools.values().filter_map(|pool| pool.gathers);
         let saved = Some(self.saved_at).filter(|at| *at > self.looked_at);
         let damped = self.damping.as_ref().and_then(|damping| damping.due(self.looked_at));
-        gathers.chain(damped).chain(self.wipes.values().filter_map(|wipe| wipe.ends)).chain(saved).min()
+        let wipes = self.wipes.values().flat_map(|wipe| [wipe.ends, wipe.settles]).flatten();
+        gathers.chain(damped).chain(wipes).chain(saved).min()
     }
 
     /// Takes what a provider publishes.
@@ -179,8 +170,6 @@ impl Guard {
             (true, false) => Some("its counter went back"),
             (false, false) => None,
         };
-        let accepted = |registry| self.accepted_at.get(&registry).is_some_and(|at| now < *at + ACCEPTED);
-        let why = why.filter(|_| !registry.is_some_and(accepted));
         if let (Some(registry), Some(why)) = (registry, why) {
             // Its watches say so before they publish what they read, so what is known here is older than that.
             self.disbelieve(registry, why.into(), &BTreeMap::new(), now);
@@ -210,15 +199,38 @@ impl Guard {
         self.add_up(registry, now);
     }
 
-    /// An operator believes the registry: how many pools were held.
-    pub(super) fn accept(&mut self, id: ProviderId, now: Instant) -> usize {
-        let Some(registry) = Registry::of(id) else { return 0 };
-        let held = self.wipes.get(&registry).map(|wipe| self.held(wipe).len());
-        if held.is_some() {
-            self.accepted_at.insert(registry, now);
+    /// An operator accepts a loss: it is held no longer. Whether it was held here.
+    pub(super) fn release(&mut self, hold: &Hold, now: Instant) -> bool {
+        let Some(registry) = Registry::of(hold.provider) else { return false };
+        let part = match (&hold.part, &hold.item) {
+            (HeldPart::Endpoints(source), _) => Part::Source(source.clone()),
+            (HeldPart::Document(_), Some(_)) => Part::Documents,
+            (HeldPart::Document(_) | HeldPart::File(_), _) => return false,
+        };
+        let key = (hold.provider, part);
+        let Some(wipe) = self.wipes.get(&registry) else { return false };
+        let Some(held) = self.held(wipe).remove(&key) else { return false };
+        let Some(pool) = self.pools.get_mut(&key) else { return false };
+        let Some(unseen) = self.wipes.get_mut(&registry).and_then(|wipe| wipe.unseen.get_mut(&key)) else {
+            return false;
+        };
+        match &hold.item {
+            Some(item) if !held.items().contains(item) => return false,
+            Some(item) => {
+                *unseen = unseen.without_item(item);
+                // Else it counts as lost once more.
+                pool.peak = pool.peak.without_item(item);
+            }
+            None => {
+                *unseen = unseen.without(&held);
+                pool.peak = pool.now.clone();
+            }
         }
-        self.believe(registry);
-        held.unwrap_or(0)
+        let rest = self.wipes.get(&registry).is_some_and(|wipe| !self.held(wipe).is_empty());
+        if let (false, Some(wipe)) = (rest, self.wipes.get_mut(&registry)) {
+            (wipe.settles, wipe.ends, wipe.told) = (Some(now + AFTERMATH), None, false);
+        }
+        true
     }
 
     /// Lets go of what has waited long enough, and brings [`Self::served`] up to date.
@@ -226,11 +238,11 @@ impl Guard {
         for pool in self.pools.values_mut() {
             pool.gathers = pool.gathers.filter(|until| *until > now);
         }
+        self.settle(now);
         let over = |wipe: &Wipe| wipe.ends.is_some_and(|ends| ends <= now);
         let ended: Vec<Registry> = self.wipes.iter().filter(|(_, wipe)| over(wipe)).map(|(it, _)| *it).collect();
         for registry in ended {
-            let lists = |pool: &Pool| !pool.held && pool.now.size() > 0;
-            let filled = self.pools.iter().any(|((id, _), pool)| Registry::of(*id) == Some(registry) && lists(pool));
+            let filled = self.lists(registry);
             let Some(wipe) = self.wipes.get_mut(&registry) else { continue };
             if !filled {
                 // It was emptied once more, while what it had lost before had its time.
@@ -249,6 +261,28 @@ impl Guard {
         self.looked_at = now;
         let served = self.states.iter().map(|(id, state)| (*id, self.guarded(*id, state, wanted))).collect();
         self.served = served;
+    }
+
+    /// Believes registries that lost nothing more after operators had accepted all that was held.
+    fn settle(&mut self, now: Instant) {
+        let settling: Vec<(Registry, Instant)> =
+            self.wipes.iter().filter_map(|(registry, wipe)| Some((*registry, wipe.settles?))).collect();
+        for (registry, settles) in settling {
+            let loses = self.wipes.get(&registry).is_some_and(|wipe| !self.held(wipe).is_empty());
+            let ends = self.wipe_hold.filter(|_| self.lists(registry)).map(|hold| now + hold);
+            match self.wipes.get_mut(&registry) {
+                // What nobody has seen yet has the full time.
+                Some(wipe) if loses => (wipe.settles, wipe.ends) = (None, ends),
+                Some(_) if settles <= now => self.believe(registry),
+                Some(_) | None => {}
+            }
+        }
+    }
+
+    /// Whether a registry lists anything.
+    fn lists(&self, registry: Registry) -> bool {
+        let lists = |pool: &Pool| !pool.held && pool.now.size() > 0;
+        self.pools.iter().any(|((id, _), pool)| Registry::of(*id) == Some(registry) && lists(pool))
     }
 
     /// Nobody wants it any more.
@@ -341,7 +375,7 @@ impl Guard {
         let pools = self.pools.iter().filter(|(key, _)| of_registry(key));
         let filled = filled && pools.clone().any(|(_, pool)| pool.now.size() > 0);
         let ends = self.wipe_hold.filter(|_| filled).map(|hold| now + hold);
-        let new = Wipe { why, ends, unseen: BTreeMap::new(), told: false };
+        let new = Wipe { why, ends, unseen: BTreeMap::new(), told: false, settles: None };
         let wipe = self.wipes.entry(registry).or_insert(new);
         // Its watches notice one after the other; those that list nothing would never start the clock again.
         wipe.ends = ends.or(wipe.ends.and(self.wipe_hold).map(|hold| now + hold));
@@ -382,10 +416,9 @@ impl Guard {
             let (name, why) = (registry.name(), &wipe.why);
             match (held, wipe.told) {
                 (1.., false) => {
-                    let command = name.to_lowercase();
                     tracing::warn!(
                         "{name} looks wiped, restored or replaced ({why}): {held} endpoints and documents that it lost are \
-                         held; `fleetgate accept {command}` lets them go"
+                         held; `fleetgate status` lists them, and what accepts each"
                     );
                     wipe.told = true;
                 }

@@ -5,15 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::holds;
 use super::overlay::Overlay;
 use crate::discovery::state::{Origin, ProviderState};
 use crate::snapshot::Report;
 use crate::snapshot::certificate::Certificate;
 use crate::snapshot::consumer::Consumer;
-use crate::snapshot::report::Shadowed;
+use crate::snapshot::report::{Hold, Shadowed};
 use crate::spec::breaker::Fallback;
 use crate::spec::document::{Documents, Item, Kind};
 use crate::spec::endpoint::{Address, EndpointSpec, Penalty};
+use crate::spec::hold::HeldPart;
 use crate::spec::middleware::MiddlewareSpec;
 use crate::spec::name::{ItemRef, Name, ProviderId};
 use crate::spec::problem::Problem;
@@ -163,38 +165,14 @@ pub(super) fn merge(states: &BTreeMap<ProviderId, Arc<ProviderState>>, rules: &R
     merged
 }
 
-/// What a provider serves that its registry does not list, a line a source and a document.
-fn held(provider: ProviderId, state: &ProviderState, wanted: &BTreeSet<Source>) -> Vec<Problem> {
-    let mut held = Vec::new();
-    let why = state.kept.why.as_deref().unwrap_or_default();
-    let end = format!("; `fleetgate accept {provider}` lets go of it");
-    let suspect = state.sources.iter().filter(|(_, known)| known.origin != Origin::Live);
-    for (source, known) in suspect.filter(|(source, _)| wanted.contains(source)) {
-        let text = match (known.origin, state.kept.addresses.get(source)) {
-            (Origin::Live, _) => continue,
-            (Origin::Held, Some(lost)) => {
-                let (lost, of) = (lost.len(), known.endpoints.len());
-                format!("{lost} of {of} endpoints are held: the registry lost them, and is not believed ({why}){end}")
-            }
-            (Origin::Held, None) => format!("a removal is held until the registry confirms it{end}"),
-            (Origin::Saved(at), _) => saved(at),
-        };
-        held.push(Problem::new(source.to_string(), "", text));
-    }
-    let Some(documents) = &state.documents else { return held };
-    if let Some(at) = state.kept.saved_documents {
-        held.push(Problem::new(provider.to_string(), "", saved(at)));
-    }
-    if state.documents_held {
-        let text = format!("a removal of documents is held until the registry confirms it{end}");
-        held.push(Problem::new(provider.to_string(), "", text));
-    }
-    for (kind, name) in &state.kept.documents {
-        let place = documents.place(*kind, name.as_str());
-        let text = format!("{}.{name} is held: the registry lost it, and is not believed ({why}){end}", kind.as_str());
-        held.push(Problem::new(place.map_or("", |place| place), "", text));
-    }
-    held
+/// What a provider serves of the saved state, a line a source and a line for the documents.
+fn from_saved(provider: ProviderId, state: &ProviderState, wanted: &BTreeSet<Source>) -> Vec<Problem> {
+    let sources = state.sources.iter().filter_map(|(source, known)| match known.origin {
+        Origin::Saved(at) if wanted.contains(source) => Some(Problem::new(source.to_string(), "", saved(at))),
+        Origin::Saved(_) | Origin::Live | Origin::Held => None,
+    });
+    let documents = state.kept.saved_documents.map(|at| Problem::new(provider.to_string(), "", saved(at)));
+    sources.chain(documents).collect()
 }
 
 fn saved(at: std::time::SystemTime) -> String {
@@ -299,9 +277,8 @@ impl Merged {
 
     /// Tells what of the states is bad or held.
     fn report_states(&mut self, states: &BTreeMap<ProviderId, Arc<ProviderState>>, rules: &Rules) {
-        let (rejected, suspicious) = (&mut self.report.rejected, &mut self.report.held);
+        let rejected = &mut self.report.rejected;
         rejected.clear();
-        suspicious.clear();
         for (provider, state) in in_order(states, rules) {
             let Some(documents) = &state.documents else { continue };
             let of_items = documents.entries().flat_map(|entry| entry.problems);
@@ -311,9 +288,21 @@ impl Merged {
         for (provider, state) in states {
             let problems = state.sources.values().flat_map(|source| source.problems.iter().cloned());
             rejected.extend(problems.map(|problem| (*provider, problem)));
-            let held = held(*provider, state, &self.wanted);
-            suspicious.extend(held.into_iter().map(|problem| (*provider, problem)));
         }
+        self.report_holds(states);
+    }
+
+    fn report_holds(&mut self, states: &BTreeMap<ProviderId, Arc<ProviderState>>) {
+        self.report.holds = holds::list(states, self);
+        let size = |hold: &Hold| match &hold.part {
+            HeldPart::Endpoints(source) => Some(states.get(&hold.provider)?.sources.get(source)?.endpoints.len()),
+            HeldPart::Document(_) | HeldPart::File(_) => None,
+        };
+        let held = self.report.holds.iter().map(|hold| (hold.provider, holds::problem(hold, size(hold))));
+        let saved = states.iter().flat_map(|(provider, state)| {
+            from_saved(*provider, state, &self.wanted).into_iter().map(|problem| (*provider, problem))
+        });
+        self.report.held = held.chain(saved).collect();
     }
 
     fn lay_over(&mut self, overlay: &Overlay) {

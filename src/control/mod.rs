@@ -4,7 +4,7 @@
 //! (pure: what did not change is the same object), [`pace`] decides when it goes out, [`grace`] what stays until
 //! its replacement was read, [`guard`] what is not believed though a watch confirmed it, [`saved`] what an earlier
 //! process knew, [`damping`] who comes and goes too often, [`command`] is what operators say, [`overlay`] what of that
-//! is kept, [`diagnostics`] tells what items have wrong with each other, [`gateways`] counts the others, [`history`] what was applied and why, [`explain`] tells what a request would meet, [`uses`] tells discovery what
+//! is kept, [`holds`] lists what operators may accept, [`diagnostics`] tells what items have wrong with each other, [`gateways`] counts the others, [`history`] what was applied and why, [`explain`] tells what a request would meet, [`uses`] tells discovery what
 //! requests use, and [`Control::run`] is the loop.
 
 use std::borrow::Cow;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::select_all;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +21,7 @@ use crate::discovery::state::{Diagnostics, ProviderState};
 use crate::middleware::fleet::Fleet;
 use crate::snapshot::{RouteTable, Snapshot};
 use crate::spec::endpoint::Labels;
+use crate::spec::hold::HeldPart;
 use crate::spec::name::ProviderId;
 use crate::spec::source::Source;
 
@@ -36,6 +37,7 @@ mod gateways;
 mod grace;
 mod guard;
 pub mod history;
+mod holds;
 mod merge;
 pub mod overlay;
 mod pace;
@@ -44,7 +46,7 @@ pub mod uses;
 
 use saved::{SavedState, Shown};
 
-use command::{Command, Order, Outcome, Refusal};
+use command::{Acceptance, Command, Order, Outcome, Refusal};
 use history::History;
 use merge::Merged;
 pub use merge::Rules;
@@ -72,9 +74,9 @@ pub struct Control {
     pub orders: mpsc::Receiver<Order>,
     /// What is kept of it; its first value is in force from the start.
     pub overlay: watch::Sender<Arc<Overlay>>,
-    /// Counts, for each provider, how often an operator accepted what its registry shows. A watch that holds
-    /// something back listens; without a listener the command is refused.
-    pub accepts: BTreeMap<ProviderId, watch::Sender<u64>>,
+    /// Takes, for each provider, the parts whose loss an operator accepts. A watch that holds something listens; without
+    /// a listener the command is refused.
+    pub accepts: BTreeMap<ProviderId, broadcast::Sender<HeldPart>>,
     /// Where every change is noted.
     pub history: Arc<History>,
     /// How long what a wiped registry lost is held once it fills again; `None`: until an operator accepts it.
@@ -119,6 +121,11 @@ impl Control {
                     due = Some(due.map_or(at, |due| due.min(at)));
                 }
                 Some(order) = self.orders.recv() => {
+                    if matches!(order.command, Command::Accept(_)) {
+                        // What waits to be published is part of what is accepted, or has changed it.
+                        self.look(&mut guard);
+                        self.publish(&mut guard, &mut merger, &mut builder, &mut retired);
+                    }
                     let outcome = self.obey(&order.command, &mut guard);
                     if matches!(outcome, Ok(Outcome::Done(_))) {
                         self.look(&mut guard);
@@ -220,7 +227,7 @@ impl Control {
             Command::Undrain(place) => {
                 (command::undrained(&overlay, &snapshot, place)?, format!("{place} is not drained"))
             }
-            Command::Accept(provider) => return self.accept(*provider, guard),
+            Command::Accept(acceptance) => return self.accept(acceptance, &snapshot, guard),
         };
         let Some(next) = changed else { return Ok(Outcome::Unchanged(format!("{done} already"))) };
         self.overlay.send_replace(Arc::new(next));
@@ -229,23 +236,35 @@ impl Control {
         Ok(Outcome::Done(done))
     }
 
-    fn accept(&self, provider: ProviderId, guard: &mut guard::Guard) -> Result<Outcome, Refusal> {
-        let (Some(accepts), Some(state)) = (self.accepts.get(&provider), guard.served().get(&provider)) else {
-            return Err(Refusal::Unknown(format!("provider `{provider}` is not on")));
-        };
-        let held = state.held();
-        let guarded = guard.accept(provider, Instant::now());
-        if held == 0 && guarded == 0 {
-            return Ok(Outcome::Unchanged(format!("{provider} holds nothing")));
+    fn accept(
+        &self,
+        acceptance: &Acceptance,
+        snapshot: &Snapshot,
+        guard: &mut guard::Guard,
+    ) -> Result<Outcome, Refusal> {
+        let target = &acceptance.target;
+        let released = command::released(snapshot, |provider| guard.served().contains_key(&provider), acceptance)?;
+        if released.is_empty() {
+            return Ok(Outcome::Unchanged(format!("{target} holds nothing")));
         }
-        if guarded == 0 && accepts.receiver_count() == 0 {
-            let text = format!("what {provider} holds ends when its registry confirms or restores it, and not by hand");
+        let (mut names, mut nobody) = (Vec::new(), Vec::new());
+        for hold in released {
+            let guarded = guard.release(hold, Instant::now());
+            // A watch that does not hold the part takes no notice.
+            let told = self.accepts.get(&hold.provider).is_some_and(|accepts| accepts.send(hold.part.clone()).is_ok());
+            if guarded || told { names.push(hold.id.as_str()) } else { nobody.push(hold.id.as_str()) }
+        }
+        if names.is_empty() {
+            let nobody = nobody.join(", ");
+            let text = format!("what {nobody} holds ends when its registry confirms or restores it, and not by hand");
             return Err(Refusal::Impossible(text));
         }
-        accepts.send_modify(|count| *count += 1);
-        let text = format!("what {provider} shows is accepted: {} holds end", held.max(guarded));
+        let text = match names.as_slice() {
+            [one] if *one == &**target => format!("{target} is accepted"),
+            _ => format!("{target} is accepted: {}", names.join(", ")),
+        };
         tracing::info!("{text}, says an operator");
-        self.history.command(&Command::Accept(provider), &text);
+        self.history.command(&Command::Accept(acceptance.clone()), &text);
         Ok(Outcome::Done(text))
     }
 }

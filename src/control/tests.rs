@@ -14,7 +14,7 @@ struct Running {
     wanted: watch::Receiver<Arc<BTreeSet<Source>>>,
     snapshot: watch::Receiver<Arc<Snapshot>>,
     commands: Commands,
-    accepts: BTreeMap<ProviderId, watch::Sender<u64>>,
+    accepts: BTreeMap<ProviderId, broadcast::Sender<HeldPart>>,
 }
 
 impl Running {
@@ -26,7 +26,7 @@ impl Running {
         let (wanted_sender, wanted) = watch::channel(Arc::default());
         let (snapshot_sender, snapshot) = watch::channel(Arc::new(Snapshot::empty()));
         let (commands, orders) = Commands::channel();
-        let accepts: BTreeMap<_, _> = ProviderId::ALL.map(|id| (id, watch::channel(0).0)).into();
+        let accepts: BTreeMap<_, _> = ProviderId::ALL.map(|id| (id, broadcast::channel(16).0)).into();
         let control = Control {
             providers: ends.into_iter().map(|(id, (_, receiver))| (id, receiver)).collect(),
             rules: world.rules.clone(),
@@ -207,18 +207,90 @@ async fn a_drain_is_in_force_when_it_is_answered_and_survives_its_endpoint() {
     }
 }
 
+/// Gives the holds of a name as they are told, with the digest of them.
+fn acceptance(running: &Running, target: &str) -> (Vec<String>, Command) {
+    let snapshot = running.snapshot.borrow();
+    let holds: Vec<_> = snapshot.report.holds.iter().filter(|hold| hold.is_named(target)).collect();
+    let digest = Some(crate::snapshot::report::digest_of(holds.iter().copied()));
+    let told = holds.iter().map(|hold| format!("{} loses {}", hold.id, hold.lost.join(" "))).collect();
+    (told, Command::Accept(Acceptance { target: target.into(), digest }))
+}
+
+impl Running {
+    /// A watch that holds an endpoint of `u`, for this reason.
+    fn hold(&mut self, lost: &str, missing_right: Option<&str>) {
+        let source = consul("u");
+        self.world.source_of(&source, &fleet(2), crate::discovery::state::Origin::Held, &[]);
+        let state = Arc::make_mut(self.world.states.get_mut(&ProviderId::Consul).expect("Consul is on"));
+        let missing_right = missing_right.map(Into::into);
+        let held = crate::spec::hold::Held { lost: vec![lost.to_owned()], why: "in doubt".into(), missing_right };
+        state.holds.insert(HeldPart::Endpoints(source), held);
+        self.publish(ProviderId::Consul);
+    }
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_hold_is_accepted_by_those_who_hold() {
+async fn a_hold_is_accepted_by_those_who_hold_as_the_operator_saw_it() {
     let mut running = Running::start();
     running.world.documents(ProviderId::File, ROUTES);
     running.publish(ProviderId::File);
-    let accept = Command::Accept(ProviderId::Consul);
-    assert!(matches!(running.commands.give(accept.clone()).await, Ok(Outcome::Unchanged(_))));
-    running.world.source_of(&consul("u"), &fleet(2), crate::discovery::state::Origin::Held, &[]);
-    running.publish(ProviderId::Consul);
     running.settle().await;
-    assert!(matches!(running.commands.give(accept.clone()).await, Err(Refusal::Impossible(_))), "nobody listens");
-    let listener = running.accepts[&ProviderId::Consul].subscribe();
+    let (told, accept) = acceptance(&running, "consul");
+    assert_eq!(told, [""; 0]);
+    assert!(matches!(running.commands.give(accept).await, Ok(Outcome::Unchanged(_))));
+    running.hold("10.0.0.1:80", None);
+    running.settle().await;
+    for target in ["consul", "upstreams/u", "upstreams/u@consul"] {
+        let (told, accept) = acceptance(&running, target);
+        assert_eq!(told, ["upstreams/u loses 10.0.0.1:80"]);
+        assert!(matches!(running.commands.give(accept).await, Err(Refusal::Impossible(_))), "nobody listens");
+    }
+    for (target, unknown) in
+        [("upstreams/nobody", true), ("upstreams/u@etcd", false), ("nobody", true), ("etcd", false)]
+    {
+        let outcome = running.commands.give(acceptance(&running, target).1).await;
+        match outcome {
+            Err(Refusal::Unknown(_)) => assert!(unknown, "{target}"),
+            Ok(Outcome::Unchanged(_)) => assert!(!unknown, "{target}"),
+            other => panic!("{target}: {other:?}"),
+        }
+    }
+    let mut listener = running.accepts[&ProviderId::Consul].subscribe();
+    let unseen = Command::Accept(Acceptance { target: "consul".into(), digest: None });
+    assert!(matches!(running.commands.give(unseen).await, Err(Refusal::Unseen(_))));
+    let (_, seen) = acceptance(&running, "consul");
+    // More is lost between the look and the word.
+    running.hold("10.0.0.2:80", None);
+    assert!(matches!(running.commands.give(seen).await, Err(Refusal::Changed(_))));
+    assert!(listener.try_recv().is_err());
+    let (told, accept) = acceptance(&running, "upstreams/u");
+    assert_eq!(told, ["upstreams/u loses 10.0.0.2:80"]);
     assert!(matches!(running.commands.give(accept).await, Ok(Outcome::Done(_))));
-    assert_eq!(*listener.borrow(), 1);
+    assert_eq!(listener.try_recv().ok(), Some(HeldPart::Endpoints(consul("u"))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_accepted_or_offered_while_a_right_is_missing() {
+    let mut running = Running::start();
+    running.world.documents(ProviderId::File, ROUTES);
+    running.publish(ProviderId::File);
+    let mut listener = running.accepts[&ProviderId::Consul].subscribe();
+    running.hold("10.0.0.1:80", Some("the token may not read the service `u`"));
+    running.settle().await;
+    let offered = |running: &Running| {
+        let snapshot = running.snapshot.borrow();
+        snapshot.report.held.iter().any(|(_, problem)| problem.text.contains("fleetgate accept"))
+    };
+    assert!(!offered(&running));
+    let (_, accept) = acceptance(&running, "consul");
+    match running.commands.give(accept.clone()).await {
+        Err(Refusal::Impossible(text)) => assert!(text.contains("may not read the service `u`"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(listener.try_recv().is_err());
+    running.hold("10.0.0.1:80", None);
+    running.settle().await;
+    assert!(offered(&running));
+    assert!(matches!(running.commands.give(accept).await, Err(Refusal::Changed(_))), "what was refused is another set");
+    assert!(matches!(running.commands.give(acceptance(&running, "consul").1).await, Ok(Outcome::Done(_))));
 }

@@ -4,20 +4,24 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use super::state::{Origin, ProviderState, SourceState};
 use super::status::ProviderStatus;
 use crate::spec::document::Documents;
+use crate::spec::hold::{Held, HeldPart, Scope};
 use crate::spec::name::ProviderId;
 use crate::spec::source::Source;
+
+/// Accepted parts that a watch has not looked at yet; one that is further behind keeps what it holds.
+const MAX_PENDING_ACCEPTS: usize = 16_384;
 
 /// Publishes a provider's state; its watches share it. Latest wins, and an equal state wakes nobody.
 #[derive(Clone)]
 pub struct Publisher {
     slot: watch::Sender<Arc<ProviderState>>,
     status: Arc<ProviderStatus>,
-    accepts: watch::Sender<u64>,
+    accepts: broadcast::Sender<HeldPart>,
 }
 
 impl Publisher {
@@ -29,7 +33,7 @@ impl Publisher {
     /// A publisher with this status, and the end where control reads.
     pub fn with(status: Arc<ProviderStatus>) -> (Self, watch::Receiver<Arc<ProviderState>>) {
         let (slot, reader) = watch::channel(Arc::new(ProviderState::default()));
-        let (accepts, _) = watch::channel(0);
+        let (accepts, _) = broadcast::channel(MAX_PENDING_ACCEPTS);
         (Self { slot, status, accepts }, reader)
     }
 
@@ -38,14 +42,14 @@ impl Publisher {
         &self.status
     }
 
-    /// The end where operators accept what the provider's registry shows; counts how often.
-    pub fn accepts(&self) -> watch::Sender<u64> {
+    /// Where operators accept what the provider's registry shows, part by part.
+    pub fn accepts(&self) -> broadcast::Sender<HeldPart> {
         self.accepts.clone()
     }
 
-    /// For a watch that holds something back: changes when an operator accepts what its registry shows, and its
-    /// holds end then. While nobody listens, the command is refused.
-    pub fn accepted(&self) -> watch::Receiver<u64> {
+    /// For a watch that holds something: the parts whose loss operators accept. While nobody listens, the command is
+    /// refused.
+    pub fn accepted(&self) -> broadcast::Receiver<HeldPart> {
         self.accepts.subscribe()
     }
 
@@ -79,6 +83,40 @@ impl Publisher {
             }
             state.texts = Arc::new(texts);
             note_listed(&mut state, None);
+            Some(state)
+        });
+    }
+
+    /// Publishes what a watch holds in place of what it held before: of a source; without one of the documents.
+    pub fn holds(&self, source: Option<&Source>, held: BTreeMap<HeldPart, Held>) {
+        let concerns = |part: &HeldPart| match (part, source) {
+            (HeldPart::Endpoints(of), Some(source)) => of == source,
+            (HeldPart::Document(_) | HeldPart::File(_), None) => true,
+            (HeldPart::Endpoints(_), None) | (HeldPart::Document(_) | HeldPart::File(_), Some(_)) => false,
+        };
+        let before = self.current();
+        if before.holds.iter().filter(|(part, _)| concerns(part)).eq(&held) {
+            return;
+        }
+        self.change(|before| {
+            let mut state = before.clone();
+            state.holds.retain(|part, _| !concerns(part));
+            state.holds.extend(held);
+            Some(state)
+        });
+    }
+
+    /// Publishes which right the credentials lack; `None`: they have it.
+    pub fn missing_right(&self, scope: &Scope, right: Option<&str>) {
+        if self.current().missing_rights.get(scope).map(|right| &**right) == right {
+            return;
+        }
+        self.change(|before| {
+            let mut state = before.clone();
+            match right {
+                Some(right) => state.missing_rights.insert(scope.clone(), right.into()),
+                None => state.missing_rights.remove(scope),
+            };
             Some(state)
         });
     }
@@ -123,9 +161,13 @@ impl Publisher {
     /// Drops a source that no upstream wants any more.
     pub fn forget(&self, source: &Source) {
         self.change(|before| {
-            let mut state = before.sources.contains_key(source).then(|| before.clone())?;
+            let (held, scope) = (HeldPart::Endpoints(source.clone()), Scope::Source(source.clone()));
+            let known = before.sources.contains_key(source) || before.missing_rights.contains_key(&scope);
+            let mut state = known.then(|| before.clone())?;
             state.listed.remove(&Some(source.clone()));
             state.sources.remove(source);
+            state.holds.remove(&held);
+            state.missing_rights.remove(&scope);
             Some(state)
         });
     }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::spec::document::{Documents, Kind};
 use crate::spec::endpoint::{Address, EndpointSpec, Penalty};
+use crate::spec::hold::{Held, HeldPart, Scope};
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::problem::Problem;
 use crate::spec::source::Source;
@@ -46,6 +47,10 @@ pub struct ProviderState {
     pub texts: Arc<BTreeMap<String, Arc<[u8]>>>,
     /// Whether its documents hold back what the registry lost, as a source of [`Origin::Held`] does.
     pub documents_held: bool,
+    /// What watches hold, part by part.
+    pub holds: BTreeMap<HeldPart, Held>,
+    /// Rights that the credentials lack now, and what each concerns.
+    pub missing_rights: BTreeMap<Scope, Arc<str>>,
     /// How often one of its watches saw the registry's counter go back.
     pub regressions: u64,
     /// How often one of its watches met servers with other ids than before.
@@ -67,6 +72,16 @@ impl ProviderState {
     pub fn held(&self) -> usize {
         let sources = self.sources.values().filter(|source| source.origin == Origin::Held).count();
         sources + self.kept.documents.len() + usize::from(self.documents_held)
+    }
+
+    /// The right that is missing to read a source; without a source: to read any of the documents.
+    pub fn missing_right(&self, source: Option<&Source>) -> Option<&Arc<str>> {
+        let concerns = |scope: &Scope| match (scope, source) {
+            (Scope::All, _) | (Scope::Documents(_), None) => true,
+            (Scope::Source(of), Some(source)) => of == source,
+            (Scope::Documents(_), Some(_)) | (Scope::Source(_), None) => false,
+        };
+        self.missing_rights.iter().find(|(scope, _)| concerns(scope)).map(|(_, right)| right)
     }
 
     /// The sources that are not what they were in `before`, or not in both. Costs a comparison of pointers for each

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use crate::spec::document::Kind;
+use crate::spec::hold::HeldPart;
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::problem::Problem;
 
@@ -15,6 +16,8 @@ pub struct Report {
     pub rejected: Vec<(ProviderId, Problem)>,
     /// What is served though its registry does not list it, and why, by provider.
     pub held: Vec<(ProviderId, Problem)>,
+    /// The part of that which operators may accept.
+    pub holds: Vec<Hold>,
     /// Items that another provider's item of the same name hides.
     pub shadowed: Vec<Shadowed>,
     /// Items whose own text is sound, but which the items around them leave unused or unresolved.
@@ -109,4 +112,51 @@ impl Diagnostic {
         let Problem { place, key, text } = &self.problem;
         Problem::new(place.clone(), key.clone(), format!("{text}; {}", self.effect))
     }
+}
+
+/// Something that is served although its registry or file no longer has it, as operators see and accept it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Hold {
+    /// What `fleetgate accept` takes: `upstreams/users`, `routes/shop`, `file:/etc/fleetgate/routes.toml`.
+    pub id: String,
+    /// The other names that accept it: of further upstreams that read the same source.
+    pub also: Vec<String>,
+    /// Who holds it.
+    pub provider: ProviderId,
+    /// The source, the key or the file.
+    pub place: String,
+    /// Why the loss is not believed.
+    pub why: String,
+    /// What accepting takes away: addresses of endpoints, names of documents.
+    pub lost: Vec<String>,
+    /// What follows for requests.
+    pub effects: Vec<String>,
+    /// Why it can't be accepted now; `None`: it can.
+    pub refused: Option<String>,
+    /// The part that whoever holds it knows it by.
+    #[serde(skip)]
+    pub part: HeldPart,
+    /// The document, where it is one.
+    #[serde(skip)]
+    pub item: Option<(Kind, Name)>,
+}
+
+impl Hold {
+    /// Whether `target`, as an operator writes it, names this: by its provider, its id, or its id and provider.
+    pub fn is_named(&self, target: &str) -> bool {
+        let provider = self.provider.as_str();
+        let bare = target.strip_suffix(provider).and_then(|rest| rest.strip_suffix('@'));
+        let names = |name: &str| self.id == name || self.also.iter().any(|also| also == name);
+        target == provider || names(target) || bare.is_some_and(names)
+    }
+}
+
+/// What a set of holds is known by: another set, or another loss, has another digest.
+pub fn digest_of<'h>(holds: impl IntoIterator<Item = &'h Hold>) -> String {
+    let line =
+        |hold: &Hold| format!("{} {} {} {}\n", hold.provider, hold.id, hold.refused.is_some(), hold.lost.join(" "));
+    let mut lines: Vec<String> = holds.into_iter().map(line).collect();
+    lines.sort_unstable();
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, lines.concat().as_bytes());
+    digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }

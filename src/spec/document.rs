@@ -124,6 +124,17 @@ impl Documents {
         }
     }
 
+    /// Removes an item, if it is there.
+    pub fn remove(&mut self, kind: Kind, name: &str) {
+        match kind {
+            Kind::Route => drop(self.routes.remove(name)),
+            Kind::Upstream => drop(self.upstreams.remove(name)),
+            Kind::Middleware => drop(self.middlewares.remove(name)),
+            Kind::Certificate => drop(self.certificates.remove(name)),
+            Kind::Consumer => drop(self.consumers.remove(name)),
+        }
+    }
+
     /// The items that `other` lacks.
     pub fn without(&self, other: &Self) -> Self {
         fn left<T: Clone>(one: &BTreeMap<Name, Item<T>>, other: &BTreeMap<Name, Item<T>>) -> BTreeMap<Name, Item<T>> {

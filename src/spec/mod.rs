@@ -12,6 +12,7 @@ pub mod decode;
 pub mod document;
 pub mod encode;
 pub mod endpoint;
+pub mod hold;
 pub mod log_filter;
 pub mod matching;
 pub mod middleware;

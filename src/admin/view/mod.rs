@@ -11,6 +11,7 @@ use crate::discovery::status::ProviderStatus;
 use crate::spec::source::Source;
 
 pub mod config;
+pub mod hold;
 pub mod provider;
 pub mod route;
 pub mod status;

@@ -55,8 +55,17 @@ impl Told {
         self.take(ProviderId::Consul);
     }
 
+    /// What a provider holds, by what operators call it.
+    fn holds(&self, id: ProviderId) -> Vec<Hold> {
+        let merged = super::super::merge::merge(self.guard.served(), &self.world.rules, &self.world.overlay);
+        merged.report.holds.into_iter().filter(|hold| hold.provider == id).collect()
+    }
+
+    /// Accepts all of it; how many parts that are.
     fn accepts(&mut self, id: ProviderId) -> usize {
-        self.guard.accept(id, self.now)
+        let released = self.holds(id).iter().filter(|hold| self.guard.release(hold, self.now)).count();
+        self.passes(Duration::ZERO);
+        released
     }
 
     fn take(&mut self, id: ProviderId) {
@@ -157,14 +166,20 @@ fn an_operator_ends_a_hold_and_documents_are_held_too() {
     };
     assert_eq!(documents(&told), (1, 1, 2));
     let merged = super::super::merge::merge(told.guard.served(), &told.world.rules, &told.world.overlay);
-    let held: Vec<_> = merged.report.held.iter().map(|(_, problem)| problem.to_string()).collect();
+    let of_kv = merged.report.held.iter().filter(|(provider, _)| *provider == ProviderId::ConsulKv);
+    let held: Vec<_> = of_kv.map(|(_, problem)| problem.to_string()).collect();
     assert_eq!(held.len(), 2, "{held:?}");
-    assert!(held[0].contains("routes.r is held") && held[0].contains("fleetgate accept consul-kv"), "{held:?}");
+    assert!(held[1].contains("routes.r is held") && held[1].contains("fleetgate accept routes/r"), "{held:?}");
 
-    assert_eq!(told.accepts(ProviderId::ConsulKv), 2);
+    let named = |told: &Told, name: &str| told.holds(ProviderId::ConsulKv).into_iter().find(|hold| hold.id == name);
+    let route = named(&told, "routes/r").expect("a hold");
+    assert!(told.guard.release(&route, told.now) && !told.guard.release(&route, told.now));
     told.passes(Duration::ZERO);
+    assert_eq!(documents(&told), (0, 1, 1), "one document is accepted, the other one stays");
+    assert_eq!(told.served("a"), "[0.1] [0.2]", "and so does what nobody named");
+    assert_eq!(told.accepts(ProviderId::ConsulKv), 1);
     assert_eq!(documents(&told), (0, 0, 0));
-    assert_eq!(told.served("a"), "", "one registry is believed or not, whatever is read from it");
+    assert_eq!((told.accepts(ProviderId::Consul), told.served("a")), (1, String::new()));
     assert_eq!(told.accepts(ProviderId::Consul), 0);
 }
 
@@ -296,20 +311,45 @@ fn what_a_registry_that_went_back_lists_as_before_is_its_word() {
 }
 
 #[test]
-fn what_is_noticed_right_after_an_operator_accepted_it_is_accepted() {
+fn what_is_lost_right_after_an_operator_accepted_is_held_until_it_is_accepted_too() {
     let mut told = Told::fleet(&["a", "b"], 2);
     told.goes_back();
     told.shows("a", "10.0.0.1:80");
     assert_eq!(told.accepts(ProviderId::Consul), 1);
+    assert_eq!(told.served("a"), "0.1");
     told.passes(SECOND);
-    told.other_servers += 1;
-    told.take(ProviderId::Consul);
-    told.shows("a", "");
-    assert_eq!(told.served("a"), "");
-    told.passes(ACCEPTED);
+    // Another watch notices the same wipe.
     told.goes_back();
     told.shows("b", "");
-    assert_eq!(told.served("b"), "[1.1] [1.2]", "that is another time");
+    assert_eq!(told.served("b"), "[1.1] [1.2]", "nobody has seen that");
+    told.passes(HOLD - SECOND);
+    assert_eq!(told.served("b"), "[1.1] [1.2]", "and it has its full time");
+    assert_eq!((told.accepts(ProviderId::Consul), told.served("b")), (1, String::new()));
+    told.shows("b", &lines(1, 2));
+    told.passes(AFTERMATH);
+    told.shows("b", "10.0.1.1:80");
+    assert_eq!(told.served("b"), "1.1", "a registry that lost nothing more is believed");
+}
+
+#[test]
+fn pools_that_go_on_vanishing_after_an_operator_accepted_some_are_held() {
+    let mut told = Told::fleet(&["a", "b", "c", "d"], 4);
+    for service in ["a", "b", "c"] {
+        told.shows(service, "");
+    }
+    let one = told.holds(ProviderId::Consul).into_iter().find(|hold| hold.id == "consul:a").expect("a hold");
+    assert!(told.guard.release(&one, told.now));
+    told.passes(Duration::ZERO);
+    assert_eq!((told.served("a"), told.served("b")), (String::new(), "[1.1] [1.2] [1.3] [1.4]".into()));
+    assert_eq!(told.accepts(ProviderId::Consul), 2);
+    told.passes(SECOND);
+    told.shows("d", "");
+    assert_eq!(told.served("d"), "[3.1] [3.2] [3.3] [3.4]");
+    told.shows("d", &lines(3, 4));
+    told.passes(HOLD);
+    told.shows("d", "");
+    told.passes(GATHER);
+    assert_eq!(told.served("d"), "", "that is another time");
 }
 
 #[test]
@@ -363,7 +403,7 @@ proptest! {
             }
         }
         told.accepts(ProviderId::Consul);
-        told.passes(Duration::ZERO);
+        told.passes(GATHER);
         for (at, service) in services.iter().enumerate() {
             let state = &told.guard.served()[&ProviderId::Consul];
             prop_assert_eq!(state.sources[&consul(service)].endpoints.len(), last[at]);

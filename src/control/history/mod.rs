@@ -193,7 +193,10 @@ impl History {
             Command::Drain(place) | Command::Undrain(place) => {
                 (change.upstream, change.endpoint) = (Some(Arc::clone(&place.upstream)), Some(place.address));
             }
-            Command::Accept(provider) => change.provider = Some(*provider),
+            Command::Accept(acceptance) => match acceptance.target.parse() {
+                Ok(provider) => change.provider = Some(provider),
+                Err(_) => change.source = Some(Arc::clone(&acceptance.target)),
+            },
         }
         self.record(&mut self.kept(), vec![change]);
     }

@@ -12,12 +12,13 @@ use tokio::sync::watch;
 use super::client::Client;
 use super::follow::{Doubted, Question};
 use super::known::{Contents, Entries};
-use super::permission::{Permission, of_catalog};
+use super::permission::{Doubt, Permission, Verdicts, of_catalog};
 use super::query::Query;
 use crate::discovery::Publisher;
 use crate::discovery::state::Origin;
 use crate::discovery::supervise::WatchError;
 use crate::spec::decode::tag::Rules;
+use crate::spec::hold::{Held, HeldPart, Scope};
 use crate::spec::problem::Problem;
 
 /// Names of services; `None` before the first answer.
@@ -51,11 +52,24 @@ impl Question for Catalog {
         client: &Client,
         _: &[(&Arc<str>, &bool)],
         doubted: &Doubted<'_>,
-    ) -> Result<Permission, WatchError> {
+    ) -> Result<Verdicts, WatchError> {
         if !doubted.nothing {
-            return Ok(Permission::Beyond);
+            return Ok(Permission::Beyond.into());
         }
-        of_catalog(client, doubted).await
+        Ok(of_catalog(client, doubted).await?.into())
+    }
+
+    /// The catalog only ever adds: what it lacks is held by the watch of the service itself.
+    fn held(&self, _: &Entries<bool>, _: &BTreeMap<Arc<str>, Doubt>) -> BTreeMap<HeldPart, Held> {
+        BTreeMap::new()
+    }
+
+    fn accepts(&self, _: &HeldPart, _: &BTreeSet<Arc<str>>) -> BTreeSet<Arc<str>> {
+        BTreeSet::new()
+    }
+
+    fn scope(&self) -> Scope {
+        Scope::Documents("catalog".into())
     }
 
     fn publish(&self, entries: &Entries<bool>, _: &[Problem], _: Origin) {

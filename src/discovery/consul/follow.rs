@@ -6,6 +6,7 @@
 //!   questions about the token's permission, repeated until it confirms the removal or everything is back;
 //! - a plain read about once a minute: it finds what the blocked query missed, and proves freshness.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rand::RngExt as _;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::answer::{Worth, classify};
@@ -23,13 +24,14 @@ use super::budget::Claim;
 use super::client::{Client, Reply};
 use super::known::{Contents, Effect, Entries, Hold, How, Known, Reading};
 use super::pace::{Bucket, apart, scaled};
-use super::permission::Permission;
+use super::permission::{Doubt, Permission, Verdicts};
 use super::query::Query;
 use crate::discovery::Publisher;
 use crate::discovery::judge::{self, Danger};
 use crate::discovery::state::Origin;
 use crate::discovery::status::{ProviderStatus, WatchState, WatchStatus};
 use crate::discovery::supervise::{ErrorKind, Watch, WatchError, around};
+use crate::spec::hold::{Held, HeldPart, Scope};
 use crate::spec::problem::Problem;
 use crate::spec::settings::Consistency;
 use crate::spec::source::Source;
@@ -85,7 +87,16 @@ pub(super) trait Question: Send + Sync + 'static {
         client: &Client,
         lost: &[(&Arc<str>, &Self::Entry)],
         doubted: &Doubted<'_>,
-    ) -> Result<Permission, WatchError>;
+    ) -> Result<Verdicts, WatchError>;
+
+    /// What of the entries is held, as operators accept it; `missing`: the entries that are held, and why.
+    fn held(&self, entries: &Entries<Self::Entry>, missing: &BTreeMap<Arc<str>, Doubt>) -> BTreeMap<HeldPart, Held>;
+
+    /// Which of the entries that are held an accepted part consists of.
+    fn accepts(&self, part: &HeldPart, missing: &BTreeSet<Arc<str>>) -> BTreeSet<Arc<str>>;
+
+    /// What a missing right to read all of it concerns.
+    fn scope(&self) -> Scope;
 
     /// Publishes all that is known.
     fn publish(&self, entries: &Entries<Self::Entry>, problems: &[Problem], origin: Origin);
@@ -125,10 +136,12 @@ pub(super) struct Follow<Q: Question> {
     session_began: Instant,
     /// To be blocked, and not read now and then; `None`: it is anyway.
     claim: Option<Claim>,
-    /// Counts what operators accepted.
-    accepts: watch::Receiver<u64>,
-    /// An operator believes the next proof, whatever else speaks against it.
-    accepted: bool,
+    /// What operators accept.
+    accepts: broadcast::Receiver<HeldPart>,
+    /// Entries whose loss an operator accepts, whatever but a missing right speaks against it.
+    accepted: BTreeSet<Arc<str>>,
+    /// Why each entry was held as of the last second read.
+    doubts: BTreeMap<Arc<str>, Doubt>,
 }
 
 /// What the settings say about reading.
@@ -167,7 +180,10 @@ enum Aside<E> {
 /// A second read, and what speaks against it.
 struct Proof<E> {
     reading: Reading<E>,
-    doubt: Option<String>,
+    /// Against all that it lacks.
+    doubt: Option<Doubt>,
+    /// Against single entries that it lacks.
+    each: BTreeMap<Arc<str>, Doubt>,
 }
 
 impl<Q: Question> Follow<Q> {
@@ -187,7 +203,8 @@ impl<Q: Question> Follow<Q> {
             session_began: Instant::now(),
             claim,
             accepts,
-            accepted: false,
+            accepted: BTreeSet::new(),
+            doubts: BTreeMap::new(),
         }
     }
 
@@ -244,10 +261,13 @@ impl<Q: Question> Follow<Q> {
                         blocked = self.block(status);
                     }
                 }
-                Ok(()) = self.accepts.changed() => {
-                    self.known.give_up();
-                    if self.known.hold().is_some() {
-                        self.accepted = true;
+                Ok(part) = self.accepts.recv() => {
+                    let accepted = self.question.accepts(&part, self.known.missing());
+                    if self.question.source().is_some_and(|source| part == HeldPart::Endpoints(source)) {
+                        self.known.give_up();
+                    }
+                    if !accepted.is_empty() {
+                        self.accepted.extend(accepted);
                         self.prove_at = Some(Instant::now());
                     }
                 },
@@ -357,7 +377,10 @@ impl<Q: Question> Follow<Q> {
             status.confirmed(at);
         }
         if self.known.hold().is_none() {
-            (self.held_since, self.prove_at, self.accepted) = (None, None, false);
+            (self.held_since, self.prove_at) = (None, None);
+            self.accepted.clear();
+            self.doubts.clear();
+            self.publish_right(None);
             if held_before.is_some_and(|hold| hold.doubts > 0) {
                 tracing::info!(provider = %self.question.status().id(), watch = %self.question.query(), "no longer held");
             }
@@ -366,8 +389,26 @@ impl<Q: Question> Follow<Q> {
 
     fn publish(&self) {
         if let Some(entries) = self.known.entries() {
+            self.publish_holds();
             self.question.publish(entries, self.known.problems(), self.known.origin());
         }
+    }
+
+    /// Publishes what is held, and why.
+    fn publish_holds(&self) {
+        let Some(entries) = self.known.entries() else { return };
+        let unclear = || Doubt::unclear("a second read has not confirmed the loss yet");
+        let doubt = |id: &Arc<str>| (Arc::clone(id), self.doubts.get(id).cloned().unwrap_or_else(unclear));
+        let missing: BTreeMap<_, _> = match self.known.origin() {
+            Origin::Held => self.known.missing().iter().map(doubt).collect(),
+            Origin::Live | Origin::Saved(_) => BTreeMap::new(),
+        };
+        let held = self.question.held(entries, &missing);
+        self.question.publisher().holds(self.question.source().as_ref(), held);
+    }
+
+    fn publish_right(&self, missing: Option<&str>) {
+        self.question.publisher().missing_right(&self.question.scope(), missing);
     }
 
     /// Takes what the minute's read found. False when it failed.
@@ -394,53 +435,82 @@ impl<Q: Question> Follow<Q> {
         turn: u64,
         status: &WatchStatus,
     ) -> Result<(), WatchError> {
-        let doubt = match proven {
+        match proven {
             Ok(Proof { reading, .. }) if self.known.overtaken(turn, &reading.answer) => {
                 self.prove_at = Some(self.bucket.take());
-                return Ok(());
             }
-            Ok(Proof { mut reading, doubt })
-                if doubt.is_none() || (self.accepted && !matches!(reading.answer.worth, Worth::Stale(_))) =>
-            {
-                self.amend(&mut reading);
-                let held_before = self.known.hold();
-                let effect = self.known.take_proven(reading);
-                self.settled(effect, held_before, status);
-                return Ok(());
+            Ok(Proof { reading, doubt: Some(doubt), .. }) if matches!(reading.answer.worth, Worth::Stale(_)) => {
+                self.hold_on(&doubt, status);
             }
-            Ok(Proof { reading, doubt }) => {
-                self.hold_on(&doubt.unwrap_or_default(), status);
-                // What it adds and changes is the leader's word all the same.
-                if !matches!(reading.answer.worth, Worth::Stale(_)) {
-                    self.take(reading, How::Aside, status);
-                }
-                return Ok(());
-            }
+            Ok(Proof { reading, doubt, each }) => self.conclude(reading, doubt, each, status),
             Err(error) if error.kind == ErrorKind::Unauthorised => {
-                self.hold_on(&error.text, status);
+                self.hold_on(&Doubt::missing_right(error.text.as_str()), status);
                 return Err(error);
             }
-            Err(error) => error.text,
-        };
-        self.hold_on(&doubt, status);
+            Err(error) => self.hold_on(&Doubt::unclear(error.text), status),
+        }
         Ok(())
     }
 
+    /// Lets go of what a second read shows to be gone, or whose loss an operator accepts. Holds the rest.
+    fn conclude(
+        &mut self,
+        mut reading: Reading<Q::Entry>,
+        doubt: Option<Doubt>,
+        each: BTreeMap<Arc<str>, Doubt>,
+        status: &WatchStatus,
+    ) {
+        let known = self.known.entries().cloned().unwrap_or_default();
+        let (mut gone, mut held) = (BTreeSet::new(), BTreeMap::new());
+        for (id, _) in judge::lost(&known, &reading.contents.entries) {
+            match each.get(id).or(doubt.as_ref()) {
+                Some(doubt) if doubt.missing_right || !self.accepted.contains(id) => {
+                    held.insert(Arc::clone(id), doubt.clone());
+                }
+                Some(_) | None => {
+                    gone.insert(Arc::clone(id));
+                }
+            }
+        }
+        let unread = self.known.entries().is_none();
+        let Some(first) = held.values().next().or(doubt.as_ref().filter(|_| unread)).cloned() else {
+            self.amend(&mut reading);
+            let held_before = self.known.hold();
+            let effect = self.known.take_proven(reading);
+            self.settled(effect, held_before, status);
+            return;
+        };
+        self.doubts = held;
+        self.known.release(&gone);
+        self.hold_on(&first, status);
+        if !gone.is_empty() {
+            self.publish();
+        }
+        // What it adds and changes is the leader's word all the same.
+        self.take(reading, How::Aside, status);
+        self.publish_right(doubt.filter(|doubt| doubt.missing_right).as_ref().map(|doubt| doubt.why.as_str()));
+    }
+
     /// The removal was not confirmed: keeps what is known, and asks again later.
-    fn hold_on(&mut self, doubt: &str, status: &WatchStatus) {
+    fn hold_on(&mut self, doubt: &Doubt, status: &WatchStatus) {
         let first = self.known.doubt();
         let Some(Hold { danger, doubts }) = self.known.hold() else { return };
         let most = Duration::from_secs(1 << doubts.min(5)).min(PROVE_CAP);
         let wait = Duration::from_secs(1).max(most.mul_f64(rand::rng().random_range(0.0..=1.0)));
         self.prove_at = Some(Instant::now() + wait);
+        for id in self.known.missing() {
+            self.doubts.entry(Arc::clone(id)).or_insert_with(|| doubt.clone());
+        }
         let error = match self.known.entries() {
-            Some(_) => format!("a removal is held ({danger}): {doubt}"),
-            None => format!("the answer is empty, which is not believed: {doubt}"),
+            Some(_) => format!("a removal is held ({danger}): {}", doubt.why),
+            None => format!("the answer is empty, which is not believed: {}", doubt.why),
         };
         if first {
             self.question.status().updates.held.fetch_add(1, Relaxed);
             tracing::warn!(provider = %self.question.status().id(), watch = %self.question.query(), "{error}");
             self.publish();
+        } else {
+            self.publish_holds();
         }
         status.set_state(WatchState::Failing { failures: doubts, error });
     }
@@ -457,10 +527,11 @@ impl<Q: Question> Watch for Follow<Q> {
             Ok(never) => match never {},
             Err(error) => error,
         };
-        if error.kind == ErrorKind::Unauthorised
-            && let Err(text) = self.client.token.reread().await
-        {
-            error.text = format!("{}; {text}", error.text);
+        if error.kind == ErrorKind::Unauthorised {
+            self.publish_right(Some(&error.text));
+            if let Err(text) = self.client.token.reread().await {
+                error.text = format!("{}; {text}", error.text);
+            }
         }
         error
     }
@@ -508,22 +579,25 @@ async fn prove<Q: Question>(
     let known = known.unwrap_or_default();
     let lost: Vec<_> = judge::lost(&known, &reading.contents.entries).collect();
     let nothing = reading.contents.entries.is_empty();
-    let doubt = match &reading.answer.worth {
-        Worth::Stale(reason) => Some(reason.clone()),
-        _ if lost.is_empty() && !nothing => None,
-        Worth::Filtered => Some("Consul left out what the token may not read".to_owned()),
+    let unclear = |why: &str| Some(Doubt::unclear(why));
+    let (doubt, each) = match &reading.answer.worth {
+        Worth::Stale(reason) => (unclear(reason), BTreeMap::new()),
+        _ if lost.is_empty() && !nothing => (None, BTreeMap::new()),
+        Worth::Filtered => (Some(Doubt::missing_right("Consul left out what the token may not read")), BTreeMap::new()),
         Worth::Sound => {
-            match question.permission(&client, &lost, &Doubted { reply: &reply, nothing, held_for }).await? {
-                Permission::Doubtful(reason) => Some(reason),
+            let doubted = Doubted { reply: &reply, nothing, held_for };
+            let Verdicts { whole, each } = question.permission(&client, &lost, &doubted).await?;
+            match whole {
+                Permission::Doubtful(doubt) => (Some(doubt), each),
                 // What the token may read is answered from a cache, the index is not.
                 Permission::Granted if !lost.is_empty() && reading.answer.index == content_index => {
-                    Some("the index did not move".to_owned())
+                    (unclear("the index did not move"), each)
                 }
-                Permission::Granted | Permission::Beyond => None,
+                Permission::Granted | Permission::Beyond => (None, each),
             }
         }
     };
-    Ok(Proof { reading, doubt })
+    Ok(Proof { reading, doubt, each })
 }
 
 async fn reading<Q: Question>(

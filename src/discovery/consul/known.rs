@@ -1,6 +1,6 @@
 //! Defines what a watch knows, and what each read makes of it. Pure: reads come in, what to publish goes out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,6 +72,8 @@ pub(super) struct Known<E> {
     entries: Option<Arc<Entries<E>>>,
     problems: Vec<Problem>,
     hold: Option<Hold>,
+    /// What of the entries the last reading lacked.
+    missing: BTreeSet<Arc<str>>,
     /// What a registry that began anew does not list any more, as it was; whoever serves it goes on until it is listed
     /// again or given up.
     lost: Entries<E>,
@@ -97,6 +99,7 @@ impl<E: Clone + PartialEq> Known<E> {
             entries: None,
             problems: Vec::new(),
             hold: None,
+            missing: BTreeSet::new(),
             lost: Entries::new(),
             turn: 0,
             prove_all,
@@ -125,6 +128,20 @@ impl<E: Clone + PartialEq> Known<E> {
 
     pub(super) fn hold(&self) -> Option<Hold> {
         self.hold
+    }
+
+    /// What of it is held: the last reading lacked it.
+    pub(super) fn missing(&self) -> &BTreeSet<Arc<str>> {
+        &self.missing
+    }
+
+    /// Lets go of held entries that are gone beyond doubt, while others stay.
+    pub(super) fn release(&mut self, gone: &BTreeSet<Arc<str>>) {
+        if let Some(entries) = &mut self.entries {
+            let entries = Arc::make_mut(entries);
+            entries.retain(|id, _| !gone.contains(id));
+        }
+        self.missing.retain(|id| !gone.contains(id));
     }
 
     /// What was lost as the registry began anew.
@@ -201,6 +218,9 @@ impl<E: Clone + PartialEq> Known<E> {
         match verdict {
             Verdict::Verify(danger) => {
                 self.hold.get_or_insert(Hold { danger, doubts: 0 });
+                if let Some(known) = &self.entries {
+                    self.missing = judge::lost(known, &contents.entries).map(|(id, _)| Arc::clone(id)).collect();
+                }
                 if past {
                     return Effect::default();
                 }
@@ -265,6 +285,7 @@ impl<E: Clone + PartialEq> Known<E> {
         self.content_index = index;
         let was_held = self.origin() == Origin::Held;
         self.hold = None;
+        self.missing.clear();
         self.replace(contents.entries, contents.problems) || was_held
     }
 

@@ -1,5 +1,6 @@
 //! Defines the watch of the documents in Consul's KV store.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -10,12 +11,13 @@ use serde::Deserialize;
 use super::client::Client;
 use super::follow::{Doubted, Question};
 use super::known::{Contents, Entries};
-use super::permission::{Permission, of_keys};
+use super::permission::{Doubt, Permission, Verdicts, of_keys};
 use super::query::Query;
 use crate::discovery::Publisher;
 use crate::discovery::state::Origin;
 use crate::discovery::supervise::WatchError;
 use crate::spec::decode::DocumentSet;
+use crate::spec::hold::{Held, HeldPart, Scope};
 use crate::spec::name::ProviderId;
 use crate::spec::problem::Problem;
 
@@ -58,11 +60,35 @@ impl Question for Keys {
         client: &Client,
         lost: &[(&Arc<str>, &Value)],
         doubted: &Doubted<'_>,
-    ) -> Result<Permission, WatchError> {
-        let missing = lost.iter().map(|(key, _)| &***key);
-        // Nothing was ever there: the prefix stands for what might be below it.
-        let prefix = Some(self.prefix.as_str()).filter(|_| doubted.nothing && lost.is_empty());
-        of_keys(client, missing.chain(prefix)).await
+    ) -> Result<Verdicts, WatchError> {
+        let missing: Vec<Arc<str>> = lost.iter().map(|(key, _)| Arc::clone(key)).collect();
+        if doubted.nothing && missing.is_empty() {
+            // Nothing was ever there: the prefix stands for what might be below it.
+            let prefix: Arc<str> = self.prefix.as_str().into();
+            let doubt = of_keys(client, &[prefix]).await.into_values().next();
+            return Ok(doubt.map_or(Permission::Beyond, Permission::Doubtful).into());
+        }
+        Ok(Verdicts { whole: Permission::Beyond, each: of_keys(client, &missing).await })
+    }
+
+    fn held(&self, _: &Entries<Value>, missing: &BTreeMap<Arc<str>, Doubt>) -> BTreeMap<HeldPart, Held> {
+        let held = missing.iter().map(|(key, doubt)| {
+            let missing_right = doubt.missing_right.then(|| doubt.why.as_str().into());
+            let held = Held { lost: Vec::new(), why: doubt.why.as_str().into(), missing_right };
+            (HeldPart::Document(Arc::clone(key)), held)
+        });
+        held.collect()
+    }
+
+    fn accepts(&self, part: &HeldPart, missing: &BTreeSet<Arc<str>>) -> BTreeSet<Arc<str>> {
+        match part {
+            HeldPart::Document(key) => missing.iter().filter(|id| *id == key).cloned().collect(),
+            HeldPart::Endpoints(_) | HeldPart::File(_) => BTreeSet::new(),
+        }
+    }
+
+    fn scope(&self) -> Scope {
+        Scope::Documents(self.prefix.as_str().into())
     }
 
     fn publish(&self, entries: &Entries<Value>, _: &[Problem], origin: Origin) {

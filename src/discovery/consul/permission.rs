@@ -3,11 +3,15 @@
 //! An anonymous or narrowed token gets `200 []` with a leader and an unmoved index; nothing in that answer
 //! tells it from a service that has gone. So before much is removed, Consul is asked what the token may read.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
+use tokio::time::sleep;
 
 use super::answer::denies_by_default;
 use super::client::{Client, Reply};
@@ -25,14 +29,53 @@ pub(super) enum Permission {
     /// The token may read it, as far as the agent knows; client agents cache what a token may do.
     Granted,
     /// It may be hidden, for this reason.
-    Doubtful(String),
+    Doubtful(Doubt),
 }
 
-/// Nodes asked about at once.
-const MOST_NODES: usize = 64;
+/// Why something that an answer lacks may still be there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Doubt {
+    pub(super) why: String,
+    /// The token lacks a right: no operator's word makes the answer complete.
+    pub(super) missing_right: bool,
+}
+
+impl Doubt {
+    /// Something else than a missing right.
+    pub(super) fn unclear(why: impl Into<String>) -> Self {
+        Self { why: why.into(), missing_right: false }
+    }
+
+    /// The token lacks a right.
+    pub(super) fn missing_right(why: impl Into<String>) -> Self {
+        Self { why: why.into(), missing_right: true }
+    }
+}
+
+/// What is known of everything that an answer lacks.
+#[derive(Debug)]
+pub(super) struct Verdicts {
+    /// Of all of it together.
+    pub(super) whole: Permission,
+    /// Doubts about single entries, by their id; the others are gone.
+    pub(super) each: BTreeMap<Arc<str>, Doubt>,
+}
+
+impl From<Permission> for Verdicts {
+    fn from(whole: Permission) -> Self {
+        Self { whole, each: BTreeMap::new() }
+    }
+}
+
+/// Nodes asked about at once; an agent takes 64 questions.
+const MOST_NODES: usize = 63;
+/// Keys read at once,
+const KEYS_AT_ONCE: usize = 16;
+/// and the pause before the next ones.
+const KEYS_PAUSE: Duration = Duration::from_millis(50);
 /// After which a permission that was granted all the time is believed even where the catalog shows nothing:
 /// client agents cache policies and tokens for 30 s by default (`acl.policy_ttl`, `acl.token_ttl`).
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(65);
+const PATIENCE: Duration = Duration::from_secs(65);
 
 /// Whether instances of `service` on `nodes` may be hidden from the token.
 ///
@@ -49,7 +92,9 @@ pub(super) async fn of_instances(
     questions.extend(nodes.map(|node| json!({"Resource": "node", "Access": "read", "Segment": node})));
     let reply =
         client.authorize(&Query::authorize().beside(service), serde_json::Value::from(questions).to_string()).await?;
-    let permission = match authorized(&reply)? {
+    let asked = authorized(&reply)?;
+    let knows_nodes = asked.is_some();
+    let permission = match asked {
         Some(permission) => permission,
         None => without_asking(client, doubted).await?,
     };
@@ -58,16 +103,20 @@ pub(super) async fn of_instances(
     }
     let catalog = client.read(&Query::services().beside(service), Consistency::Consistent).await?;
     Ok(match (in_catalog(&catalog, &service.name)?, &permission) {
-        (Listed::Yes, _) => Permission::Doubtful(format!(
-            "the catalog lists `{}` all the same: \
-             perhaps the token lacks `node:read`, or its instances are just being replaced",
-            service.name
-        )),
+        (Listed::Yes, _) => Permission::Doubtful(Doubt {
+            why: format!(
+                "the catalog lists `{}` all the same: \
+                 perhaps the token lacks `node:read`, or its instances are just being replaced",
+                service.name
+            ),
+            missing_right: !knows_nodes,
+        }),
         (Listed::NothingAtAll, Permission::Granted) if doubted.held_for >= PATIENCE => permission,
-        (Listed::NothingAtAll, _) => Permission::Doubtful(
-            "the catalog is empty, without even Consul itself: the token lacks `service:read`, or there is none"
+        (Listed::NothingAtAll, _) => Permission::Doubtful(Doubt {
+            why: "the catalog is empty, without even Consul itself: the token lacks `service:read`, or there is none"
                 .to_owned(),
-        ),
+            missing_right: permission != Permission::Beyond,
+        }),
         (Listed::No, _) => permission,
     })
 }
@@ -83,35 +132,42 @@ pub(super) async fn of_catalog(client: &Client, doubted: &Doubted<'_>) -> Result
         None => without_asking(client, doubted).await?,
     };
     Ok(match permission {
-        Permission::Granted if doubted.held_for < PATIENCE => Permission::Doubtful(
-            "the catalog is empty, without even Consul itself: perhaps the token lacks `service:read`".to_owned(),
-        ),
+        Permission::Granted if doubted.held_for < PATIENCE => Permission::Doubtful(Doubt::unclear(
+            "the catalog is empty, without even Consul itself: perhaps the token lacks `service:read`",
+        )),
         permission => permission,
     })
 }
 
-/// Whether keys may be hidden: unlike a list, a read of one key says so.
-///
-/// # Errors
-/// It could not be found out.
-pub(super) async fn of_keys(client: &Client, keys: impl Iterator<Item = &str>) -> Result<Permission, WatchError> {
-    for key in keys {
-        let reply = client.read(&Query::key(key), Consistency::Consistent).await?;
-        match reply.status {
-            StatusCode::NOT_FOUND => {}
-            StatusCode::OK => return Ok(Permission::Doubtful(format!("`{key}` is there all the same"))),
-            StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => {
-                return Ok(Permission::Doubtful(format!(
-                    "the token may not read `{key}`: it needs `key:read` (Consul answered {})",
-                    reply.excerpt()
-                )));
-            }
-            status => {
-                return Err(WatchError::failed(format!("`{key}`: Consul answered {status}: {}", reply.excerpt())));
-            }
+/// Which keys may be hidden: unlike a list, a read of one key says so. So many at once, with a pause between, that a
+/// prefix which lost thousands of keys does not keep an agent busy.
+pub(super) async fn of_keys(client: &Client, keys: &[Arc<str>]) -> BTreeMap<Arc<str>, Doubt> {
+    let mut doubts = BTreeMap::new();
+    for (position, some) in keys.chunks(KEYS_AT_ONCE).enumerate() {
+        if position > 0 {
+            sleep(KEYS_PAUSE).await;
         }
+        let doubted = join_all(some.iter().map(async |key| Some((Arc::clone(key), of_key(client, key).await?)))).await;
+        doubts.extend(doubted.into_iter().flatten());
     }
-    Ok(Permission::Beyond)
+    doubts
+}
+
+/// Why a key that a list lacks may be there; `None`: it is gone.
+async fn of_key(client: &Client, key: &str) -> Option<Doubt> {
+    let reply = match client.read(&Query::key(key), Consistency::Consistent).await {
+        Ok(reply) => reply,
+        Err(error) => return Some(Doubt::unclear(format!("`{key}` could not be read: {error}"))),
+    };
+    match reply.status {
+        StatusCode::NOT_FOUND => None,
+        StatusCode::OK => Some(Doubt::unclear(format!("`{key}` is there all the same"))),
+        StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => Some(Doubt::missing_right(format!(
+            "the token may not read `{key}`: it needs `key:read` (Consul answered {})",
+            reply.excerpt()
+        ))),
+        status => Some(Doubt::unclear(format!("`{key}`: Consul answered {status}: {}", reply.excerpt()))),
+    }
 }
 
 /// What the agent said about permissions; `None` when it does not know the question.
@@ -132,9 +188,9 @@ fn authorized(reply: &Reply) -> Result<Option<Permission>, WatchError> {
             let refused = decisions.iter().find(|decision| !decision.allow);
             Ok(Some(match refused {
                 None => Permission::Granted,
-                Some(Decision { resource, segment, .. }) => Permission::Doubtful(format!(
+                Some(Decision { resource, segment, .. }) => Permission::Doubtful(Doubt::missing_right(format!(
                     "the token may not read the {resource} `{segment}`: it needs `{resource}:read`"
-                )),
+                ))),
             }))
         }
         StatusCode::UNAUTHORIZED if reply.excerpt().contains("ACL support disabled") => Ok(Some(Permission::Beyond)),
@@ -153,7 +209,7 @@ fn authorized(reply: &Reply) -> Result<Option<Permission>, WatchError> {
 async fn without_asking(client: &Client, doubted: &Doubted<'_>) -> Result<Permission, WatchError> {
     if client.token.header().is_none() {
         return Ok(if denies_by_default(&doubted.reply.headers) {
-            Permission::Doubtful("Consul denies by default, and no token is configured".to_owned())
+            Permission::Doubtful(Doubt::missing_right("Consul denies by default, and no token is configured"))
         } else {
             Permission::Granted
         });
@@ -162,7 +218,10 @@ async fn without_asking(client: &Client, doubted: &Doubted<'_>) -> Result<Permis
     Ok(match reply.status {
         StatusCode::OK => Permission::Granted,
         StatusCode::UNAUTHORIZED if reply.excerpt().contains("ACL support disabled") => Permission::Beyond,
-        status => Permission::Doubtful(format!("the token is not accepted: {status}: {}", reply.excerpt())),
+        status => {
+            let why = format!("the token is not accepted: {status}: {}", reply.excerpt());
+            Permission::Doubtful(Doubt { missing_right: !status.is_server_error(), why })
+        }
     })
 }
 

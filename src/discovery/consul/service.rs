@@ -1,5 +1,6 @@
 //! Defines the watch of one service: its instances become the endpoints of a source.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,13 +10,14 @@ use super::client::Client;
 use super::follow::{After, Doubted, Question};
 use super::health::{Instance, instances, keep_distances, weigh_by_tags};
 use super::known::{Contents, Entries};
-use super::permission::{Permission, of_instances};
+use super::permission::{Doubt, Verdicts, of_instances};
 use super::query::Query;
 use super::unreported::{LONGEST, ends_at, keep_as_reported};
 use crate::discovery::Publisher;
 use crate::discovery::state::{Origin, SourceState};
 use crate::discovery::supervise::WatchError;
 use crate::spec::endpoint::EndpointSpec;
+use crate::spec::hold::{Held, HeldPart, Scope};
 use crate::spec::problem::Problem;
 use crate::spec::source::{ConsulService, Source};
 
@@ -72,9 +74,28 @@ impl Question for Instances {
         client: &Client,
         lost: &[(&Arc<str>, &Instance)],
         doubted: &Doubted<'_>,
-    ) -> Result<Permission, WatchError> {
+    ) -> Result<Verdicts, WatchError> {
         let nodes = lost.iter().map(|(_, instance)| &*instance.node).collect();
-        of_instances(client, &self.service, nodes, doubted).await
+        Ok(of_instances(client, &self.service, nodes, doubted).await?.into())
+    }
+
+    fn held(&self, entries: &Entries<Instance>, missing: &BTreeMap<Arc<str>, Doubt>) -> BTreeMap<HeldPart, Held> {
+        let Some(doubt) = missing.values().next() else { return BTreeMap::new() };
+        let lost = missing.keys().filter_map(|id| Some(entries.get(id)?.endpoint.address.to_string()));
+        let missing_right = doubt.missing_right.then(|| doubt.why.as_str().into());
+        let held = Held { lost: lost.collect(), why: doubt.why.as_str().into(), missing_right };
+        BTreeMap::from([(HeldPart::Endpoints(Source::Consul(self.service.clone())), held)])
+    }
+
+    fn accepts(&self, part: &HeldPart, missing: &BTreeSet<Arc<str>>) -> BTreeSet<Arc<str>> {
+        match part {
+            HeldPart::Endpoints(Source::Consul(service)) if *service == self.service => missing.clone(),
+            HeldPart::Endpoints(_) | HeldPart::Document(_) | HeldPart::File(_) => BTreeSet::new(),
+        }
+    }
+
+    fn scope(&self) -> Scope {
+        Scope::Source(Source::Consul(self.service.clone()))
     }
 
     fn publish(&self, entries: &Entries<Instance>, problems: &[Problem], origin: Origin) {

@@ -8,6 +8,7 @@ use tokio::sync::{Notify, watch};
 use super::mirror::{Event, Listing, Mirror, Outcome};
 use super::view::View;
 use crate::discovery::Publisher;
+use crate::spec::hold::HeldPart;
 
 /// A watch's mirror and its view, published under one lock: who has left is shown nothing any more.
 pub(super) struct Known {
@@ -67,6 +68,19 @@ impl Inside {
     /// Publishes what is shown now of these pools; `None`: of all.
     pub(super) fn publish(&mut self, pools: Option<&BTreeSet<Vec<u8>>>, publisher: &Publisher) {
         self.view.publish(&self.mirror, pools, publisher);
+    }
+
+    /// Lets go of an accepted part, if it is one of ours. The pools that held it.
+    pub(super) fn release(&mut self, part: &HeldPart) -> BTreeSet<Vec<u8>> {
+        let Self { mirror, view } = self;
+        match view.pool_of(part) {
+            Some((pool, None)) if mirror.pool_holds(&pool) => {
+                mirror.release_pool(&pool);
+                BTreeSet::from([pool])
+            }
+            Some((pool, Some(key))) if mirror.release_key(&pool, &key) => BTreeSet::from([pool]),
+            Some(_) | None => BTreeSet::new(),
+        }
     }
 
     /// A pool that nobody is shown loses what it loses.

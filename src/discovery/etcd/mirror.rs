@@ -272,10 +272,15 @@ impl Mirror {
         confirmed
     }
 
-    /// Lets go of all that is held: an operator says that the registry is right. The pools that held something.
-    pub fn release(&mut self) -> BTreeSet<Vec<u8>> {
-        let released = self.pools.iter_mut().filter_map(|(name, pool)| pool.release().then(|| name.clone())).collect();
-        self.pools.retain(|_, pool| pool.size() > 0);
+    /// The keys of a pool that are held.
+    pub fn held(&self, pool: &[u8]) -> impl Iterator<Item = &[u8]> {
+        self.pools.get(pool).into_iter().flat_map(Pool::held)
+    }
+
+    /// Lets go of a key that a pool holds. Whether it did.
+    pub fn release_key(&mut self, pool: &[u8], key: &[u8]) -> bool {
+        let released = self.pools.get_mut(pool).is_some_and(|pool| pool.release_key(key));
+        self.drop_empty(pool);
         released
     }
 

@@ -35,6 +35,16 @@ impl Pool {
         self.entries.iter().map(|(key, value)| (key.as_slice(), value)).chain(held)
     }
 
+    /// The keys that are held.
+    pub(super) fn held(&self) -> impl Iterator<Item = &[u8]> {
+        self.held.keys().map(Vec::as_slice)
+    }
+
+    /// Lets go of a key. Whether it was held.
+    pub(super) fn release_key(&mut self, key: &[u8]) -> bool {
+        self.held.remove(key).is_some()
+    }
+
     /// The registry has this. Whether that is news, and whether the key is new.
     pub(super) fn put(&mut self, key: Vec<u8>, value: Value) -> (bool, bool) {
         let was_held = self.held.remove(&key).is_some();

@@ -8,6 +8,7 @@ use super::mirror::Mirror;
 use crate::discovery::Publisher;
 use crate::discovery::state::{Origin, SourceState};
 use crate::spec::decode::DocumentSet;
+use crate::spec::hold::{Held, HeldPart};
 use crate::spec::name::ProviderId;
 use crate::spec::problem::Problem;
 use crate::spec::source::{EtcdFormat, Source};
@@ -23,13 +24,30 @@ pub(super) enum View {
 /// What feeds a source from a pool.
 pub(super) struct Feed {
     source: Source,
+    prefix: Arc<str>,
+    format: EtcdFormat,
     set: EndpointSet,
 }
 
 impl Feed {
     /// The endpoints of a source whose keys begin with `prefix`.
     pub(super) fn new(source: Source, prefix: &Arc<str>, format: EtcdFormat) -> Self {
-        Self { source, set: EndpointSet::new(Arc::clone(prefix), format) }
+        Self { source, prefix: Arc::clone(prefix), format, set: EndpointSet::new(Arc::clone(prefix), format) }
+    }
+}
+
+impl Feed {
+    /// What is held of it: the addresses of the keys that are.
+    fn held(&self, mirror: &Mirror, pool: &[u8]) -> BTreeMap<HeldPart, Held> {
+        let keys: BTreeSet<&[u8]> = mirror.held(pool).collect();
+        if keys.is_empty() {
+            return BTreeMap::new();
+        }
+        let held = mirror.shown(pool).filter(|(key, _)| keys.contains(key));
+        let (endpoints, _) = EndpointSet::new(Arc::clone(&self.prefix), self.format)
+            .update(held.map(|(key, value)| (key, value.bytes.as_slice(), value.modified)));
+        let lost = endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
+        BTreeMap::from([(HeldPart::Endpoints(self.source.clone()), unconfirmed(lost))])
     }
 }
 
@@ -43,12 +61,13 @@ pub(super) struct Gathered {
 struct Range {
     texts: BTreeMap<String, Arc<[u8]>>,
     unreadable: Vec<Problem>,
-    holds: bool,
+    held: BTreeSet<String>,
 }
 
 impl Range {
     fn of(mirror: &Mirror) -> Self {
-        let mut range = Self { texts: BTreeMap::new(), unreadable: Vec::new(), holds: mirror.holds() };
+        let held = mirror.held(&[]).map(|key| String::from_utf8_lossy(key).into_owned()).collect();
+        let mut range = Self { texts: BTreeMap::new(), unreadable: Vec::new(), held };
         for (key, value) in mirror.shown(&[]) {
             if let Ok(key) = std::str::from_utf8(key) {
                 range.texts.insert(key.to_owned(), Arc::from(value.bytes.as_slice()));
@@ -67,9 +86,18 @@ impl Gathered {
         let texts: BTreeMap<_, _> = ranges.iter().flat_map(|range| range.texts.clone()).collect();
         let mut documents = self.set.update(texts.iter().map(|(key, text)| (key.as_str(), &**text)));
         documents.rejected.extend(ranges.iter().flat_map(|range| range.unreadable.iter().cloned()));
-        let held = ranges.iter().any(|range| range.holds);
-        publisher.documents_of(documents, texts, if held { Origin::Held } else { Origin::Live });
+        let held = ranges.iter().flat_map(|range| &range.held);
+        let held: BTreeMap<_, _> =
+            held.map(|key| (HeldPart::Document(key.as_str().into()), unconfirmed(Vec::new()))).collect();
+        let origin = if held.is_empty() { Origin::Live } else { Origin::Held };
+        publisher.holds(None, held);
+        publisher.documents_of(documents, texts, origin);
     }
+}
+
+/// What waits for a list that confirms its loss.
+fn unconfirmed(lost: Vec<String>) -> Held {
+    Held { lost, why: "no list of the keys has confirmed the loss yet".into(), missing_right: None }
 }
 
 impl View {
@@ -108,6 +136,18 @@ impl View {
         }
     }
 
+    /// The pool that a held part lies in, and its key where it is not all of the pool.
+    pub(super) fn pool_of(&self, part: &HeldPart) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
+        match (self, part) {
+            (Self::Documents(..), HeldPart::Document(key)) => Some((Vec::new(), Some(key.as_bytes().to_vec()))),
+            (Self::Endpoints(feeds), HeldPart::Endpoints(source)) => {
+                feeds.iter().find(|(_, feed)| feed.source == *source).map(|(pool, _)| (pool.clone(), None))
+            }
+            (Self::Documents(..), HeldPart::Endpoints(_) | HeldPart::File(_))
+            | (Self::Endpoints(_), HeldPart::Document(_) | HeldPart::File(_)) => None,
+        }
+    }
+
     /// Publishes what the mirror shows now of these pools; `None`: of all.
     pub(super) fn publish(&mut self, mirror: &Mirror, pools: Option<&BTreeSet<Vec<u8>>>, publisher: &Publisher) {
         let origin = |pool: &[u8]| if mirror.pool_holds(pool) { Origin::Held } else { Origin::Live };
@@ -119,6 +159,7 @@ impl View {
             }
             Self::Endpoints(feeds) => {
                 let known = |pool: &[u8], feed: &mut Feed| {
+                    publisher.holds(Some(&feed.source), feed.held(mirror, pool));
                     let entries = mirror.shown(pool).map(|(key, value)| (key, value.bytes.as_slice(), value.modified));
                     let (endpoints, problems) = feed.set.update(entries);
                     let origin = origin(pool);

@@ -25,6 +25,7 @@ use super::mirror::{Event, Held, Outcome};
 use crate::discovery::Publisher;
 use crate::discovery::status::WatchStatus;
 use crate::discovery::supervise::{Watch, WatchError, around};
+use crate::spec::hold::HeldPart;
 
 /// A stream this long without a message is asked whether it lives.
 const SILENCE: Duration = Duration::from_secs(15);
@@ -53,8 +54,8 @@ pub(super) struct RangeWatch {
     list_first: bool,
     /// When the last session ended.
     broke_at: Option<Instant>,
-    /// Counts what operators accepted.
-    accepts: tokio::sync::watch::Receiver<u64>,
+    /// What operators accept.
+    accepts: tokio::sync::broadcast::Receiver<HeldPart>,
 }
 
 /// A read beside the stream, and the mirror's revision when it was begun.
@@ -204,9 +205,9 @@ impl RangeWatch {
                 }
                 () = sleep_until(schedule.side_at()), if side.is_none() => {}
                 () = self.known.joined.notified() => {}
-                Ok(()) = self.accepts.changed() => {
+                Ok(part) = self.accepts.recv() => {
                     let mut inside = self.known.lock();
-                    let released = inside.mirror.release();
+                    let released = inside.release(&part);
                     if !released.is_empty() {
                         inside.publish(Some(&released), &self.publisher);
                     }

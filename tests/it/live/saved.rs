@@ -229,8 +229,8 @@ async fn a_wipe_while_the_gateway_is_down_takes_nothing_away() {
     }
     load.more(200).await;
     load.stop().await.assert_all_ok();
-    for name in ["consul", "etcd"] {
-        let (fine, said) = run(&gateway, &["accept", name]);
+    for name in ["consul", "consul-kv", "etcd"] {
+        let (fine, said) = run(&gateway, &["accept", name, "--yes"]);
         assert!(fine, "{said}");
     }
     for path in paths {

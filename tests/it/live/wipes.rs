@@ -82,7 +82,7 @@ async fn a_consul_that_comes_back_empty_takes_nothing_away() {
     }
     load.more(300).await;
     let (_, status) = run(&gateway, &["status"]);
-    assert!(status.contains("routes.of-kv is held") && status.contains("fleetgate accept consul"), "{status}");
+    assert!(status.contains("routes.of-kv is held") && status.contains("fleetgate accept routes/of-kv"), "{status}");
     assert!(gateway.stderr().contains("Consul looks wiped, restored or replaced"), "{}", gateway.stderr().text());
     let of = |provider: &'static str| [("provider", provider)];
     assert_eq!(gateway.metric("fleetgate_discovery_held_items", &of("consul-kv")).await, Some(1.0));
@@ -95,7 +95,7 @@ async fn a_consul_that_comes_back_empty_takes_nothing_away() {
     shows(&gateway, "web", &[(&a, "healthy"), (&b, "held")]).await;
     holds(&gateway, "consul-kv", &[]).await;
     takes(&load, "b/v1").await;
-    let (fine, said) = run(&gateway, &["accept", "consul"]);
+    let (fine, said) = run(&gateway, &["accept", "consul", "--yes"]);
     assert!(fine, "{said}");
     shows(&gateway, "web", &[(&a, "healthy")]).await;
     holds(&gateway, "consul", &[]).await;
@@ -187,7 +187,7 @@ async fn an_etcd_that_comes_back_empty_takes_nothing_away() {
     assert!(upstream.contains("used while it answers") && upstream.contains("connect: "), "{upstream}");
     let load = Load::start(gateway.address(), 2, move |worker, _| Request::get(paths[worker]));
     load.more(100).await;
-    let (fine, said) = run(&gateway, &["accept", "etcd"]);
+    let (fine, said) = run(&gateway, &["accept", "etcd", "--yes"]);
     assert!(fine, "{said}");
     shows(&gateway, "web", &[(&a, "healthy"), (&b, "healthy")]).await;
     load.more(100).await;
@@ -242,8 +242,10 @@ async fn another_consul_at_the_same_address_takes_nothing_away() {
     takes(&load, "c/v1").await;
     load.more(100).await;
     load.stop().await.assert_all_ok();
-    let (fine, said) = run(&gateway, &["accept", "consul"]);
-    assert!(fine, "{said}");
+    for name in ["consul", "consul-kv"] {
+        let (fine, said) = run(&gateway, &["accept", name, "--yes"]);
+        assert!(fine, "{said}");
+    }
     shows(&gateway, "web", &[(&c, "healthy")]).await;
     gateway.until_status("/kv", 404).await;
     for name in ["consul", "consul-kv"] {
@@ -311,7 +313,7 @@ async fn another_etcd_at_the_same_address_takes_nothing_away() {
     takes(&load, "a/v1").await;
     load.more(100).await;
     load.stop().await.assert_all_ok();
-    let (fine, said) = run(&gateway, &["accept", "etcd"]);
+    let (fine, said) = run(&gateway, &["accept", "etcd", "--yes"]);
     assert!(fine, "{said}");
     shows(&gateway, "web", &[(&b, "healthy"), (&c, "healthy")]).await;
     gateway.until_status("/etcd", 404).await;
@@ -350,7 +352,7 @@ async fn a_lease_of_a_whole_fleet_that_ends_takes_nothing_away() {
     load.stop().await.assert_all_ok();
     let status = gateway.api("status").await;
     assert_eq!(status["endpoints"]["held"], 1_000, "{status}");
-    let (fine, said) = run(&gateway, &["accept", "etcd"]);
+    let (fine, said) = run(&gateway, &["accept", "etcd", "--yes"]);
     assert!(fine, "{said}");
     gateway.until_status("/s00", 503).await;
     holds(&gateway, "etcd", &[]).await;
@@ -388,7 +390,7 @@ async fn a_restored_consul_takes_away_in_time_what_it_does_not_know() {
     shows(&hasty, "web", &[(&a, "healthy")]).await;
     assert!(hasty.stderr().contains("Consul looks wiped, restored or replaced"), "{}", hasty.stderr().text());
     takes(&load, "b/v1").await;
-    let (fine, said) = run(&patient, &["accept", "consul"]);
+    let (fine, said) = run(&patient, &["accept", "consul", "--yes"]);
     assert!(fine, "{said}");
     shows(&patient, "web", &[(&a, "healthy")]).await;
     load.more(50).await;

@@ -33,7 +33,7 @@ async fn a_restored_store_costs_no_request() {
             takes(&scene.load, "d/v1").await;
             let held = (d.address().to_string(), "held".to_owned());
             assert!(scene.gateway.endpoints("svc").await.contains(&held));
-            let (fine, said) = run(&scene.gateway, &["accept", "etcd"]);
+            let (fine, said) = run(&scene.gateway, &["accept", "etcd", "--yes"]);
             assert!(fine, "{said}");
         }
         stops(&scene.load, "d/v1").await;
