@@ -33,8 +33,11 @@ fn stripped<'p>(steps: &Steps, path: &'p str) -> &'p str {
 /// Where a redirect leads.
 fn location(redirect: &Redirect, steps: &Steps, host: &str, path: &str, query: Option<&str>) -> String {
     let with_path = redirect.path.contains("$path");
-    let whole = redirect.path.replacen("$path", path, 1);
-    let whole = if with_path { stripped(steps, &whole) } else { &whole };
+    // fabio applies `strip` and `prepend` to what stands for `$path`, wherever that is.
+    let rest = stripped(steps, path);
+    let slash = if rest.is_empty() || rest.starts_with('/') { "" } else { "/" };
+    let forwarded = format!("{}{slash}{rest}", steps.prepend.as_deref().unwrap_or_default());
+    let whole = redirect.path.replacen("$path", &forwarded, 1);
     let query = redirect.query.as_deref().or(query.filter(|_| with_path));
     let mut location = redirect.origin.replace("$host", host);
     // A path that begins with two slashes would name a host.
@@ -126,7 +129,8 @@ mod tests {
         for (redirect, wanted) in [
             (redirect("https://a.com", "/", None), "https://a.com/"),
             (redirect("https://a.com", "$path", None), "https://a.com/x?q=1"),
-            (redirect("https://a.com", "/new$path", None), "https://a.com/new/old/x?q=1"),
+            (redirect("https://a.com", "/new$path", None), "https://a.com/new/x?q=1"),
+            (redirect("https://a.com", "/new$path/", None), "https://a.com/new/x/?q=1"),
             (redirect("https://a.com", "$path", Some("r")), "https://a.com/x?r"),
             (redirect("https://$host", "$path", None), "https://b.org:80/x?q=1"),
             (redirect("", "/other", None), "/other"),
@@ -135,5 +139,21 @@ mod tests {
         }
         let everything = redirect("", "$path", None);
         assert_eq!(location(&everything, &steps, "", "/old//evil.com", None), "/evil.com", "never another host");
+        for (strip, prepend, target, path, wanted) in [
+            ("/news", "", "/bulletin$path", "/news/foo", "https://h.test/bulletin/foo"),
+            ("/news", "", "/bulletin$path", "/news", "https://h.test/bulletin"),
+            ("/news", "", "/bulletin$path", "/newsroom", "https://h.test/bulletin/room"),
+            ("/news", "", "$path", "/news", "https://h.test/"),
+            ("/bulletin", "", "/bulletin$path", "/news/foo", "https://h.test/bulletin/news/foo"),
+            ("", "/en", "$path", "/pre/a", "https://h.test/en/pre/a"),
+            ("/pre", "/en", "/x$path", "/pre/a", "https://h.test/x/en/a"),
+            ("/pre", "/en", "/fixed", "/pre/a", "https://h.test/fixed"),
+        ] {
+            let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+            let strip_prefix = some(strip).map(|path| StripPrefix::new(&path).expect("a path"));
+            let steps = Steps { strip_prefix, prepend: some(prepend), ..Steps::default() };
+            let found = location(&redirect("https://h.test", target, None), &steps, "", path, None);
+            assert_eq!(found, wanted, "{strip} {prepend} {target} {path}");
+        }
     }
 }

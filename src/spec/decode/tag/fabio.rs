@@ -1,7 +1,8 @@
 //! Defines how fabio's `urlprefix-` tags are read: as fabio 1.6 reads them. Pure.
 //!
 //! `urlprefix-HOST/PATH OPTION...`: the host in lower case, the path as text (a request's path begins with it),
-//! options by `KEY=VALUE`. Options that fabio does not know mean nothing, as there.
+//! options by `KEY=VALUE`. Options that fabio does not know mean nothing, as there, but are reported; one that looks like
+//! one of access closes its route.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use rustls::pki_types::ServerName;
 
 use super::claim::Bounds;
 use crate::spec::decode::condition::{parse_host, parse_path};
+use crate::spec::decode::reader::nearest;
 use crate::spec::matching::{Conditions, HostMatch, MatchSpec, PathMatch};
 use crate::spec::route::{Access, HostPolicy, Redirect, Steps, StripPrefix};
 use crate::spec::upstream::Protocol;
@@ -37,12 +39,37 @@ pub(super) struct Asked {
     pub(super) broken: Option<String>,
 }
 
+impl Asked {
+    /// Whether not everybody may come.
+    pub(super) fn is_guarded(&self) -> bool {
+        self.broken.is_some() || self.steps.as_ref().is_some_and(|steps| steps.access != Access::Anybody)
+    }
+}
+
 /// A tag: where it is, and what it asks for, or what is wrong with that.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Tag {
     pub(super) prefix: Prefix,
-    pub(super) asked: Result<Asked, String>,
+    pub(super) asked: Result<Asked, Wrong>,
+    /// What means nothing, though it is written.
+    pub(super) ignored: Vec<String>,
 }
+
+/// What is wrong with the options of a tag.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wrong {
+    pub(super) text: String,
+    /// It is, or looks like, an option of access: without it the route would be open to everybody.
+    pub(super) guards: bool,
+}
+
+/// The options that are read.
+const OPTIONS: [&str; 10] =
+    ["strip", "prepend", "host", "weight", "redirect", "allow", "deny", "auth", "proto", "tlsskipverify"];
+/// Those that say who may come.
+const ACCESS: [&str; 3] = ["allow", "deny", "auth"];
+/// Options of fabio's that have no meaning here, and need none.
+const NEEDLESS: [&str; 2] = ["register", "pxyproto"];
 
 /// Reads a tag; `None` when it is another's.
 ///
@@ -50,8 +77,26 @@ pub(super) struct Tag {
 /// What is wrong with its host or path: then there is no route it could belong to.
 pub(super) fn read(tag: &str, bounds: &Bounds) -> Option<Result<Tag, String>> {
     let said = tag.trim().strip_prefix(PREFIX)?.trim();
-    let (place, options) = said.split_once(' ').unwrap_or((said, ""));
-    Some(prefix(place, bounds).map(|prefix| Tag { prefix, asked: asked(options) }))
+    let (place, options) = said.split_once(char::is_whitespace).unwrap_or((said, ""));
+    let is_list = place.contains(&format!(",{PREFIX}"));
+    if is_list || options.split_whitespace().any(|option| option.starts_with(PREFIX)) {
+        return Some(Err("has two prefixes: register a tag for each".to_owned()));
+    }
+    Some(prefix(place, bounds).map(|prefix| {
+        let mut ignored = Vec::new();
+        let asked = asked(options, &mut ignored);
+        if let Ok(Asked { steps: Some(steps), .. }) = &asked
+            && let Some(strip) = &steps.strip_prefix
+            && !strip.as_str().starts_with(&prefix.1)
+            && !prefix.1.starts_with(strip.as_str())
+        {
+            let (strip, path) = (strip.as_str(), &prefix.1);
+            ignored.push(format!(
+                "`strip={strip}` never applies: no path that begins with `{path}` begins with `{strip}`"
+            ));
+        }
+        Tag { prefix, asked, ignored }
+    }))
 }
 
 /// What a route of this prefix matches.
@@ -88,14 +133,14 @@ fn prefix(place: &str, bounds: &Bounds) -> Result<Prefix, String> {
     Ok(prefix)
 }
 
-fn asked(options: &str) -> Result<Asked, String> {
+fn asked(options: &str, ignored: &mut Vec<String>) -> Result<Asked, Wrong> {
     let mut asked = Asked::default();
     let mut steps = Steps::default();
     let (mut secure, mut unverified) = (None, false);
     // Of an option that comes twice the last one counts.
     for option in options.split_whitespace() {
-        let Some((key, value)) = option.split_once('=') else { continue };
-        let wrong = |error: String| format!("`{option}`: {error}");
+        let (key, value) = option.split_once('=').unwrap_or((option, ""));
+        let wrong = |error: String| Wrong { text: format!("`{option}`: {error}"), guards: ACCESS.contains(&key) };
         match key {
             "strip" if value.is_empty() => steps.strip_prefix = None,
             "strip" => {
@@ -110,7 +155,10 @@ fn asked(options: &str) -> Result<Asked, String> {
             "host" => steps.host = host(value).map_err(wrong)?,
             "weight" => asked.share = share(value).map_err(wrong)?,
             "redirect" => steps.redirect = Some(redirect(value).map_err(wrong)?),
-            "allow" | "deny" if value.is_empty() => {}
+            // As in fabio, though it may be meant otherwise.
+            "allow" | "deny" if option.ends_with('=') => {
+                ignored.push(format!("`{option}` is empty, ignored: it keeps nobody out"))
+            }
             "allow" | "deny" if steps.access != Access::Anybody => {
                 return Err(wrong("only one of `allow` and `deny`, and once".to_owned()));
             }
@@ -127,7 +175,16 @@ fn asked(options: &str) -> Result<Asked, String> {
                 _ => asked.broken = Some(format!("`{option}`: endpoints are spoken to in HTTP and gRPC only")),
             },
             "tlsskipverify" => unverified = value == "true",
-            _ => {}
+            _ if NEEDLESS.contains(&key) => {}
+            _ => {
+                if let Some(access) = ACCESS.into_iter().find(|access| resembles(key, access)) {
+                    let text = format!(
+                        "`{option}`: unknown option; did you mean `{access}`? The route is never served without"
+                    );
+                    return Err(Wrong { text, guards: true });
+                }
+                ignored.push(format!("`{option}`: unknown option, ignored; {}", nearest(key, &OPTIONS)));
+            }
         }
     }
     if let Some(proto) = secure {
@@ -138,6 +195,13 @@ fn asked(options: &str) -> Result<Asked, String> {
     }
     asked.steps = (steps != Steps::default()).then(|| Arc::new(steps));
     Ok(asked)
+}
+
+/// Whether an option looks like a mistake for one of access: `alow`, `Deny`, `allow:ip`, `auth_basic`.
+fn resembles(key: &str, access: &str) -> bool {
+    let word: String = key.chars().take_while(|c| *c != ':').filter(char::is_ascii_alphanumeric).collect();
+    let word = word.to_ascii_lowercase();
+    word.starts_with(access) || strsim::normalized_damerau_levenshtein(&word, access) >= 0.7
 }
 
 /// `dst` is the endpoint's address, anything else is sent as it is.
@@ -225,10 +289,13 @@ mod tests {
         match read(tag, &Bounds::default()) {
             None => "not one".to_owned(),
             Some(Err(error)) => format!("no place: {error}"),
-            Some(Ok(Tag { prefix: (host, path), asked })) => {
+            Some(Ok(Tag { prefix: (host, path), asked, ignored })) => {
+                let ignored = ignored.iter().map(|text| format!(" ignored: {text}")).collect::<String>();
                 let host = host.map_or_else(String::new, |host| host.to_string());
                 match asked {
-                    Err(error) => format!("{host}{path} wrong: {error}"),
+                    Err(Wrong { text, guards }) => {
+                        format!("{host}{path} {}: {text}", if guards { "closed" } else { "wrong" })
+                    }
                     Ok(Asked { steps, share, tls, protocol, broken }) => {
                         let mut steps = steps.map_or_else(String::new, |steps| shown(&steps));
                         if let Some(tls) = tls {
@@ -240,7 +307,7 @@ mod tests {
                         }
                         let share = share.map_or_else(String::new, |share| format!(" {share}"));
                         let broken = broken.map_or_else(String::new, |broken| format!(" broken: {broken}"));
-                        format!("{host}{path}{steps}{share}{broken}")
+                        format!("{host}{path}{steps}{share}{broken}{ignored}")
                     }
                 }
             }
@@ -302,7 +369,48 @@ mod tests {
             ("urlprefix-/p redirect=302,/other", "/p 302 Found |/other|None"),
             ("urlprefix-/ allow=ip:10.0.0.0/8,ip:fe80::1234", "/ only [10.0.0.0/8, fe80::1234/128]"),
             ("urlprefix-/ deny=ip:1.2.3.4", "/ except [1.2.3.4/32]"),
-            ("urlprefix-/ proto=http unknown=x flag", "/"),
+            (
+                "urlprefix-/ proto=http qqq=x",
+                "/ ignored: `qqq=x`: unknown option, ignored; known are strip, prepend, host, weight, redirect, allow, deny, \
+                 auth, proto, tlsskipverify",
+            ),
+            ("urlprefix-/ strp=/x", "/ ignored: `strp=/x`: unknown option, ignored; did you mean `strip`?"),
+            ("urlprefix-/a Strip=/a", "/a ignored: `Strip=/a`: unknown option, ignored; did you mean `strip`?"),
+            ("urlprefix-/a  pxyproto=true", "/a"),
+            ("urlprefix-/a strip=/a/b", "/a strip /a/b"),
+            (
+                "urlprefix-/a strip=/b",
+                "/a strip /b ignored: `strip=/b` never applies: no path that begins with `/a` begins with `/b`",
+            ),
+            (
+                "urlprefix-/a alow=ip:10.0.0.1",
+                "/a closed: `alow=ip:10.0.0.1`: unknown option; did you mean `allow`? The route is never served without",
+            ),
+            (
+                "urlprefix-/a Allow=ip:10.0.0.1",
+                "/a closed: `Allow=ip:10.0.0.1`: unknown option; did you mean `allow`? The route is never served without",
+            ),
+            (
+                "urlprefix-/a denny=ip:10.0.0.1",
+                "/a closed: `denny=ip:10.0.0.1`: unknown option; did you mean `deny`? The route is never served without",
+            ),
+            (
+                "urlprefix-/a AUTH=team",
+                "/a closed: `AUTH=team`: unknown option; did you mean `auth`? The route is never served without",
+            ),
+            (
+                "urlprefix-/a allow:ip:10.0.0.1",
+                "/a closed: `allow:ip:10.0.0.1`: unknown option; did you mean `allow`? The route is never served without",
+            ),
+            (
+                "urlprefix-/a allow= path=/b",
+                "/a ignored: `allow=` is empty, ignored: it keeps nobody out ignored: `path=/b`: unknown option, ignored; \
+                 did you mean `auth`?",
+            ),
+            ("urlprefix-/a allow", "/a closed: `allow`: `` is not `ip:ADDRESS` or `ip:NETWORK/BITS`"),
+            ("urlprefix-/a, urlprefix-/b", "no place: has two prefixes: register a tag for each"),
+            ("urlprefix-/a,urlprefix-/b", "no place: has two prefixes: register a tag for each"),
+            ("urlprefix-/a urlprefix-/b", "no place: has two prefixes: register a tag for each"),
             ("urlprefix-/a register=name", "/a"),
             ("traefik.enable=true", "not one"),
             ("urlprefix-/foo/bar proto=https tlsskipverify=true", "/foo/bar tls None verified false"),
@@ -334,7 +442,7 @@ mod tests {
             ("urlprefix-/a strip=a", "/a wrong: `strip=a`: `a`: a path begins with `/`"),
             (
                 "urlprefix-/a allow=10.0.0.1",
-                "/a wrong: `allow=10.0.0.1`: `10.0.0.1` is not `ip:ADDRESS` or `ip:NETWORK/BITS`",
+                "/a closed: `allow=10.0.0.1`: `10.0.0.1` is not `ip:ADDRESS` or `ip:NETWORK/BITS`",
             ),
             (
                 "urlprefix-/a redirect=200,http://a/",

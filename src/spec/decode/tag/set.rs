@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::claim::Bounds;
-use super::fabio::{self, Prefix, Tag};
+use super::fabio::{self, Prefix, Tag, Wrong};
 use super::native::{self, Native};
 use super::share::weights;
 use super::{is_usable, tags};
@@ -410,7 +410,7 @@ fn read_fabio(service: &str, endpoints: &[EndpointSpec], before: &[Target], rule
         let problem = |text: &str| {
             Problem::new(place(service), of_instances(&having[0].id, having.len()), format!("`{tag}`: {text}"))
         };
-        let Tag { prefix, asked } = match fabio::read(tag, &rules.bounds) {
+        let Tag { prefix, asked, ignored } = match fabio::read(tag, &rules.bounds) {
             None => continue,
             Some(Err(text)) => {
                 claims.problems.push(problem(&text));
@@ -418,9 +418,20 @@ fn read_fabio(service: &str, endpoints: &[EndpointSpec], before: &[Target], rule
             }
             Some(Ok(tag)) => tag,
         };
-        let wrong = asked.as_ref().err().map(|text| problem(text));
-        let last_good = || before.iter().find(|target| target.prefix == prefix).and_then(|target| target.asked.clone());
-        let asked = asked.ok().or_else(last_good);
+        claims.problems.extend(ignored.iter().map(|text| problem(text)));
+        let wrong = asked.as_ref().err().map(|wrong| problem(&wrong.text));
+        let last_good = before.iter().find(|target| target.prefix == prefix).and_then(|target| target.asked.clone());
+        let asked = match asked {
+            Ok(asked) => Some(asked),
+            // What was open before must not stay so now that somebody wants it guarded.
+            Err(Wrong { text, guards: true }) => {
+                Some(last_good.filter(fabio::Asked::is_guarded).unwrap_or_else(|| fabio::Asked {
+                    broken: Some(format!("`{tag}`: {text}")),
+                    ..fabio::Asked::default()
+                }))
+            }
+            Err(_) => last_good,
+        };
         claims.fabio.push(Target {
             asked,
             problem: wrong,

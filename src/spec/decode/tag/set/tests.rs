@@ -177,6 +177,38 @@ fn a_bad_option_keeps_the_last_good_ones() {
 }
 
 #[test]
+fn an_option_that_looks_like_one_of_access_never_opens_its_route() {
+    let mut world = World::new(Bounds::default());
+    let name = Name::derived("urlprefix-/a");
+    let closed = |told: &str, tag: &str| {
+        assert!(told.starts_with(&format!("{name}: Start(\"/a\") to x 1\n  broken `x`: `{tag}`")), "{told}");
+        assert!(told.contains("problem consul:x: 1: "), "{told}");
+    };
+    let tag = "urlprefix-/a alow=ip:10.0.0.1";
+    closed(&world.update("x", &[instance("1", 1, &[&format!("tag:{tag}")])]), tag);
+    let open = world.update("x", &[instance("1", 2, &["tag:urlprefix-/a"])]);
+    assert!(!open.contains("broken"), "{open}");
+    closed(&world.update("x", &[instance("1", 3, &[&format!("tag:{tag}")])]), tag);
+    world.update("x", &[instance("1", 4, &["tag:urlprefix-/a allow=ip:10.0.0.1"])]);
+    let guarded = world.update("x", &[instance("1", 5, &["tag:urlprefix-/a allow=ip:10.0.0.300"])]);
+    assert!(!guarded.contains("broken") && guarded.contains("problem consul:x"), "the last good form: {guarded}");
+}
+
+#[test]
+fn ignored_options_are_reported_and_the_route_is_served() {
+    let mut world = World::new(Bounds::default());
+    let told = world.update("x", &[instance("1", 1, &["tag:urlprefix-/a strp=/a"])]);
+    let name = Name::derived("urlprefix-/a");
+    assert_eq!(
+        told,
+        format!(
+            "{name}: Start(\"/a\") to x 1\nupstream x\n  problem consul:x: 1: `urlprefix-/a strp=/a`: `strp=/a`: unknown \
+             option, ignored; did you mean `strip`?"
+        )
+    );
+}
+
+#[test]
 fn endpoints_of_https_have_an_upstream_of_their_own() {
     let mut world = World::new(Bounds::default());
     let tags = ["tag:urlprefix-/a proto=https tlsskipverify=true host=a.com", "tag:urlprefix-/b"];
