@@ -224,6 +224,7 @@ fn leased(arguments: &Arguments, url: &str, identity: &Identity) -> Result<Box<d
     let settings = EtcdProvider {
         endpoints: vec![url.to_owned()],
         prefix: arguments.etcd_prefix.clone(),
+        fleet_prefix: String::new(),
         user: None,
         password_file: None,
         write_status: false,

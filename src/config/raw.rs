@@ -234,6 +234,9 @@ pub(super) struct RawConsul {
     pub partition: Option<String>,
     /// Prefix of documents in KV; default `fleetgate/`.
     pub kv_prefix: Option<String>,
+    /// Prefix of what gateways write in KV: `claims/`, `status/`. Default that of documents with `-fleet` before the slash:
+    /// `fleetgate-fleet/`.
+    pub fleet_prefix: Option<String>,
     /// Whether services may ask for routes by `fleetgate.*` tags and `Meta`; default false.
     pub tags: Option<bool>,
     /// Whether fabio's `urlprefix-` tags are routes, too; default false.
@@ -243,8 +246,8 @@ pub(super) struct RawConsul {
     pub tag_hosts: Option<Vec<String>>,
     /// The paths that tags may claim, each with all below it; default all.
     pub tag_paths: Option<Vec<String>>,
-    /// Whether problems of documents and registrations are written to the KV store, below `status/` of the prefix, for
-    /// the teams that can mend them; default false. The token needs `key:write` there.
+    /// Whether problems of documents and registrations are written to the KV store, below `status/` of `fleet_prefix`,
+    /// for the teams that can mend them; default false. The token needs `key:write` there.
     pub write_status: Option<bool>,
     /// How long a route of tags outlives the last instance of its service, answering 503; default 24h.
     pub route_ttl: Option<RawDurationOrZero>,
@@ -274,14 +277,17 @@ pub(super) struct RawEtcd {
     pub endpoints: Option<Vec<String>>,
     /// Prefix of all keys; default `/fleetgate/`.
     pub prefix: Option<String>,
+    /// Prefix of what gateways write: `status/`. Default that of documents with `-fleet` before the slash:
+    /// `/fleetgate-fleet/`.
+    pub fleet_prefix: Option<String>,
     /// User name, with `password` or `password_file`. Default `ETCDCTL_USER` (`name:password`).
     pub user: Option<String>,
     /// The user's password; better in a file.
     pub password: Option<String>,
     /// A file that holds the password, read again when it changes.
     pub password_file: Option<String>,
-    /// Whether problems of documents are written below `status/` of the prefix, for the teams that can mend them; default
-    /// false. The user must be allowed to write there.
+    /// Whether problems of documents are written below `status/` of `fleet_prefix`, for the teams that can mend them;
+    /// default false. The user must be allowed to write there.
     pub write_status: Option<bool>,
     /// For `https`.
     pub tls: Option<RawClientTls>,

@@ -121,9 +121,14 @@ fn resolve_consul(
     }
     let kv_prefix_scope = scope.key("kv_prefix");
     let kv_prefix = raw.kv_prefix.unwrap_or_else(|| "fleetgate/".to_owned());
-    if kv_prefix.starts_with('/') {
-        kv_prefix_scope.problem("keys in Consul's KV store do not begin with `/`: remove it");
+    let fleet_prefix_scope = scope.key("fleet_prefix");
+    for (prefix, scope) in [(Some(&kv_prefix), &kv_prefix_scope), (raw.fleet_prefix.as_ref(), &fleet_prefix_scope)] {
+        if prefix.is_some_and(|prefix| prefix.starts_with('/')) {
+            scope.problem("keys in Consul's KV store do not begin with `/`: remove it");
+        }
     }
+    let kv_prefix = with_slash(kv_prefix, &kv_prefix_scope);
+    let fleet_prefix = resolve_fleet_prefix(raw.fleet_prefix, &kv_prefix, "kv_prefix", &fleet_prefix_scope);
     let rules = TagRules {
         native: raw.tags.unwrap_or(false),
         fabio: raw.fabio_tags.unwrap_or(false),
@@ -150,7 +155,8 @@ fn resolve_consul(
         datacenter: word(raw.datacenter, "datacenter", None),
         namespace: word(raw.namespace, "namespace", Some("CONSUL_NAMESPACE")),
         partition: word(raw.partition, "partition", Some("CONSUL_PARTITION")),
-        kv_prefix: with_slash(kv_prefix, &kv_prefix_scope),
+        kv_prefix,
+        fleet_prefix,
         write_status: raw.write_status.unwrap_or(false),
         tags: (rules.native || rules.fabio).then_some(rules),
         wait,
@@ -212,6 +218,7 @@ fn resolve_etcd(
     };
     let prefix_scope = scope.key("prefix");
     let prefix = with_slash(raw.prefix.unwrap_or_else(|| "/fleetgate/".to_owned()), &prefix_scope);
+    let fleet_prefix = resolve_fleet_prefix(raw.fleet_prefix, &prefix, "prefix", &scope.key("fleet_prefix"));
     let (password_scope, file_scope) = (scope.key("password"), scope.key("password_file"));
     let silent = raw.user.is_none() && raw.password.is_none() && raw.password_file.is_none();
     let (password, file) = one_of_two(raw.password, raw.password_file, &password_scope, &file_scope);
@@ -249,7 +256,7 @@ fn resolve_etcd(
     let register_scope = scope.key("register");
     let register = raw.register.and_then(|raw| raw.resolve(listeners, &register_scope));
     let write_status = raw.write_status.unwrap_or(false);
-    Some(EtcdProvider { endpoints, prefix, user, password_file, write_status, tls, register })
+    Some(EtcdProvider { endpoints, prefix, fleet_prefix, user, password_file, write_status, tls, register })
 }
 
 /// `names` are the usual variables for the authorities, the certificate, its key, and the server's name.
@@ -285,6 +292,21 @@ fn with_slash(mut prefix: String, scope: &Scope<'_>) -> String {
     }
     if !prefix.ends_with('/') {
         prefix.push('/');
+    }
+    prefix
+}
+
+/// Where gateways write: apart from documents, so that nothing written wakes those who watch them, and no document is
+/// taken for a gateway's word.
+fn resolve_fleet_prefix(raw: Option<String>, documents: &str, key: &str, scope: &Scope<'_>) -> String {
+    let Some(raw) = raw else { return format!("{}-fleet/", documents.trim_end_matches('/')) };
+    let prefix = with_slash(raw, scope);
+    if prefix.starts_with(documents) || documents.starts_with(&prefix) {
+        scope.problem(format!(
+            "`{prefix}` and `{key}` (`{documents}`) overlap: what gateways write must lie apart from documents, such as \
+             below `{}-fleet/`",
+            documents.trim_end_matches('/')
+        ));
     }
     prefix
 }

@@ -40,6 +40,8 @@ pub trait Board: Send + Sync {
 pub struct Feedback<B: Board> {
     /// Where to.
     pub board: B,
+    /// Where gateways wrote before there was `fleet_prefix`. Nothing is written there any more; what is mended is removed, as they would.
+    pub former: B,
     /// Of whoever publishes the registry's documents.
     pub documents: watch::Receiver<Arc<ProviderState>>,
     /// Who that is.
@@ -159,7 +161,22 @@ impl<B: Board> Feedback<B> {
         for (key, (_, version)) in there.iter().filter(|(key, _)| ours(key) && !wanted.contains_key(*key)) {
             complete &= self.board.put(key, None, *version).await?;
         }
+        if let Err(error) = self.clean(wanted).await {
+            tracing::debug!("cannot clean up below {}: {error}", self.former.place());
+        }
         Ok(complete)
+    }
+
+    /// Removes at the former place what is mended. What is still wrong stays for those who look there: an older gateway
+    /// beside this one would write it again.
+    async fn clean(&self, wanted: &Told) -> Result<(), WatchError> {
+        for (key, (_, version)) in self.former.read().await? {
+            let is_ours = self.registrations.is_some() || !key.starts_with("services/");
+            if is_ours && !wanted.contains_key(&key) {
+                self.former.put(&key, None, version).await?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -246,9 +246,13 @@ pub struct ConsulProvider {
     pub partition: Option<Arc<str>>,
     /// Prefix of documents in KV, with the slash at its end; default `fleetgate/`.
     pub kv_prefix: String,
+    /// Prefix of what gateways write in KV, with the slash at its end; default that of documents with `-fleet` before
+    /// the slash, `fleetgate-fleet/`.
+    pub fleet_prefix: String,
     /// Routes from registrations: what is read and allowed; `None` by default.
     pub tags: Option<TagRules>,
-    /// Whether problems of documents and registrations are written below `status/` in KV; default false.
+    /// Whether problems of documents and registrations are written below `status/` of `fleet_prefix`; default
+    /// false.
     pub write_status: bool,
     /// How long a blocking query may block; 1 s to 10 min, default 60 s.
     pub wait: Duration,
@@ -314,6 +318,7 @@ impl ConsulProvider {
             namespace: None,
             partition: None,
             kv_prefix: "fleetgate/".to_owned(),
+            fleet_prefix: "fleetgate-fleet/".to_owned(),
             tags: None,
             write_status: false,
             wait: Duration::from_secs(60),
@@ -356,11 +361,14 @@ pub struct EtcdProvider {
     pub endpoints: Vec<String>,
     /// Prefix of all keys, with a slash at its end; default `/fleetgate/`.
     pub prefix: String,
+    /// Prefix of what gateways write, with the slash at its end; default that of documents with `-fleet` before the
+    /// slash, `/fleetgate-fleet/`.
+    pub fleet_prefix: String,
     /// Name and password.
     pub user: Option<(String, Secret)>,
     /// The file that holds the password; re-read when it changes.
     pub password_file: Option<PathBuf>,
-    /// Whether problems of documents are written below `status/` of the prefix; default false.
+    /// Whether problems of documents are written below `status/` of `fleet_prefix`; default false.
     pub write_status: bool,
     /// For `https`.
     pub tls: ClientTls,

@@ -392,6 +392,30 @@ fn the_environment_wins_over_the_file_and_the_file_over_defaults() {
 }
 
 #[test]
+fn what_gateways_write_lies_apart_from_documents() {
+    let told = |consul: &str, etcd: &str| {
+        let text = format!("{LISTENER}\n[discovery.consul]\n{consul}\n[discovery.etcd]\n{etcd}\n");
+        let files = Files::new(&[("fleetgate.toml", &text)]);
+        let problems = check(Some(&files.path("fleetgate.toml")), env(&[]));
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(told("fleet_prefix = \"fleet\"", "fleet_prefix = \"/fleet\""), "");
+    for (consul, etcd) in [
+        ("fleet_prefix = \"fleetgate/\"", ""),
+        ("fleet_prefix = \"fleetgate/fleet/\"", ""),
+        ("kv_prefix = \"gate/documents\"\nfleet_prefix = \"gate\"", ""),
+        ("", "fleet_prefix = \"/fleetgate/fleet\""),
+        ("", "prefix = \"/a/b\"\nfleet_prefix = \"/a\""),
+    ] {
+        let told = told(consul, etcd);
+        assert!(told.contains(".fleet_prefix: `") && told.contains("overlap"), "{consul} {etcd}: {told}");
+        assert_eq!(told.lines().count(), 1, "{told}");
+    }
+    assert!(told("fleet_prefix = \"/fleet\"", "").contains("do not begin with `/`"));
+    assert!(told("", "fleet_prefix = \"/\"").contains("must have a name"));
+}
+
+#[test]
 fn a_provider_is_on_when_its_section_or_a_variable_of_ours_is_set() {
     let files = Files::new(&[("fleetgate.toml", LISTENER)]);
     let usual = [
@@ -421,6 +445,7 @@ fn a_provider_is_on_when_its_section_or_a_variable_of_ours_is_set() {
     assert_eq!(etcd.endpoints, ["http://10.0.0.1:2379", "https://10.0.0.2:2379"]);
     let (user, password) = etcd.user.unwrap();
     assert_eq!((user.as_str(), password.expose(), etcd.prefix.as_str()), ("root", "etcd:secret", "/gate/"));
+    assert_eq!((consul.fleet_prefix.as_str(), etcd.fleet_prefix.as_str()), ("gate-fleet/", "/gate-fleet/"));
 
     let ours = "[discovery.consul]\naddress = \"http://10.0.0.9:8500\"\ntoken_file = \"t\"\n[discovery.etcd]\nuser = \"a\"\npassword = \"b\"\n";
     let files = Files::new(&[("fleetgate.toml", &format!("{LISTENER}{ours}"))]);

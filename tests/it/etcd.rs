@@ -28,6 +28,7 @@ fn settings<Url: Into<String>>(urls: impl IntoIterator<Item = Url>) -> Settings 
     Settings {
         endpoints: urls.into_iter().map(Into::into).collect(),
         prefix: "/fleetgate/".to_owned(),
+        fleet_prefix: "/fleetgate-fleet/".to_owned(),
         user: None,
         password_file: None,
         write_status: false,

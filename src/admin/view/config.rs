@@ -177,6 +177,7 @@ fn consul(consul: &ConsulProvider) -> Value {
         "namespace": consul.namespace,
         "partition": consul.partition,
         "kv_prefix": consul.kv_prefix,
+        "fleet_prefix": consul.fleet_prefix,
         "tags": consul.tags.as_ref().is_some_and(|rules| rules.native),
         "fabio_tags": consul.tags.as_ref().is_some_and(|rules| rules.fabio),
         "write_status": consul.write_status,
@@ -197,6 +198,7 @@ fn etcd(etcd: &EtcdProvider) -> Value {
     json!({
         "endpoints": etcd.endpoints.iter().map(|address| without_user(address)).collect::<Vec<_>>(),
         "prefix": etcd.prefix,
+        "fleet_prefix": etcd.fleet_prefix,
         "user": etcd.user.as_ref().map(|(name, _)| name),
         "password": shown(etcd.user.is_some()),
         "password_file": etcd.password_file,
@@ -284,6 +286,7 @@ mod tests {
         settings.discovery.etcd = Some(EtcdProvider {
             endpoints: vec!["http://hunter2@127.0.0.1:2379".to_owned()],
             prefix: "/fleetgate/".to_owned(),
+            fleet_prefix: "/fleetgate-fleet/".to_owned(),
             user: Some(("gateway".to_owned(), secret())),
             password_file: None,
             write_status: false,

@@ -75,6 +75,7 @@ pub struct ConsulProvider {
     client: Arc<Client>,
     bounds: Bounds,
     prefix: String,
+    fleet_prefix: String,
     sources: Publisher,
     documents: Publisher,
     tags: Option<(Rules, Publisher)>,
@@ -104,6 +105,7 @@ impl ConsulProvider {
             client: Arc::new(Client::new(settings, Arc::new(token), sources.status(), servers)?),
             bounds: Bounds { wait: settings.wait, max_stale: settings.max_stale },
             prefix: settings.kv_prefix.clone(),
+            fleet_prefix: settings.fleet_prefix.clone(),
             sources,
             documents,
             tags: settings.tags.clone().zip(tags),
@@ -135,7 +137,19 @@ impl ConsulProvider {
 #[async_trait]
 impl Provider for ConsulProvider {
     async fn run(self: Box<Self>, context: Context) {
-        let Self { client, bounds, prefix, sources, documents, tags, remembered, uses, write_status, backoff } = *self;
+        let Self {
+            client,
+            bounds,
+            prefix,
+            fleet_prefix,
+            sources,
+            documents,
+            tags,
+            remembered,
+            uses,
+            write_status,
+            backoff,
+        } = *self;
         if let Err(error) = client.token.reread().await {
             tracing::warn!("the Consul token is not used yet: {error}");
         }
@@ -151,8 +165,10 @@ impl Provider for ConsulProvider {
             backoff.clone(),
             context.shutdown.clone(),
         );
+        let board = |prefix: &str| KvBoard { client: Arc::clone(&client), prefix: format!("{prefix}status/") };
         let feedback = write_status.then(|| Feedback {
-            board: KvBoard { client: Arc::clone(&client), prefix: format!("{prefix}status/") },
+            board: board(&fleet_prefix),
+            former: board(&prefix),
             documents: documents.states(),
             provider: ProviderId::ConsulKv,
             diagnostics: context.diagnostics.clone(),

@@ -24,7 +24,7 @@ impl KeyRange {
     /// The documents below `prefix` but for certificates and consumers. The kinds are neighbours, so that one range, and so one
     /// watch, has them all: a route and its upstream written in one transaction are seen at once. The keys
     /// below `PREFIX/endpoints/`, of which there are many more, lie outside: between these and the certificates. What
-    /// gateways write below [`status`] lies between, and is left out.
+    /// older gateways write below [`status`] lies between, and is left out.
     pub fn of_documents(prefix: &str) -> Self {
         let folder = |kind: Kind| format!("{prefix}{}/", kind.as_str());
         let except = Some(Box::new(Self::of_prefix(&status(prefix))));
@@ -54,7 +54,7 @@ pub fn endpoints(prefix: &str) -> String {
     format!("{prefix}endpoints/")
 }
 
-/// Where gateways write what is wrong with documents.
+/// Where gateways write what is wrong with documents: below their own prefix, and older ones below that of documents.
 pub fn status(prefix: &str) -> String {
     format!("{prefix}status/")
 }

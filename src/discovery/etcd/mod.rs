@@ -54,6 +54,7 @@ const CAP: Duration = Duration::from_secs(15);
 /// The etcd provider.
 pub struct EtcdProvider {
     prefix: String,
+    fleet_prefix: String,
     members: Arc<Members>,
     publisher: Publisher,
     write_status: bool,
@@ -63,7 +64,8 @@ impl EtcdProvider {
     /// A provider for these settings, which publishes there. It connects when it runs.
     pub fn new(settings: &Settings, publisher: Publisher) -> Self {
         let members = Arc::new(Members::new(settings, Arc::clone(&publisher.status().cost.connections)));
-        Self { prefix: settings.prefix.clone(), members, publisher, write_status: settings.write_status }
+        let (prefix, fleet_prefix) = (settings.prefix.clone(), settings.fleet_prefix.clone());
+        Self { prefix, fleet_prefix, members, publisher, write_status: settings.write_status }
     }
 }
 
@@ -90,7 +92,7 @@ impl EtcdProvider {
 #[async_trait]
 impl Provider for EtcdProvider {
     async fn run(self: Box<Self>, context: Context) {
-        let Self { prefix, members, publisher, write_status } = *self;
+        let Self { prefix, fleet_prefix, members, publisher, write_status } = *self;
         let status = Arc::clone(publisher.status());
         let backoff = Backoff::new(CAP);
         let [of_documents, of_certificates] = View::documents(&prefix);
@@ -101,8 +103,10 @@ impl Provider for EtcdProvider {
         };
         let documents = watched("documents", KeyRange::of_documents(&prefix), of_documents);
         let certificates = watched("certificates", KeyRange::of_certificates(&prefix), of_certificates);
+        let board = |prefix: &str| KeyBoard { members: Arc::clone(&members), prefix: layout::status(prefix) };
         let feedback = write_status.then(|| Feedback {
-            board: KeyBoard { members: Arc::clone(&members), prefix: layout::status(&prefix) },
+            board: board(&fleet_prefix),
+            former: board(&prefix),
             documents: publisher.states(),
             provider: ProviderId::Etcd,
             registrations: None,

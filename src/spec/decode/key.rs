@@ -17,7 +17,8 @@ pub enum Key {
         /// From the extension; without one the text tells.
         format: Option<Format>,
     },
-    /// Nothing: the prefix itself, "folders", which end in `/`, and what gateways write below `status/`.
+    /// Nothing: the prefix itself, "folders", which end in `/`, and what gateways wrote below `status/` before
+    /// they had a prefix of their own.
     Ignored,
     /// Something we cannot use, and why.
     Rejected(String),

@@ -22,15 +22,24 @@ async fn gateway(etcd: &Etcd, more: &str) -> Gateway {
     .await
 }
 
-/// Waits until exactly these keys stand below `/fleetgate/status/`, each with this in it.
+/// Waits until exactly these keys stand below `/fleetgate-fleet/status/`, each with this in it.
 async fn until_told(etcd: &Etcd, wanted: &[(&str, &str)]) {
     wait::until_ok(SOON, &format!("{wanted:?} to be told"), || async {
-        let told = etcd.below("/fleetgate/status/").await;
+        let told = etcd.below("/fleetgate-fleet/status/").await;
         let fits = told.len() == wanted.len()
             && told.iter().zip(wanted).all(|((key, text), (name, part))| {
-                key.strip_prefix("/fleetgate/status/") == Some(name) && text.contains(part)
+                key.strip_prefix("/fleetgate-fleet/status/") == Some(name) && text.contains(part)
             });
         if fits { Ok(()) } else { Err(told) }
+    })
+    .await;
+}
+
+/// Waits until exactly these keys stand where earlier versions wrote.
+async fn until_former(etcd: &Etcd, wanted: &[&str]) {
+    wait::until_ok(SOON, &format!("{wanted:?} to be left"), || async {
+        let left: Vec<String> = etcd.below("/fleetgate/status/").await.into_iter().map(|(key, _)| key).collect();
+        if left == wanted { Ok(()) } else { Err(left) }
     })
     .await;
 }
@@ -50,10 +59,14 @@ async fn problems_stand_in_etcd_until_they_are_mended() {
     etcd.put("/fleetgate/routes/web", &route("/web")).await;
     etcd.put("/fleetgate/routes/bad", "{ no JSON").await;
     etcd.put("/fleetgate/routes/Bad Name", &route("/x")).await;
+    etcd.put("/fleetgate-fleet/status/routes/stale", "{}").await;
+    // What an earlier version wrote: removed as far as it is mended.
     etcd.put("/fleetgate/status/routes/stale", "{}").await;
+    etcd.put("/fleetgate/status/routes/bad", "{}").await;
     let gateway = gateway(&etcd, "").await;
     // A second one beside it writes the same.
     let second = self::gateway(&etcd, "").await;
+    until_former(&etcd, &["/fleetgate/status/routes/bad"]).await;
     until_told(&etcd, &[("other", "Bad Name"), ("routes/bad", "etcd:/fleetgate/routes/bad:1")]).await;
     assert_eq!(
         provider(&gateway, "etcd").await["rejected"].as_array().unwrap().len(),
@@ -61,12 +74,12 @@ async fn problems_stand_in_etcd_until_they_are_mended() {
         "what is told is no document"
     );
 
-    // Whatever stands there changes, no gateway looks at its documents again.
+    // Whatever changes there, no gateway looks at its documents again.
     let before = updates(&gateway).await;
     for number in 0..50 {
-        etcd.put("/fleetgate/status/elsewhere", &number.to_string()).await;
+        etcd.put("/fleetgate-fleet/status/elsewhere", &number.to_string()).await;
     }
-    etcd.delete_prefix("/fleetgate/status/elsewhere").await;
+    etcd.delete_prefix("/fleetgate-fleet/status/elsewhere").await;
     etcd.put("/fleetgate/routes/more", &route("/more")).await;
     gateway.until_status("/more", 200).await;
     assert_eq!(updates(&gateway).await, (before.0 + 1, before.1));
@@ -76,6 +89,7 @@ async fn problems_stand_in_etcd_until_they_are_mended() {
     etcd.put("/fleetgate/routes/bad", &route("/bad")).await;
     etcd.delete("/fleetgate/routes/Bad Name").await;
     until_told(&etcd, &[]).await;
+    until_former(&etcd, &[]).await;
     for gateway in [&gateway, &second] {
         live(gateway, "etcd").await;
         assert_eq!(get(gateway.address(), "/web").await.served_by(), "a/v1");
@@ -95,12 +109,12 @@ async fn a_user_that_may_only_read_reads_as_ever() {
     etcd.put("/fleetgate/routes/bad", "{ no JSON").await;
     wait::until_ok(SOON, "a word about the permission", || async {
         let said = gateway.stderr().text();
-        if said.contains("cannot write below /fleetgate/status/ in etcd") { Ok(()) } else { Err(said) }
+        if said.contains("cannot write below /fleetgate-fleet/status/ in etcd") { Ok(()) } else { Err(said) }
     })
     .await;
     etcd.put("/fleetgate/upstreams/web", &format!(r#"{{"endpoints":["{}"]}}"#, a.address())).await;
     etcd.put("/fleetgate/routes/web", r#"{"match":{"path":"/web"},"upstream":"web"}"#).await;
     gateway.until_status("/web", 200).await;
     live(&gateway, "etcd").await;
-    assert_eq!(etcd.below("/fleetgate/status/").await, []);
+    assert_eq!(etcd.below("/fleetgate-fleet/status/").await, []);
 }

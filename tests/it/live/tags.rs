@@ -217,6 +217,10 @@ async fn fabios_tags_route_as_fabio_routes() {
         "urlprefix-/named host=other.com",
         "urlprefix-/google redirect=301,https://www.google.com/",
         "urlprefix-/away redirect=303,https://www.foo.com$path",
+        "urlprefix-/news strip=/news redirect=301,https://h.test/bulletin$path",
+        "urlprefix-/pre prepend=/en redirect=301,https://h.test$path",
+        "urlprefix-/near alow=ip:10.0.0.0/8",
+        "urlprefix-/typo strp=/typo",
         "urlprefix-/inside allow=ip:127.0.0.0/8,ip:fe80::/10",
         "urlprefix-/outside allow=ip:10.0.0.0/8",
         "urlprefix-/denied deny=ip:127.0.0.1",
@@ -246,6 +250,11 @@ async fn fabios_tags_route_as_fabio_routes() {
         ("x.com", "/named", 200, "/named", "other.com"),
         ("x.com", "/google/a?b", 301, "https://www.google.com/", ""),
         ("x.com", "/away/a?b", 303, "https://www.foo.com/away/a?b", ""),
+        ("x.com", "/news/foo", 301, "https://h.test/bulletin/foo", ""),
+        ("x.com", "/news?q=1", 301, "https://h.test/bulletin?q=1", ""),
+        ("x.com", "/pre/a", 301, "https://h.test/en/pre/a", ""),
+        ("x.com", "/near", 503, "", "NC"),
+        ("x.com", "/typo/a", 200, "/typo/a", "x.com"),
         ("x.com", "/inside", 200, "/inside", "x.com"),
         ("x.com", "/outside", 403, "", "UAEX"),
         ("x.com", "/denied", 403, "", "UAEX"),
@@ -271,6 +280,7 @@ async fn fabios_tags_route_as_fabio_routes() {
     send(&gateway, "x.com", "/foo/bar").await;
     assert_eq!(a.last_seen().unwrap().header("x-forwarded-prefix"), ["/foo"]);
     rejects(&gateway, "consul-tags", &["urlprefix-:3306", "asks for a TCP port"]).await;
+    rejects(&gateway, "consul-tags", &["alow", "did you mean `allow`?", "did you mean `strip`?"]).await;
 }
 
 /// fabio's weights: the share of a route that an instance gets.
@@ -358,7 +368,10 @@ async fn problems_stand_in_kv_until_they_are_mended() {
     let a = Origin::start("a").await;
     consul.register(&service("web", &a, &["fleetgate.path=web"])).await;
     consul.kv_put("fleetgate/routes/bad", "{ no JSON").await;
+    consul.kv_put("fleetgate-fleet/status/routes/stale", "{}").await;
+    // What an earlier version wrote: removed as far as it is mended.
     consul.kv_put("fleetgate/status/routes/stale", "{}").await;
+    consul.kv_put("fleetgate/status/routes/bad", "{}").await;
     let gateway = gateway(&consul, "write_status = true", "").await;
     // A second one beside it writes the same.
     let second = self::gateway(&consul, "write_status = true", "").await;
@@ -367,22 +380,33 @@ async fn problems_stand_in_kv_until_they_are_mended() {
         &[("routes/bad", "consul-kv:fleetgate/routes/bad:1"), ("services/web", "a path begins with `/`")],
     )
     .await;
+    until_former(&consul, &["fleetgate/status/routes/bad"]).await;
     assert_eq!(provider(&gateway, "consul-kv").await["rejected"].as_array().unwrap().len(), 1, "it is no document");
     consul.register(&service("web", &a, &["fleetgate.path=/web", "fleetgate.middlewares=Auth"])).await;
     until_told(&consul, &[("routes/bad", "consul-kv"), ("services/web", "`Auth` is not a name")]).await;
     consul.kv_delete("fleetgate/routes/bad").await;
     consul.register(&service("web", &a, &["fleetgate.path=/web"])).await;
     until_told(&consul, &[]).await;
+    until_former(&consul, &[]).await;
     for gateway in [&gateway, &second] {
         by(gateway, "x", "/web", "a/v1").await;
     }
 }
 
-/// Waits until exactly these keys stand below `fleetgate/status/`, each with this in it.
+/// Waits until exactly these keys stand where earlier versions wrote.
+async fn until_former(consul: &Consul, wanted: &[&str]) {
+    wait::until_ok(super::SOON, &format!("{wanted:?} to be left"), || async {
+        let left = consul.kv_keys("fleetgate/status/").await.unwrap_or_default();
+        if left == wanted { Ok(()) } else { Err(left) }
+    })
+    .await;
+}
+
+/// Waits until exactly these keys stand below `fleetgate-fleet/status/`, each with this in it.
 async fn until_told(consul: &Consul, wanted: &[(&str, &str)]) {
     wait::until_ok(super::SOON, &format!("{wanted:?} to be told"), || async {
-        let keys = consul.kv_keys("fleetgate/status/").await.unwrap_or_default();
-        let names: Vec<_> = wanted.iter().map(|(key, _)| format!("fleetgate/status/{key}")).collect();
+        let keys = consul.kv_keys("fleetgate-fleet/status/").await.unwrap_or_default();
+        let names: Vec<_> = wanted.iter().map(|(key, _)| format!("fleetgate-fleet/status/{key}")).collect();
         if keys != names {
             return Err(format!("{keys:?}"));
         }
