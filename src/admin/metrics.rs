@@ -1,5 +1,6 @@
 //! Reads the snapshot and the status of providers for `/metrics`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,7 +13,7 @@ use crate::discovery::status::{ProviderStatus, WatchStatus};
 use crate::middleware::Counted;
 use crate::middleware::fleet::Fleet;
 use crate::snapshot::{CircuitState, Snapshot, level};
-use crate::spec::name::ProviderId;
+use crate::spec::name::{Name, ProviderId};
 use crate::telemetry::prometheus::{Definition, Samples, Source, definitions};
 
 /// The families that tell of the snapshot and of discovery.
@@ -40,6 +41,7 @@ impl Source for Picture {
             definitions::DISCOVERY_UPDATES,
             definitions::DISCOVERY_LAST_SUCCESS,
             definitions::DISCOVERY_REJECTED,
+            definitions::ROUTES_SHADOWED,
             definitions::DISCOVERY_WATCHES,
             definitions::DISCOVERY_ANSWERS,
             definitions::DISCOVERY_WAKEUPS,
@@ -123,6 +125,10 @@ impl Source for Picture {
             }
             let rejected = snapshot.report.rejected.iter().filter(|(by, _)| *by == provider.id()).count();
             samples.value(definitions::DISCOVERY_REJECTED, &[name], rejected as f64);
+            let contests = snapshot.report.contests.iter();
+            let shadowed = contests.filter(|contest| contest.provider == provider.id() && contest.is_shadowed());
+            let shadowed: BTreeSet<&Name> = shadowed.map(|contest| &contest.route).collect();
+            samples.value(definitions::ROUTES_SHADOWED, &[name], shadowed.len() as f64);
             let watches = provider.distinct();
             let polled = watches.iter().filter(|watch| watch.is_polled()).count();
             samples.value(definitions::DISCOVERY_WATCHES, &[name, "told"], (watches.len() - polled) as f64);

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
+use super::claims;
 use super::grace::Grace;
 use super::merge::{Affected, Merged, MergedRoute, MergedUpstream, absent};
 use crate::middleware::fleet::Fleet;
@@ -107,6 +108,7 @@ impl Builder {
         let certificates = Certificates::next(&merged.certificates, &before.certificates);
         let consumers = Consumers::next(&merged.consumers, &before.consumers);
         let mut report = merged.report.clone();
+        report.diagnostics.extend(claims::diagnostics(&merged.report.contests));
         report.remarks.extend(certificates.remarks(SystemTime::now()));
         report.remarks.extend(consumers.remarks());
         report.remarks.extend(self.inputs.values().flat_map(|input| input.remarks.iter().cloned()));
@@ -337,7 +339,9 @@ impl Builder {
         self.resolution = resolution;
         let known: HashMap<&str, &Arc<Route>> =
             before.routes.routes().iter().map(|route| (&*route.label, route)).collect();
-        let mut changed = merged.routes.len() != before.routes.routes().len();
+        let mut changed = merged.routes.len() != before.routes.routes().len()
+            || merged.claims.seniority != before.routes.seniority()
+            || merged.report.contests != before.report.contests;
         let mut routes = Vec::with_capacity(merged.routes.len());
         for merged_route in &merged.routes {
             let before = known.get(merged_route.name.as_str()).copied();
@@ -360,7 +364,10 @@ impl Builder {
             changed |= stays.is_none();
             routes.push(stays.map_or_else(|| Arc::new(next), Arc::clone));
         }
-        if changed { Arc::new(RouteTable::new(routes)) } else { Arc::clone(&before.routes) }
+        if !changed {
+            return Arc::clone(&before.routes);
+        }
+        Arc::new(RouteTable::ordered(routes, merged.claims.seniority.clone(), &merged.report.contests))
     }
 
     /// Whether a route stays as it was because an upstream that its new form needs has not been read yet.

@@ -94,12 +94,14 @@ fn endpoint(line: &str) -> EndpointSpec {
         status: RegistryStatus::Passing,
         id: address.into(),
         modified: 0,
+        created: 0,
     };
     for word in words {
         match word.split_once('=') {
             Some(("id", id)) => spec.id = id.into(),
             Some(("weight", weight)) => spec.weight = weight.parse().expect("a weight"),
             Some(("modified", modified)) => spec.modified = modified.parse().expect("a number"),
+            Some(("created", created)) => spec.created = created.parse().expect("a number"),
             Some((key, value)) => drop(labels.insert(key.to_owned(), value.to_owned())),
             None => {
                 spec.status = match word {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::claims::{Claimant, Claims, Instances, Seniority};
 use super::holds;
 use super::overlay::Overlay;
 use crate::discovery::state::{Origin, ProviderState};
@@ -14,7 +15,7 @@ use crate::snapshot::consumer::Consumer;
 use crate::snapshot::report::{Hold, Shadowed};
 use crate::spec::breaker::Fallback;
 use crate::spec::document::{Documents, Item, Kind};
-use crate::spec::endpoint::{Address, EndpointSpec, Penalty};
+use crate::spec::endpoint::{Address, EndpointSpec, Penalty, RegistryStatus};
 use crate::spec::hold::HeldPart;
 use crate::spec::middleware::MiddlewareSpec;
 use crate::spec::name::{ItemRef, Name, ProviderId};
@@ -58,7 +59,10 @@ impl Rules {
 /// What there is, once names are decided.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Merged {
+    /// By name.
     pub(super) routes: Vec<MergedRoute>,
+    /// Which of them match the same.
+    pub(super) claims: Claims,
     /// By label.
     pub(super) upstreams: BTreeMap<Arc<str>, MergedUpstream>,
     /// By label.
@@ -77,6 +81,8 @@ pub(super) struct MergedRoute {
     pub(super) name: Name,
     pub(super) provider: ProviderId,
     pub(super) spec: Arc<RouteSpec>,
+    /// What orders it among equal ones.
+    pub(super) seniority: Seniority,
 }
 
 /// The middleware that won its name, or that is asked for by its provider.
@@ -151,7 +157,13 @@ pub(super) fn merge(states: &BTreeMap<ProviderId, Arc<ProviderState>>, rules: &R
                 merged.add_qualified_middleware(reference, &documents);
             }
         }
-        merged.routes.push(MergedRoute { name, provider, spec });
+        let seniority = seniority(&name, provider, &documents);
+        merged.routes.push(MergedRoute { name, provider, spec, seniority });
+    }
+    merged.claims = Claims::of(&merged.claimants());
+    merged.settle_claims();
+    for (_, documents) in &documents {
+        merged.report.remarks.extend(documents.remarks.iter().cloned());
     }
     for (provider, state) in states {
         let has_documents =
@@ -218,7 +230,63 @@ fn winners<'d, T: 'd>(
     winners
 }
 
+/// What orders the route of a provider among equal ones.
+fn seniority(name: &Name, provider: ProviderId, documents: &[(ProviderId, &Documents)]) -> Seniority {
+    let rank = documents.iter().position(|(id, _)| *id == provider).unwrap_or(usize::MAX);
+    let item = documents.get(rank).and_then(|(_, documents)| documents.routes.get(name));
+    let place = item.map(|item| Arc::clone(&item.place)).unwrap_or_default();
+    Seniority { rank, created: None, place }
+}
+
 impl Merged {
+    fn claimants(&self) -> Vec<Claimant<'_>> {
+        let routes = self.routes.iter();
+        let claimants = routes.map(|MergedRoute { name, provider, spec, seniority }| Claimant {
+            name,
+            provider: *provider,
+            spec,
+            seniority,
+        });
+        claimants.collect()
+    }
+
+    /// Decides anew which of equal routes is asked; whether that is another one than before.
+    fn settle_claims(&mut self) -> bool {
+        let instances = |route: usize| self.instances(&self.routes[route].spec);
+        let contests = self.claims.settle(&self.claimants(), instances);
+        let changed = contests != self.report.contests;
+        self.report.contests = contests;
+        changed
+    }
+
+    /// What is registered for a route.
+    fn instances(&self, spec: &RouteSpec) -> Instances {
+        let mut found = Instances::None;
+        for target in &spec.targets {
+            let upstream = self.label(&target.upstream).and_then(|label| self.upstreams.get(label));
+            let Some(upstream) = upstream.filter(|upstream| upstream.known && !upstream.sources.is_empty()) else {
+                return Instances::Some;
+            };
+            let selector = target.subset.as_ref().map(|subset| upstream.spec.settings.subsets.get(subset));
+            if selector.is_some_and(|selector| selector.is_none()) {
+                return Instances::Some;
+            }
+            let selector = selector.flatten();
+            let is_selected = |endpoint: &&EndpointSpec| {
+                selector.is_none_or(|labels| labels.iter().all(|(key, value)| endpoint.labels.get(key) == Some(value)))
+            };
+            for endpoint in upstream.endpoints.iter().filter(is_selected) {
+                match endpoint.status {
+                    RegistryStatus::Critical | RegistryStatus::Maintenance => found = Instances::Critical,
+                    RegistryStatus::Unchecked | RegistryStatus::Passing | RegistryStatus::Warning => {
+                        return Instances::Some;
+                    }
+                }
+            }
+        }
+        found
+    }
+
     /// The label under which a reference finds its upstream: the name, where the provider asked for won it.
     pub(super) fn label(&self, reference: &ItemRef) -> Option<&Arc<str>> {
         let by_name = self.upstreams.get_key_value(reference.name.as_str());

@@ -2,7 +2,7 @@
 //!
 //! [`merge`] decides who defines what (pure), [`build`] makes the next snapshot of it and of the one before
 //! (pure: what did not change is the same object), [`pace`] decides when it goes out, [`grace`] what stays until
-//! its replacement was read, [`guard`] what is not believed though a watch confirmed it, [`saved`] what an earlier
+//! its replacement was read, [`claims`] which of equal routes is asked, [`guard`] what is not believed though a watch confirmed it, [`saved`] what an earlier
 //! process knew, [`damping`] who comes and goes too often, [`command`] is what operators say, [`overlay`] what of that
 //! is kept, [`holds`] lists what operators may accept, [`diagnostics`] tells what items have wrong with each other, [`gateways`] counts the others, [`history`] what was applied and why, [`explain`] tells what a request would meet, [`uses`] tells discovery what
 //! requests use, and [`Control::run`] is the loop.
@@ -26,6 +26,7 @@ use crate::spec::name::ProviderId;
 use crate::spec::source::Source;
 
 mod build;
+mod claims;
 pub mod command;
 mod content;
 mod damping;

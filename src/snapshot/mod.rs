@@ -13,6 +13,7 @@ pub mod budget;
 pub mod certificate;
 mod clock;
 pub mod consumer;
+pub mod contest;
 pub mod endpoint;
 pub mod gate;
 pub mod level;

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
+use super::contest::Contest;
 use crate::spec::document::Kind;
 use crate::spec::hold::HeldPart;
 use crate::spec::name::{Name, ProviderId};
@@ -22,6 +23,8 @@ pub struct Report {
     pub shadowed: Vec<Shadowed>,
     /// Items whose own text is sound, but which the items around them leave unused or unresolved.
     pub diagnostics: Vec<Diagnostic>,
+    /// Routes that do not get all they match, because others match it, too.
+    pub contests: Vec<Contest>,
     /// Two registrations of one address, and whatever else is only worth a remark.
     pub remarks: Vec<Problem>,
     /// Document providers in use whose first complete read is still out. The gateway stays closed until then.

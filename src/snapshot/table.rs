@@ -3,31 +3,42 @@
 //! Every pair of a route and one of its hosts is an entry with a rank in the total order. A lookup visits the
 //! few buckets a request can fall into (its host, the wildcards above it, no host; in each its exact path, the
 //! expressions, its prefixes), and keeps the lowest rank that matches.
+//!
+//! Routes that yield have the highest ranks: any other route that matches and covers something goes first. One that
+//! covers nothing competes with them by specificity.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use http::HeaderName;
 
+use super::contest::Contest;
 use super::request::RequestView;
 use super::route::Route;
 use crate::exchange::ProxyError;
 use crate::spec::condition::{Unmet, first_unmet, query_values};
 use crate::spec::matching::{Conditions, HostMatch, PathMatch, ValueMatch};
+use crate::spec::route::RouteSpec;
 
 mod candidates;
 
 pub use candidates::{Candidate, Candidates};
 
 /// All routes, in order, with their index.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RouteTable {
     routes: Vec<Arc<Route>>,
     by_label: HashMap<Arc<str>, usize>,
     exact: HashMap<String, HostTable>,
     wildcard: HashMap<String, HostTable>,
     any: HostTable,
+    /// Of each route, by its position: of routes that nothing else orders the lowest goes first.
+    seniority: Vec<u32>,
+    /// The lowest rank of those that yield; `u32::MAX`: there are none.
+    yielding: u32,
+    /// Of each entry, by its rank: what it would be if none yielded. Empty when none does.
+    plain: Vec<u32>,
 }
 
 /// A route under one of its hosts; sorts by the contract's order.
@@ -42,6 +53,8 @@ struct Entry {
 struct HostTable {
     /// The lowest rank in here: a table that cannot win is not searched.
     best: u32,
+    /// The same among those that yield.
+    best_yielding: u32,
     exact: HashMap<String, Bucket>,
     expressions: Vec<Entry>,
     prefixes: HashMap<String, Bucket>,
@@ -75,10 +88,26 @@ type ByValue = HashMap<Vec<u8>, Vec<Entry>>;
 /// From so many entries on, a bucket is indexed by values.
 const INDEX_FROM: usize = 8;
 
+impl Default for RouteTable {
+    fn default() -> Self {
+        Self {
+            routes: Vec::new(),
+            by_label: HashMap::default(),
+            exact: HashMap::default(),
+            wildcard: HashMap::default(),
+            any: HostTable::default(),
+            seniority: Vec::new(),
+            yielding: u32::MAX,
+            plain: Vec::new(),
+        }
+    }
+}
+
 impl Default for HostTable {
     fn default() -> Self {
         Self {
             best: u32::MAX,
+            best_yielding: u32::MAX,
             exact: HashMap::default(),
             expressions: Vec::new(),
             prefixes: HashMap::default(),
@@ -90,28 +119,52 @@ impl Default for HostTable {
 }
 
 impl RouteTable {
-    /// Sorts and indexes routes.
+    /// Sorts and indexes routes; of equal ones the first by name goes first.
     pub fn new(mut routes: Vec<Arc<Route>>) -> Self {
         routes.sort_by(|a, b| (&a.name, a.provider).cmp(&(&b.name, b.provider)));
-        let mut entries: Vec<(u32, Option<&HostMatch>)> = Vec::with_capacity(routes.len());
+        let seniority = (0..).take(routes.len()).collect();
+        Self::ordered(routes, seniority, &[])
+    }
+
+    /// Sorts and indexes routes, which are given by name. Of equal ones those that win their contests go first, then
+    /// those of lower `seniority`.
+    pub fn ordered(routes: Vec<Arc<Route>>, seniority: Vec<u32>, contests: &[Contest]) -> Self {
+        let lost = contests.iter().filter(|contest| contest.is_of_equals());
+        let lost: HashSet<(&str, usize)> =
+            lost.filter_map(|contest| Some((contest.route.as_str(), contest.host?))).collect();
+        let mut entries: Vec<(u32, usize, Option<&HostMatch>)> = Vec::with_capacity(routes.len());
         for (index, route) in (0u32..).zip(&routes) {
             match route.matching().hosts.as_slice() {
-                [] => entries.push((index, None)),
-                hosts => entries.extend(hosts.iter().map(|host| (index, Some(host)))),
+                [] => entries.push((index, 0, None)),
+                hosts => entries.extend(hosts.iter().enumerate().map(|(at, host)| (index, at, Some(host)))),
             }
         }
-        // Stable, and by name before: equal keys stay in the order of names.
-        entries.sort_by_cached_key(|&(index, host)| order(&routes[index as usize], host));
-
+        let yields = |index: u32| routes[index as usize].spec.registered.yields;
+        entries.sort_by_cached_key(|&(index, at, host)| {
+            let route = &routes[index as usize];
+            let has_lost = lost.contains(&(route.name.as_str(), at));
+            (specificity(&route.spec, host), has_lost, seniority[index as usize])
+        });
+        let mut plain: Vec<u32> = Vec::new();
         let mut table = Self::default();
-        for (rank, (route, host)) in (0u32..).zip(entries) {
+        if entries.iter().any(|(index, ..)| yields(*index)) {
+            let mut ranked: Vec<_> = (0u32..).zip(entries).collect();
+            // Stable: those that yield go behind all others, and in their order.
+            ranked.sort_by_key(|(_, (index, ..))| yields(*index));
+            plain = ranked.iter().map(|(rank, _)| *rank).collect();
+            entries = ranked.into_iter().map(|(_, entry)| entry).collect();
+            let first = entries.iter().position(|(index, ..)| yields(*index)).unwrap_or(entries.len());
+            table.yielding = u32::try_from(first).unwrap_or(u32::MAX);
+        }
+        for (rank, (route, _, host)) in (0u32..).zip(entries) {
             let entry = Entry { rank, route };
+            let yields = rank >= table.yielding;
             let hosts = match host {
                 Some(HostMatch::Exact(host)) => table.exact.entry(host.clone()).or_default(),
                 Some(HostMatch::Wildcard(suffix)) => table.wildcard.entry(suffix.clone()).or_default(),
                 None => &mut table.any,
             };
-            hosts.insert(entry, &routes[route as usize].matching().path);
+            hosts.insert(entry, yields, &routes[route as usize].matching().path);
         }
         for hosts in table.exact.values_mut().chain(table.wildcard.values_mut()).chain([&mut table.any]) {
             for bucket in hosts.exact.values_mut().chain(hosts.prefixes.values_mut()).chain(hosts.starts.values_mut()) {
@@ -120,7 +173,13 @@ impl RouteTable {
         }
         table.by_label = routes.iter().enumerate().map(|(index, route)| (Arc::clone(&route.label), index)).collect();
         table.routes = routes;
+        (table.seniority, table.plain) = (seniority, plain);
         table
+    }
+
+    /// What orders routes that nothing else orders, by their positions.
+    pub fn seniority(&self) -> &[u32] {
+        &self.seniority
     }
 
     /// All routes by name.
@@ -135,9 +194,9 @@ impl RouteTable {
 
     /// The first route in order whose every condition holds, as its position in [`RouteTable::routes`].
     pub fn find(&self, request: &RequestView<'_>) -> Option<usize> {
-        let mut best = Best { entry: None, table: self, request };
+        let mut best = Best { entry: None, yielding: None, table: self, request };
         self.walk(request, &mut best);
-        best.entry.map(|entry| entry.route as usize)
+        best.taken().map(|entry| entry.route as usize)
     }
 
     /// The route that a request is given to, as [`RouteTable::find`].
@@ -147,6 +206,11 @@ impl RouteTable {
     #[inline]
     pub fn take(&self, request: &RequestView<'_>) -> Result<usize, ProxyError> {
         self.find(request).ok_or(ProxyError::NoRoute)
+    }
+
+    /// Whether an entry keeps those that yield from what it matches.
+    fn covers(&self, entry: Entry) -> bool {
+        self.routes[entry.route as usize].spec.covers()
     }
 
     /// Shows a visitor all entries whose host and literal path fit.
@@ -174,8 +238,8 @@ impl RouteTable {
 
 /// What is shown the entries a request can fall into.
 trait Visitor {
-    /// Whether it wants to see a table whose lowest rank is this.
-    fn wants(&self, best: u32) -> bool;
+    /// Whether it wants to see a table whose lowest rank is this, and whose lowest one that yields is that.
+    fn wants(&self, best: u32, yielding: u32) -> bool;
 
     /// Expressions, which may match the path or not.
     fn expressions(&mut self, entries: &[Entry]);
@@ -184,11 +248,12 @@ trait Visitor {
     fn bucket(&mut self, bucket: &Bucket);
 }
 
-/// The order of the contract, as a sortable key: smaller goes first.
-type Order = (Reverse<i32>, (u8, Reverse<usize>), bool, (u8, Reverse<usize>), bool, Reverse<usize>, Reverse<usize>);
+/// What orders routes before it matters who asked first, as a sortable key: smaller goes first.
+pub type Specificity = (Reverse<i32>, (u8, Reverse<usize>), (u8, Reverse<usize>), bool, Reverse<usize>, Reverse<usize>);
 
-fn order(route: &Route, host: Option<&HostMatch>) -> Order {
-    let matching = route.matching();
+/// How specific a route is under one of its hosts.
+pub fn specificity(spec: &RouteSpec, host: Option<&HostMatch>) -> Specificity {
+    let matching = &spec.matching;
     let host = match host {
         Some(HostMatch::Exact(_)) => (0, Reverse(0)),
         Some(HostMatch::Wildcard(suffix)) => (1, Reverse(suffix.len())),
@@ -200,9 +265,8 @@ fn order(route: &Route, host: Option<&HostMatch>) -> Order {
         PathMatch::Prefix(prefix) | PathMatch::Start(prefix) => (2, Reverse(prefix.len())),
     };
     (
-        Reverse(route.spec.priority),
+        Reverse(spec.priority),
         host,
-        route.spec.registered.yields,
         path,
         matching.methods.is_empty(),
         Reverse(matching.conditions.headers.len()),
@@ -211,8 +275,9 @@ fn order(route: &Route, host: Option<&HostMatch>) -> Order {
 }
 
 impl HostTable {
-    fn insert(&mut self, entry: Entry, path: &PathMatch) {
-        self.best = self.best.min(entry.rank);
+    fn insert(&mut self, entry: Entry, yields: bool, path: &PathMatch) {
+        let best = if yields { &mut self.best_yielding } else { &mut self.best };
+        *best = (*best).min(entry.rank);
         match path {
             PathMatch::Exact(path) => self.exact.entry(path.clone()).or_default().scan.push(entry),
             PathMatch::Regex(_) => self.expressions.push(entry),
@@ -231,7 +296,7 @@ impl HostTable {
 
     #[inline]
     fn walk(&self, path: &str, visitor: &mut impl Visitor) {
-        if !visitor.wants(self.best) {
+        if !visitor.wants(self.best, self.best_yielding) {
             return;
         }
         if !self.exact.is_empty()
@@ -316,15 +381,18 @@ fn exact_value(conditions: &Conditions) -> Option<(Key, &str)> {
 
 /// The best match so far of one lookup.
 struct Best<'a> {
+    /// Among the routes that do not yield.
     entry: Option<Entry>,
+    /// Among those that do.
+    yielding: Option<Entry>,
     table: &'a RouteTable,
     request: &'a RequestView<'a>,
 }
 
 impl Visitor for Best<'_> {
     #[inline]
-    fn wants(&self, best: u32) -> bool {
-        self.beatable_by(best)
+    fn wants(&self, best: u32, yielding: u32) -> bool {
+        self.beatable_by(best) || yielding != u32::MAX && self.beatable_by(yielding)
     }
 
     #[inline]
@@ -339,19 +407,42 @@ impl Visitor for Best<'_> {
 }
 
 impl Best<'_> {
+    #[inline]
     fn beatable_by(&self, rank: u32) -> bool {
-        self.entry.is_none_or(|entry| rank < entry.rank)
+        if rank < self.table.yielding {
+            return self.entry.is_none_or(|entry| rank < entry.rank);
+        }
+        self.yielding.is_none_or(|entry| rank < entry.rank) && self.entry.is_none_or(|entry| !self.table.covers(entry))
+    }
+
+    /// Who gets the request.
+    fn taken(&self) -> Option<Entry> {
+        let (Some(entry), Some(yielding)) = (self.entry, self.yielding) else { return self.entry.or(self.yielding) };
+        let plain = |entry: Entry| self.table.plain[entry.rank as usize];
+        let goes_first = self.table.covers(entry) || plain(entry) < plain(yielding);
+        Some(if goes_first { entry } else { yielding })
     }
 
     /// Tries entries in order, until one matches or none could win any more.
     fn try_all(&mut self, entries: &[Entry]) {
         for entry in entries {
+            let yields = entry.rank >= self.table.yielding;
             if !self.beatable_by(entry.rank) {
-                return;
+                // Those that yield come last, and have rivals of their own.
+                if yields || self.table.yielding == u32::MAX {
+                    return;
+                }
+                continue;
             }
             if unmet(&self.table.routes[entry.route as usize], self.request).is_none() {
+                if yields {
+                    self.yielding = Some(*entry);
+                    return;
+                }
                 self.entry = Some(*entry);
-                return;
+                if self.table.yielding == u32::MAX || self.table.covers(*entry) {
+                    return;
+                }
             }
         }
     }

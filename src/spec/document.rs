@@ -68,6 +68,8 @@ pub struct Documents {
     pub consumers: BTreeMap<Name, Item<ConsumerSpec>>,
     /// Problems that belong to no item: an unknown kind, a bad name, a second key for one name.
     pub rejected: Vec<Problem>,
+    /// What people should know of all of them.
+    pub remarks: Vec<Problem>,
 }
 
 /// What there is to say of an item of any kind.
@@ -148,6 +150,7 @@ impl Documents {
             certificates: left(&self.certificates, &other.certificates),
             consumers: left(&self.consumers, &other.consumers),
             rejected: Vec::new(),
+            remarks: Vec::new(),
         }
     }
 

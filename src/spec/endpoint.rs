@@ -108,6 +108,8 @@ pub struct EndpointSpec {
     /// Orders two registrations of one address: the newer (greater) wins. Consul's ModifyIndex of the
     /// service, etcd's mod_revision, 0 where there is none.
     pub modified: u64,
+    /// When it was registered first, by its registry's counter; 0 where there is none. Consul's CreateIndex.
+    pub created: u64,
 }
 
 /// What an endpoint has against it that its registry took out of use again and again. It halves every 30 s.

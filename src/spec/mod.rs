@@ -5,6 +5,7 @@
 pub mod authority;
 pub mod breaker;
 pub mod certificate;
+pub mod claims;
 pub mod client_certificate;
 pub mod condition;
 pub mod consumer;
@@ -17,6 +18,7 @@ pub mod log_filter;
 pub mod matching;
 pub mod middleware;
 pub mod name;
+pub mod overlap;
 pub mod passive;
 pub mod path;
 pub mod percent;

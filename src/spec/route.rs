@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 
-use super::matching::{Conditions, MatchSpec};
+use super::matching::{Conditions, MatchSpec, PathMatch};
 use super::name::{ItemRef, Name};
 use super::retry::Retry;
 
@@ -37,8 +37,10 @@ pub struct RouteSpec {
 /// What comes with a route that a registration asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Registered {
-    /// Among routes of the same host it goes behind those of documents, whatever their paths.
+    /// It goes behind the routes of documents, whatever their hosts and paths, but for those that cover nothing.
     pub yields: bool,
+    /// For each of its hosts (once, where it has none) since when it is claimed; the smallest of equal routes goes first.
+    pub since: Vec<u64>,
     /// What it asks for and cannot have: every request gets 503 `NC`.
     pub broken: Vec<String>,
     /// What people should know of it though it is served.
@@ -165,6 +167,40 @@ pub struct Redirect {
     pub path: String,
     /// The query; without one, and with `$path`, the request's.
     pub query: Option<String>,
+}
+
+impl RouteSpec {
+    /// Whether it keeps routes that yield from all that it matches. A route for everything that guards nothing does not:
+    /// it is what is left when nobody else asks.
+    pub fn covers(&self) -> bool {
+        let has_place = !self.matching.hosts.is_empty() || self.matching.path != PathMatch::Prefix(String::new());
+        let has_middlewares = |target: &TargetSpec| !target.middlewares.is_empty();
+        has_place || !self.middlewares.is_empty() || self.targets.iter().any(has_middlewares)
+    }
+
+    /// Since when it is claimed for its host at this position.
+    pub fn since(&self, host: usize) -> u64 {
+        self.registered.since.get(host).copied().unwrap_or(u64::MAX)
+    }
+
+    /// Whether a request that passes one passes the same as with the other: middlewares, and who may come.
+    pub fn is_guarded_like(&self, other: &Self) -> bool {
+        fn guards(spec: &RouteSpec) -> Vec<(&[ItemRef], &Access)> {
+            let mut guards: Vec<(&[ItemRef], &Access)> = Vec::new();
+            for TargetSpec { middlewares, steps, .. } in &spec.targets {
+                let access = steps.as_ref().map_or(&Access::Anybody, |steps| &steps.access);
+                if !guards.contains(&(middlewares, access)) {
+                    guards.push((middlewares, access));
+                }
+            }
+            guards
+        }
+        let (own, others) = (guards(self), guards(other));
+        self.middlewares == other.middlewares
+            && self.registered.broken.is_empty() == other.registered.broken.is_empty()
+            && own.len() == others.len()
+            && own.iter().all(|guard| others.contains(guard))
+    }
 }
 
 impl TargetSpec {

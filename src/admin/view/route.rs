@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::List;
 use crate::middleware::Trouble;
+use crate::snapshot::contest::{Contest, is_shadowed};
 use crate::snapshot::{NamedMiddleware, Route, RouteState, Snapshot, Target};
 use crate::spec::encode;
 use crate::spec::name::{Name, ProviderId};
@@ -50,6 +51,8 @@ pub enum State {
     Ok,
     /// Some have none.
     Degraded,
+    /// Others match all that it matches, and go first: it gets no request.
+    Shadowed,
     /// Something it names does not exist or cannot be used: 503 `NC`.
     Unresolved,
 }
@@ -57,12 +60,33 @@ pub enum State {
 /// All routes, by name.
 pub fn list(snapshot: &Snapshot) -> List<RouteView> {
     let mut usable = Usable::new(snapshot);
-    let items = snapshot.routes.routes().iter().map(|route| view(route, &mut usable)).collect();
+    let mut contests: HashMap<&Name, Vec<&Contest>> = HashMap::new();
+    for contest in &snapshot.report.contests {
+        contests.entry(&contest.route).or_default().push(contest);
+        contests.entry(&contest.by).or_default().push(contest);
+    }
+    let of = |name: &Name| contests.get(name).map_or(&[][..], Vec::as_slice);
+    let items = snapshot.routes.routes().iter();
+    let items = items.map(|route| view(route, of(&route.name), &mut usable)).collect();
     List { generation: snapshot.generation, items }
 }
 
-fn view(route: &Route, usable: &mut Usable<'_>) -> RouteView {
-    let (state, mut reasons, counts) = usable.judge(route);
+/// Contests of a route that are shown one by one.
+const MAX_CONTESTS: usize = 10;
+
+fn view(route: &Route, contests: &[&Contest], usable: &mut Usable<'_>) -> RouteView {
+    let (mut state, mut reasons, counts) = usable.judge(route);
+    if state != State::Unresolved && is_shadowed(contests, &route.name, route.spec.matching.hosts.len()) {
+        state = State::Shadowed;
+    }
+    let told = |contest: &&Contest| match contest.route == route.name {
+        true => contest.of_route(),
+        false => contest.of_winner(),
+    };
+    reasons.extend(contests.iter().take(MAX_CONTESTS).map(told));
+    if let Some(more) = contests.len().checked_sub(MAX_CONTESTS).filter(|more| *more > 0) {
+        reasons.push(format!("{more} more such conflicts"));
+    }
     reasons.extend(route.spec.registered.remarks.iter().cloned());
     let targets = route.targets.iter().zip(counts);
     RouteView {

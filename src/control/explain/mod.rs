@@ -121,8 +121,15 @@ impl Explanation {
             let is_taken = taken == Some(candidate.position);
             passed |= is_taken;
             let (fate, reason) = match candidate.unmet {
-                None if is_taken => (Fate::Taken, "all its conditions hold".to_owned()),
-                None => (Fate::After, "its conditions hold, but the route taken goes before it".to_owned()),
+                None if is_taken => {
+                    let name = &table.routes()[candidate.position].name;
+                    (Fate::Taken, format!("all its conditions hold{}", word::won(name, &snapshot.report)))
+                }
+                None => {
+                    let name = &table.routes()[candidate.position].name;
+                    let by = taken.map(|taken| &table.routes()[taken].name);
+                    (Fate::After, word::behind(name, by, &snapshot.report))
+                }
                 Some(unmet) => (if passed { Fate::After } else { Fate::Unmet }, word::unmet(unmet, view)),
             };
             self.routes.push(Candidate::new(&table.routes()[candidate.position], fate, reason));

@@ -2,10 +2,12 @@
 
 use std::fmt::{Display, Write as _};
 
+use crate::snapshot::contest::ContestReason;
 use crate::snapshot::target::{DecidedBy, Odds};
-use crate::snapshot::{RequestView, Route};
+use crate::snapshot::{Report, RequestView, Route};
 use crate::spec::condition::{Unmet, cookie_values, query_values};
 use crate::spec::matching::{PathMatch, ValueMatch};
+use crate::spec::name::Name;
 use crate::spec::route::{Access, HostPolicy, Redirect, Steps, Sticky};
 
 /// Texts of a list that a sentence shows.
@@ -49,6 +51,26 @@ pub(super) fn steps(steps: &Steps) -> Vec<String> {
     let strip = steps.strip_prefix.as_ref().map(|prefix| format!("strips `{}`", prefix.as_str()));
     let prepend = steps.prepend.as_ref().map(|prefix| format!("prepends `{prefix}`"));
     [access, steps.redirect.as_ref().map(redirect), strip, prepend, host].into_iter().flatten().collect()
+}
+
+/// Why a route goes before those that match the same.
+pub(super) fn won(name: &Name, report: &Report) -> &'static str {
+    let won = report.contests.iter().find(|contest| contest.by == *name && contest.is_of_equals());
+    match won.map(|contest| contest.reason) {
+        None | Some(ContestReason::Covered | ContestReason::Overlapped) => "",
+        Some(ContestReason::FirstClaim) => ", and of equal routes it is the first claim",
+        Some(ContestReason::NoInstance) => ", and the first claim of the same has no registered instance",
+        Some(ContestReason::Critical) => ", and all instances of the first claim of the same are critical",
+    }
+}
+
+/// Why a route whose conditions hold goes behind the one that is taken.
+pub(super) fn behind(name: &Name, by: Option<&Name>, report: &Report) -> String {
+    let lost = report.contests.iter().find(|contest| contest.route == *name && by == Some(&contest.by));
+    match lost {
+        Some(contest) => format!("its conditions hold: {}", contest.of_route()),
+        None => "its conditions hold, but the route taken goes before it".to_owned(),
+    }
 }
 
 /// Where a redirect leads.

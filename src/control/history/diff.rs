@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::event::{Change, Facts, Shape, What};
 use crate::snapshot::certificate::{Certificate, Certificates};
 use crate::snapshot::consumer::{Consumer, Consumers};
+use crate::snapshot::contest::Contest;
 use crate::snapshot::{
     CircuitState, Middlewares, NamedMiddleware, Route, RouteState, RouteTable, Snapshot, StateName, Upstream,
 };
@@ -29,6 +30,7 @@ pub(super) struct Picture {
     middlewares: Arc<Middlewares>,
     certificates: Arc<Certificates>,
     consumers: Arc<Consumers>,
+    contests: Vec<Contest>,
 }
 
 /// An upstream as it was told last.
@@ -75,6 +77,10 @@ impl Picture {
         if !Arc::ptr_eq(&self.routes, &snapshot.routes) {
             compare_routes(&self.routes, &snapshot.routes, index_of, &mut changes);
             self.routes = Arc::clone(&snapshot.routes);
+        }
+        if self.contests != snapshot.report.contests {
+            compare_contests(&self.contests, &snapshot.report.contests, &snapshot.routes, &mut changes);
+            self.contests.clone_from(&snapshot.report.contests);
         }
         if !Arc::ptr_eq(&self.middlewares, &snapshot.middlewares) {
             compare_middlewares(&self.middlewares, &snapshot.middlewares, index_of, &mut changes);
@@ -329,6 +335,28 @@ fn compare_routes(before: &RouteTable, now: &RouteTable, index_of: &IndexOf, cha
         let (was, cause) =
             (Some(Shape::Document(route_document(former))), format!("{} defines it no more", former.provider));
         changes.push(change(former, What::RouteRemoved, was, None, cause));
+    }
+}
+
+/// What goes behind others from now on, and what no longer.
+fn compare_contests(before: &[Contest], now: &[Contest], routes: &RouteTable, changes: &mut Vec<Change>) {
+    let change = |contest: &Contest, event, cause| Change {
+        provider: Some(contest.provider),
+        route: Some(contest.route.as_str().into()),
+        ..Change::new(event, cause)
+    };
+    for contest in now.iter().filter(|contest| contest.is_shadowed() && !before.contains(contest)) {
+        changes.push(change(contest, What::RouteShadowed, contest.of_route()));
+    }
+    let still = |former: &Contest| {
+        now.iter().any(|contest| contest.route == former.route && contest.host == former.host && contest.is_shadowed())
+    };
+    for former in before.iter().filter(|former| former.is_shadowed() && !still(former)) {
+        // That it is gone is told already.
+        if routes.by_label(former.route.as_str()).is_some() {
+            let cause = format!("{} no longer goes first at {}", former.by, former.place);
+            changes.push(change(former, What::RouteUnshadowed, cause));
+        }
     }
 }
 

@@ -84,6 +84,10 @@ pub enum What {
     RouteChanged,
     /// A route is gone.
     RouteRemoved,
+    /// Another route matches the same and goes first.
+    RouteShadowed,
+    /// No longer.
+    RouteUnshadowed,
     /// An upstream is there.
     UpstreamAdded,
     /// An upstream's settings or source are others.
@@ -158,6 +162,8 @@ impl What {
             Self::EndpointAdded
             | Self::EndpointChanged
             | Self::EndpointRemoved
+            | Self::RouteShadowed
+            | Self::RouteUnshadowed
             | Self::BreakerOpened
             | Self::BreakerClosed
             | Self::HoldBegan

@@ -51,7 +51,7 @@ impl Merger {
         rules: &Rules,
         overlay: &Arc<Overlay>,
     ) -> (&Merged, Affected) {
-        let affected = self.affected(states, overlay);
+        let mut affected = self.affected(states, overlay);
         match &affected {
             Affected::All => {
                 self.merged = merge(states, rules, overlay);
@@ -69,6 +69,9 @@ impl Merger {
                     }
                 }
                 self.merged.report_states(states, rules);
+                if self.merged.claims.are_contested() && self.merged.settle_claims() {
+                    affected = Affected::All;
+                }
             }
         }
         self.states.clone_from(states);

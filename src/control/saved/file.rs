@@ -45,6 +45,9 @@ struct SavedEndpoint {
     status: RegistryStatus,
     id: Arc<str>,
     modified: u64,
+    /// Earlier versions did not save it.
+    #[serde(default)]
+    created: u64,
 }
 
 impl StateFile {
@@ -61,6 +64,7 @@ impl StateFile {
             status: endpoint.status,
             id: Arc::clone(&endpoint.id),
             modified: endpoint.modified,
+            created: endpoint.created,
         };
         let sources = page.sources.iter();
         Self {
@@ -82,6 +86,7 @@ impl StateFile {
                 status: saved.status,
                 id: saved.id,
                 modified: saved.modified,
+                created: saved.created,
             })
         };
         let mut page = Page::default();

@@ -51,6 +51,7 @@ fn endpoint(address: SocketAddr, weight: u16, labels: &Arc<Labels>) -> EndpointS
         status: RegistryStatus::Unchecked,
         id: address.to_string().into(),
         modified: 0,
+        created: 0,
     }
 }
 

@@ -123,6 +123,7 @@ impl<Lookup> HostWatch<Lookup> {
             status: RegistryStatus::Unchecked,
             id: ip.to_string().into(),
             modified: 0,
+            created: 0,
         };
         let endpoints = addresses.iter().map(endpoint).collect();
         self.publisher.source(&self.source, SourceState { endpoints, problems, origin: Origin::Live });

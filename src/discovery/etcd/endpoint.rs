@@ -80,6 +80,7 @@ impl EndpointSet {
                     status: RegistryStatus::Unchecked,
                     id: id.into(),
                     modified: u64::try_from(modified).unwrap_or(0),
+                    created: 0,
                 };
                 Known { value, good: Some(endpoint), problem: None }
             }

@@ -35,6 +35,13 @@ impl RouteTable {
         let mut seen = hashbrown::HashSet::new();
         entries.retain(|entry| seen.insert(entry.route));
         let taken = self.find(request);
+        let position = |wanted: usize| entries.iter().position(|entry| entry.route as usize == wanted);
+        if let Some(at) = taken.and_then(position) {
+            // One that yields may go before a route that covers nothing.
+            let holds = |entry: &Entry| unmet(&self.routes[entry.route as usize], request).is_none();
+            let first = entries.iter().position(holds).unwrap_or(at);
+            entries[first.min(at)..=at].rotate_right(1);
+        }
         let mut routes = Vec::new();
         for (place, entry) in entries.iter().enumerate() {
             let position = entry.route as usize;
@@ -63,7 +70,7 @@ impl RouteTable {
 struct Entries(Vec<Entry>);
 
 impl Visitor for Entries {
-    fn wants(&self, _: u32) -> bool {
+    fn wants(&self, _: u32, _: u32) -> bool {
         true
     }
 

@@ -86,7 +86,7 @@ fn a_path_by_text_takes_what_begins_with_it() {
 }
 
 #[test]
-fn a_route_that_yields_goes_behind_others_of_its_host_and_before_those_of_wider_ones() {
+fn a_route_that_yields_goes_behind_all_that_others_cover() {
     let yielding = |hosts: &[&str], at: &str| {
         let mut spec = spec(hosts, at);
         spec.registered.yields = true;
@@ -97,15 +97,50 @@ fn a_route_that_yields_goes_behind_others_of_its_host_and_before_those_of_wider_
         route("document", spec(&["a.com"], "/users")),
         route("other", yielding(&["b.com"], "/")),
         route("wide", spec(&["*.com"], "/users/admin")),
-        route("everything", spec(&[], "/users/admin/all")),
+        route("nowhere", spec(&[], "/users/admin/all")),
+        route("everything", spec(&[], "/")),
+        route("rest", yielding(&[], "/rest")),
+        route("all", yielding(&[], "/")),
     ]);
     for (host, path, wanted) in [
         ("a.com", "/users/admin", "document"),
-        ("b.com", "/users/admin", "other"),
+        ("a.com", "/users/admin/all", "document"),
+        ("b.com", "/users/admin", "wide"),
+        ("b.com", "/users", "other"),
         ("c.com", "/users/admin/all", "wide"),
+        ("c.org", "/users/admin/all", "nowhere"),
+        ("c.org", "/rest", "rest"),
+        ("c.org", "/other", "everything"),
     ] {
         assert_eq!(Asked::new(host, path).of(&table).as_deref(), Some(wanted), "{host}{path}");
     }
+    // With a middleware it guards all there is; a lower priority guards no less.
+    let mut guard = spec(&[], "/");
+    guard.middlewares.push("keys".parse().expect("a reference"));
+    guard.priority = -1;
+    let table = RouteTable::new(vec![route("guard", guard), route("claim", yielding(&["a.com"], "/x"))]);
+    assert_eq!(Asked::new("a.com", "/x").of(&table).as_deref(), Some("guard"));
+}
+
+#[test]
+fn equal_routes_go_by_contests_then_by_seniority_then_by_name() {
+    let routes = || {
+        vec![route("a", spec(&["x.com"], "/")), route("b", spec(&["x.com"], "/")), route("c", spec(&["x.com"], "/"))]
+    };
+    let asked = |table: &RouteTable| Asked::new("x.com", "/").of(table);
+    assert_eq!(asked(&RouteTable::new(routes())).as_deref(), Some("a"));
+    assert_eq!(asked(&RouteTable::ordered(routes(), vec![2, 0, 1], &[])).as_deref(), Some("b"));
+    let lost = Contest {
+        route: "b".parse().expect("a name"),
+        provider: ProviderId::ConsulTags,
+        lies: "consul:b".into(),
+        host: Some(0),
+        place: "x.com/".to_owned(),
+        by: "c".parse().expect("a name"),
+        by_provider: ProviderId::ConsulTags,
+        reason: crate::snapshot::contest::ContestReason::NoInstance,
+    };
+    assert_eq!(asked(&RouteTable::ordered(routes(), vec![2, 0, 1], &[lost])).as_deref(), Some("c"));
 }
 
 struct Asked {
@@ -262,7 +297,7 @@ fn any_spec() -> impl Strategy<Value = RouteSpec> {
 
 /// The rules read aloud, one route after the other.
 fn plainly<'t>(table: &'t RouteTable, asked: &Asked) -> Option<&'t Arc<Route>> {
-    let mut matching: Vec<(Order, &str, &Arc<Route>)> = Vec::new();
+    let mut matching: Vec<(Specificity, &str, &Arc<Route>)> = Vec::new();
     for route in table.routes() {
         let path_matches = match &route.matching().path {
             PathMatch::Exact(path) => *path == asked.path,
@@ -284,13 +319,19 @@ fn plainly<'t>(table: &'t RouteTable, asked: &Asked) -> Option<&'t Arc<Route>> {
             }
         };
         if hosts.is_empty() {
-            matching.push((order(route, None), &route.label, route));
+            matching.push((specificity(&route.spec, None), &route.label, route));
         }
-        matching.extend(
-            hosts.iter().filter(|host| of_host(host)).map(|host| (order(route, Some(host)), &*route.label, route)),
-        );
+        let of_request = hosts.iter().filter(|host| of_host(host));
+        matching.extend(of_request.map(|host| (specificity(&route.spec, Some(host)), &*route.label, route)));
     }
-    matching.into_iter().min_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1))).map(|(_, _, route)| route)
+    matching.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
+    let first = |yields: bool| matching.iter().position(|(.., route)| route.spec.registered.yields == yields);
+    let taken = match (first(false), first(true)) {
+        (Some(other), _) if matching[other].2.spec.covers() => other,
+        (Some(other), Some(yielding)) => other.min(yielding),
+        (other, yielding) => other.or(yielding)?,
+    };
+    Some(matching[taken].2)
 }
 
 proptest! {

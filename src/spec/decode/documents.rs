@@ -97,6 +97,7 @@ impl DocumentSet {
             certificates: items(&self.certificates),
             consumers: items(&self.consumers),
             rejected,
+            remarks: Vec::new(),
         }
     }
 

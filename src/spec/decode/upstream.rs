@@ -398,6 +398,7 @@ fn resolve_endpoints(raw: Vec<RawEndpoint>, scope: &Scope<'_>) -> UpstreamSource
             status: RegistryStatus::Unchecked,
             id: index.to_string().into(),
             modified: 0,
+            created: 0,
         });
     }
     UpstreamSource::Static(endpoints.into())

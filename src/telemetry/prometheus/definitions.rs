@@ -222,6 +222,14 @@ pub const DISCOVERY_LAST_SUCCESS: &Definition = &Definition::new(
     "When the least recently confirmed watch of a provider was confirmed, in Unix time.",
 );
 
+/// Routes behind others.
+pub const ROUTES_SHADOWED: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_routes_shadowed",
+    &["provider"],
+    "Routes that get no request, or none at one of their hosts, because others claim the same.",
+);
+
 /// Items that can't be used.
 pub const DISCOVERY_REJECTED: &Definition = &Definition::new(
     Kind::Gauge,

@@ -138,6 +138,7 @@ RouteSpec {
     middlewares: [],
     registered: Registered {
         yields: false,
+        since: [],
         broken: [],
         remarks: [],
     },
@@ -196,6 +197,7 @@ RouteSpec {
     middlewares: [],
     registered: Registered {
         yields: false,
+        since: [],
         broken: [],
         remarks: [],
     },
@@ -290,6 +292,7 @@ UpstreamSpec {
                 status: Unchecked,
                 id: "0",
                 modified: 0,
+                created: 0,
             },
             EndpointSpec {
                 address: Name {
@@ -303,6 +306,7 @@ UpstreamSpec {
                 status: Unchecked,
                 id: "1",
                 modified: 0,
+                created: 0,
             },
         ],
     ),
