@@ -15,11 +15,12 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::discovering::{Discovering, identities, note_registration, standing};
+use self::discovering::{Discovering, claims_identity, identities, note_registration, standing};
 use self::signals::Signals;
 use crate::admin::{self, Readiness};
 use crate::control::command::Commands;
 use crate::control::history::{self, Former, History};
+use crate::control::saved::claims::SavedClaims;
 use crate::control::saved::{Store, Verified};
 use crate::control::{Control, Rules, uses};
 use crate::discovery::Context;
@@ -161,7 +162,13 @@ impl App {
         let (wanted, wanteds) = watch::channel(Arc::new(BTreeSet::new()));
         let (diagnostics, diagnosed) = watch::channel(None);
         let (store, loaded) = Store::open(&settings.discovery.state_dir, identities(&settings.discovery));
-        let discovery = Discovering::of(&settings.discovery, &listeners, &loaded)?;
+        let saved_claims = claims_identity(&settings.discovery).and_then(|registry| store.claims(&registry));
+        let claims = saved_claims.as_ref().map(SavedClaims::load).unwrap_or_default();
+        let (keep_claims, kept_claims) = watch::channel(Arc::new(claims.clone()));
+        let discovery = Discovering::of(&settings.discovery, &listeners, &loaded, (claims, keep_claims))?;
+        if let Some(saved_claims) = saved_claims {
+            tasks.spawn(saved_claims.keep(kept_claims, shutdown.clone()));
+        }
         let statuses = discovery.statuses;
         for provider in discovery.providers {
             let (wanted, diagnostics, reread) = (wanteds.clone(), diagnosed.clone(), rereads.clone());

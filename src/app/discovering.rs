@@ -16,6 +16,7 @@ use crate::discovery::register::{Event, Gateway, Registration, Standing};
 use crate::discovery::state::{ProviderState, Uses};
 use crate::discovery::status::{ProviderStatus, Registered};
 use crate::discovery::{Provider, Publisher};
+use crate::spec::claims::ClaimBook;
 use crate::spec::endpoint::EndpointSpec;
 use crate::spec::hold::HeldPart;
 use crate::spec::name::{Name, ProviderId};
@@ -48,6 +49,7 @@ impl Discovering {
         settings: &Discovery,
         listeners: &[(Name, SocketAddr)],
         loaded: &Loaded,
+        claims: (ClaimBook, watch::Sender<Arc<ClaimBook>>),
     ) -> Result<Self, StartError> {
         let mut all = Self { verified: loaded.verified.clone(), ..Self::default() };
         let publisher = all.publisher(ProviderId::File);
@@ -60,6 +62,7 @@ impl Discovering {
             let provider = ConsulProvider::new(consul, sources, documents, tags)
                 .map_err(|error| StartError::new("discovery.consul", error))?
                 .remembering(services(loaded))
+                .remembering_claims(claims.0, claims.1)
                 .told_of(used);
             if let Some(register) = &consul.register {
                 let gateway = Gateway::new(&register.place, listeners)
@@ -156,6 +159,14 @@ pub(super) fn identities(settings: &Discovery) -> Vec<Identity> {
         identities.push(Identity { id: ProviderId::Etcd, registry, documents });
     }
     identities
+}
+
+/// What tells whether saved claims are of the registry that is configured.
+pub(super) fn claims_identity(settings: &Discovery) -> Option<String> {
+    let consul = settings.consul.as_ref().filter(|consul| consul.tags.is_some())?;
+    let place = [&consul.datacenter, &consul.namespace, &consul.partition];
+    let place = place.map(|part| part.as_deref().unwrap_or_default()).join(" ");
+    Some(format!("{} {place} {}", consul.address, consul.fleet_prefix))
 }
 
 /// The instances of Consul's services that an earlier process knew.

@@ -242,7 +242,7 @@ pub(super) struct RawConsul {
     /// Whether fabio's `urlprefix-` tags are routes, too; default false.
     pub fabio_tags: Option<bool>,
     /// The hosts that tags may claim: `api.example.com`, `*.example.com`, or `*` for all. Unset, they may claim any, and
-    /// go behind documents' routes of the same host.
+    /// go behind documents' routes that match the same.
     pub tag_hosts: Option<Vec<String>>,
     /// The paths that tags may claim, each with all below it; default all.
     pub tag_paths: Option<Vec<String>>,

@@ -261,7 +261,8 @@ impl Merged {
 
     /// What is registered for a route.
     fn instances(&self, spec: &RouteSpec) -> Instances {
-        let mut found = Instances::None;
+        // A document that blocks what it matches has no targets.
+        let mut found = if spec.targets.is_empty() { Instances::Some } else { Instances::None };
         for target in &spec.targets {
             let upstream = self.label(&target.upstream).and_then(|label| self.upstreams.get(label));
             let Some(upstream) = upstream.filter(|upstream| upstream.known && !upstream.sources.is_empty()) else {

@@ -30,6 +30,7 @@ use crate::spec::source::Source;
 use crate::telemetry::prometheus::{self, Definition, Samples, definitions};
 use file::{Locking, StateFile, Unusable, digest, enveloped, lock, read, write};
 
+pub mod claims;
 mod file;
 
 /// Between two writes of what changed.

@@ -143,7 +143,8 @@ impl RouteTable {
         entries.sort_by_cached_key(|&(index, at, host)| {
             let route = &routes[index as usize];
             let has_lost = lost.contains(&(route.name.as_str(), at));
-            (specificity(&route.spec, host), has_lost, seniority[index as usize])
+            // Where all else is equal, those that yield do.
+            (specificity(&route.spec, host), has_lost, route.spec.registered.yields, seniority[index as usize])
         });
         let mut plain: Vec<u32> = Vec::new();
         let mut table = Self::default();

@@ -35,6 +35,11 @@ impl Name {
         Self(format!("{readable}-{hash:08x}").into())
     }
 
+    /// What tells a [derived](Self::derived) name from others: the hash at its end.
+    pub fn digest(&self) -> &str {
+        self.0.rsplit_once('-').map_or(&*self.0, |(_, hash)| hash)
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -175,7 +175,9 @@ impl RouteSpec {
     pub fn covers(&self) -> bool {
         let has_place = !self.matching.hosts.is_empty() || self.matching.path != PathMatch::Prefix(String::new());
         let has_middlewares = |target: &TargetSpec| !target.middlewares.is_empty();
-        has_place || !self.middlewares.is_empty() || self.targets.iter().any(has_middlewares)
+        // What is broken may have had middlewares.
+        let is_guarded = !self.middlewares.is_empty() || !self.registered.broken.is_empty();
+        has_place || is_guarded || self.targets.iter().any(has_middlewares)
     }
 
     /// Since when it is claimed for its host at this position.

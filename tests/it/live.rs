@@ -3,6 +3,7 @@
 //!
 //! What needs no traffic to be seen is tested where providers are: [`crate::consul`] and [`crate::etcd`].
 
+mod claims;
 mod clock;
 mod consul;
 mod disk;

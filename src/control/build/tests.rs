@@ -498,6 +498,8 @@ fn check_kept(before: &Snapshot, after: &Snapshot) -> Result<(), TestCaseError> 
         prop_assert_eq!(same, old.is_some_and(|old| Arc::ptr_eq(old, new)));
         all_same &= same;
     }
+    all_same &= before.routes.seniority() == after.routes.seniority();
+    all_same &= before.report.contests == after.report.contests;
     prop_assert_eq!(Arc::ptr_eq(&before.routes, &after.routes), all_same);
     Ok(())
 }

@@ -9,7 +9,7 @@ use serde::de::{Deserializer, Visitor};
 
 use super::known::Contents;
 use super::unreported::{self, Unreported};
-use crate::spec::decode::tag::native_weight;
+use crate::spec::decode::tag::{ASK_LABEL, native_ask, native_weight};
 use crate::spec::endpoint::{Address, EndpointSpec, Labels, RegistryStatus};
 use crate::spec::problem::Problem;
 use crate::spec::source::{ConsulService, Source};
@@ -78,9 +78,12 @@ pub(super) fn keep_distances(known: &BTreeMap<Arc<str>, Instance>, fresh: &mut B
     }
 }
 
-/// Gives instances the weights that their tags ask for.
+/// Gives instances the weights that their tags ask for, and marks what they ask for.
 pub(super) fn weigh_by_tags(service: &ConsulService, contents: &mut Contents<Instance>) {
     for (id, instance) in &mut contents.entries {
+        if let Some(ask) = native_ask(&instance.endpoint.labels) {
+            Arc::make_mut(&mut instance.endpoint.labels).insert(ASK_LABEL.to_owned(), ask);
+        }
         match native_weight(&instance.endpoint.labels) {
             Ok(None) => {}
             Ok(Some(weight)) => {
@@ -127,6 +130,7 @@ fn instance(entry: Entry, id: &Arc<str>, tagged: Option<&str>) -> Result<Instanc
         status,
         id: Arc::clone(id),
         modified: service.modify_index,
+        created: service.create_index,
     };
     Ok(Instance {
         endpoint,

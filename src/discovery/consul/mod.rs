@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::catalog::Catalog;
+use self::claims::Sharing;
 use self::client::Client;
 use self::feedback::KvBoard;
 use self::follow::{Bounds, Follow};
@@ -28,7 +29,7 @@ use self::kv::Keys;
 use self::register::Registered;
 use self::servers::Servers;
 use self::service::Instances;
-use self::tags::Tags;
+use self::tags::{Claims, Tags};
 use self::token::Token;
 use super::feedback::{Feedback, Registrations};
 use super::register::{Gateway, Registration};
@@ -36,6 +37,7 @@ use super::state::Uses;
 use super::supervise::{Backoff, supervise};
 use super::wanted::keep_wanted;
 use super::{Context, Provider, Publisher};
+use crate::spec::claims::ClaimBook;
 use crate::spec::decode::tag::Rules;
 use crate::spec::endpoint::EndpointSpec;
 use crate::spec::name::ProviderId;
@@ -45,6 +47,7 @@ use crate::spec::source::Source;
 mod answer;
 mod budget;
 mod catalog;
+mod claims;
 mod client;
 mod expiry;
 mod feedback;
@@ -80,6 +83,8 @@ pub struct ConsulProvider {
     documents: Publisher,
     tags: Option<(Rules, Publisher)>,
     remembered: BTreeMap<Arc<str>, Arc<[EndpointSpec]>>,
+    claims: ClaimBook,
+    saved_claims: Option<watch::Sender<Arc<ClaimBook>>>,
     uses: Option<watch::Receiver<Arc<Uses>>>,
     write_status: bool,
     backoff: Backoff,
@@ -110,6 +115,8 @@ impl ConsulProvider {
             documents,
             tags: settings.tags.clone().zip(tags),
             remembered: BTreeMap::new(),
+            claims: ClaimBook::default(),
+            saved_claims: None,
             uses: None,
             write_status: settings.write_status,
             backoff,
@@ -121,6 +128,11 @@ impl ConsulProvider {
     /// With the instances of services that an earlier process knew: what they asked for holds until Consul answers.
     pub fn remembering(self, remembered: BTreeMap<Arc<str>, Arc<[EndpointSpec]>>) -> Self {
         Self { remembered, ..self }
+    }
+
+    /// With the claims that an earlier process knew, and where those known are saved.
+    pub fn remembering_claims(self, claims: ClaimBook, saved: watch::Sender<Arc<ClaimBook>>) -> Self {
+        Self { claims, saved_claims: Some(saved), ..self }
     }
 
     /// Told when its sources were last used: of more services than may be watched, those used last are.
@@ -146,6 +158,8 @@ impl Provider for ConsulProvider {
             documents,
             tags,
             remembered,
+            claims,
+            saved_claims,
             uses,
             write_status,
             backoff,
@@ -165,7 +179,9 @@ impl Provider for ConsulProvider {
             backoff.clone(),
             context.shutdown.clone(),
         );
-        let board = |prefix: &str| KvBoard { client: Arc::clone(&client), prefix: format!("{prefix}status/") };
+        let board_at = |prefix: String| KvBoard { client: Arc::clone(&client), prefix };
+        let board = |prefix: &str| board_at(format!("{prefix}status/"));
+        let claims_board = board_at(format!("{fleet_prefix}claims/"));
         let feedback = write_status.then(|| Feedback {
             board: board(&fleet_prefix),
             former: board(&prefix),
@@ -202,9 +218,17 @@ impl Provider for ConsulProvider {
                 shutdown,
             );
             let sources = sources.clone();
-            let tags = Tags { rules, remembered, asking: all_asking, wanted, watched, sources, documents: publisher };
+            let mut book = claims;
+            book.forget_released(claims::now(), claims::millis(rules.ttl));
+            let (proposed, all_proposed) = watch::channel(Arc::new(book.clone()));
+            let (agreed, all_agreed) = watch::channel(None);
+            let sharing = Sharing { board: claims_board, ttl: rules.ttl, proposed: all_proposed, agreed };
+            let claims = Claims { book, proposed, agreed: all_agreed, saved: saved_claims };
+            let (asking, documents) = (all_asking, publisher);
+            let tags = Tags { rules, remembered, asking, wanted, watched, sources, documents, claims };
             tokio::select! {
                 () = catalog => {}
+                () = sharing.follow() => {}
                 () = tags.follow() => {}
             }
         };

@@ -9,9 +9,12 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::catalog::Names;
+use super::claims::{Agreed, now};
 use crate::discovery::Publisher;
+use crate::spec::claims::ClaimBook;
 use crate::spec::decode::tag::{Rules, TagSet};
 use crate::spec::endpoint::EndpointSpec;
+use crate::spec::problem::Problem;
 use crate::spec::source::{ConsulService, Source};
 
 /// How long the first documents wait for services that ask and have not been read: one that cannot be read must not
@@ -37,6 +40,58 @@ pub(super) struct Tags {
     pub(super) sources: Publisher,
     /// Where the documents go.
     pub(super) documents: Publisher,
+    /// Who claimed what first.
+    pub(super) claims: Claims,
+}
+
+/// Who claimed what first.
+pub(super) struct Claims {
+    /// What this gateway knows of it.
+    pub(super) book: ClaimBook,
+    /// Where it is shared.
+    pub(super) proposed: watch::Sender<Arc<ClaimBook>>,
+    /// What came of that.
+    pub(super) agreed: watch::Receiver<Option<Arc<Agreed>>>,
+    /// Where it is saved.
+    pub(super) saved: Option<watch::Sender<Arc<ClaimBook>>>,
+}
+
+impl Claims {
+    /// Takes over what gateways agreed on, notes who asks, and orders by that.
+    fn settle(&mut self, set: &mut TagSet) -> Vec<Problem> {
+        let agreed =
+            self.agreed.has_changed().unwrap_or(false).then(|| self.agreed.borrow_and_update().clone()).flatten();
+        if let Some(agreed) = agreed {
+            self.book = agreed.book.clone().with_news(&self.book);
+        }
+        self.book.observe(&set.asking(), now());
+        let book = Arc::new(self.book.clone());
+        let tell = |to: &watch::Sender<Arc<ClaimBook>>| {
+            to.send_if_modified(|known| {
+                let changed = **known != *book;
+                known.clone_from(&book);
+                changed
+            })
+        };
+        tell(&self.proposed);
+        if let Some(saved) = &self.saved {
+            tell(saved);
+        }
+        let known = self.agreed.borrow().clone();
+        let mut remarks = known.as_ref().map(|known| known.problems.clone()).unwrap_or_default();
+        match known.as_deref() {
+            Some(Agreed { unshared: Some(why), registry, .. }) => {
+                set.order_by(Arc::new(registry.clone()));
+                let text = format!(
+                    "claims are not shared: of equal routes that of the service with the oldest instance goes first, and a \
+                     redeploy may change that; allow the token to write below `discovery.consul.fleet_prefix` ({why})"
+                );
+                remarks.push(Problem::new("consul-tags", "", text));
+            }
+            _ => set.order_by(book),
+        }
+        remarks
+    }
 }
 
 impl Tags {
@@ -44,9 +99,10 @@ impl Tags {
     pub(super) async fn follow(mut self) {
         let mut set = TagSet::new(self.rules.clone());
         let mut states = self.sources.states();
+        let mut agreed = self.claims.agreed.clone();
         let remembered = std::mem::take(&mut self.remembered).into_iter().map(|(name, known)| (name, Some(known)));
         // Read in any case: a catalog that was wiped meanwhile is answered by routes that outlive their instances.
-        set.update(&remembered.collect(), Instant::now().into_std());
+        set.read(&remembered.collect(), Instant::now().into_std());
         let remembered_until = Instant::now() + SILENCE;
         let mut patience: Option<Instant> = None;
         loop {
@@ -65,9 +121,11 @@ impl Tags {
                 let read: BTreeMap<_, _> = services.iter().map(|name| (Arc::clone(name), instances(name))).collect();
                 let now = Instant::now();
                 let until = *patience.get_or_insert(now + PATIENCE);
-                if now >= until || read.values().all(Option::is_some) {
+                let is_shared = self.claims.agreed.borrow().is_some();
+                if now >= until || is_shared && read.values().all(Option::is_some) {
                     patience = Some(now);
-                    self.documents.documents(set.update(&read, now.into_std()));
+                    set.read(&read, now.into_std());
+                    self.publish(&mut set);
                     again = set.ends_at().map(Instant::from_std);
                 } else {
                     again = Some(until);
@@ -76,7 +134,8 @@ impl Tags {
                 let now = Instant::now();
                 if now >= remembered_until {
                     let unread = services.iter().map(|name| (Arc::clone(name), None)).collect();
-                    self.documents.documents(set.update(&unread, now.into_std()));
+                    set.read(&unread, now.into_std());
+                    self.publish(&mut set);
                 } else {
                     again = Some(remembered_until);
                 }
@@ -84,6 +143,7 @@ impl Tags {
             tokio::select! {
                 Ok(()) = self.asking.changed() => {}
                 Ok(()) = self.wanted.changed() => {}
+                Ok(()) = agreed.changed() => {}
                 Ok(()) = states.changed() => {}
                 () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {}
                 // Control is gone, which happens at shutdown only.
@@ -91,6 +151,13 @@ impl Tags {
             }
             sleep_until(began + PAUSE).await;
         }
+    }
+
+    fn publish(&mut self, set: &mut TagSet) {
+        let remarks = self.claims.settle(set);
+        let mut documents = set.documents();
+        documents.remarks = remarks;
+        self.documents.documents(documents);
     }
 
     fn watch(&mut self, services: &BTreeSet<Arc<str>>) {

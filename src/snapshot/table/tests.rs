@@ -324,7 +324,8 @@ fn plainly<'t>(table: &'t RouteTable, asked: &Asked) -> Option<&'t Arc<Route>> {
         let of_request = hosts.iter().filter(|host| of_host(host));
         matching.extend(of_request.map(|host| (specificity(&route.spec, Some(host)), &*route.label, route)));
     }
-    matching.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
+    let yields = |route: &Route| route.spec.registered.yields;
+    matching.sort_by(|a, b| (&a.0, yields(a.2), a.1).cmp(&(&b.0, yields(b.2), b.1)));
     let first = |yields: bool| matching.iter().position(|(.., route)| route.spec.registered.yields == yields);
     let taken = match (first(false), first(true)) {
         (Some(other), _) if matching[other].2.spec.covers() => other,

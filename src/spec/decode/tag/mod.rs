@@ -11,7 +11,7 @@ mod set;
 mod share;
 
 pub use claim::Bounds;
-pub use native::weight as native_weight;
+pub use native::{ASK_LABEL, ask as native_ask, weight as native_weight};
 pub use set::{Rules, TagSet};
 
 use crate::spec::endpoint::EndpointSpec;

@@ -9,7 +9,7 @@ use crate::spec::decode::condition::{parse_host, parse_path, parse_prefix};
 use crate::spec::decode::reader::unknown_key;
 use crate::spec::endpoint::{EndpointSpec, Labels};
 use crate::spec::matching::{Conditions, MatchSpec, PathMatch};
-use crate::spec::name::ItemRef;
+use crate::spec::name::{ItemRef, Name};
 use crate::spec::route::{Steps, StripPrefix};
 
 /// A route that a service asks for.
@@ -47,6 +47,27 @@ pub fn weight(labels: &Labels) -> Result<Option<u16>, String> {
     let wrong =
         |_| format!("`fleetgate.weight={text}`: a weight is a number from 0 to 65535; the registered one counts");
     text.trim().parse().map(Some).map_err(wrong)
+}
+
+/// The label of all that an instance asks for, by which routes select instances that ask for the same. Meta has no dot in
+/// its keys, and tags are labels with a prefix: it is nobody's own.
+pub const ASK_LABEL: &str = "fleetgate.ask";
+
+/// A digest of all that an instance asks for; `None`: for no route.
+pub fn ask(labels: &Labels) -> Option<String> {
+    let tags = labels.keys().filter_map(|label| label.strip_prefix("tag."));
+    if !tags.clone().any(asks) {
+        return None;
+    }
+    let said = tags.map(str::trim).filter_map(|tag| tag.strip_prefix(TAG)).map(str::to_owned);
+    let meta = labels.iter().filter_map(|(label, value)| {
+        let key = label.strip_prefix(META)?.replace('-', ".");
+        Some(format!("{key}={}", value.trim()))
+    });
+    let mut said: Vec<String> = said.chain(meta).filter(|said| !said.starts_with("weight=")).collect();
+    said.sort_unstable();
+    said.dedup();
+    (!said.is_empty()).then(|| Name::derived(&said.join("\n")).digest().to_owned())
 }
 
 /// What an instance asks for.
@@ -169,6 +190,7 @@ pub(super) mod tests {
             status: RegistryStatus::Passing,
             id: id.into(),
             modified,
+            created: modified,
         }
     }
 
@@ -228,6 +250,25 @@ pub(super) mod tests {
             (&["tag:fleetgate.path"], "! `fleetgate.path`: a value is missing: `KEY=VALUE`"),
         ] {
             assert_eq!(told(said), wanted, "{said:?}");
+        }
+    }
+
+    #[test]
+    fn instances_that_say_the_same_have_the_same_digest() {
+        let ask = |said: &[&str]| super::ask(&instance("a", 1, said).labels);
+        let host = ask(&["tag:fleetgate.host=a.com"]);
+        assert!(host.is_some());
+        for same in [
+            &["tag: fleetgate.host=a.com", "tag:fleetgate.weight=3", "version=v1"][..],
+            &["tag:fleetgate", "fleetgate-host=a.com"],
+        ] {
+            assert_eq!(ask(same), host, "{same:?}");
+        }
+        for other in [&["tag:fleetgate.host=b.com"][..], &["tag:fleetgate.host=a.com", "tag:fleetgate.path=/a"]] {
+            assert!(ask(other).is_some() && ask(other) != host, "{other:?}");
+        }
+        for nothing in [&["tag:x"][..], &["fleetgate-host=a.com"], &["tag:fleetgate", "tag:fleetgate.weight=3"]] {
+            assert_eq!(ask(nothing), None, "{nothing:?}");
         }
     }
 

@@ -1,7 +1,8 @@
 //! Defines the routes and upstreams that services ask for, kept from one reading of their instances to the next.
 //!
-//! Of instances that disagree about a route of ours the newest usable one wins. A route whose tag is wrong keeps its
-//! last good form. A service without instances keeps its routes for a while: they answer 503 and not 404.
+//! A route reaches the instances that ask for it: where those of a service ask for different hosts or paths under one name,
+//! each is a route of its own. A route whose tag is wrong keeps its last good form. A service without instances keeps its
+//! routes for a while: they answer 503 and not 404.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,14 +12,17 @@ use super::claim::Bounds;
 use super::fabio::{self, Prefix, Tag, Wrong};
 use super::native::{self, Native};
 use super::share::weights;
-use super::{is_usable, tags};
+use super::{ASK_LABEL, is_usable, tags};
+use crate::spec::claims::{Asking, ClaimBook};
 use crate::spec::decode::documents::keep_equal;
 use crate::spec::document::{Documents, Item};
 use crate::spec::endpoint::{EndpointSpec, Labels};
+use crate::spec::matching::{MatchSpec, PathMatch};
 use crate::spec::name::{ItemRef, Name, ProviderId};
+use crate::spec::overlap::Overlap;
 use crate::spec::problem::Problem;
 use crate::spec::retry::Retry;
-use crate::spec::route::{Choice, Registered, RouteSpec, TargetSpec};
+use crate::spec::route::{Choice, Registered, RouteSpec, Steps, TargetSpec};
 use crate::spec::source::ConsulService;
 use crate::spec::upstream::{Protocol, UpstreamSettings, UpstreamSource, UpstreamSpec};
 
@@ -49,6 +53,8 @@ pub struct TagSet {
     services: BTreeMap<Arc<str>, Known>,
     routes: BTreeMap<Name, Arc<RouteSpec>>,
     upstreams: BTreeMap<Name, Arc<UpstreamSpec>>,
+    /// Since when services claim their places.
+    book: Arc<ClaimBook>,
 }
 
 #[derive(Debug)]
@@ -71,13 +77,37 @@ struct Claims {
     problems: Vec<Problem>,
 }
 
-/// A route of ours.
-#[derive(Debug)]
+/// What instances ask for by the name of a route of ours.
+#[derive(Debug, Default)]
 struct Claim {
-    /// `None`: there never was a good form.
-    form: Option<Native>,
+    /// The one that most of them ask for goes first. Empty: there never was a good form.
+    forms: Vec<Form>,
+    /// The last good form of each instance, by its id.
+    by_instance: BTreeMap<Arc<str>, Native>,
     problems: Vec<Problem>,
+}
+
+/// Instances of a service that ask for the same requests.
+#[derive(Debug)]
+struct Form {
+    /// What the newest usable one asks for.
+    native: Native,
+    parts: Vec<FormPart>,
+    /// All instances of the service ask for it, and for the same steps.
+    everywhere: bool,
+    /// When the first of them was registered.
+    since: u64,
     remarks: Vec<String>,
+}
+
+/// Those of them that also say the same otherwise.
+#[derive(Debug)]
+struct FormPart {
+    /// By [`ASK_LABEL`](super::ASK_LABEL).
+    ask: String,
+    steps: Option<Arc<Steps>>,
+    /// The sum of the weights of those that take traffic, or how many are registered where none does.
+    weight: u32,
 }
 
 /// A service's part in a route of fabio's.
@@ -93,6 +123,8 @@ struct Target {
     registered: usize,
     /// Every instance of the service has it.
     everywhere: bool,
+    /// When the first instance with it was registered.
+    since: u64,
 }
 
 /// A service's target in a route that it may share with other services.
@@ -104,7 +136,13 @@ const MOST: usize = 100;
 impl TagSet {
     /// Nothing is known yet.
     pub fn new(rules: Rules) -> Self {
-        Self { rules, services: BTreeMap::new(), routes: BTreeMap::new(), upstreams: BTreeMap::new() }
+        Self {
+            rules,
+            services: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            upstreams: BTreeMap::new(),
+            book: Arc::default(),
+        }
     }
 
     /// The services whose routes are kept.
@@ -117,8 +155,49 @@ impl TagSet {
         self.services.values().filter_map(|known| known.empty_since).min().map(|since| since + self.rules.ttl)
     }
 
-    /// The documents of all services with their instances; of one that was not read (`None`) what is known stays.
+    /// The documents of all services with their instances, as [`TagSet::read`] and [`TagSet::documents`] make them.
     pub fn update(&mut self, services: &BTreeMap<Arc<str>, Option<Arc<[EndpointSpec]>>>, now: Instant) -> Documents {
+        self.read(services, now);
+        self.documents()
+    }
+
+    /// Who asks for which places.
+    pub fn asking(&self) -> BTreeMap<Arc<str>, Vec<Asking>> {
+        let mut all: BTreeMap<Arc<str>, Vec<Asking>> = BTreeMap::new();
+        for (service, known) in &self.services {
+            let is_registered = known.empty_since.is_none();
+            let forms = known.claims.native.values().flat_map(|claim| &claim.forms);
+            let native =
+                forms.flat_map(|form| places(&form.native.matching).into_iter().map(move |place| (place, form.since)));
+            let fabio = known.claims.fabio.iter().filter(|target| target.asked.is_some());
+            let fabio = fabio.flat_map(|target| {
+                places(&fabio::matching(&target.prefix)).into_iter().map(move |place| (place, target.since))
+            });
+            for (place, created) in native.chain(fabio) {
+                let of_place = all.entry(place.into()).or_default();
+                match of_place.iter_mut().find(|asking| asking.service == *service) {
+                    Some(known) => known.created = known.created.min(created),
+                    None => of_place.push(Asking { service: Arc::clone(service), created, is_registered }),
+                }
+            }
+        }
+        all
+    }
+
+    /// Orders equal routes by these claims; those that it does not have go behind, by the age of their instances.
+    pub fn order_by(&mut self, book: Arc<ClaimBook>) {
+        self.book = book;
+    }
+
+    /// Since when a service claims a place.
+    fn since(&self, place: &str, service: &str, created: u64) -> u64 {
+        // Later than any time of a claim.
+        const BEHIND: u64 = 1 << 62;
+        self.book.since(place, service).unwrap_or(BEHIND.saturating_add(created))
+    }
+
+    /// Takes all services with their instances; of one that was not read (`None`) what is known stays.
+    pub fn read(&mut self, services: &BTreeMap<Arc<str>, Option<Arc<[EndpointSpec]>>>, now: Instant) {
         self.services.retain(|service, _| services.contains_key(service));
         for (service, endpoints) in services {
             let before = self.services.remove(service);
@@ -143,7 +222,6 @@ impl TagSet {
                 self.services.insert(Arc::clone(service), after);
             }
         }
-        self.documents()
     }
 
     /// What is known of a service without instances, until its time is over.
@@ -155,7 +233,8 @@ impl TagSet {
         (now.saturating_duration_since(since) < self.rules.ttl).then_some(known)
     }
 
-    fn documents(&mut self) -> Documents {
+    /// The documents of all services.
+    pub fn documents(&mut self) -> Documents {
         let mut documents = Documents::default();
         let mut of_fabio: BTreeMap<&Prefix, Vec<Part<'_>>> = BTreeMap::new();
         for (service, known) in &self.services {
@@ -185,19 +264,26 @@ impl TagSet {
             }
             for (route, claim) in &known.claims.native {
                 let route = route_name(&name, route);
-                let Some(form) = &claim.form else {
+                if claim.forms.is_empty() {
                     documents.rejected.extend(claim.problems.iter().cloned());
-                    continue;
-                };
-                if documents.routes.contains_key(&route) {
-                    documents.rejected.push(taken(service, "routes", &route));
-                    continue;
                 }
-                let registered = self.registered(Vec::new(), claim.remarks.clone(), &[known]);
-                let spec = native_route(&name, form, registered);
-                let good = keep_equal(self.routes.get(&route).cloned(), spec);
-                let item = Item { good: Some(good), problems: claim.problems.clone(), place: Arc::clone(&place) };
-                documents.routes.insert(route, item);
+                for (position, form) in claim.forms.iter().enumerate() {
+                    let route = match position {
+                        0 => route.clone(),
+                        _ => form_name(&route, form),
+                    };
+                    if documents.routes.contains_key(&route) {
+                        documents.rejected.push(taken(service, "routes", &route));
+                        continue;
+                    }
+                    let registered = self.registered(Vec::new(), form.remarks.clone(), &[known]);
+                    let places = places(&form.native.matching);
+                    let since = places.iter().map(|place| self.since(place, service, form.since)).collect();
+                    let spec = native_route(&name, form, Registered { since, ..registered });
+                    let good = keep_equal(self.routes.get(&route).cloned(), spec);
+                    let problems = if position == 0 { claim.problems.clone() } else { Vec::new() };
+                    documents.routes.insert(route, Item { good: Some(good), problems, place: Arc::clone(&place) });
+                }
             }
             for target in &known.claims.fabio {
                 of_fabio.entry(&target.prefix).or_default().push((service, known, target));
@@ -231,7 +317,7 @@ impl TagSet {
         if services.iter().all(|known| known.empty_since.is_some()) {
             remarks.push(format!("its last instance is gone; the route stays for {:?} after it", self.rules.ttl));
         }
-        Registered { yields: self.rules.bounds.yields(), broken, remarks }
+        Registered { yields: self.rules.bounds.yields(), since: Vec::new(), broken, remarks }
     }
 
     /// The route of a prefix; `None` when no tag of it ever was right.
@@ -266,23 +352,41 @@ impl TagSet {
         });
         let targets = targets.collect();
         let services: Vec<&Known> = parts.iter().map(|(_, known, ..)| *known).collect();
-        Some(route(fabio::matching(prefix), targets, self.registered(broken, remarks, &services)))
+        let matching = fabio::matching(prefix);
+        let of_place = |place: String| {
+            let parts = parts.iter();
+            parts.map(|(service, _, target, _)| self.since(&place, service, target.since)).min().unwrap_or(u64::MAX)
+        };
+        let since = places(&matching).into_iter().map(of_place).collect();
+        let registered = Registered { since, ..self.registered(broken, remarks, &services) };
+        Some(route(matching, targets, registered))
     }
 }
 
-fn native_route(upstream: &Name, form: &Native, registered: Registered) -> RouteSpec {
-    let upstream = ItemRef { name: upstream.clone(), provider: None };
-    let target = TargetSpec {
-        upstream,
-        subset: None,
-        choice: Choice::Weight(1),
-        steps: form.steps.clone(),
-        middlewares: Vec::new(),
+fn native_route(upstream: &Name, form: &Form, registered: Registered) -> RouteSpec {
+    let Form { native, parts, everywhere, .. } = form;
+    let target = |subset: Option<Name>, weight: u32, steps: &Option<Arc<Steps>>| {
+        // Only the upstream made here has this subset.
+        let provider = subset.is_some().then_some(ProviderId::ConsulTags);
+        let upstream = ItemRef { name: upstream.clone(), provider };
+        let (choice, steps) = (Choice::Weight(weight), steps.clone());
+        TargetSpec { upstream, subset, choice, steps, middlewares: Vec::new() }
     };
-    RouteSpec { middlewares: form.middlewares.clone(), ..route(form.matching.clone(), vec![target], registered) }
+    let targets = match everywhere {
+        true => vec![target(None, 1, &native.steps)],
+        false if parts.len() == 1 => vec![target(Some(ask_subset(&parts[0].ask)), 1, &parts[0].steps)],
+        false => parts.iter().map(|part| target(Some(ask_subset(&part.ask)), part.weight, &part.steps)).collect(),
+    };
+    RouteSpec { middlewares: native.middlewares.clone(), ..route(native.matching.clone(), targets, registered) }
 }
 
-fn route(matching: crate::spec::matching::MatchSpec, targets: Vec<TargetSpec>, registered: Registered) -> RouteSpec {
+/// The name of the subset of instances that ask for this.
+fn ask_subset(ask: &str) -> Name {
+    let text = format!("ask-{ask}");
+    text.parse().unwrap_or_else(|_| Name::derived(&text))
+}
+
+fn route(matching: MatchSpec, targets: Vec<TargetSpec>, registered: Registered) -> RouteSpec {
     let (priority, listeners, sticky, timeout, retry) = (0, Vec::new(), None, None, Retry::default());
     let middlewares = Vec::new();
     RouteSpec { matching, priority, listeners, targets, sticky, timeout, retry, middlewares, registered }
@@ -290,11 +394,16 @@ fn route(matching: crate::spec::matching::MatchSpec, targets: Vec<TargetSpec>, r
 
 fn subsets(claims: &Claims) -> BTreeMap<Name, Labels> {
     let parts = claims.fabio.iter().filter(|target| !target.everywhere);
+    let forms = claims.native.values().flat_map(|claim| &claim.forms).filter(|form| !form.everywhere);
+    let asks = forms.flat_map(|form| &form.parts).map(|part| {
+        let selector = Labels::from([(ASK_LABEL.to_owned(), part.ask.clone())]);
+        (ask_subset(&part.ask), selector)
+    });
     let subset = |target: &Target| {
         let selector = Labels::from([(format!("tag.{}", target.tag), "true".to_owned())]);
         (Name::derived(&target.tag), selector)
     };
-    parts.map(subset).collect()
+    parts.map(subset).chain(asks).collect()
 }
 
 /// The name of a service's upstream: its own where that is a name.
@@ -324,6 +433,27 @@ fn route_name(upstream: &Name, route: &str) -> Name {
     text.parse().unwrap_or_else(|_| Name::derived(&text))
 }
 
+/// The places that a route claims, one for each of its hosts.
+fn places(matching: &MatchSpec) -> Vec<String> {
+    let path = match &matching.path {
+        PathMatch::Prefix(path) if path.is_empty() => "/".to_owned(),
+        PathMatch::Prefix(path) | PathMatch::Exact(path) => path.clone(),
+        // A path in normal form has no blank.
+        PathMatch::Start(path) => format!("{path} (as text)"),
+        PathMatch::Regex(pattern) => format!("{} (as an expression)", pattern.source()),
+    };
+    match matching.hosts.as_slice() {
+        [] => vec![path],
+        hosts => hosts.iter().map(|host| format!("{host}{path}")).collect(),
+    }
+}
+
+/// The name of a route beside the one that most instances ask for by the same name.
+fn form_name(route: &Name, form: &Form) -> Name {
+    let hosts: Vec<String> = form.native.matching.hosts.iter().map(ToString::to_string).collect();
+    Name::derived(&format!("{route}-{}{:?}", hosts.join(","), form.native.matching.path))
+}
+
 fn place(service: &str) -> String {
     format!("consul:{service}")
 }
@@ -336,19 +466,20 @@ fn taken(service: &str, kind: &str, name: &Name) -> Problem {
 fn read(service: &str, endpoints: &[EndpointSpec], mut before: Claims, rules: &Rules) -> Claims {
     let mut claims = Claims::default();
     if rules.native {
-        claims.native = read_native(service, endpoints, &mut before.native, rules);
+        claims.native = read_native(service, endpoints, &mut before.native, rules, &mut claims.problems);
     }
     if rules.fabio {
         read_fabio(service, endpoints, &before.fabio, rules, &mut claims);
     }
-    let all = claims.native.len() + claims.fabio.len();
+    let count = |native: &BTreeMap<String, Claim>| native.values().map(|claim| claim.forms.len().max(1)).sum::<usize>();
+    let all = count(&claims.native) + claims.fabio.len();
     if all > MOST {
         let text = format!("asks for {all} routes, and {MOST} are the most for one service: the rest is left out");
         claims.problems.push(Problem::new(place(service), "", text));
-        while claims.native.len() > MOST {
+        while count(&claims.native) > MOST {
             claims.native.pop_last();
         }
-        claims.fabio.truncate(MOST - claims.native.len());
+        claims.fabio.truncate(MOST - count(&claims.native));
     }
     claims
 }
@@ -358,6 +489,7 @@ fn read_native(
     endpoints: &[EndpointSpec],
     before: &mut BTreeMap<String, Claim>,
     rules: &Rules,
+    ignored: &mut Vec<Problem>,
 ) -> BTreeMap<String, Claim> {
     type Asking<'a> = Vec<(&'a EndpointSpec, Result<Native, Vec<String>>)>;
     let mut by_route: BTreeMap<String, Asking<'_>> = BTreeMap::new();
@@ -379,24 +511,88 @@ fn read_native(
             .into_iter()
             .map(|(text, (endpoint, count))| Problem::new(place(service), of_instances(&endpoint.id, count), text));
         let problems = problems.collect();
-        let last_good = before.remove(&route).and_then(|claim| claim.form);
+        let mut former = before.remove(&route).unwrap_or_default();
+        let last_good = former.forms.first().map(|form| form.native.clone());
         let newest_good = asking.iter().find_map(|(_, asked)| asked.clone().ok());
-        let (newest, first) = &asking[0];
-        let form = first.clone().ok().or(last_good).or(newest_good);
-        let others = asking.iter().filter(|(_, asked)| asked.is_ok() && asked != first);
-        let others: Vec<&EndpointSpec> = others.map(|(endpoint, _)| *endpoint).collect();
-        let mut remarks = Vec::new();
-        if let (Ok(_), Some(other)) = (first, others.first()) {
-            remarks.push(format!(
-                "conflict: instances ask for different things; `{}` is the newest and wins over `{}`{}",
-                newest.id,
-                other.id,
-                if others.len() > 1 { format!(" and {} more", others.len() - 1) } else { String::new() }
-            ));
+        let good = asking.into_iter().filter_map(|(endpoint, asked)| {
+            let last = || former.by_instance.remove(&endpoint.id).or_else(|| last_good.clone());
+            let form = asked.ok().or_else(last).or_else(|| newest_good.clone());
+            Some((endpoint, form?))
+        });
+        let good: Vec<(&EndpointSpec, Native)> = good.collect();
+        let forms = forms(&good, endpoints.len());
+        for form in &forms {
+            if let Some(text) = never_strips(&form.native) {
+                ignored.push(Problem::new(place(service), "", text));
+            }
         }
-        claims.insert(route, Claim { form, problems, remarks });
+        let by_instance = good.into_iter().map(|(endpoint, form)| (Arc::clone(&endpoint.id), form)).collect();
+        claims.insert(route, Claim { forms, by_instance, problems });
     }
     claims
+}
+
+/// Parts instances, the newest usable one first, by what they ask for.
+fn forms(asking: &[(&EndpointSpec, Native)], of: usize) -> Vec<Form> {
+    let mut groups: Vec<Vec<&(&EndpointSpec, Native)>> = Vec::new();
+    for asked in asking {
+        match groups.iter_mut().find(|group| group[0].1.matching == asked.1.matching) {
+            Some(group) => group.push(asked),
+            None => groups.push(vec![asked]),
+        }
+    }
+    // Stable: of two that as many ask for, the newer one goes first.
+    groups.sort_by_key(|group| std::cmp::Reverse(group.len()));
+    let several = groups.len() > 1;
+    let form = |group: Vec<&(&EndpointSpec, Native)>| {
+        let (newest, native) = group[0];
+        let mut remarks = Vec::new();
+        if several {
+            remarks.push(format!(
+                "conflict: instances ask for different hosts or paths; {} of {of} ask for this, and get its requests",
+                group.len()
+            ));
+        }
+        if let Some((other, _)) = group.iter().find(|(_, other)| other.middlewares != native.middlewares) {
+            remarks.push(format!(
+                "conflict: instances ask for different middlewares; `{}` is the newest and wins over `{}`",
+                newest.id, other.id
+            ));
+        }
+        let mut parts: BTreeMap<String, (Option<Arc<Steps>>, u64, u64)> = BTreeMap::new();
+        for (endpoint, asked) in &group {
+            // What never had a good form of its own says nothing by which it could be selected.
+            let ask = super::native_ask(&endpoint.labels).unwrap_or_default();
+            let (_, usable, registered) = parts.entry(ask).or_insert_with(|| (asked.steps.clone(), 0, 0));
+            *registered += 1;
+            *usable += if is_usable(endpoint) { u64::from(endpoint.weight) } else { 0 };
+        }
+        let any_usable = parts.values().any(|(_, usable, _)| *usable > 0);
+        let weight = |usable: u64, registered: u64| {
+            let weight = if any_usable { usable } else { registered };
+            u32::try_from(weight.min(1_000_000)).unwrap_or(1_000_000)
+        };
+        let everywhere = group.len() == of && group.iter().all(|(_, other)| other.steps == native.steps);
+        let parts = parts.into_iter();
+        let parts =
+            parts.map(|(ask, (steps, usable, registered))| FormPart { ask, steps, weight: weight(usable, registered) });
+        let since = since(group.iter().map(|(endpoint, _)| *endpoint));
+        Form { native: native.clone(), parts: parts.collect(), everywhere, since, remarks }
+    };
+    groups.into_iter().map(form).collect()
+}
+
+/// When the first of these was registered.
+fn since<'e>(endpoints: impl Iterator<Item = &'e EndpointSpec>) -> u64 {
+    endpoints.map(|endpoint| endpoint.created).filter(|created| *created > 0).min().unwrap_or(u64::MAX)
+}
+
+/// That no path which a route matches begins with what it strips.
+fn never_strips(native: &Native) -> Option<String> {
+    let strip = native.steps.as_ref()?.strip_prefix.as_ref()?.as_str();
+    let PathMatch::Prefix(path) = &native.matching.path else { return None };
+    let meets = PathMatch::Prefix(strip.to_owned()).overlap(&native.matching.path) > Overlap::None;
+    (!meets).then(|| format!("`strip_prefix={strip}` never applies: no path below `{path}` begins with `{strip}`"))
 }
 
 fn read_fabio(service: &str, endpoints: &[EndpointSpec], before: &[Target], rules: &Rules, claims: &mut Claims) {
@@ -438,6 +634,7 @@ fn read_fabio(service: &str, endpoints: &[EndpointSpec], before: &[Target], rule
             usable: having.iter().filter(|endpoint| is_usable(endpoint)).count(),
             registered: having.len(),
             everywhere: having.len() == endpoints.len(),
+            since: since(having.iter().copied()),
             prefix,
             tag: tag.to_owned(),
         });

@@ -29,7 +29,7 @@ impl World {
             let targets: Vec<String> = spec.targets.iter().map(target).collect();
             let hosts: Vec<String> = spec.matching.hosts.iter().map(ToString::to_string).collect();
             lines.push(format!("{name}: {}{:?} to {}", hosts.join(","), spec.matching.path, targets.join(", ")));
-            let Registered { yields: _, broken, remarks } = &spec.registered;
+            let Registered { yields: _, since: _, broken, remarks } = &spec.registered;
             lines.extend(broken.iter().map(|text| format!("  broken {text}")));
             lines.extend(remarks.iter().map(|text| format!("  remark {text}")));
             lines.extend(item.problems.iter().map(|problem| format!("  problem {problem}")));
@@ -68,18 +68,68 @@ fn a_service_makes_routes_and_an_upstream() {
 }
 
 #[test]
-fn the_newest_usable_instance_wins_and_the_conflict_is_shown() {
+fn each_instance_gets_what_it_asks_for_and_the_conflict_is_shown() {
     let mut world = World::new(Bounds::default());
     let old = instance("old", 1, &["tag:fleetgate.path=/a"]);
     let new = instance("new", 2, &["tag:fleetgate.path=/b"]);
     let sick = with(new.clone(), RegistryStatus::Critical);
-    assert!(world.update("s", &[old.clone(), sick]).starts_with("s: Prefix(\"/a\")"), "not before it may take traffic");
-    assert_eq!(
-        world.update("s", &[old, new.clone()]),
-        "s: Prefix(\"/b\") to s 1\n  \
-         remark conflict: instances ask for different things; `new` is the newest and wins over `old`\nupstream s"
-    );
+    let told = world.update("s", &[old.clone(), sick]);
+    assert!(told.starts_with("s: Prefix(\"/a\")"), "the name is not the new one's before it may take traffic: {told}");
+    let subset = |endpoint: &EndpointSpec| format!("ask-{}", native::ask(&endpoint.labels).expect("it asks"));
+    let (of_old, of_new) = (subset(&old), subset(&new));
+    let told = world.update("s", &[old.clone(), new.clone()]);
+    let remark =
+        "  remark conflict: instances ask for different hosts or paths; 1 of 2 ask for this, and get its requests";
+    assert!(told.starts_with(&format!("s: Prefix(\"/b\") to s@consul-tags/{of_new} 1\n{remark}\n")), "{told}");
+    assert!(told.contains(&format!(": Prefix(\"/a\") to s@consul-tags/{of_old} 1\n{remark}\n")), "{told}");
     assert_eq!(world.update("s", &[new]), "s: Prefix(\"/b\") to s 1\nupstream s");
+}
+
+/// As Nomad's canaries: other tags on one of three.
+#[test]
+fn a_canary_takes_its_own_host_and_no_other() {
+    let mut world = World::new(Bounds::default());
+    let app = |id, modified| instance(id, modified, &["tag:fleetgate.host=app.test"]);
+    let canary = instance("c", 9, &["tag:fleetgate.host=canary.app.test"]);
+    let (first, second) = (app("a", 1), app("b", 2));
+    let subset = |endpoint: &EndpointSpec| format!("ask-{}", native::ask(&endpoint.labels).expect("it asks"));
+    let told = world.update("app", &[first.clone(), second.clone(), canary.clone()]);
+    assert!(told.contains(&format!("app: app.testPrefix(\"\") to app@consul-tags/{} 1\n", subset(&first))), "{told}");
+    assert!(
+        told.contains(&format!(": canary.app.testPrefix(\"\") to app@consul-tags/{} 1\n", subset(&canary))),
+        "{told}"
+    );
+    // By a name of its own beside the service's host.
+    let both = instance("c", 9, &["tag:fleetgate.host=app.test", "tag:fleetgate.routes.canary.host=canary.app.test"]);
+    let told = world.update("app", &[first.clone(), second.clone(), both.clone()]);
+    assert!(told.starts_with("app: app.testPrefix(\"\") to app 1\n"), "all ask for it: {told}");
+    let canary_alone = format!("app.canary: canary.app.testPrefix(\"\") to app@consul-tags/{} 1\n", subset(&both));
+    assert!(told.contains(&canary_alone), "{told}");
+    // One that asks for nothing gets nothing.
+    let told = world.update("app", &[first.clone(), second, instance("d", 10, &["tag:x"])]);
+    assert!(
+        told.starts_with(&format!("app: app.testPrefix(\"\") to app@consul-tags/{} 1\n", subset(&first))),
+        "{told}"
+    );
+}
+
+#[test]
+fn instances_with_other_steps_keep_their_own() {
+    let mut world = World::new(Bounds::default());
+    let old = instance("old", 1, &["tag:fleetgate.path=/a"]);
+    let new = instance("new", 2, &["tag:fleetgate.path=/a", "tag:fleetgate.strip_prefix=/a"]);
+    let told = world.update("s", &[old, new]);
+    let line = told.lines().next().expect("a route");
+    assert!(line.starts_with("s: Prefix(\"/a\") to s@consul-tags/ask-"), "{told}");
+    assert_eq!(line.matches(" 1").count(), 2, "{told}");
+    assert_eq!(line.matches("1 /a").count(), 1, "{told}");
+}
+
+#[test]
+fn a_strip_that_never_applies_is_reported() {
+    let mut world = World::new(Bounds::default());
+    let told = world.update("s", &[instance("a", 1, &["tag:fleetgate.path=/a", "tag:fleetgate.strip_prefix=/b"])]);
+    assert!(told.contains("problem consul:s: `strip_prefix=/b` never applies"), "{told}");
 }
 
 #[test]
