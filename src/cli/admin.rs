@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::table::printable;
 use super::{FAILED, FINE, say};
+use crate::spec::file;
 
 /// How to reach the admin API of a running gateway.
 #[derive(Clone, Debug, clap::Args)]
@@ -154,7 +155,8 @@ impl Access {
             (None, None) => variable("FLEETGATE_ADMIN__TOKEN_FILE").map(PathBuf::from),
         };
         let Some(file) = file else { return Ok(None) };
-        let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+        let text =
+            file::read_text(&file, file::MAX_SECRET_BYTES).map_err(|error| format!("{}: {error}", file.display()))?;
         Ok(Some(text.trim_end_matches(['\n', '\r']).to_owned()))
     }
 

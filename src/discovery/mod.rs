@@ -24,6 +24,7 @@ pub mod file;
 pub mod judge;
 pub mod publish;
 pub mod register;
+mod secret_file;
 pub mod state;
 pub mod status;
 pub mod supervise;

@@ -1,6 +1,6 @@
 //! What someone asked for, as plain data: names, routes, upstreams, sources, endpoints, and the pure
 //! decoders that make them from text. Nothing here uses another folder of ours, and nothing does I/O, but for the
-//! system's [`authority`].
+//! system's [`authority`] and the files that people name ([`file`]).
 
 pub mod authority;
 pub mod breaker;
@@ -14,6 +14,7 @@ pub mod document;
 pub mod encode;
 pub mod endpoint;
 pub mod hold;
+pub mod file;
 pub mod log_filter;
 pub mod matching;
 pub mod middleware;

@@ -246,7 +246,7 @@ impl Provider for ConsulProvider {
         });
         tokio::select! {
             ((), (), ()) = futures_util::future::join3(keys, instances, tags) => {}
-            () = client.token.follow() => {}
+            () = client.token.follow(sources.status()) => {}
             () = follow_uses(&client, uses) => {}
             () = client.follow_servers() => {}
             () = feedback => {}

@@ -7,11 +7,15 @@ use std::time::Duration;
 use http::HeaderValue;
 use tokio::sync::Notify;
 
+use crate::discovery::secret_file::SecretFiles;
+use crate::discovery::status::{ProviderStatus, WatchState};
+use crate::spec::file::MAX_SECRET_BYTES;
 use crate::spec::settings::Secret;
 
 /// The token of all requests. One in a file wins over one written down, and may change at any time.
 pub(super) struct Token {
     file: Option<PathBuf>,
+    files: SecretFiles,
     value: Mutex<Option<HeaderValue>>,
     changed: Arc<Notify>,
 }
@@ -25,7 +29,7 @@ impl Token {
     /// The token of these settings. The file is read by [`Token::reread`].
     pub(super) fn new(written: Option<&Secret>, file: Option<PathBuf>, changed: Arc<Notify>) -> Self {
         let value = written.and_then(|secret| header(secret.expose()).ok().flatten());
-        Self { file, value: Mutex::new(value), changed }
+        Self { file, files: SecretFiles::default(), value: Mutex::new(value), changed }
     }
 
     /// What the header `X-Consul-Token` says, marked as sensitive.
@@ -41,8 +45,9 @@ impl Token {
     pub(super) async fn reread(&self) -> Result<bool, String> {
         let Some(file) = &self.file else { return Ok(false) };
         let place = |text: &dyn std::fmt::Display| format!("{}: {text}", file.display());
-        let text = tokio::fs::read_to_string(file).await.map_err(|error| place(&error))?;
-        let new = header(&text).map_err(|error| place(&error))?.ok_or_else(|| place(&"is empty"))?;
+        let bytes = self.files.read(file, MAX_SECRET_BYTES).await?;
+        let text = str::from_utf8(&bytes).map_err(|error| place(&error))?;
+        let new = header(text).map_err(|error| place(&error))?.ok_or_else(|| place(&"is empty"))?;
         let mut value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
         if value.as_ref() == Some(&new) {
             return Ok(false);
@@ -52,15 +57,25 @@ impl Token {
         Ok(true)
     }
 
-    /// Follows the file for ever.
-    pub(super) async fn follow(&self) {
-        if self.file.is_none() {
-            return std::future::pending().await;
-        }
-        let mut said = None;
+    /// Follows the file for ever. While it is of no use, the status has a failing watch of its name.
+    pub(super) async fn follow(&self, status: &ProviderStatus) {
+        let Some(file) = &self.file else { return std::future::pending().await };
+        let watch = format!("token_file:{}", file.display());
+        let (mut said, mut failures) = (None, 0);
         loop {
-            tokio::time::sleep(LOOK).await;
-            match self.reread().await {
+            let read = self.reread().await;
+            match &read {
+                Ok(_) if failures > 0 => {
+                    failures = 0;
+                    status.forget(&watch);
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    failures += 1;
+                    status.watch(&watch).set_state(WatchState::Failing { failures, error: error.clone() });
+                }
+            }
+            match read {
                 Ok(changed) => {
                     said = None;
                     if changed {
@@ -73,6 +88,7 @@ impl Token {
                 }
                 Err(_) => {}
             }
+            tokio::time::sleep(LOOK).await;
         }
     }
 }
@@ -84,6 +100,9 @@ fn header(text: &str) -> Result<Option<HeaderValue>, &'static str> {
     }
     if text.len() > MAX_LENGTH {
         return Err("is too long for a token");
+    }
+    if text.lines().count() > 1 {
+        return Err("holds several lines: a token is one");
     }
     let mut value = HeaderValue::from_str(text).map_err(|_| "holds characters that no token has")?;
     value.set_sensitive(true);

@@ -16,6 +16,7 @@ use reqwest::{Certificate, Identity, RequestBuilder, Url};
 use tower::util::MapResponseLayer;
 
 use crate::discovery::status::Connections;
+use crate::spec::file::{self, MAX_ATTACHMENT_BYTES};
 use crate::spec::settings::{ClientTls, ConsulProvider as Settings};
 
 /// The ways to an agent.
@@ -187,7 +188,9 @@ impl Way {
     fn files(&self) -> Result<Files, ClientError> {
         let Some(tls) = &self.tls else { return Ok(Files::default()) };
         let read = |path: &Option<PathBuf>| {
-            path.as_ref().map(|path| std::fs::read(path).map_err(|error| at(path, &error))).transpose()
+            path.as_ref()
+                .map(|path| file::read(path, MAX_ATTACHMENT_BYTES).map_err(|error| at(path, &error)))
+                .transpose()
         };
         Ok([read(&tls.ca)?, read(&tls.certificate)?, read(&tls.key)?])
     }

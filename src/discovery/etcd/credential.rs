@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
 
+use crate::discovery::secret_file::SecretFiles;
+use crate::spec::file::MAX_ATTACHMENT_BYTES;
 use crate::spec::settings::{ClientTls, EtcdProvider as Settings, Secret};
 
 /// No password is longer; what is, is another file.
@@ -16,6 +18,7 @@ pub(super) struct Credentials {
     password_file: Option<PathBuf>,
     tls: Option<ClientTls>,
     held: Mutex<Arc<Held>>,
+    files: SecretFiles,
 }
 
 /// What was read last and could be used.
@@ -39,6 +42,7 @@ impl Credentials {
             password_file: settings.password_file.clone(),
             tls: secure.then(|| settings.tls.clone()),
             held: Mutex::new(Arc::new(Held { password, ..Held::default() })),
+            files: SecretFiles::default(),
         }
     }
 
@@ -68,16 +72,16 @@ impl Credentials {
         let before = self.held();
         let mut next = Held::clone(&before);
         if let (Some(path), Some(_)) = (&self.password_file, &self.user) {
-            next.password = Some(password(&read(path).await?).map_err(|error| at(path, &error))?);
+            next.password = Some(password(&self.read(path).await?).map_err(|error| at(path, &error))?);
         }
         if let Some(tls) = &self.tls {
             next.complete = true;
             next.ca = match &tls.ca {
-                Some(path) => Some(read(path).await?),
+                Some(path) => Some(self.read(path).await?),
                 None => None,
             };
             next.identity = match (&tls.certificate, &tls.key) {
-                (Some(certificate), Some(key)) => Some((read(certificate).await?, read(key).await?)),
+                (Some(certificate), Some(key)) => Some((self.read(certificate).await?, self.read(key).await?)),
                 _ => None,
             };
         }
@@ -89,6 +93,10 @@ impl Credentials {
         }
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
         Ok(true)
+    }
+
+    async fn read(&self, path: &Path) -> Result<Vec<u8>, String> {
+        self.files.read(path, MAX_ATTACHMENT_BYTES).await
     }
 
     /// Whether there is a file that may change.
@@ -128,10 +136,6 @@ fn tls_options(tls: &ClientTls, held: &Held) -> TlsOptions {
         options = options.domain_name(name.as_str());
     }
     options
-}
-
-async fn read(path: &Path) -> Result<Vec<u8>, String> {
-    tokio::fs::read(path).await.map_err(|error| at(path, &error))
 }
 
 /// The same as at the start: visible characters, without the newline at its end.

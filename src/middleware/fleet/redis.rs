@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::{Answer, Ask, Ledger, Limit, Standing};
+use crate::spec::file;
 use crate::spec::settings::{Redis as Settings, RedisTls};
 
 /// How often a gateway says that it is there, and how long it counts after that, in seconds.
@@ -163,7 +164,8 @@ impl Redis {
             who = who.set_password(password.expose());
         }
         if let Some(path) = password_file {
-            let content = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+            let content = file::read_text(path, file::MAX_SECRET_BYTES)
+                .map_err(|error| format!("{}: {error}", path.display()))?;
             who = who.set_password(content.trim_end_matches(['\n', '\r']));
         }
         let info = addr.into_connection_info().map_err(|error| text(&error))?.set_redis_settings(who);
@@ -228,7 +230,9 @@ impl Ledger for Redis {
 }
 
 fn certificates(tls: &RedisTls) -> Result<TlsCertificates, String> {
-    let read = |path: &std::path::Path| std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
+    let read = |path: &std::path::Path| {
+        file::read(path, file::MAX_ATTACHMENT_BYTES).map_err(|error| format!("{}: {error}", path.display()))
+    };
     let identity = tls.identity.as_ref().map(|(certificate, key)| {
         Ok::<_, String>(ClientTlsConfig { client_cert: read(certificate)?, client_key: read(key)? })
     });

@@ -13,6 +13,7 @@ use rustls::version::{TLS12, TLS13};
 use tokio::sync::watch;
 
 use crate::spec::client_certificate::{NoVerifier, verifier};
+use crate::spec::file;
 use crate::spec::settings::{ClientCertificates, ListenerTls, TlsVersion};
 use crate::spec::upstream::Protocol;
 
@@ -105,7 +106,9 @@ fn config(tls: &ListenerTls, http2: bool) -> Result<ServerConfig, String> {
 }
 
 fn verifier_of(clients: &ClientCertificates) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, String> {
-    let read = |path: &Path| std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
+    let read = |path: &Path| {
+        file::read(path, file::MAX_ATTACHMENT_BYTES).map_err(|error| format!("{}: {error}", path.display()))
+    };
     let authorities = read(&clients.authorities)?;
     let revocations = clients.revocations.as_deref().map(read).transpose()?;
     verifier(&authorities, revocations.as_deref(), clients.required).map_err(|error| {
