@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,7 +47,16 @@ impl Address {
         // A last label of digits only is a mistyped IPv4 address (WHATWG URL, "ends in a number").
         let numeric_tail = name.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
         if name.len() > 253 || numeric_tail || !name.split('.').all(label) {
-            return Err(format!("`{host}` is neither an IP address nor a host name"));
+            let hint = match host {
+                _ if host.contains("://") => ": write the host alone, without a scheme",
+                _ if host.trim() != host => ": remove the blanks around it",
+                _ if host.contains('%') => ": an address with a zone is of use on one machine only",
+                _ if host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) => {
+                    ": write the host alone, and its port where ports are written"
+                }
+                _ => "",
+            };
+            return Err(format!("`{host}` is neither an IP address nor a host name{hint}"));
         }
         Ok(Self::Name { host: name.to_ascii_lowercase().into(), port })
     }
@@ -58,13 +67,55 @@ impl FromStr for Address {
 
     /// Reads `host:port`, `1.2.3.4:port` or `[::1]:port`.
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not `host:port`");
-        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        if let Some(told) = told_of_url(text) {
+            return Err(told);
+        }
+        let wrong = |why: &str| format!("`{text}` is not `host:port`{why}");
+        if text.trim() != text {
+            return Err(wrong(": remove the blanks around it"));
+        }
+        if text.parse::<Ipv6Addr>().is_ok() {
+            let (host, port) = text.rsplit_once(':').unwrap_or((text, "8080"));
+            let meant = if host.parse::<Ipv6Addr>().is_ok() { (host, port) } else { (text, "8080") };
+            return Err(format!("`{text}`: write an IPv6 address in brackets, `[{}]:{}`", meant.0, meant.1));
+        }
+        let Some((host, port)) = text.rsplit_once(':').filter(|_| !text.ends_with(']')) else {
+            let example = format!(": its port is missing, as in `{text}:8080`");
+            return Err(wrong(if text.is_empty() { "" } else { &example }));
+        };
         if host.contains(':') && !host.starts_with('[') {
             return Err(format!("`{text}`: write an IPv6 address in brackets, `[{host}]:{port}`"));
         }
-        Self::new(host, port.parse().map_err(|_| wrong())?)
+        Self::new(host, port.parse().map_err(|_| wrong(": the port must be a number from 1 to 65535"))?)
     }
+}
+
+/// What to say of an address that is a URL, or has parts of one.
+fn told_of_url(text: &str) -> Option<String> {
+    // Not shown: it may hold a password.
+    if text.contains('@') {
+        return Some("an endpoint's address has no user and password: write `host:port`".to_owned());
+    }
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) => (Some(scheme), rest),
+        None if text.contains(['/', '?', '#']) => (None, text),
+        None => return None,
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let port = match scheme {
+        _ if authority.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']')) => "",
+        Some("https" | "grpcs") => ":443",
+        Some("http") => ":80",
+        Some(_) | None => ":8080",
+    };
+    let meant = if authority.is_empty() { "host:port".to_owned() } else { format!("{authority}{port}") };
+    Some(match scheme {
+        Some(scheme @ ("https" | "grpcs")) => {
+            format!("`{text}` is a URL: write `{meant}` without `{scheme}://`, and give the upstream `tls = {{}}`")
+        }
+        Some(scheme) => format!("`{text}` is a URL: write `{meant}` without `{scheme}://`"),
+        None => format!("`{text}`: write `{meant}` without a path"),
+    })
 }
 
 impl fmt::Display for Address {
@@ -175,6 +226,29 @@ mod tests {
         }
         assert_eq!(Address::new("::1", 80).map(|a| a.to_string()), Ok("[::1]:80".to_owned()));
         assert_eq!(Address::new("Orders.Internal.", 80).map(|a| a.to_string()), Ok("orders.internal:80".to_owned()));
+        for (wrong, told) in [
+            ("http://10.0.0.5:8080", "`http://10.0.0.5:8080` is a URL: write `10.0.0.5:8080` without `http://`"),
+            ("http://10.0.0.5:8080/", "`http://10.0.0.5:8080/` is a URL: write `10.0.0.5:8080` without `http://`"),
+            ("http://web", "`http://web` is a URL: write `web:80` without `http://`"),
+            (
+                "https://[::1]/x",
+                "`https://[::1]/x` is a URL: write `[::1]:443` without `https://`, and give the upstream `tls = {}`",
+            ),
+            ("unix:///run/a.sock", "`unix:///run/a.sock` is a URL: write `host:port` without `unix://`"),
+            ("10.0.0.5:8080/x", "`10.0.0.5:8080/x`: write `10.0.0.5:8080` without a path"),
+            ("http://u:secret@a:1", "an endpoint's address has no user and password: write `host:port`"),
+            ("10.0.0.5", "`10.0.0.5` is not `host:port`: its port is missing, as in `10.0.0.5:8080`"),
+            ("[::1]", "`[::1]` is not `host:port`: its port is missing, as in `[::1]:8080`"),
+            ("::1", "`::1`: write an IPv6 address in brackets, `[::1]:8080`"),
+            ("fe80::1:80", "`fe80::1:80`: write an IPv6 address in brackets, `[fe80::1]:80`"),
+            ("a:70000", "`a:70000` is not `host:port`: the port must be a number from 1 to 65535"),
+            (" a:80", "` a:80` is not `host:port`: remove the blanks around it"),
+        ] {
+            assert_eq!(wrong.parse::<Address>(), Err(told.to_owned()));
+        }
+        let told = |host| Address::new(host, 80).expect_err("no host");
+        assert!(told("http://10.0.0.5").ends_with("write the host alone, without a scheme"));
+        assert!(told("127.0.0.1:80").ends_with("and its port where ports are written"));
         for bad in ["", "a", "a:", "a:0", "a:x", "a:70000", ":80", "::1:80", "a b:80", "10.0.0.256:80", "http://a:80"] {
             assert!(bad.parse::<Address>().is_err(), "{bad}");
         }

@@ -84,7 +84,10 @@ pub(in crate::spec::decode) fn pem(written: &str, of: &Scope<'_>) -> Option<Vec<
             None
         }
         Some(attached) => of.check(attached.read(written).map_err(|error| {
-            format!("the file that it names cannot be read: {error} (PEM text begins with `-----BEGIN`)")
+            // What ends so is no key.
+            let is_path = [".pem", ".crt", ".cer", ".key"].iter().any(|end| written.ends_with(end));
+            let path = if is_path { format!("{}: ", attached.path(written).display()) } else { String::new() };
+            format!("the file that it names cannot be read: {path}{error} (PEM text begins with `-----BEGIN`)")
         })),
     }
 }

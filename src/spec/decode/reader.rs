@@ -420,4 +420,8 @@ impl de::Error for ReadError {
     fn custom<T: fmt::Display>(text: T) -> Self {
         Self { text: text.to_string(), blame: None }
     }
+
+    fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
+        Self::custom(format!("`{}` is not one of its values; {}", shown_key(variant), nearest(variant, expected)))
+    }
 }

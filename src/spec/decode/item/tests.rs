@@ -443,14 +443,14 @@ tls = true
     insta::assert_snapshot!(decoded::<UpstreamSpec>(text), @r#"
 kv:1:1: `consul`, `etcd`, `dns` and `endpoints` exclude each other: an upstream has one source
 kv:2:22: consul.service: "a/b" is not a service's name
-kv:3:14: endpoints[0]: `a` is not `host:port`
+kv:3:14: endpoints[0]: `a` is not `host:port`: its port is missing, as in `a:8080`
 kv:3:19: endpoints[1]: `address` is missing
 kv:3:30: endpoints[1].weight: -1 is not from 0 to 65535
 kv:3:65: endpoints[2].weight: 70000 is not from 0 to 65535
 kv:3:74: endpoints[3]: `a:80` is there already
 kv:3:82: endpoints[4]: `address` is missing
 kv:3:84: endpoints[4].adress: unknown key; did you mean `address`?
-kv:4:11: balance: unknown variant `fastest`, expected one of `round_robin`, `least_requests`, `p2c_ewma`, `random`, `ring_hash`, `maglev`
+kv:4:11: balance: `fastest` is not one of its values; known are round_robin, least_requests, p2c_ewma, random, ring_hash, maglev
 kv:5:13: subsets.A: `A` is not a name: 1 to 63 of a-z, 0-9, `.`, `_` and `-`, beginning with a letter or digit
 kv:5:30: subsets.b: a subset needs at least one label, such as `{ version = "v2" }`
 kv:6:19: connect_timeout: `0s`: must be more than 0
