@@ -10,6 +10,9 @@ use crate::snapshot::{Diagnostic, DiagnosticKind, Report};
 use crate::spec::name::ProviderId;
 use crate::spec::problem::Problem;
 
+/// Problems that are logged of one change.
+const MAX_LINES: usize = 50;
+
 /// What a report says by provider and feedback key. Registrations are told by their service, static settings nowhere.
 pub(super) fn by_key(report: &Report) -> Diagnostics {
     let mut all = Diagnostics::default();
@@ -46,8 +49,12 @@ pub(super) fn tell(before: &Report, now: &Report) {
         return;
     }
     let (rejected_before, rejected) = (before.rejected.iter().collect(), now.rejected.iter().collect::<BTreeSet<_>>());
-    for (provider, problem) in rejected.difference(&rejected_before) {
+    let new: Vec<_> = rejected.difference(&rejected_before).collect();
+    for (provider, problem) in new.iter().take(MAX_LINES) {
         tracing::warn!(%provider, "rejected: {problem}");
+    }
+    if let Some(more) = new.len().checked_sub(MAX_LINES + 1) {
+        tracing::warn!("rejected: {} more; /api/v1/providers has them", more + 1);
     }
     let (known, diagnostics) = (confirmed(before), confirmed(now));
     for Diagnostic { kind, provider, problem, effect, .. } in diagnostics.difference(&known) {

@@ -18,8 +18,24 @@ pub struct Problem {
 impl Problem {
     /// A problem of a whole place.
     pub fn new(place: impl Into<String>, key: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { place: place.into(), key: key.into(), text: text.into() }
+        Self { place: place.into(), key: cut(key.into()), text: cut(text.into()) }
     }
+}
+
+/// Longest key or text that is told, in characters.
+const MAX_LENGTH: usize = 1000;
+
+/// A text without its middle where it is overlong: it quotes what somebody wrote, and what is wrong stands at its end.
+fn cut(text: String) -> String {
+    if text.len() <= MAX_LENGTH {
+        return text;
+    }
+    let letters = text.chars().count();
+    if letters <= MAX_LENGTH {
+        return text;
+    }
+    let start = text.chars().take(MAX_LENGTH / 2);
+    start.chain(" [...] ".chars()).chain(text.chars().skip(letters - MAX_LENGTH / 2)).collect()
 }
 
 /// Sorts by place, lines and columns as numbers, then by key; drops what was said twice.
@@ -50,6 +66,14 @@ impl fmt::Display for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_quoted_is_cut_in_its_middle() {
+        let long = format!("`{}` is too large", "ä".repeat(5000));
+        let told = Problem::new("a", "k", long).text;
+        assert!(told.starts_with("`ää") && told.ends_with("ä` is too large") && told.chars().count() < 1100, "{told}");
+        assert_eq!(Problem::new("a", "k", "ä".repeat(600)).text, "ä".repeat(600));
+    }
 
     #[test]
     fn problems_are_in_the_order_of_their_texts() {
