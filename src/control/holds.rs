@@ -49,7 +49,7 @@ pub(super) fn problem(hold: &Hold, of: Option<usize>) -> Problem {
             Some((kind, name)) => format!("{}.{name} is held: {why}", kind.as_str()),
             None => format!("a document is held: {why}"),
         },
-        (HeldPart::File(_), _) => format!("its {} documents are held: {why}", hold.lost.len()),
+        (HeldPart::File(_), _) => format!("{} are held: {why}", named(&hold.lost)),
     };
     let end = match refused {
         Some(right) if why.contains(right.as_str()) => String::new(),
@@ -57,6 +57,16 @@ pub(super) fn problem(hold: &Hold, of: Option<usize>) -> Problem {
         None => format!("; `fleetgate accept {id}` shows what would be lost, and asks"),
     };
     Problem::new(hold.place.clone(), "", format!("{what}{end}"))
+}
+
+/// `routes/a, routes/b and 3 more`
+fn named(lost: &[String]) -> String {
+    let names = lost.iter().take(MAX_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match lost.len().saturating_sub(MAX_NAMED) {
+        0 if names.is_empty() => "its settings".to_owned(),
+        0 => names,
+        more => format!("{names} and {more} more"),
+    }
 }
 
 fn held_sources(state: &ProviderState) -> BTreeSet<&Source> {

@@ -177,6 +177,9 @@ pub(super) fn merge(states: &BTreeMap<ProviderId, Arc<ProviderState>>, rules: &R
     merged
 }
 
+/// Problems told of one provider's documents.
+const MAX_REJECTED: usize = 1000;
+
 /// What a provider serves of the saved state, a line a source and a line for the documents.
 fn from_saved(provider: ProviderId, state: &ProviderState, wanted: &BTreeSet<Source>) -> Vec<Problem> {
     let sources = state.sources.iter().filter_map(|(source, known)| match known.origin {
@@ -348,11 +351,17 @@ impl Merged {
     fn report_states(&mut self, states: &BTreeMap<ProviderId, Arc<ProviderState>>, rules: &Rules) {
         let rejected = &mut self.report.rejected;
         rejected.clear();
+        self.report.pending = states.values().flat_map(|state| state.pending.iter().cloned()).collect();
         for (provider, state) in in_order(states, rules) {
             let Some(documents) = &state.documents else { continue };
             let of_items = documents.entries().flat_map(|entry| entry.problems);
-            let problems = of_items.chain(&documents.rejected).cloned();
-            rejected.extend(problems.map(|problem| (provider, problem)));
+            let mut problems = of_items.chain(&documents.rejected);
+            rejected.extend(problems.by_ref().take(MAX_REJECTED).map(|problem| (provider, problem.clone())));
+            let more = problems.count();
+            if more > 0 {
+                let text = format!("{more} more problems of its documents are not told");
+                rejected.push((provider, Problem::new(provider.to_string(), "", text)));
+            }
         }
         for (provider, state) in states {
             let problems = state.sources.values().flat_map(|source| source.problems.iter().cloned());

@@ -11,6 +11,7 @@ use super::status::ProviderStatus;
 use crate::spec::document::Documents;
 use crate::spec::hold::{Held, HeldPart, Scope};
 use crate::spec::name::ProviderId;
+use crate::spec::problem::Problem;
 use crate::spec::source::Source;
 
 /// Accepted parts that a watch has not looked at yet; one that is further behind keeps what it holds.
@@ -83,6 +84,24 @@ impl Publisher {
             }
             state.texts = Arc::new(texts);
             note_listed(&mut state, None);
+            Some(state)
+        });
+    }
+
+    /// Publishes the documents of files, with what is held of them and the settings that wait for a restart.
+    pub fn files(&self, documents: Documents, holds: BTreeMap<HeldPart, Held>, pending: Vec<Problem>) {
+        let new = holds.keys().filter(|part| !self.slot.borrow().holds.contains_key(part)).count();
+        self.status.updates.held.fetch_add(new as u64, Relaxed);
+        self.change(|before| {
+            let same_documents = before.documents.as_deref() == Some(&documents);
+            if same_documents && before.holds == holds && *before.pending == *pending {
+                return None;
+            }
+            let mut state = ProviderState::clone(before);
+            if !same_documents {
+                state.documents = Some(Arc::new(documents));
+            }
+            (state.holds, state.pending) = (holds, pending.into());
             Some(state)
         });
     }

@@ -51,6 +51,8 @@ pub struct ProviderState {
     pub holds: BTreeMap<HeldPart, Held>,
     /// Rights that the credentials lack now, and what each concerns.
     pub missing_rights: BTreeMap<Scope, Arc<str>>,
+    /// Static settings that the main file changed since the start.
+    pub pending: Arc<[Problem]>,
     /// How often one of its watches saw the registry's counter go back.
     pub regressions: u64,
     /// How often one of its watches met servers with other ids than before.

@@ -25,6 +25,8 @@ pub struct Report {
     pub diagnostics: Vec<Diagnostic>,
     /// Routes that do not get all they match, because others match it, too.
     pub contests: Vec<Contest>,
+    /// Settings of the configuration file that take effect at the next start.
+    pub pending: Vec<Problem>,
     /// Two registrations of one address, and whatever else is only worth a remark.
     pub remarks: Vec<Problem>,
     /// Document providers in use whose first complete read is still out. The gateway stays closed until then.

@@ -11,6 +11,7 @@ mod edits;
 mod etcd;
 mod faults;
 mod feedback;
+mod files;
 mod flapping;
 mod permissions;
 mod random;

@@ -142,7 +142,7 @@ pub fn view(state: &State) -> StatusView {
         gateways: state.fleet.gateways(),
         redis: state.fleet.ledger().map(|ledger| redis(ledger.standing())),
         providers: providers.into_iter().map(summary).collect(),
-        remarks: snapshot.report.remarks.iter().cloned().chain(troubles).collect(),
+        remarks: snapshot.report.pending.iter().chain(&snapshot.report.remarks).cloned().chain(troubles).collect(),
     }
 }
 

@@ -130,6 +130,10 @@ pub enum What {
     ItemRejected,
     /// It can again.
     ItemAccepted,
+    /// A static setting of the configuration file is another than at the start: it waits for a restart.
+    RestartNeeded,
+    /// It is that of the start again.
+    RestartNotNeeded,
     /// A provider's watch fails; what it knew is kept.
     ProviderFailing,
     /// It answers again.
@@ -170,6 +174,8 @@ impl What {
             | Self::HoldEnded
             | Self::ItemRejected
             | Self::ItemAccepted
+            | Self::RestartNeeded
+            | Self::RestartNotNeeded
             | Self::ProviderFailing
             | Self::ProviderLive
             | Self::Command => false,

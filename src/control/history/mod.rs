@@ -69,6 +69,7 @@ struct Kept {
     next_id: u64,
     picture: diff::Picture,
     rejected: trouble::Rejected,
+    waiting: trouble::Waiting,
     failing: trouble::Failing,
 }
 
@@ -130,6 +131,7 @@ impl History {
             next_id,
             picture: diff::Picture::default(),
             rejected: trouble::Rejected::default(),
+            waiting: trouble::Waiting::default(),
             failing: trouble::Failing::default(),
         };
         former.events.into_iter().for_each(|event| kept.keep(event));
@@ -173,6 +175,7 @@ impl History {
     pub(super) fn documents(&self, states: &BTreeMap<ProviderId, Arc<ProviderState>>) {
         let mut kept = self.kept();
         let mut changes = kept.rejected.observe(states);
+        changes.extend(kept.waiting.observe(states));
         for change in &mut changes {
             change.index = change.provider.and_then(|provider| (self.index_of)(provider, None));
         }

@@ -6,11 +6,14 @@ use std::sync::Arc;
 use super::event::{Change, What};
 use crate::discovery::state::ProviderState;
 use crate::spec::document::{Documents, Kind};
+use crate::spec::hold::HeldPart;
 use crate::spec::name::ProviderId;
 use crate::spec::problem::Problem;
 
 /// Problems of one item that an event repeats.
 const MOST_PROBLEMS: usize = 5;
+/// Items that are rejected or accepted at once and have an event each.
+const MAX_REJECTED: usize = 500;
 /// Watches of one provider that turn at once and have an event each; more share one.
 const MOST_WATCHES: usize = 3;
 
@@ -33,7 +36,9 @@ impl Rejected {
     pub(super) fn observe(&mut self, states: &BTreeMap<ProviderId, Arc<ProviderState>>) -> Vec<Change> {
         let now = complaints(states);
         let mut changes = Vec::new();
-        for (place, complaint) in now.iter().filter(|(place, complaint)| self.0.get(*place) != Some(complaint)) {
+        let new = now.iter().filter(|(place, complaint)| self.0.get(*place) != Some(complaint));
+        let more = new.clone().count().saturating_sub(MAX_REJECTED);
+        for (place, complaint) in new.take(MAX_REJECTED) {
             let serves = match (place.1, complaint.serves) {
                 (Some(_), true) => "; its last good form serves",
                 (Some(_), false) => "; it never had a good form, and is absent",
@@ -41,12 +46,61 @@ impl Rejected {
             };
             changes.push(change(What::ItemRejected, place, format!("{}{serves}", complaint.texts.join("; "))));
         }
-        for place in self.0.keys().filter(|place| !now.contains_key(*place)) {
+        if more > 0 {
+            changes.push(Change::new(What::ItemRejected, format!("{more} more items and places at once")));
+        }
+        for place in self.0.keys().filter(|place| !now.contains_key(*place)).take(MAX_REJECTED) {
             let exists = exists(place, states);
             let cause = if exists { "it can be used as it is" } else { "what was wrong is gone" };
             changes.push(change(What::ItemAccepted, place, cause.to_owned()));
         }
         self.0 = now;
+        changes
+    }
+}
+
+/// What files lost and is held, and the settings that wait for a restart, as they were told last.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    holds: BTreeMap<(ProviderId, Arc<str>), Arc<str>>,
+    pending: BTreeMap<(ProviderId, String), String>,
+}
+
+impl Waiting {
+    /// What is newly held or waits, and what no longer does.
+    pub(super) fn observe(&mut self, states: &BTreeMap<ProviderId, Arc<ProviderState>>) -> Vec<Change> {
+        let (mut holds, mut pending) = (BTreeMap::new(), BTreeMap::new());
+        for (provider, state) in states {
+            for (part, held) in &state.holds {
+                if let HeldPart::File(path) = part {
+                    holds.insert((*provider, Arc::clone(path)), Arc::clone(&held.why));
+                }
+            }
+            for setting in state.pending.iter() {
+                pending.insert((*provider, setting.key.clone()), setting.to_string());
+            }
+        }
+        let of = |event, provider: ProviderId, source: &str, cause: String| Change {
+            provider: Some(provider),
+            source: Some(source.into()),
+            ..Change::new(event, cause)
+        };
+        let mut changes = Vec::new();
+        for ((provider, place), why) in holds.iter().filter(|(place, _)| !self.holds.contains_key(*place)) {
+            changes.push(of(What::HoldBegan, *provider, place, format!("its items are held: {why}")));
+        }
+        for (provider, place) in self.holds.keys().filter(|place| !holds.contains_key(*place)) {
+            let cause = "what was held is back, is gone for good, or was accepted".to_owned();
+            changes.push(of(What::HoldEnded, *provider, place, cause));
+        }
+        for ((provider, key), text) in pending.iter().filter(|(key, _)| !self.pending.contains_key(*key)) {
+            changes.push(of(What::RestartNeeded, *provider, key, text.clone()));
+        }
+        for (provider, key) in self.pending.keys().filter(|key| !pending.contains_key(*key)) {
+            let cause = format!("{key} is that of the start again");
+            changes.push(of(What::RestartNotNeeded, *provider, key, cause));
+        }
+        (self.holds, self.pending) = (holds, pending);
         changes
     }
 }

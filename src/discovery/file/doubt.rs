@@ -1,111 +1,210 @@
-//! Defines when a file that lost its content is believed. Pure.
+//! When the loss of a file's items is believed. Pure: time comes in.
 //!
-//! Editors and scripts truncate a file before they write it, or move it away first; for a moment it is empty or
-//! missing. Such a look is not believed before it was repeated.
+//! Additions and changes never get here. What is lost waits: how long depends on how it was lost, and each wait ends with
+//! another look. A loss that looks like a fault of the place (the main file, a folder) or of the text (a section that
+//! nobody knows) is held until that is over, or until an operator accepts it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long an empty or missing file keeps its former content.
-pub(super) const DOUBT: Duration = Duration::from_millis(200);
+use crate::spec::decode::{ItemKey, Kept, Loss};
+use crate::spec::hold::{Held, HeldPart};
 
-/// What a file says, or why it can't be read.
-pub(super) type Content = Result<Vec<u8>, String>;
+/// How long a few items of a file wait: they may be on their way into another file.
+pub(super) const MOVE_WAIT: Duration = Duration::from_millis(500);
+/// How long the items of a file wait that is gone from a folder which is there.
+pub(super) const DELETION_WAIT: Duration = Duration::from_secs(2);
+/// How long most items of a file wait: its writer may not be done. It begins anew with each further change.
+pub(super) const REWRITE_WAIT: Duration = Duration::from_secs(5);
+/// Further changes of the file do not extend a wait beyond this.
+const MAX_WAIT: Duration = Duration::from_secs(30);
 
-/// What files said last, and which of them are in doubt.
+/// What files lost and is not believed to be gone.
 #[derive(Debug, Default)]
-pub(super) struct Believed {
-    contents: BTreeMap<PathBuf, Content>,
-    doubted: BTreeMap<PathBuf, Instant>,
+pub(super) struct Doubt {
+    files: BTreeMap<String, BTreeMap<ItemKey, Suspect>>,
 }
 
-impl Believed {
-    /// What files say now, given what a look saw; `unknown` are paths the look could not judge, with the
-    /// reason.
-    pub(super) fn update(
-        &mut self,
-        seen: BTreeMap<PathBuf, Content>,
-        unknown: impl Fn(&PathBuf) -> Option<String>,
-        now: Instant,
-    ) -> &BTreeMap<PathBuf, Content> {
-        let before = std::mem::replace(&mut self.contents, seen);
-        let mut lost = BTreeSet::new();
-        for (path, content) in before {
-            let had_content = matches!(&content, Ok(bytes) if !bytes.trim_ascii().is_empty());
-            let has_none = match self.contents.get(&path) {
-                None => true,
-                Some(Ok(bytes)) => bytes.trim_ascii().is_empty(),
-                Some(Err(_)) => false,
-            };
-            if !self.contents.contains_key(&path)
-                && let Some(reason) = unknown(&path)
-            {
-                self.contents.insert(path, Err(reason));
-            } else if had_content && has_none {
-                let since = *self.doubted.entry(path.clone()).or_insert(now);
-                if now.duration_since(since) < DOUBT {
-                    lost.insert(path.clone());
-                    self.contents.insert(path, content);
-                }
-            }
+/// A lost item that stays for now.
+#[derive(Clone, Debug)]
+struct Suspect {
+    cause: Cause,
+    /// When that was first seen.
+    since: Instant,
+    /// When the loss is believed; `None`: not by itself.
+    until: Option<Instant>,
+    /// An operator accepted it: it goes at the next look.
+    accepted: bool,
+}
+
+/// Why the loss of an item is suspect; the later ones are the stronger ones.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Cause {
+    /// A few items of a file that is there.
+    Few,
+    /// The file is gone from a folder that is there.
+    Deleted,
+    /// Most items of a file that is there, or the end of its text.
+    Most,
+    /// Its place was gone, and is back without it.
+    Returned,
+    /// Its place is gone: why.
+    Absent(Arc<str>),
+    /// Something in its file belongs to no item.
+    Misplaced,
+}
+
+impl Cause {
+    fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::Few => Some(MOVE_WAIT),
+            Self::Deleted => Some(DELETION_WAIT),
+            Self::Most | Self::Returned => Some(REWRITE_WAIT),
+            Self::Absent(_) | Self::Misplaced => None,
         }
-        self.doubted.retain(|path, _| lost.contains(path));
-        &self.contents
     }
 
-    /// When to look again because of a doubt.
-    pub(super) fn look_again_at(&self) -> Option<Instant> {
-        self.doubted.values().min().map(|since| *since + DOUBT)
+    /// Whether people have to know of it. Waits for an ordinary edit to be complete are nobody's concern.
+    fn is_told(&self) -> bool {
+        match self {
+            Self::Few | Self::Deleted => false,
+            Self::Most | Self::Returned | Self::Absent(_) | Self::Misplaced => true,
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = REWRITE_WAIT.as_secs();
+        match self {
+            Self::Few | Self::Deleted => f.write_str("the loss is looked at once more"),
+            Self::Most => write!(f, "the file lost most of its items or its end, and may still be being written: they go unless they are back within {seconds} s"),
+            Self::Returned => write!(f, "they are not among what came back: they go unless they are back within {seconds} s"),
+            Self::Absent(why) => write!(f, "{why}: they stay until it is back"),
+            Self::Misplaced => f.write_str("something in the file belongs to no item, and may be what they were meant to be: they stay until that is right"),
+        }
+    }
+}
+
+impl Suspect {
+    fn new(cause: Cause, now: Instant) -> Self {
+        let until = cause.wait().map(|wait| now + wait);
+        Self { cause, since: now, until, accepted: false }
+    }
+
+    /// Seen once more. `moving`: what it depends on has changed since the last look.
+    fn again(self, cause: &Cause, moving: bool, now: Instant) -> Self {
+        match (self.cause.wait(), cause.wait()) {
+            (None, None) => Self { cause: cause.clone(), ..self },
+            (Some(_), None) => Self::new(cause.clone(), now),
+            // What held it is over.
+            (None, Some(_)) => Self::new(Cause::Returned, now),
+            (Some(before), Some(wait)) if wait > before => Self::new(cause.clone(), now),
+            (Some(wait), Some(_)) if moving => {
+                let until = self.until.max(Some((now + wait).min(self.since + MAX_WAIT)));
+                Self { until, ..self }
+            }
+            (Some(_), Some(_)) => self,
+        }
+    }
+}
+
+impl Doubt {
+    /// Which of the lost items stay. `absent` says of files that are gone why that is suspect, where it is; `replaced`
+    /// are files that were exchanged as a whole, so that a text which ends early is meant so; `arrived`: files came
+    /// that were not there at the last look.
+    pub(super) fn judge(
+        &mut self,
+        losses: &[Loss],
+        absent: &BTreeMap<String, Arc<str>>,
+        replaced: &BTreeSet<String>,
+        arrived: bool,
+        now: Instant,
+    ) -> Kept {
+        let mut before = std::mem::take(&mut self.files);
+        let mut kept = Kept::new();
+        for loss in losses {
+            let mut known = before.remove(&loss.file).unwrap_or_default();
+            let cut = loss.cut && !replaced.contains(&loss.file);
+            let cause = cause(loss, cut, absent);
+            // What the file lost while most of it is in doubt is so by the same edit.
+            let of_parts = if cut || cause == Cause::Most || known.values().any(|it| it.cause == Cause::Most) {
+                Some(Cause::Most)
+            } else {
+                Some(Cause::Few).filter(|_| !loss.cut)
+            };
+            let items = loss.items.iter().map(|key| (key, Some(&cause)));
+            let reduced = loss.reduced.iter().map(|key| (key, of_parts.as_ref()));
+            let mut suspects = BTreeMap::new();
+            for (key, cause) in items.chain(reduced) {
+                let Some(cause) = cause else { continue };
+                let suspect = match known.remove(key) {
+                    None => Suspect::new(cause.clone(), now),
+                    Some(suspect) if suspect.accepted => continue,
+                    // A text that cannot be read says nothing.
+                    Some(suspect) if loss.unparsed => {
+                        let until = suspect.until.max(suspect.cause.wait().map(|wait| now + wait));
+                        Suspect { until, ..suspect }
+                    }
+                    Some(suspect) => {
+                        let moving = loss.changed || arrived && suspect.cause == Cause::Returned;
+                        suspect.again(cause, moving, now)
+                    }
+                };
+                if suspect.until.is_none_or(|until| until > now) {
+                    suspects.insert(key.clone(), suspect);
+                }
+            }
+            if !suspects.is_empty() {
+                kept.insert(loss.file.clone(), suspects.keys().cloned().collect());
+                self.files.insert(loss.file.clone(), suspects);
+            }
+        }
+        kept
+    }
+
+    /// An operator accepts what a file lost: at the next look it is gone. Tells whether there is any.
+    pub(super) fn accept(&mut self, file: &str) -> bool {
+        let mut any = false;
+        for suspect in self.files.get_mut(file).into_iter().flat_map(BTreeMap::values_mut) {
+            suspect.accepted = true;
+            any = true;
+        }
+        any
+    }
+
+    /// When to look again because a wait is over.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.files.values().flat_map(BTreeMap::values).filter_map(|suspect| suspect.until).min()
+    }
+
+    /// What people have to know of, a hold a file.
+    pub(super) fn holds(&self) -> BTreeMap<HeldPart, Held> {
+        let of_file = |(file, suspects): (&String, &BTreeMap<ItemKey, Suspect>)| {
+            let told = suspects.iter().filter(|(_, suspect)| suspect.cause.is_told());
+            let lost = told.clone().map(|((kind, name), _)| format!("{}/{name}", kind.as_str())).collect();
+            let cause = told.map(|(_, suspect)| &suspect.cause).max()?;
+            let held = Held { lost, why: cause.to_string().into(), missing_right: None };
+            Some((HeldPart::File(file.as_str().into()), held))
+        };
+        self.files.iter().filter_map(of_file).collect()
+    }
+}
+
+fn cause(loss: &Loss, cut: bool, absent: &BTreeMap<String, Arc<str>>) -> Cause {
+    let lost = loss.items.len();
+    match absent.get(&loss.file) {
+        Some(why) if loss.gone => Cause::Absent(Arc::clone(why)),
+        _ if loss.gone => Cause::Deleted,
+        _ if loss.misplaced => Cause::Misplaced,
+        _ if cut || lost == loss.had || lost >= 2 && lost * 2 > loss.had => Cause::Most,
+        _ => Cause::Few,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn seen(files: &[(&str, &str)]) -> BTreeMap<PathBuf, Content> {
-        files.iter().map(|(path, text)| (PathBuf::from(path), Ok(text.as_bytes().to_vec()))).collect()
-    }
-
-    fn nothing(_: &PathBuf) -> Option<String> {
-        None
-    }
-
-    #[test]
-    fn an_empty_or_missing_file_is_believed_at_the_second_look() {
-        let (mut believed, start) = (Believed::default(), Instant::now());
-        let full = seen(&[("a", "1"), ("b", "2"), ("c", "")]);
-        assert_eq!(*believed.update(full.clone(), nothing, start), full, "c was empty from the start");
-        assert_eq!(believed.look_again_at(), None);
-        assert_eq!(*believed.update(seen(&[("a", " \n"), ("c", "")]), nothing, start), full);
-        assert_eq!(believed.look_again_at(), Some(start + DOUBT));
-        // Looking sooner proves nothing.
-        assert_eq!(*believed.update(seen(&[("a", ""), ("c", "")]), nothing, start + DOUBT / 2), full);
-        let after = seen(&[("a", ""), ("c", "")]);
-        assert_eq!(*believed.update(after.clone(), nothing, start + DOUBT), after);
-        assert_eq!(believed.look_again_at(), None);
-    }
-
-    #[test]
-    fn a_file_that_came_back_is_no_longer_in_doubt() {
-        let (mut believed, start) = (Believed::default(), Instant::now());
-        believed.update(seen(&[("a", "1")]), nothing, start);
-        believed.update(seen(&[]), nothing, start);
-        assert_eq!(*believed.update(seen(&[("a", "2")]), nothing, start + DOUBT), seen(&[("a", "2")]));
-        // A new doubt begins anew.
-        assert_eq!(*believed.update(seen(&[]), nothing, start + DOUBT * 2), seen(&[("a", "2")]));
-    }
-
-    #[test]
-    fn what_a_look_could_not_judge_is_not_gone() {
-        let (mut believed, start) = (Believed::default(), Instant::now());
-        believed.update(seen(&[("d/a", "1")]), nothing, start);
-        let denied = |path: &PathBuf| path.starts_with("d").then(|| "denied".to_owned());
-        let now = believed.update(seen(&[]), denied, start);
-        assert_eq!(now[&PathBuf::from("d/a")], Err("denied".to_owned()));
-        assert_eq!(believed.look_again_at(), None);
-    }
-}
+mod tests;

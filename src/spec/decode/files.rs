@@ -1,4 +1,4 @@
-//! Defines the documents of files: the dynamic sections of each, merged.
+//! The documents of files: the dynamic sections of each, merged, with what files lost and is not believed to be gone.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,20 +6,18 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::spec::certificate::CertificateSpec;
-use crate::spec::consumer::ConsumerSpec;
-use crate::spec::document::{Documents, Item};
-use crate::spec::middleware::MiddlewareSpec;
-use crate::spec::name::Name;
+use crate::spec::document::Documents;
 use crate::spec::problem::{Problem, sort};
-use crate::spec::route::RouteSpec;
-use crate::spec::upstream::UpstreamSpec;
 
+use self::items::{Items, Lost};
 use super::attached::Attached;
 use super::format::Format;
-use super::item::DecodeItem;
 use super::parse::{SyntaxError, parse_bytes};
-use super::sections::{SectionItem, Sections, decode_sections};
+use super::sections::decode_sections;
+
+mod items;
+
+pub use items::{ItemKey, Kept, Loss};
 
 /// The text of one file as it is now.
 #[derive(Clone, Debug)]
@@ -44,8 +42,11 @@ pub struct FileSet {
 }
 
 /// Reads what documents name.
-#[derive(Clone, Copy, Debug)]
-struct Read(fn(&Path) -> Result<Vec<u8>, String>);
+#[derive(Clone)]
+struct Read(Arc<ReadFile>);
+
+/// Reads a file that a document names, or says why it cannot.
+type ReadFile = dyn Fn(&Path) -> Result<Vec<u8>, String> + Send + Sync;
 
 /// What documents name, and what was found there. Keys are among it: it is never shown.
 type Attachments = BTreeMap<PathBuf, Result<Vec<u8>, String>>;
@@ -54,20 +55,14 @@ type Attachments = BTreeMap<PathBuf, Result<Vec<u8>, String>>;
 struct Known {
     bytes: Result<Vec<u8>, String>,
     attachments: Attachments,
-    routes: Vec<KnownItem<RouteSpec>>,
-    upstreams: Vec<KnownItem<UpstreamSpec>>,
-    middlewares: Vec<KnownItem<MiddlewareSpec>>,
-    certificates: Vec<KnownItem<CertificateSpec>>,
-    consumers: Vec<KnownItem<ConsumerSpec>>,
+    items: Items,
+    /// What the file had and lost, or lost a part of, and what is kept of it for now.
+    lost: Lost,
     rejected: Vec<Problem>,
-}
-
-/// An item as its file says it.
-#[derive(Debug)]
-struct KnownItem<T> {
-    name: Name,
-    place: Arc<str>,
-    said: Result<Arc<T>, Vec<Problem>>,
+    /// Whether `items` are what `bytes` say; they are older when the bytes cannot be parsed.
+    parsed: bool,
+    /// The file is not there any more: `bytes` are what it said last.
+    gone: bool,
 }
 
 impl FileSet {
@@ -77,8 +72,8 @@ impl FileSet {
     }
 
     /// No documents yet. What they name is read so, at each update anew.
-    pub fn reading(read: fn(&Path) -> Result<Vec<u8>, String>) -> Self {
-        Self { read: Read(read), ..Self::default() }
+    pub fn reading(read: impl Fn(&Path) -> Result<Vec<u8>, String> + Send + Sync + 'static) -> Self {
+        Self { read: Read(Arc::new(read)), ..Self::default() }
     }
 
     /// The files that the documents of the last update name.
@@ -86,27 +81,64 @@ impl FileSet {
         self.files.values().flat_map(|known| known.attachments.keys().cloned()).collect()
     }
 
+    /// The files of the last update that have items, whether or not they are still there.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.files.keys().map(String::as_str)
+    }
+
     /// The documents of the present files, in the order given: of two files that define a name the first one
     /// wins and the other is reported. A file that is not given is gone, with its items.
     pub fn update(&mut self, files: Vec<FileText>) -> Documents {
-        let mut known = std::mem::take(&mut self.files);
-        let mut documents = Documents::default();
+        self.update_judged(files, |_| BTreeMap::new())
+    }
+
+    /// As [`Self::update`], but what files lost stays where `judge` says so, and is judged again at the next update.
+    /// It is asked at each update, and answers with the items to keep, by file. An item that another file defines now is not lost: it moved.
+    pub fn update_judged(&mut self, files: Vec<FileText>, judge: impl FnOnce(&[Loss]) -> Kept) -> Documents {
+        let mut before = std::mem::take(&mut self.files);
+        let mut present = Vec::new();
         for file in files {
             let path = file.path.clone();
-            let now = match known.remove(&path) {
-                Some(before) if before.bytes == file.bytes && before.attachments_are_the_same(&self.read) => before,
-                before => Known::read(file, before, &self.read),
+            let former = before.remove(&path);
+            let changed = former.as_ref().is_none_or(|former| former.gone || former.bytes != file.bytes);
+            let now = match former {
+                Some(former) if !changed && former.attachments_are_the_same(&self.read) => former,
+                former => Known::read(file, former, &self.read),
             };
-            merge(&now.routes, &self.last.routes, &mut documents.routes, &mut documents.rejected);
-            merge(&now.upstreams, &self.last.upstreams, &mut documents.upstreams, &mut documents.rejected);
-            merge(&now.middlewares, &self.last.middlewares, &mut documents.middlewares, &mut documents.rejected);
-            merge(&now.certificates, &self.last.certificates, &mut documents.certificates, &mut documents.rejected);
-            merge(&now.consumers, &self.last.consumers, &mut documents.consumers, &mut documents.rejected);
-            documents.rejected.extend(now.rejected.iter().cloned());
-            self.files.insert(path, now);
+            present.push((path, now, changed));
         }
+        let defined: BTreeSet<ItemKey> = present.iter().flat_map(|(_, known, _)| known.items.keys()).collect();
+        let mut losses = Vec::new();
+        for (path, known, changed) in &mut present {
+            losses.extend(known.loss(path, false, *changed, &defined));
+        }
+        let mut gone: Vec<(String, Known)> = Vec::new();
+        for (path, former) in before {
+            let mut known = former.gone();
+            losses.extend(known.loss(&path, true, false, &defined));
+            gone.push((path, known));
+        }
+        let kept = judge(&losses);
+        let present_files = present.iter_mut().map(|(path, known, _)| (path, known));
+        for (path, known) in present_files.chain(gone.iter_mut().map(|(path, known)| (path, known))) {
+            let kept = kept.get(path);
+            known.lost.retain(|key| kept.is_some_and(|kept| kept.contains(key)));
+        }
+        let mut documents = Documents::default();
+        for (_, known, _) in &present {
+            known.items.merge(Some(&known.lost), &self.last, &mut documents);
+            documents.rejected.extend(known.rejected.iter().cloned());
+        }
+        // What was lost comes last: whatever is defined somewhere goes before it.
+        let rejected = std::mem::take(&mut documents.rejected);
+        for known in present.iter().map(|(_, known, _)| known).chain(gone.iter().map(|(_, known)| known)) {
+            known.lost.items.merge(None, &self.last, &mut documents);
+        }
+        documents.rejected = rejected;
         sort(&mut documents.rejected);
         self.last = documents.clone();
+        self.files = present.into_iter().map(|(path, known, _)| (path, known)).collect();
+        self.files.extend(gone.into_iter().filter(|(_, known)| !known.lost.items.is_empty()));
         documents
     }
 }
@@ -132,39 +164,72 @@ impl Known {
                     attachments.entry(path.to_owned()).or_insert_with(|| (read.0)(path)).clone()
                 };
                 let attached = Attached::new(Path::new(&file.path), &noted);
-                let Sections { routes, upstreams, middlewares, certificates, consumers, rejected } =
-                    decode_sections(&root, &file.path, file.main, attached);
-                Self {
-                    bytes: file.bytes,
-                    routes: known_items(routes),
-                    upstreams: known_items(upstreams),
-                    middlewares: known_items(middlewares),
-                    certificates: known_items(certificates),
-                    consumers: known_items(consumers),
-                    attachments: attachments.into_inner(),
-                    rejected,
-                }
+                let (items, rejected) = Items::of(decode_sections(&root, &file.path, file.main, attached));
+                let lost = before.map_or_else(Lost::default, |before| {
+                    let cut = is_cut(before.bytes.as_deref(), file.bytes.as_deref());
+                    Lost::between(before.lost.over(before.items), &items, cut)
+                });
+                let attachments = attachments.into_inner();
+                Self { bytes: file.bytes, attachments, items, lost, rejected, parsed: true, gone: false }
             }
             Err(rejected) => match before {
-                Some(before) => Self { bytes: file.bytes, rejected, ..before },
+                Some(before) => Self { bytes: file.bytes, rejected, parsed: false, gone: false, ..before },
                 None => Self {
                     bytes: file.bytes,
                     attachments: Attachments::new(),
-                    routes: Vec::new(),
-                    upstreams: Vec::new(),
-                    middlewares: Vec::new(),
-                    certificates: Vec::new(),
-                    consumers: Vec::new(),
+                    items: Items::default(),
+                    lost: Lost::default(),
                     rejected,
+                    parsed: false,
+                    gone: false,
                 },
             },
         }
     }
+
+    /// The same once its file is not there any more.
+    fn gone(self) -> Self {
+        let lost = Lost::between(self.lost.over(self.items), &Items::default(), false);
+        Self { items: Items::default(), lost, rejected: Vec::new(), parsed: true, gone: true, ..self }
+    }
+
+    /// What is lost, without what is defined elsewhere now.
+    fn loss(&mut self, path: &str, gone: bool, changed: bool, defined: &BTreeSet<ItemKey>) -> Option<Loss> {
+        let own: BTreeSet<ItemKey> = self.items.keys().collect();
+        self.lost.retain(|key| own.contains(key) || !defined.contains(key));
+        if self.lost.items.is_empty() {
+            return None;
+        }
+        let (reduced, items) = self.lost.items.keys().partition(|key| own.contains(key));
+        let items: BTreeSet<ItemKey> = items;
+        Some(Loss {
+            file: path.to_owned(),
+            gone,
+            changed,
+            unparsed: !self.parsed,
+            misplaced: self.parsed && !self.rejected.is_empty(),
+            cut: self.lost.cut,
+            had: own.len() + items.len(),
+            items,
+            reduced,
+        })
+    }
+}
+
+/// Whether a text is a beginning of what it was: its writer may not be done.
+fn is_cut(before: Result<&[u8], &String>, now: Result<&[u8], &String>) -> bool {
+    matches!((before, now), (Ok(before), Ok(now)) if now.len() < before.len() && before.starts_with(now))
 }
 
 impl Default for Read {
     fn default() -> Self {
-        Self(|_| Err("no file can be named here".to_owned()))
+        Self(Arc::new(|_| Err("no file can be named here".to_owned())))
+    }
+}
+
+impl fmt::Debug for Read {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Read")
     }
 }
 
@@ -174,41 +239,10 @@ impl fmt::Debug for Known {
     }
 }
 
-fn known_items<T>(items: Vec<SectionItem<T>>) -> Vec<KnownItem<T>> {
-    let known = |item: SectionItem<T>| KnownItem {
-        name: item.name,
-        place: item.place.into(),
-        said: item.decoded.item.map(Arc::new),
-    };
-    items.into_iter().map(known).collect()
-}
-
-fn merge<T: DecodeItem>(
-    items: &[KnownItem<T>],
-    last: &BTreeMap<Name, Item<T>>,
-    merged: &mut BTreeMap<Name, Item<T>>,
-    rejected: &mut Vec<Problem>,
-) {
-    for KnownItem { name, place, said } in items {
-        if let Some(winner) = merged.get(name) {
-            let text = format!("`{name}` is defined at {} already: remove one of them", winner.place);
-            rejected.push(Problem::new(&**place, format!("{}.{name}", T::KIND.as_str()), text));
-            continue;
-        }
-        let last_good = last.get(name).and_then(|item| item.good.clone());
-        let (good, problems) = match (said, last_good) {
-            // What says the same must not look changed.
-            (Ok(spec), Some(last)) if *last == **spec => (Some(last), Vec::new()),
-            (Ok(spec), _) => (Some(Arc::clone(spec)), Vec::new()),
-            (Err(problems), last_good) => (last_good, problems.clone()),
-        };
-        merged.insert(name.clone(), Item { good, problems, place: Arc::clone(place) });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::route::RouteSpec;
 
     const GOOD: &str =
         "[routes.a]\nmatch = { path = \"/a\" }\nupstream = \"u\"\n[upstreams.u]\nendpoints = [\"h:80\"]\n";

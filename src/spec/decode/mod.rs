@@ -37,5 +37,5 @@ pub mod upstream_tls;
 
 pub use attached::Attached;
 pub use documents::DocumentSet;
-pub use files::{FileSet, FileText};
+pub use files::{FileSet, FileText, ItemKey, Kept, Loss};
 pub use format::Format;

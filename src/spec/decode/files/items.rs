@@ -1,0 +1,225 @@
+//! The items of one file, by kind, and what became of those it had before.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::spec::certificate::CertificateSpec;
+use crate::spec::consumer::ConsumerSpec;
+use crate::spec::decode::item::DecodeItem;
+use crate::spec::decode::sections::{SectionItem, Sections};
+use crate::spec::document::{Documents, Item, Kind};
+use crate::spec::middleware::MiddlewareSpec;
+use crate::spec::name::Name;
+use crate::spec::problem::Problem;
+use crate::spec::route::RouteSpec;
+use crate::spec::upstream::UpstreamSpec;
+
+/// An item by its kind and name.
+pub type ItemKey = (Kind, Name);
+
+/// The items that stay although their file lost them, by file.
+pub type Kept = BTreeMap<String, BTreeSet<ItemKey>>;
+
+/// What a file lost, now or at an earlier update, and has not got back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// Its path.
+    pub file: String,
+    /// The file itself is not there.
+    pub gone: bool,
+    /// Its text is another than at the last update.
+    pub changed: bool,
+    /// Its text cannot be read or parsed, so it says nothing about what was lost before.
+    pub unparsed: bool,
+    /// Something in it belongs to no item, such as an unknown section: what is lost may stand there.
+    pub misplaced: bool,
+    /// Its text is a beginning of what it was, so its writer may not be done.
+    pub cut: bool,
+    /// How many items it had: those it has, and those that are lost.
+    pub had: usize,
+    /// The items it does not define any more, and no other file does.
+    pub items: BTreeSet<ItemKey>,
+    /// Items that it still defines: routes that lost middlewares, and what changed in a text that is `cut`.
+    pub reduced: BTreeSet<ItemKey>,
+}
+
+/// An item as its file says it.
+#[derive(Clone, Debug)]
+struct KnownItem<T> {
+    name: Name,
+    place: Arc<str>,
+    said: Result<Arc<T>, Vec<Problem>>,
+}
+
+/// The items of a file, each kind in the order of the names.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Items {
+    routes: Vec<KnownItem<RouteSpec>>,
+    upstreams: Vec<KnownItem<UpstreamSpec>>,
+    middlewares: Vec<KnownItem<MiddlewareSpec>>,
+    certificates: Vec<KnownItem<CertificateSpec>>,
+    consumers: Vec<KnownItem<ConsumerSpec>>,
+}
+
+/// What a file had and lost, in its last form.
+#[derive(Debug, Default)]
+pub(super) struct Lost {
+    pub(super) items: Items,
+    /// The text that lost it was cut.
+    pub(super) cut: bool,
+}
+
+/// Does the same to the items of each kind.
+macro_rules! each_kind {
+    ($apply:ident) => {
+        $apply!(routes);
+        $apply!(upstreams);
+        $apply!(middlewares);
+        $apply!(certificates);
+        $apply!(consumers);
+    };
+}
+
+impl Items {
+    /// The items of a file's sections, and what belongs to none of them.
+    pub(super) fn of(sections: Sections) -> (Self, Vec<Problem>) {
+        let Sections { routes, upstreams, middlewares, certificates, consumers, rejected } = sections;
+        let items = Self {
+            routes: known(routes),
+            upstreams: known(upstreams),
+            middlewares: known(middlewares),
+            certificates: known(certificates),
+            consumers: known(consumers),
+        };
+        (items, rejected)
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = ItemKey> {
+        fn of<T: DecodeItem>(items: &[KnownItem<T>]) -> impl Iterator<Item = ItemKey> {
+            items.iter().map(|item| (T::KIND, item.name.clone()))
+        }
+        let kinds = of(&self.routes).chain(of(&self.upstreams)).chain(of(&self.middlewares));
+        kinds.chain(of(&self.certificates)).chain(of(&self.consumers))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys().next().is_none()
+    }
+
+    fn retain(&mut self, keep: impl Fn(&ItemKey) -> bool) {
+        macro_rules! retain {
+            ($kind:ident) => {
+                retain_in(&mut self.$kind, &keep);
+            };
+        }
+        each_kind!(retain);
+    }
+
+    /// Adds these to documents, where nothing has their names yet. In place of items that lost something, what is kept of
+    /// them is added.
+    pub(super) fn merge(&self, instead: Option<&Lost>, last: &Documents, into: &mut Documents) {
+        let instead = instead.map(|lost| &lost.items);
+        macro_rules! merge {
+            ($kind:ident) => {
+                let instead = instead.map_or(&[][..], |items| &items.$kind);
+                merge(&self.$kind, instead, &last.$kind, &mut into.$kind, &mut into.rejected);
+            };
+        }
+        each_kind!(merge);
+    }
+}
+
+impl Lost {
+    /// What is lost between two states of a file: items that it does not define any more, and those that lost a part.
+    pub(super) fn between(before: Items, now: &Items, cut: bool) -> Self {
+        let mut lost = before;
+        lost.routes.retain(|item| match find(&now.routes, &item.name) {
+            None => true,
+            Some(now) => lost_middlewares(item, now) || cut && is_other(item, now),
+        });
+        macro_rules! lose {
+            ($kind:ident) => {
+                lost.$kind.retain(|item| match find(&now.$kind, &item.name) {
+                    None => true,
+                    Some(now) => cut && is_other(item, now),
+                });
+            };
+        }
+        lose!(upstreams);
+        lose!(middlewares);
+        lose!(certificates);
+        lose!(consumers);
+        Self { items: lost, cut }
+    }
+
+    /// All that the file had: what is lost, and of the others their present form.
+    pub(super) fn over(self, items: Items) -> Items {
+        let mut all = self.items;
+        macro_rules! add {
+            ($kind:ident) => {
+                all.$kind.extend(items.$kind);
+                // Stable: of two with a name the lost one stays, which is the fuller one.
+                all.$kind.sort_by(|a, b| a.name.cmp(&b.name));
+                all.$kind.dedup_by(|second, first| second.name == first.name);
+            };
+        }
+        each_kind!(add);
+        all
+    }
+
+    pub(super) fn retain(&mut self, keep: impl Fn(&ItemKey) -> bool) {
+        self.items.retain(keep);
+    }
+}
+
+fn known<T>(items: Vec<SectionItem<T>>) -> Vec<KnownItem<T>> {
+    let known = |item: SectionItem<T>| KnownItem {
+        name: item.name,
+        place: item.place.into(),
+        said: item.decoded.item.map(Arc::new),
+    };
+    items.into_iter().map(known).collect()
+}
+
+fn retain_in<T: DecodeItem>(items: &mut Vec<KnownItem<T>>, keep: &impl Fn(&ItemKey) -> bool) {
+    items.retain(|item| keep(&(T::KIND, item.name.clone())));
+}
+
+/// The item of this name; items are in the order of their names.
+fn find<'i, T>(items: &'i [KnownItem<T>], name: &Name) -> Option<&'i KnownItem<T>> {
+    items.binary_search_by(|item| item.name.cmp(name)).ok().and_then(|at| items.get(at))
+}
+
+fn lost_middlewares(before: &KnownItem<RouteSpec>, now: &KnownItem<RouteSpec>) -> bool {
+    let (Ok(before), Ok(now)) = (&before.said, &now.said) else { return false };
+    before.middlewares.iter().any(|middleware| !now.middlewares.contains(middleware))
+}
+
+fn is_other<T: PartialEq>(before: &KnownItem<T>, now: &KnownItem<T>) -> bool {
+    before.said != now.said
+}
+
+fn merge<T: DecodeItem>(
+    items: &[KnownItem<T>],
+    instead: &[KnownItem<T>],
+    last: &BTreeMap<Name, Item<T>>,
+    merged: &mut BTreeMap<Name, Item<T>>,
+    rejected: &mut Vec<Problem>,
+) {
+    for item in items {
+        let KnownItem { name, place, said } = find(instead, &item.name).unwrap_or(item);
+        if let Some(winner) = merged.get(name) {
+            let text = format!("`{name}` is defined at {} already: remove one of them", winner.place);
+            rejected.push(Problem::new(&**place, format!("{}.{name}", T::KIND.as_str()), text));
+            continue;
+        }
+        let last_good = last.get(name).and_then(|item| item.good.clone());
+        let (good, problems) = match (said, last_good) {
+            // What says the same must not look changed.
+            (Ok(spec), Some(last)) if *last == **spec => (Some(last), Vec::new()),
+            (Ok(spec), _) => (Some(Arc::clone(spec)), Vec::new()),
+            (Err(problems), last_good) => (last_good, problems.clone()),
+        };
+        merged.insert(name.clone(), Item { good, problems, place: Arc::clone(place) });
+    }
+}
