@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use self::discovering::{Discovering, claims_identity, identities, note_registration, standing};
 use self::signals::Signals;
 use crate::admin::{self, Readiness};
+use crate::config::Running;
 use crate::control::command::Commands;
 use crate::control::history::{self, Former, History};
 use crate::control::saved::claims::SavedClaims;
@@ -67,11 +68,11 @@ impl StartError {
 ///
 /// # Errors
 /// What kept it from starting.
-pub fn run(settings: Settings) -> Result<(), StartError> {
+pub fn run(settings: Settings, running: Option<Running>) -> Result<(), StartError> {
     let runtime = runtime()?;
     let ended = runtime.block_on(async {
         let mut signals = Signals::listen().map_err(|error| StartError::new("cannot listen for signals", error))?;
-        let app = App::start(settings).await?;
+        let app = App::start(settings, running).await?;
         let announced = app.announce();
         announced.map_err(|error| StartError::new("cannot write to standard output", error))?;
         if signals.ready_or_stop(&app).await {
@@ -121,10 +122,11 @@ pub struct App {
 
 impl App {
     /// Starts a gateway on the present runtime. It serves when this returns; it is ready when its readiness says so.
+    /// `running`: what the main file is compared with from then on.
     ///
     /// # Errors
     /// What could not be bound, opened or read, and why.
-    pub async fn start(settings: Settings) -> Result<Self, StartError> {
+    pub async fn start(settings: Settings, running: Option<Running>) -> Result<Self, StartError> {
         let started = Instant::now();
         let workers = settings.runtime.workers;
         let (mut bound, mut followed_files) = (Vec::new(), Vec::new());
@@ -165,7 +167,7 @@ impl App {
         let saved_claims = claims_identity(&settings.discovery).and_then(|registry| store.claims(&registry));
         let claims = saved_claims.as_ref().map(SavedClaims::load).unwrap_or_default();
         let (keep_claims, kept_claims) = watch::channel(Arc::new(claims.clone()));
-        let discovery = Discovering::of(&settings.discovery, &listeners, &loaded, (claims, keep_claims))?;
+        let discovery = Discovering::of(&settings.discovery, &listeners, &loaded, (claims, keep_claims), running)?;
         if let Some(saved_claims) = saved_claims {
             tasks.spawn(saved_claims.keep(kept_claims, shutdown.clone()));
         }

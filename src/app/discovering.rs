@@ -8,10 +8,11 @@ use tokio::sync::{broadcast, watch};
 
 use super::StartError;
 use crate::admin::Readiness;
+use crate::config::{Changes, Running};
 use crate::control::saved::{Identity, Loaded, SavedState, Verified};
 use crate::discovery::consul::ConsulProvider;
 use crate::discovery::dns::DnsProvider;
-use crate::discovery::file::FileProvider;
+use crate::discovery::file::{FileProvider, StaticChanges, StaticCheck};
 use crate::discovery::register::{Event, Gateway, Registration, Standing};
 use crate::discovery::state::{ProviderState, Uses};
 use crate::discovery::status::{ProviderStatus, Registered};
@@ -50,10 +51,12 @@ impl Discovering {
         listeners: &[(Name, SocketAddr)],
         loaded: &Loaded,
         claims: (ClaimBook, watch::Sender<Arc<ClaimBook>>),
+        running: Option<Running>,
     ) -> Result<Self, StartError> {
         let mut all = Self { verified: loaded.verified.clone(), ..Self::default() };
         let publisher = all.publisher(ProviderId::File);
-        all.providers.push(Box::new(FileProvider::new(&settings.file, publisher)));
+        let files = FileProvider::new(&settings.file, publisher).comparing(running.map(static_check));
+        all.providers.push(Box::new(files));
         if let Some(consul) = &settings.consul {
             let (sources, documents) = (all.publisher(ProviderId::Consul), all.publisher(ProviderId::ConsulKv));
             let tags = consul.tags.as_ref().map(|_| all.publisher(ProviderId::ConsulTags));
@@ -116,6 +119,14 @@ impl Discovering {
         self.states.insert(id, states);
         publisher
     }
+}
+
+/// Compares the static sections of the main file with those of the start.
+fn static_check(running: Running) -> StaticCheck {
+    Arc::new(move |bytes| {
+        let Changes { pending, invalid } = running.compare(bytes);
+        StaticChanges { pending, invalid }
+    })
 }
 
 /// Whether this gateway should get traffic, for the registries it is in.

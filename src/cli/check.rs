@@ -22,7 +22,8 @@ pub(super) fn run(
     let errors = findings.iter().filter(|finding| matches!(finding, Finding::Error(_))).count();
     match (errors, findings.len()) {
         (0, 0) => say(remarks, "the configuration is valid"),
-        (0, _) => say(remarks, "the configuration is valid, if the registries define what is warned of"),
+        (0, 1) => say(remarks, "the configuration is valid, with a warning"),
+        (0, warnings) => say(remarks, &format!("the configuration is valid, with {warnings} warnings")),
         (errors, _) => say(remarks, &format!("{errors} problem{}", if errors == 1 { "" } else { "s" })),
     }
     if errors == 0 { FINE } else { FAILED }

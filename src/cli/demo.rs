@@ -113,7 +113,7 @@ async fn start(arguments: &Arguments, place: &Place) -> Result<App, String> {
             telemetry::log::init(&settings.telemetry).map_err(|error| error.to_string())?;
             logged = true;
         }
-        match App::start(settings).await {
+        match App::start(settings, None).await {
             Ok(app) => return Ok(app),
             Err(error) => failure = error.to_string(),
         }

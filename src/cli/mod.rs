@@ -40,7 +40,13 @@ enum Command {
     /// Runs the gateway
     Run(Config),
     /// Checks the configuration without contacting a registry: prints every problem, exits 1 if there is any
-    Check(Config),
+    Check {
+        #[command(flatten)]
+        config: Config,
+        /// The same without --config
+        #[arg(conflicts_with = "config")]
+        file: Option<PathBuf>,
+    },
     /// Runs the gateway with three small services inside and no registry, and prints what to try on it
     Demo(demo::Arguments),
     /// Shows the state of a running gateway
@@ -109,7 +115,7 @@ pub fn main() -> ExitCode {
     let (stdout, stderr) = (&mut std::io::stdout(), &mut std::io::stderr());
     let code = match cli.command {
         Command::Run(config) => run::run(config.config.as_deref(), variables(), stderr),
-        Command::Check(config) => check::run(config.config.as_deref(), variables(), stdout, stderr),
+        Command::Check { config, file } => check::run(config.config.or(file).as_deref(), variables(), stdout, stderr),
         Command::Demo(arguments) => demo::run(&arguments, stdout, stderr),
         Command::Status(access) => admin::show(&access, "/api/v1/status", status::render, stdout, stderr),
         Command::Routes(access) => admin::show(&access, "/api/v1/routes", routes::render, stdout, stderr),

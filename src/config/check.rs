@@ -12,6 +12,7 @@ use crate::spec::decode::scope::{Reference, Referent};
 use crate::spec::decode::sections::{SectionItem, Sections, decode_sections};
 use crate::spec::decode::tree::Node;
 use crate::spec::document::Kind;
+use crate::spec::file::{self, MAX_ATTACHMENT_BYTES};
 use crate::spec::name::{ItemRef, Name, ProviderId};
 use crate::spec::problem::{Problem, sort};
 use crate::spec::settings::{FileProvider, Settings};
@@ -49,15 +50,14 @@ impl std::fmt::Display for Finding {
 /// Checks the whole configuration: the static sections, the documents of the main file and of the files it
 /// names, and the names they refer to. Sorted by place.
 pub fn check(path: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Vec<Finding> {
-    let Loaded { resolved, problems: mut errors, main } = Loaded::new(path, environment);
-    let mut warnings = Vec::new();
-    if let Some(Resolved { settings, on }) = resolved {
+    let Loaded { resolved, problems: mut errors, mut warnings, main, .. } = Loaded::new(path, environment);
+    if let Some(Resolved { settings, on, .. }) = resolved {
         let mut known = Known::new(&settings, on);
         if let Some((origin, root)) = &main {
             known.listeners.extend(root.get("listeners").map(names).unwrap_or_default());
             known.add(root, origin, true, &mut errors, &mut warnings);
         }
-        for path in matching_files(&settings.discovery.file) {
+        for path in matching_files(&settings.discovery.file, &mut errors) {
             let origin = shown(&path);
             match parse_file(&path, &origin) {
                 Ok(root) => known.add(&root, &origin, false, &mut errors, &mut warnings),
@@ -78,12 +78,15 @@ pub fn check(path: Option<&Path>, environment: impl IntoIterator<Item = (String,
     all.into_iter().map(finding).collect()
 }
 
-/// All files the patterns name, in the order that decides between equal names.
-fn matching_files(provider: &FileProvider) -> Vec<PathBuf> {
-    let matching = |pattern: &PathBuf| glob::glob_with(&pattern.to_string_lossy(), FileProvider::MATCHING).ok();
-    let matches = provider.patterns.iter().filter_map(matching);
-    let files: BTreeSet<PathBuf> =
-        matches.flatten().filter_map(Result::ok).filter(|path| provider.main.as_ref() != Some(path)).collect();
+/// All files the patterns name, in the order that decides between equal names; and folders that cannot be looked into.
+fn matching_files(provider: &FileProvider, errors: &mut Vec<Problem>) -> Vec<PathBuf> {
+    let mut files = BTreeSet::new();
+    for listing in provider.patterns.iter().filter_map(|pattern| file::list(pattern).ok()) {
+        for (folder, reason) in listing.unreadable {
+            errors.push(Problem::new(shown(&folder), "", format!("cannot be read: {reason}")));
+        }
+        files.extend(listing.paths.into_iter().filter(|path| provider.main.as_ref() != Some(path)));
+    }
     files.into_iter().collect()
 }
 
@@ -140,11 +143,7 @@ impl Known {
     }
 
     fn add(&mut self, root: &Node, origin: &str, main: bool, errors: &mut Vec<Problem>, warnings: &mut Vec<Problem>) {
-        let read = |path: &Path| match std::fs::metadata(path) {
-            // A pipe would never open, a device never end.
-            Ok(data) if !data.is_file() => Err("it is no file".to_owned()),
-            _ => std::fs::read(path).map_err(|error| error.to_string()),
-        };
+        let read = |path: &Path| file::read(path, MAX_ATTACHMENT_BYTES).map_err(|error| error.to_string());
         let attached = Attached::new(Path::new(origin), &read);
         let Sections { routes, upstreams, middlewares, certificates, consumers, rejected } =
             decode_sections(root, origin, main, attached);

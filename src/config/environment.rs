@@ -8,8 +8,11 @@ use figment::{Error, Metadata, Profile, Provider};
 
 use crate::spec::decode::reader::unknown_key;
 use crate::spec::decode::sections::STATIC_SECTIONS;
+use crate::spec::decode::tree::Node;
 use crate::spec::document::Kind;
 use crate::spec::problem::Problem;
+
+use super::near::nearest_variable;
 
 const PREFIX: &str = "FLEETGATE_";
 
@@ -22,10 +25,13 @@ pub(super) struct Environment {
     usual: BTreeMap<String, String>,
     /// Ours that set nothing.
     problems: Vec<Problem>,
+    /// Those that look like ours, and are ignored.
+    ignored: Vec<Problem>,
 }
 
 impl Environment {
-    /// Sorts variables: ours with `__` in the name set a static key; ours without are for other uses.
+    /// Sorts variables: ours with `__` in the name set a static key; ours without are for other uses, unless they are
+    /// like one.
     pub(super) fn new(variables: impl IntoIterator<Item = (String, String)>) -> Self {
         let mut environment = Self::default();
         for (name, text) in variables {
@@ -34,7 +40,11 @@ impl Environment {
                     let path: Vec<String> = rest.split("__").map(str::to_ascii_lowercase).collect();
                     environment.add(&name, path, text);
                 }
-                Some(_) => {}
+                Some(rest) => environment.look_like_ours(&name, &rest.to_ascii_lowercase()),
+                None if is_in_lower_case(&name) => {
+                    let text = format!("is ignored: write its name in capitals, `{}`", name.to_ascii_uppercase());
+                    environment.ignored.push(Problem::new(format!("env:{name}"), "", text));
+                }
                 // An empty variable is as good as none, as Consul and etcdctl have it.
                 None if !text.is_empty() => drop(environment.usual.insert(name, text)),
                 None => {}
@@ -58,6 +68,48 @@ impl Environment {
         } else {
             self.ours.insert(path, (name.into(), text));
         }
+    }
+
+    /// Notes a variable that is ignored, where it is likely meant to set a key.
+    fn look_like_ours(&mut self, name: &str, rest: &str) {
+        if let Some(meant) = nearest_variable(rest) {
+            let text = format!("is ignored: did you mean `{meant}`? Sections and keys are joined by two underscores");
+            self.ignored.push(Problem::new(format!("env:{name}"), "", text));
+        }
+    }
+
+    /// Variables that make something new beside what the file has under nearly the same name, which most shells cannot
+    /// write: `my_web` beside the listener `my-web`.
+    pub(super) fn misnamed(&self, file: &Node) -> Vec<Problem> {
+        let plain = |key: &str| key.to_ascii_lowercase().replace(['-', '.'], "_");
+        let mut problems = Vec::new();
+        for (path, (name, _)) in &self.ours {
+            let mut node = Some(file);
+            for (at, part) in path.iter().enumerate() {
+                let Some(here) = node else { break };
+                node = here.get(part);
+                let like = here.entries().iter().find(|entry| plain(&entry.key) == *part);
+                if let (None, Some(like)) = (node, like) {
+                    let mut meant = path.clone();
+                    if let Some(part) = meant.get_mut(at) {
+                        part.clone_from(&like.key);
+                    }
+                    let text = format!(
+                        "there is no `{part}`, but `{}`; did you mean `{PREFIX}{}`? Where such a name cannot be written, call it `{part}` in the file, too",
+                        like.key,
+                        meant.join("__").to_ascii_uppercase()
+                    );
+                    problems.push(Problem::new(format!("env:{name}"), path.join("."), text));
+                    break;
+                }
+            }
+        }
+        problems
+    }
+
+    /// What is ignored, though it looks like one of ours.
+    pub(super) fn ignored(&self) -> &[Problem] {
+        &self.ignored
     }
 
     /// A key cannot have both a value of its own and keys below it.
@@ -93,6 +145,12 @@ impl Environment {
     pub(super) fn usual(&self, name: &str) -> Option<&str> {
         self.usual.get(name).map(String::as_str)
     }
+}
+
+/// `fleetgate_admin__address`: names of variables are not read in another case.
+fn is_in_lower_case(name: &str) -> bool {
+    let of_ours = name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX));
+    of_ours && name.contains("__")
 }
 
 impl Environment {

@@ -13,6 +13,7 @@ use crate::spec::decode::reader::{Reading, read};
 use crate::spec::decode::scope::Report;
 use crate::spec::decode::sections::{STATIC_SECTIONS, unknown_sections};
 use crate::spec::decode::tree::{Node, Spot, Value};
+use crate::spec::file::{self, MAX_DOCUMENT_BYTES, MAX_SECRET_BYTES};
 use crate::spec::name::ProviderId;
 use crate::spec::problem::{Problem, sort};
 use crate::spec::settings::{EtcdProvider, Settings};
@@ -20,15 +21,18 @@ use crate::spec::settings::{EtcdProvider, Settings};
 mod check;
 mod environment;
 mod layers;
+mod near;
 mod raw;
 mod redis;
 mod register;
 mod registry;
 mod resolve;
+mod restart;
 mod schema;
 mod tls;
 
 pub use check::{Finding, check};
+pub use restart::{Changes, Running};
 pub use schema::schema;
 
 use environment::Environment;
@@ -47,10 +51,37 @@ pub fn load(
     path: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Settings, Vec<Problem>> {
-    let loaded = Loaded::new(path, environment);
-    match loaded.resolved {
-        Some(resolved) if loaded.problems.is_empty() => Ok(resolved.settings),
-        _ => Err(loaded.problems),
+    prepare(path, environment).map(|start| start.settings)
+}
+
+/// What a gateway starts with.
+#[derive(Debug)]
+pub struct Start {
+    /// The settings.
+    pub settings: Settings,
+    /// What is ignored, or will be missing: nothing that keeps it from starting.
+    pub warnings: Vec<Problem>,
+    /// What the main file is compared with while the gateway runs; `None` without one.
+    pub running: Option<Running>,
+}
+
+/// As [`load`], with what else a start needs.
+///
+/// # Errors
+/// As [`load`].
+pub fn prepare(
+    path: Option<&Path>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Start, Vec<Problem>> {
+    let Loaded { resolved, problems, warnings, main, path, environment } = Loaded::new(path, environment);
+    match resolved {
+        Some(Resolved { settings, merged, .. }) if problems.is_empty() => {
+            let main = main.zip(path).map(|((origin, _), path)| (origin, path));
+            let running =
+                main.map(|(origin, path)| Running { path, origin, environment, merged, settings: settings.clone() });
+            Ok(Start { settings, warnings, running })
+        }
+        _ => Err(problems),
     }
 }
 
@@ -69,7 +100,7 @@ pub fn load_etcd(
         // On, with every default.
         variables.push(("FLEETGATE_DISCOVERY__ETCD".to_owned(), "{}".to_owned()));
     }
-    let Loaded { resolved, mut problems, main } = Loaded::of(path.map(PathBuf::from), variables);
+    let Loaded { resolved, mut problems, main, .. } = Loaded::of(path.map(PathBuf::from), variables);
     problems.retain(|problem| problem.key.is_empty() || problem.key.starts_with(SECTION));
     match resolved.and_then(|resolved| resolved.settings.discovery.etcd) {
         Some(etcd) if problems.is_empty() => Ok(etcd),
@@ -87,8 +118,12 @@ struct Loaded {
     resolved: Option<Resolved>,
     /// Sorted.
     problems: Vec<Problem>,
+    /// What is ignored, or will be missing.
+    warnings: Vec<Problem>,
     /// The main file: its name as it was given, and its tree.
     main: Option<(String, Node)>,
+    path: Option<PathBuf>,
+    environment: Environment,
 }
 
 /// What the merged layers say.
@@ -97,6 +132,8 @@ struct Resolved {
     settings: Settings,
     /// The providers that are on.
     on: Vec<ProviderId>,
+    /// The tree they were read from.
+    merged: Node,
 }
 
 impl Loaded {
@@ -115,16 +152,39 @@ impl Loaded {
                 Err(mut problems) => {
                     problems.extend_from_slice(environment.problems());
                     sort(&mut problems);
-                    return Self { resolved: None, problems, main: None };
+                    let warnings = environment.ignored().to_vec();
+                    return Self {
+                        resolved: None,
+                        problems,
+                        warnings,
+                        main: None,
+                        path: Some(path.clone()),
+                        environment,
+                    };
                 }
             },
         };
         let main_origin = origin.as_deref().unwrap_or_default();
         problems.extend(unknown_sections(&root, main_origin, true));
         problems.extend_from_slice(environment.problems());
+        problems.extend(environment.misnamed(&static_sections(&root)));
         let resolved = resolve_merged(&root, main_origin, path.as_deref(), &environment, &mut problems);
         sort(&mut problems);
-        Self { resolved, problems, main: origin.map(|origin| (origin, root)) }
+        let mut warnings = environment.ignored().to_vec();
+        warnings
+            .extend(resolved.iter().filter_map(|resolved| no_token(&resolved.settings, &resolved.merged, main_origin)));
+        if origin.is_none() {
+            // What is missing may stand in a file that is not where it is looked for.
+            for problem in problems.iter_mut().filter(|problem| problem.place == "env:FLEETGATE_*") {
+                let looked = DEFAULT_PATHS.join(" or ");
+                problem.text = format!(
+                    "{} (no configuration file: there is none at {looked}, and no --config names one)",
+                    problem.text
+                );
+            }
+        }
+        let main = origin.map(|origin| (origin, root));
+        Self { resolved, problems, warnings, main, path, environment }
     }
 }
 
@@ -163,7 +223,35 @@ fn resolve_merged(
     if settings.discovery.consul.as_ref().is_some_and(|consul| consul.tags.is_some()) {
         on.push(ProviderId::ConsulTags);
     }
-    Some(Resolved { settings, on })
+    Some(Resolved { settings, on, merged })
+}
+
+/// What keeps the token of Consul from being read now. The gateway starts all the same, since what writes the file may
+/// come later, and reads it again and again.
+fn no_token(settings: &Settings, merged: &Node, origin: &str) -> Option<Problem> {
+    let file = settings.discovery.consul.as_ref()?.token_file.as_ref()?;
+    let text = match file::read_text(file, MAX_SECRET_BYTES) {
+        Ok(text) => token_problem(&text)?.to_owned(),
+        Err(error) => format!("cannot be read: {error}"),
+    };
+    let written = merged.get("discovery").and_then(|node| node.get("consul")?.get("token_file"));
+    let place = written.map_or_else(|| "env:CONSUL_HTTP_TOKEN_FILE".to_owned(), |node| node.spot.in_origin(origin));
+    let text = format!("`{}`: {text}; Consul is asked without a token until that is mended", file.display());
+    Some(Problem::new(place, "discovery.consul.token_file", text))
+}
+
+/// Why the text of a file is no token.
+fn token_problem(text: &str) -> Option<&'static str> {
+    let text = text.trim();
+    if text.is_empty() {
+        Some("is empty")
+    } else if text.lines().count() > 1 {
+        Some("holds several lines: a token is one")
+    } else if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Some("holds characters that no token has")
+    } else {
+        None
+    }
 }
 
 /// The first default path that is there.
@@ -190,7 +278,7 @@ fn parse_file(path: &Path, origin: &str) -> Result<Node, Vec<Problem>> {
     let Some(format) = Format::of_extension(extension) else {
         return Err(whole("the name must end in .toml, .yaml, .yml or .json, which tells the format".to_owned()));
     };
-    let bytes = std::fs::read(path).map_err(|error| whole(format!("cannot be read: {error}")))?;
+    let bytes = file::read(path, MAX_DOCUMENT_BYTES).map_err(|error| whole(format!("cannot be read: {error}")))?;
     parse_bytes(&bytes, Some(format)).map_err(|errors| {
         let problem =
             |error: crate::spec::decode::parse::SyntaxError| Problem::new(error.spot.in_origin(origin), "", error.text);

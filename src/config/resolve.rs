@@ -12,6 +12,7 @@ use crate::spec::decode::route::resolve_middlewares;
 use crate::spec::decode::scalar::{RawDuration, RawSize};
 use crate::spec::decode::scope::Scope;
 use crate::spec::decode::tree::Spot;
+use crate::spec::file::{self, MAX_ATTACHMENT_BYTES, MAX_SECRET_BYTES};
 use crate::spec::log_filter;
 use crate::spec::name::Name;
 use crate::spec::settings::{
@@ -47,7 +48,7 @@ impl Surroundings<'_> {
     /// As [`Self::absolute`], of a file that can be read.
     pub(super) fn readable(&self, text: &str, scope: &Scope<'_>) -> Option<PathBuf> {
         let path = self.absolute(text, scope)?;
-        if let Err(error) = std::fs::File::open(&path) {
+        if let Err(error) = file::read(&path, MAX_ATTACHMENT_BYTES) {
             scope.problem(format!("`{}` cannot be read: {error}", path.display()));
         }
         Some(path)
@@ -69,7 +70,7 @@ impl Surroundings<'_> {
     /// A secret from a file, without the newline at its end.
     pub(super) fn secret_file(&self, text: &str, scope: &Scope<'_>) -> Option<Secret> {
         let path = self.absolute(text, scope)?;
-        match std::fs::read_to_string(&path) {
+        match file::read_text(&path, MAX_SECRET_BYTES) {
             Ok(content) => secret(content.trim_end_matches(['\n', '\r']), scope),
             Err(error) => {
                 scope.problem(format!("`{}` cannot be read: {error}", path.display()));

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::spec::client_certificate::{NoVerifier, verifier};
 use crate::spec::decode::scope::Scope;
+use crate::spec::file::{self, MAX_ATTACHMENT_BYTES};
 use crate::spec::settings::{ClientCertificates, ListenerTls, TlsVersion};
 
 use super::raw::{RawClientAuth, RawListenerTls};
@@ -42,7 +43,7 @@ pub(super) fn resolve_tls(raw: RawListenerTls, scope: &Scope<'_>, surroundings: 
 
 fn check(clients: &ClientCertificates, of_ca: &Scope<'_>, of_crl: &Scope<'_>) {
     let read = |path: &PathBuf, scope: &Scope<'_>| {
-        let content = std::fs::read(path);
+        let content = file::read(path, MAX_ATTACHMENT_BYTES);
         scope.check(content.map_err(|error| format!("`{}` cannot be read: {error}", path.display())))
     };
     let Some(authorities) = read(&clients.authorities, of_ca) else { return };

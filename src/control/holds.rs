@@ -49,7 +49,7 @@ pub(super) fn problem(hold: &Hold, of: Option<usize>) -> Problem {
             Some((kind, name)) => format!("{}.{name} is held: {why}", kind.as_str()),
             None => format!("a document is held: {why}"),
         },
-        (HeldPart::File(_), _) => format!("{} are held: {why}", named(&hold.lost)),
+        (HeldPart::File(_), _) => format!("{} are held: {why}", listed(&hold.lost)),
     };
     let end = match refused {
         Some(right) if why.contains(right.as_str()) => String::new(),
@@ -60,7 +60,7 @@ pub(super) fn problem(hold: &Hold, of: Option<usize>) -> Problem {
 }
 
 /// `routes/a, routes/b and 3 more`
-fn named(lost: &[String]) -> String {
+fn listed(lost: &[String]) -> String {
     let names = lost.iter().take(MAX_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
     match lost.len().saturating_sub(MAX_NAMED) {
         0 if names.is_empty() => "its settings".to_owned(),

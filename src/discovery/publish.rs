@@ -90,7 +90,7 @@ impl Publisher {
 
     /// Publishes the documents of files, with what is held of them and the settings that wait for a restart.
     pub fn files(&self, documents: Documents, holds: BTreeMap<HeldPart, Held>, pending: Vec<Problem>) {
-        let new = holds.keys().filter(|part| !self.slot.borrow().holds.contains_key(part)).count();
+        let new = holds.keys().filter(|part| !self.slot.borrow().holds.contains_key(*part)).count();
         self.status.updates.held.fetch_add(new as u64, Relaxed);
         self.change(|before| {
             let same_documents = before.documents.as_deref() == Some(&documents);

@@ -64,7 +64,7 @@ fn a_warning_alone_exits_with_0() {
 fn without_a_file_the_environment_is_enough() {
     let directory = tempfile::tempdir().unwrap();
     let (code, out, _) = run(&mut fleetgate(directory.path(), &["check"]));
-    insta::assert_snapshot!(out, @r#"env:FLEETGATE_*: listeners: at least one listener is needed: `[listeners.web]` with `address = "0.0.0.0:8080"`"#);
+    insta::assert_snapshot!(out, @r#"env:FLEETGATE_*: listeners: at least one listener is needed: `[listeners.web]` with `address = "0.0.0.0:8080"` (no configuration file: there is none at config/fleetgate.toml or /etc/fleetgate/fleetgate.toml, and no --config names one)"#);
     assert_eq!(code, 1);
     let mut check = fleetgate(directory.path(), &["check"]);
     let (code, out, _) = run(check.env("FLEETGATE_LISTENERS__WEB__ADDRESS", "127.0.0.1:0"));

@@ -159,7 +159,7 @@ fleetgate.toml:47:1: discovery.etcd.tls: `certificate` and `key` go together: gi
 fleetgate.toml:47:14: discovery.etcd.tls.ca: `missing.pem` cannot be read: No such file or directory (os error 2)
 fleetgate.toml:47:43: discovery.etcd.tls.certificate: `cert.pem` cannot be read: No such file or directory (os error 2)
 fleetgate.toml:50:7: telemetry.log: `inof` is not a log filter such as `info` or `info,fleetgate=debug`: `inof` is no level, perhaps `info`
-fleetgate.toml:51:14: telemetry.log_format: unknown variant `xml`, expected `text` or `json`
+fleetgate.toml:51:14: telemetry.log_format: `xml` is not one of its values; known are text, json
 fleetgate.toml:52:14: telemetry.access_log: the path is empty
 fleetgate.toml:53:19: telemetry.events_max_size: is below 64KiB
 fleetgate.toml:55:2: plugins: unknown key; known are routes, upstreams, middlewares, certificates, consumers, runtime, listeners, admin, discovery, redis, telemetry
@@ -266,7 +266,7 @@ fleetgate.yaml:8:10: admin.address: has no value: give it one or remove the key
 fleetgate.yaml:11:33: routes.a.match.methods: expected a list, found a text
 fleetgate.yaml:13:15: routes.a.priority: expected a whole number, found a text
 fleetgate.yaml:14:6: routes.b: expected a table, found a text
-fleetgate.yaml:17:17: upstreams.u.endpoints[0]: `10.0.0.1` is not `host:port`
+fleetgate.yaml:17:17: upstreams.u.endpoints[0]: `10.0.0.1` is not `host:port`: its port is missing, as in `10.0.0.1:8080`
 fleetgate.yaml:17:27: upstreams.u.endpoints[1]: `address` is missing
 fleetgate.yaml:17:29: upstreams.u.endpoints[1].weigth: unknown key; did you mean `weight`?
 fleetgate.yaml:18:32: upstreams.u.subsets.new.version: expected a text, found a number: put it in quotes
@@ -333,6 +333,78 @@ env:FLEETGATE_ROUTES__A__UPSTREAM: routes.a.upstream: `routes` have no environme
 env:FLEETGATE_RUNTIME__SHUTDOWN_GRACE: runtime.shutdown_grace: `30` is not a duration: write numbers with units, such as `250ms`, `5s` or `1m 30s`
 env:FLEETGATE_RUNTIME__WORKERS: runtime.workers: expected a whole number, found a text
 "#);
+}
+
+#[test]
+fn variables_that_are_ignored_or_make_something_beside_are_told() {
+    let files = Files::new(&[("fleetgate.toml", "[listeners.my-web]\naddress = \"127.0.0.1:0\"\n")]);
+    insta::assert_snapshot!(files.check(&[
+        ("FLEETGATE_ADMIN_ADDRESS", "127.0.0.1:1"),
+        ("FLEETGATE_DISCOVERY_CONSUL_ADRESS", "x"),
+        ("FLEETGATE_LISTENERS_OTHER_ADDRESS", "x"),
+        ("fleetgate_admin__address", "x"),
+        ("FLEETGATE_HOME", "not ours to judge"),
+        ("FLEETGATE_REGISTRIES", "not ours to judge"),
+        ("FLEETGATE_SERVICE_PORT", "a container's"),
+    ]), @"
+env:FLEETGATE_ADMIN_ADDRESS: warning: is ignored: did you mean `FLEETGATE_ADMIN__ADDRESS`? Sections and keys are joined by two underscores
+env:FLEETGATE_DISCOVERY_CONSUL_ADRESS: warning: is ignored: did you mean `FLEETGATE_DISCOVERY__CONSUL__ADDRESS`? Sections and keys are joined by two underscores
+env:FLEETGATE_LISTENERS_OTHER_ADDRESS: warning: is ignored: did you mean `FLEETGATE_LISTENERS__OTHER__ADDRESS`? Sections and keys are joined by two underscores
+env:fleetgate_admin__address: warning: is ignored: write its name in capitals, `FLEETGATE_ADMIN__ADDRESS`
+");
+    insta::assert_snapshot!(files.check(&[("FLEETGATE_LISTENERS__MY_WEB__ADDRESS", "127.0.0.1:0")]), @"
+env:FLEETGATE_LISTENERS__MY_WEB__ADDRESS: listeners.my_web.address: there is no `my_web`, but `my-web`; did you mean `FLEETGATE_LISTENERS__MY-WEB__ADDRESS`? Where such a name cannot be written, call it `my_web` in the file, too
+");
+    assert_eq!(files.check(&[("FLEETGATE_LISTENERS__MY-WEB__ADDRESS", "127.0.0.1:0")]), "");
+}
+
+#[test]
+fn a_slip_in_a_value_is_answered_with_the_nearest_one() {
+    let files = Files::new(&[(
+        "f.toml",
+        &format!("{LISTENER}[upstreams.u]\nendpoints = [\"a:1\"]\nbalance = \"roundrobin\"\n"),
+    )]);
+    let told = files.check(&[]);
+    assert_eq!(
+        told,
+        "f.toml:5:11: upstreams.u.balance: `roundrobin` is not one of its values; did you mean `round_robin`?"
+    );
+}
+
+#[test]
+fn a_token_file_of_no_use_is_a_warning() {
+    let text = format!("{LISTENER}[discovery.consul]\ntoken_file = \"token\"\n");
+    let told = |token: Option<&str>| {
+        let files = match token {
+            Some(token) => Files::new(&[("fleetgate.toml", &text), ("token", token)]),
+            None => Files::new(&[("fleetgate.toml", &text)]),
+        };
+        files.load(&[]);
+        files.check(&[])
+    };
+    assert_eq!(told(Some("one\n")), "");
+    for (token, word) in [(None, "No such file"), (Some("a\nb\n"), "holds several lines"), (Some("\n"), "is empty")] {
+        let told = told(token);
+        assert!(told.starts_with("fleetgate.toml:4:14: discovery.consul.token_file: warning: `token`"), "{told}");
+        assert!(told.contains(word), "{told}");
+    }
+}
+
+#[test]
+fn files_that_would_hang_or_fill_the_memory_are_told() {
+    let files = Files::new(&[
+        ("fleetgate.toml", &format!("{LISTENER}[discovery.file]\npaths = [\"d/*.toml\"]\n")),
+        ("d/a.toml", ""),
+    ]);
+    let folder = files.directory.path().join("d");
+    assert!(std::process::Command::new("mkfifo").arg(folder.join("pipe.toml")).status().unwrap().success());
+    std::os::unix::fs::symlink("/dev/zero", folder.join("zero.toml")).unwrap();
+    fs::File::create(folder.join("huge.toml")).unwrap().set_len(1 << 40).unwrap();
+    insta::assert_snapshot!(files.check(&[]), @"
+d/huge.toml: cannot be read: it is larger than 16 MiB
+d/pipe.toml: cannot be read: it is a named pipe, not a file
+d/zero.toml: cannot be read: it is a device, not a file
+");
 }
 
 #[test]

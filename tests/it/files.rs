@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use fleetgate::discovery::file::FileProvider;
 use fleetgate::spec::document::Documents;
+use fleetgate::spec::hold::HeldPart;
 use fleetgate::spec::matching::PathMatch;
 use fleetgate::spec::name::ProviderId;
 use fleetgate::spec::settings::FileProvider as Settings;
@@ -78,8 +79,12 @@ fn shows(running: &Running, wanted: &'static [&'static str]) -> impl Future<Outp
 /// Waits until this file's items are held.
 async fn holds(running: &Running, name: &str) {
     wait::until_ok(SOON, &format!("{name} to be held"), || async {
-        let holds = running.state().held_files.clone();
-        if holds.iter().any(|hold| hold.place.ends_with(name)) { Ok(()) } else { Err(holds) }
+        let holds = running.state().holds.clone();
+        if holds.keys().any(|part| matches!(part, HeldPart::File(file) if file.ends_with(name))) {
+            Ok(())
+        } else {
+            Err(holds)
+        }
     })
     .await;
 }
@@ -168,7 +173,7 @@ async fn a_file_that_is_emptied_or_moved_before_it_is_written_loses_nothing() {
         files.write("a.toml", &route("a", &format!("/{round}")));
         let path = format!("a /{round}");
         running.documents(path.clone(), move |documents| routes(documents) == [path.as_str()]).await;
-        wait::until(SOON, "the hold to end", || async { running.state().held_files.is_empty() }).await;
+        wait::until(SOON, "the hold to end", || async { running.state().holds.is_empty() }).await;
     }
     never_lost(&running, "a");
     // One that stays empty is believed.
@@ -275,9 +280,10 @@ async fn folders_may_come_later_and_come_anew() {
     running.reread();
     tokio::time::sleep(Duration::from_secs(3)).await;
     holds(&running, "teams/a/routes/a.toml").await;
-    running.publisher.accepts().send_modify(|count| *count += 1);
+    let path = files.path("teams/a/routes/a.toml").display().to_string();
+    running.publisher.accepts().send(HeldPart::File(path.into())).unwrap();
     shows(&running, &[]).await;
-    assert_eq!(running.state().held_files.len(), 0);
+    assert_eq!(running.state().holds.len(), 0);
     running.stop().await;
 }
 

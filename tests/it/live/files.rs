@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::{SOON, provider, rejects};
+use crate::operator::run;
 use crate::support::client::Request;
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::load::Load;
@@ -93,7 +94,7 @@ async fn places_that_go_and_come_back_lose_no_request() {
     shell(&gateway, "mv fleetgate.toml away.toml");
     holds(
         &gateway,
-        &["fleetgate.toml", "routes.main", "upstreams.app", "the main configuration file is gone", "accept file"],
+        &["fleetgate.toml", "routes/main", "upstreams/app", "the main configuration file is gone", "accept file"],
     )
     .await;
     let (_, status) = gateway.admin_get("/api/v1/status").await;
@@ -103,7 +104,7 @@ async fn places_that_go_and_come_back_lose_no_request() {
     holds_nothing(&gateway).await;
 
     shell(&gateway, "mv routes.d away.d");
-    holds(&gateway, &["routes.d/a.toml", "routes.a, routes.b", "1 more", "routes.d/x.toml", "is gone"]).await;
+    holds(&gateway, &["routes.d/a.toml", "routes/a, routes/b", "1 more", "routes.d/x.toml", "is gone"]).await;
     let metric = gateway.metric("fleetgate_discovery_held_items", &[("provider", "file")]).await;
     assert_eq!(metric, Some(3.0));
     load.more(200).await;
@@ -165,7 +166,7 @@ async fn no_way_to_edit_a_file_loses_a_request() {
     holds_nothing(&gateway).await;
     // A section that nobody knows.
     shell(&gateway, "sed -i 's/.routes.b./[route.b]/; s/.routes.c./[routes.C]/' routes.d/renamed.toml");
-    holds(&gateway, &["routes.b", "routes.c", "belongs to no item"]).await;
+    holds(&gateway, &["routes/b", "routes/c", "belongs to no item"]).await;
     rejects(&gateway, "file", &["did you mean `routes`?", "is not a name"]).await;
     tokio::time::sleep(Duration::from_secs(6)).await;
     load.more(100).await;
@@ -256,6 +257,30 @@ async fn what_is_gone_goes_after_its_wait() {
     holds_nothing(&gateway).await;
     // A restart of a gateway that held something reads what there is.
     assert_eq!((gateway.get("/a").await.status, gateway.get("/y").await.status), (200, 200));
+}
+
+/// An operator can accept the loss of one file, and of all.
+#[tokio::test]
+async fn what_is_held_goes_when_an_operator_accepts_it() {
+    let origin = Origin::start("app").await;
+    let gateway = start(&origin).await;
+    shell(&gateway, "mv routes.d away.d; mv fleetgate.toml away.toml");
+    holds(&gateway, &["routes.d/a.toml", "routes.d/x.toml", "routes.d/y.toml", "fleetgate.toml"]).await;
+    let file = gateway.folder().join("routes.d/x.toml");
+    let (fine, said) = run(&gateway, &["accept", &format!("file:{}", file.display()), "--yes"]);
+    assert!(fine && said.contains("routes/x"), "{said}");
+    gateway.until_status("/x", 404).await;
+    assert_eq!((gateway.get("/y").await.status, gateway.get("/main").await.status), (200, 200));
+    let (fine, said) = run(&gateway, &["accept", "file", "--yes"]);
+    assert!(fine && said.contains("routes/main"), "{said}");
+    for path in ["/a", "/y", "/main"] {
+        gateway.until_status(path, 404).await;
+    }
+    holds_nothing(&gateway).await;
+    shell(&gateway, "mv away.d routes.d; mv away.toml fleetgate.toml");
+    for path in ["/a", "/x", "/main"] {
+        gateway.until_status(path, 200).await;
+    }
 }
 
 /// Whatever hangs about in its folders, a gateway ends when it is told to.
