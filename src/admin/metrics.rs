@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::view::{provider, upstream};
-use crate::discovery::status::{ProviderStatus, WatchStatus};
+use crate::discovery::status::{ProviderStatus, WatchState, WatchStatus};
 use crate::middleware::Counted;
 use crate::middleware::fleet::Fleet;
 use crate::snapshot::{CircuitState, Snapshot, level};
@@ -50,6 +50,7 @@ impl Source for Picture {
             definitions::DISCOVERY_CONNECTIONS,
             definitions::DISCOVERY_TOKEN_EXPIRES,
             definitions::DISCOVERY_HELD,
+            definitions::DISCOVERY_FAILING,
             definitions::DISCOVERY_REGISTERED,
             definitions::CERTIFICATE_EXPIRES,
             definitions::RATE_LIMIT_REQUESTS,
@@ -133,6 +134,8 @@ impl Source for Picture {
             let polled = watches.iter().filter(|watch| watch.is_polled()).count();
             samples.value(definitions::DISCOVERY_WATCHES, &[name, "told"], (watches.len() - polled) as f64);
             samples.value(definitions::DISCOVERY_WATCHES, &[name, "polled"], polled as f64);
+            let failing = watches.iter().filter(|watch| matches!(watch.state(), WatchState::Failing { .. })).count();
+            samples.value(definitions::DISCOVERY_FAILING, &[name], failing as f64);
             for (definition, count) in [
                 (definitions::DISCOVERY_ANSWERS, &provider.cost.answers),
                 (definitions::DISCOVERY_WAKEUPS, &provider.cost.wakeups),

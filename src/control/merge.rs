@@ -367,6 +367,10 @@ impl Merged {
             let problems = state.sources.values().flat_map(|source| source.problems.iter().cloned());
             rejected.extend(problems.map(|problem| (*provider, problem)));
         }
+        let lacks =
+            |(id, state): (&ProviderId, &Arc<ProviderState>)| Some((*id, state.missing_right(None)?.to_string()));
+        self.report.missing_rights =
+            states.iter().filter(|(_, state)| state.documents.is_none()).filter_map(lacks).collect();
         self.report_holds(states);
     }
 

@@ -31,6 +31,8 @@ pub struct Report {
     pub remarks: Vec<Problem>,
     /// Document providers in use whose first complete read is still out. The gateway stays closed until then.
     pub unread: Vec<ProviderId>,
+    /// The rights that some of them lack to be read.
+    pub missing_rights: Vec<(ProviderId, String)>,
     /// Items that may protect a route and cannot be read, found at a start: they keep the gateway closed until they are
     /// mended, deleted or accepted. Empty from the moment the gateway opened.
     pub closing: Vec<(ProviderId, Problem)>,
@@ -44,7 +46,11 @@ impl Report {
 
     /// What keeps the gateway closed, a line each.
     pub fn closed_by(&self) -> impl Iterator<Item = String> {
-        let unread = self.unread.iter().map(|provider| format!("{provider} has not been read yet"));
+        let unread = self.unread.iter().map(|provider| {
+            let right = self.missing_rights.iter().find(|(of, _)| of == provider);
+            let why = right.map(|(_, right)| format!(": {right}")).unwrap_or_default();
+            format!("{provider} has not been read yet{why}")
+        });
         unread.chain(self.closing.iter().map(|(provider, problem)| format!("{provider}: {problem}")))
     }
 }

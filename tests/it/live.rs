@@ -3,6 +3,7 @@
 //!
 //! What needs no traffic to be seen is tested where providers are: [`crate::consul`] and [`crate::etcd`].
 
+mod accept;
 mod claims;
 mod clock;
 mod consul;

@@ -14,6 +14,7 @@ use super::follow::{Doubted, Question};
 use super::known::{Contents, Entries};
 use super::permission::{Doubt, Permission, Verdicts, of_catalog};
 use super::query::Query;
+use super::rights::Right;
 use crate::discovery::Publisher;
 use crate::discovery::state::Origin;
 use crate::discovery::supervise::WatchError;
@@ -38,6 +39,8 @@ impl Question for Catalog {
     type Entry = bool;
     const ABSENCE_IS_EMPTY: bool = false;
     const PROVE_ALL: bool = false;
+    /// A token that sees some services alone may be meant to: nothing goes because the catalog lacks it.
+    const FILTERING_MATTERS: bool = false;
 
     fn query(&self) -> Query {
         Query::services()
@@ -66,6 +69,10 @@ impl Question for Catalog {
 
     fn accepts(&self, _: &HeldPart, _: &BTreeSet<Arc<str>>) -> BTreeSet<Arc<str>> {
         BTreeSet::new()
+    }
+
+    fn rights(&self, _: &Entries<bool>) -> Vec<Right> {
+        Vec::new()
     }
 
     fn scope(&self) -> Scope {

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout};
 
 use super::budget::Budget;
 use super::query::{Place, Query};
+use super::rights::Rights;
 use super::servers::Servers;
 use super::token::Token;
 pub use super::transport::ClientError;
@@ -33,6 +34,8 @@ pub(super) struct Client {
     known: Servers,
     /// Whose permissions every request has.
     pub(super) token: Arc<Token>,
+    /// What that token may read, as of the last look.
+    pub(super) rights: Arc<Rights>,
     /// Of the provider of endpoints; that of documents asks by the same connections.
     status: Arc<ProviderStatus>,
 }
@@ -86,6 +89,7 @@ impl Client {
             short: Semaphore::new(SHORT_AT_ONCE),
             known: servers,
             token,
+            rights: Rights::new(),
             status: Arc::clone(status),
         })
     }

@@ -26,6 +26,7 @@ use super::known::{Contents, Effect, Entries, Hold, How, Known, Reading};
 use super::pace::{Bucket, apart, scaled};
 use super::permission::{Doubt, Permission, Verdicts};
 use super::query::Query;
+use super::rights::{Lacking, Needs, Right};
 use crate::discovery::Publisher;
 use crate::discovery::judge::{self, Danger};
 use crate::discovery::state::Origin;
@@ -54,6 +55,8 @@ pub(super) trait Question: Send + Sync + 'static {
     const ABSENCE_IS_EMPTY: bool;
     /// Whether every removal needs a second read, because an answer does not show what the token hides.
     const PROVE_ALL: bool;
+    /// Whether an answer that leaves out what the token may not read is worth less than a complete one.
+    const FILTERING_MATTERS: bool = true;
 
     /// What is asked.
     fn query(&self) -> Query;
@@ -94,6 +97,14 @@ pub(super) trait Question: Send + Sync + 'static {
 
     /// Which of the entries that are held an accepted part consists of.
     fn accepts(&self, part: &HeldPart, missing: &BTreeSet<Arc<str>>) -> BTreeSet<Arc<str>>;
+
+    /// What an earlier process knew. Until a read has shown what became of all of it, nothing is published.
+    fn remembered(&self) -> Option<Entries<Self::Entry>> {
+        None
+    }
+
+    /// The rights that it takes to read what is known.
+    fn rights(&self, entries: &Entries<Self::Entry>) -> Vec<Right>;
 
     /// What a missing right to read all of it concerns.
     fn scope(&self) -> Scope;
@@ -142,6 +153,16 @@ pub(super) struct Follow<Q: Question> {
     accepted: BTreeSet<Arc<str>>,
     /// Why each entry was held as of the last second read.
     doubts: BTreeMap<Arc<str>, Doubt>,
+    /// What the token lacks, of all that it is needed for,
+    lacking: watch::Receiver<Arc<Lacking>>,
+    /// and what it is needed for here.
+    needs: Needs,
+    /// Why all of it can't be read now, or not completely.
+    lacks: Option<Arc<str>>,
+    /// The last answer left out what the token may not read.
+    filtered: bool,
+    /// What is known is an earlier process's, as far as no read has confirmed it.
+    unproven: bool,
 }
 
 /// What the settings say about reading.
@@ -190,11 +211,19 @@ impl<Q: Question> Follow<Q> {
     pub(super) fn new(question: Q, client: Arc<Client>, bounds: Bounds, kicks: watch::Receiver<u64>) -> Self {
         let accepts = question.publisher().accepted();
         let claim = question.source().map(|source| client.budget.claim(source));
+        let (lacking, needs) = (client.rights.lacking(), client.rights.needs());
+        needs.set(question.rights(&Entries::new()));
+        let remembered = question.remembered().filter(|entries| !entries.is_empty());
+        let unproven = remembered.is_some();
+        let known = match remembered {
+            Some(entries) => Known::new(Q::PROVE_ALL).remembering(entries),
+            None => Known::new(Q::PROVE_ALL),
+        };
         Self {
             question: Arc::new(question),
             client,
             bounds,
-            known: Known::new(Q::PROVE_ALL),
+            known,
             bucket: Bucket::new(),
             kicks,
             size: 0,
@@ -205,6 +234,11 @@ impl<Q: Question> Follow<Q> {
             accepts,
             accepted: BTreeSet::new(),
             doubts: BTreeMap::new(),
+            lacking,
+            needs,
+            lacks: None,
+            filtered: false,
+            unproven,
         }
     }
 
@@ -216,6 +250,7 @@ impl<Q: Question> Follow<Q> {
         let mut check_at = self.next_check();
         let mut reissue_at: Option<Instant> = None;
         self.kicks.mark_unchanged();
+        self.lacking.mark_changed();
         loop {
             let now = Instant::now();
             // What lies in the past was looked at, or could not be: then the next try has its time.
@@ -271,6 +306,11 @@ impl<Q: Question> Follow<Q> {
                         self.prove_at = Some(Instant::now());
                     }
                 },
+                Ok(()) = self.lacking.changed() => {
+                    if self.look_at_rights(status) {
+                        check_at = Instant::now();
+                    }
+                }
                 () = moved(&mut self.claim) => blocked = self.block(status),
                 kicked = self.kicks.changed(), if reissue_at.is_none() => {
                     if kicked.is_ok() {
@@ -350,7 +390,8 @@ impl<Q: Question> Follow<Q> {
             self.bucket.spent(reading.transfer);
         }
         let held_before = self.known.hold();
-        let first = self.known.entries().is_none();
+        let first = self.known.entries().is_none() || self.unproven;
+        self.filtered = reading.answer.worth == Worth::Filtered;
         // An earlier process has seen more of this registry than there is. Below a prefix that is not empty the index
         // goes back by itself, too, once Consul has forgotten the last deletion.
         let telling = !Q::PROVE_ALL || reading.contents.entries.is_empty();
@@ -370,11 +411,19 @@ impl<Q: Question> Follow<Q> {
     fn settled(&mut self, effect: Effect, held_before: Option<Hold>, status: &WatchStatus) {
         // First, so that whoever sees what is published can tell the index of it.
         status.set_index(self.known.index());
-        if effect.publish {
+        let settled = self.known.hold().is_none();
+        if (effect.publish && !self.unproven) || (settled && self.unproven) {
+            self.unproven = false;
             self.publish();
         }
-        if let Some(at) = effect.confirmed {
-            status.confirmed(at);
+        match (effect.confirmed, &self.lacks) {
+            _ if settled && self.filtered => {
+                let error = "Consul leaves out what the token may not read".to_owned();
+                status.set_state(WatchState::Failing { failures: 1, error });
+            }
+            (Some(at), None) => status.confirmed(at),
+            // A query that was blocked before the right was lost still answers.
+            (Some(_), Some(_)) | (None, _) => {}
         }
         if self.known.hold().is_none() {
             (self.held_since, self.prove_at) = (None, None);
@@ -389,6 +438,7 @@ impl<Q: Question> Follow<Q> {
 
     fn publish(&self) {
         if let Some(entries) = self.known.entries() {
+            self.needs.set(self.question.rights(entries));
             self.publish_holds();
             self.question.publish(entries, self.known.problems(), self.known.origin());
         }
@@ -407,8 +457,43 @@ impl<Q: Question> Follow<Q> {
         self.question.publisher().holds(self.question.source().as_ref(), held);
     }
 
+    /// `missing`: the right that a read lacked.
     fn publish_right(&self, missing: Option<&str>) {
+        let missing = missing.or(self.lacks.as_deref().filter(|_| self.lacks_all()));
         self.question.publisher().missing_right(&self.question.scope(), missing);
+    }
+
+    /// Whether what the token lacks concerns all of it: a key that is hidden concerns nothing but itself.
+    fn lacks_all(&self) -> bool {
+        self.lacks.is_some() && (self.question.source().is_some() || self.lacking.borrow().token.is_some())
+    }
+
+    /// Takes what a look at the token found. Whether all of it should be read now: rights are lacking or back.
+    fn look_at_rights(&mut self, status: &WatchStatus) -> bool {
+        let lacking = Arc::clone(&self.lacking.borrow_and_update());
+        let needed = match self.known.entries() {
+            Some(entries) => self.question.rights(entries),
+            None => self.question.rights(&Entries::new()),
+        };
+        let right = needed.iter().find(|right| lacking.rights.contains(right));
+        let lacks = lacking.token.clone().or_else(|| {
+            let Right { resource, segment, .. } = right?;
+            Some(format!("the token may not read the {resource} `{segment}`: it needs `{resource}:read`").into())
+        });
+        if lacks == self.lacks {
+            return false;
+        }
+        self.lacks = lacks;
+        if self.known.hold().is_none() || self.lacks_all() {
+            self.publish_right(None);
+        } else if self.lacks.is_none() {
+            self.prove_at = Some(Instant::now());
+        }
+        if let Some(lacks) = &self.lacks {
+            status.set_state(WatchState::Failing { failures: 1, error: lacks.to_string() });
+        }
+        // While the token is refused, every read would be.
+        lacking.token.is_none()
     }
 
     /// Takes what the minute's read found. False when it failed.
@@ -460,6 +545,7 @@ impl<Q: Question> Follow<Q> {
         each: BTreeMap<Arc<str>, Doubt>,
         status: &WatchStatus,
     ) {
+        self.filtered = reading.answer.worth == Worth::Filtered;
         let known = self.known.entries().cloned().unwrap_or_default();
         let (mut gone, mut held) = (BTreeSet::new(), BTreeMap::new());
         for (id, _) in judge::lost(&known, &reading.contents.entries) {
@@ -501,10 +587,12 @@ impl<Q: Question> Follow<Q> {
         for id in self.known.missing() {
             self.doubts.entry(Arc::clone(id)).or_insert_with(|| doubt.clone());
         }
-        let error = match self.known.entries() {
-            Some(_) => format!("a removal is held ({danger}): {}", doubt.why),
-            None => format!("the answer is empty, which is not believed: {}", doubt.why),
+        let error = match (self.known.entries(), danger) {
+            (Some(_), _) => format!("a removal is held ({danger}): {}", doubt.why),
+            (None, Danger::Filtered) => format!("the answer is not complete, and not used: {}", doubt.why),
+            (None, _) => format!("the answer is empty, which is not believed: {}", doubt.why),
         };
+        self.unproven = false;
         if first {
             self.question.status().updates.held.fetch_add(1, Relaxed);
             tracing::warn!(provider = %self.question.status().id(), watch = %self.question.query(), "{error}");
@@ -576,15 +664,20 @@ async fn prove<Q: Question>(
     let reply = client.read(&question.query(), Consistency::Consistent).await?;
     client.ascertain().await;
     let (reading, reply) = reading(Arc::clone(&question), reply, bounds).await?;
+    let unread = known.is_none();
     let known = known.unwrap_or_default();
     let lost: Vec<_> = judge::lost(&known, &reading.contents.entries).collect();
     let nothing = reading.contents.entries.is_empty();
     let unclear = |why: &str| Some(Doubt::unclear(why));
     let (doubt, each) = match &reading.answer.worth {
         Worth::Stale(reason) => (unclear(reason), BTreeMap::new()),
-        _ if lost.is_empty() && !nothing => (None, BTreeMap::new()),
-        Worth::Filtered => (Some(Doubt::missing_right("Consul left out what the token may not read")), BTreeMap::new()),
-        Worth::Sound => {
+        // Where each key tells by itself whether it is hidden, only what is not known can't be asked for.
+        Worth::Filtered if !Q::PROVE_ALL || unread => {
+            let why = format!("Consul left out what the token may not read of {}", question.query());
+            ((!lost.is_empty() || unread).then(|| Doubt::missing_right(why)), BTreeMap::new())
+        }
+        Worth::Sound | Worth::Filtered if lost.is_empty() && !nothing => (None, BTreeMap::new()),
+        Worth::Sound | Worth::Filtered => {
             let doubted = Doubted { reply: &reply, nothing, held_for };
             let Verdicts { whole, each } = question.permission(&client, &lost, &doubted).await?;
             match whole {
@@ -605,7 +698,10 @@ async fn reading<Q: Question>(
     mut reply: Reply,
     bounds: Bounds,
 ) -> Result<(Reading<Q::Entry>, Reply), WatchError> {
-    let answer = classify(&reply, bounds.max_stale, Q::ABSENCE_IS_EMPTY)?;
+    let mut answer = classify(&reply, bounds.max_stale, Q::ABSENCE_IS_EMPTY)?;
+    if answer.worth == Worth::Filtered && !Q::FILTERING_MATTERS {
+        answer.worth = Worth::Sound;
+    }
     let body = std::mem::take(&mut reply.body);
     let size = body.len();
     let contents = if answer.absent {

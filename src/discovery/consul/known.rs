@@ -106,6 +106,11 @@ impl<E: Clone + PartialEq> Known<E> {
         }
     }
 
+    /// As [`Self::new`], with what an earlier process knew: a first reading that lacks some of it removes nothing unproven.
+    pub(super) fn remembering(self, entries: Entries<E>) -> Self {
+        Self { entries: Some(Arc::new(entries)), ..self }
+    }
+
     pub(super) fn index(&self) -> u64 {
         self.index
     }
@@ -198,13 +203,16 @@ impl<E: Clone + PartialEq> Known<E> {
             self.index = answer.index;
             self.turn += 1;
         }
-        // An empty answer to the first question may as well be a token without permission.
-        if self.entries.is_none() && contents.entries.is_empty() {
-            self.hold.get_or_insert(Hold { danger: Danger::Empties { of: 0 }, doubts: 0 });
+        let filtered = answer.worth == Worth::Filtered;
+        // An empty answer to the first question may as well be a token without permission. One that was filtered may
+        // lack what protects the rest.
+        let hides = filtered && self.prove_all;
+        if self.entries.is_none() && (contents.entries.is_empty() || hides) {
+            let danger = if hides { Danger::Filtered } else { Danger::Empties { of: 0 } };
+            self.hold.get_or_insert(Hold { danger, doubts: 0 });
             self.problems = contents.problems;
             return Effect::default();
         }
-        let filtered = answer.worth == Worth::Filtered;
         let signs = Signs {
             regressed: answer.index < self.content_index,
             unmoved: self.unmoved(&answer),
@@ -438,6 +446,31 @@ mod tests {
         assert_eq!(known.entries(), None);
         assert!(known.take_proven(reading(6, "")).publish);
         shows(&known, "", Origin::Live);
+    }
+
+    #[test]
+    fn a_first_answer_that_was_filtered_counts_only_where_every_removal_is_proven_apart() {
+        let mut keys = Known::<()>::new(true);
+        assert_eq!(keys.take(with_worth(6, "ab", Worth::Filtered), How::Fresh), Effect::default());
+        assert_eq!((keys.entries(), keys.hold().map(|hold| hold.danger)), (None, Some(Danger::Filtered)));
+        assert!(keys.take_proven(reading(7, "abc")).publish);
+        shows(&keys, "abc", Origin::Live);
+        let mut instances = Known::<()>::new(false);
+        assert!(instances.take(with_worth(6, "ab", Worth::Filtered), How::Fresh).publish);
+    }
+
+    #[test]
+    fn what_an_earlier_process_knew_goes_only_when_it_is_proven_to_be_gone() {
+        let known = reading(0, "abc").contents.entries;
+        let mut keys = Known::<()>::new(true).remembering(known);
+        keys.take(reading(9, "ad"), How::Fresh);
+        assert_eq!(ids(&keys).as_deref(), Some("abcd"));
+        let missing = |keys: &Known<()>| keys.missing().iter().map(|id| &**id).collect::<String>();
+        assert_eq!(missing(&keys), "bc");
+        keys.release(&BTreeSet::from(["b".into()]));
+        assert_eq!((ids(&keys).as_deref(), missing(&keys)), (Some("acd"), "c".to_owned()));
+        assert!(keys.take_proven(reading(10, "acd")).confirmed.is_some());
+        shows(&keys, "acd", Origin::Live);
     }
 
     #[test]

@@ -12,7 +12,8 @@ use super::client::Client;
 use super::follow::{Doubted, Question};
 use super::known::{Contents, Entries};
 use super::permission::{Doubt, Permission, Verdicts, of_keys};
-use super::query::Query;
+use super::query::{Place, Query};
+use super::rights::Right;
 use crate::discovery::Publisher;
 use crate::discovery::state::Origin;
 use crate::discovery::supervise::WatchError;
@@ -85,6 +86,11 @@ impl Question for Keys {
             HeldPart::Document(key) => missing.iter().filter(|id| *id == key).cloned().collect(),
             HeldPart::Endpoints(_) | HeldPart::File(_) => BTreeSet::new(),
         }
+    }
+
+    fn rights(&self, entries: &Entries<Value>) -> Vec<Right> {
+        let right = |key: &Arc<str>| Right { place: Place::default(), resource: "key", segment: Arc::clone(key) };
+        entries.keys().map(right).collect()
     }
 
     fn scope(&self) -> Scope {

@@ -5,7 +5,7 @@
 //! says what the answer is worth; [`health`], [`kv`] or [`catalog`] read its body; [`known`] decides what becomes of it,
 //! and [`permission`] finds out whether what it lacks is gone or hidden; [`follow`] is the loop that does all that.
 //! [`tags`] makes documents of what instances say, [`feedback`] is where it is written what is wrong, for teams to read. [`token`],
-//! [`expiry`] and [`probe`] serve all watches; [`register`] registers the gateway itself. [`unreported`] keeps instances
+//! [`expiry`], [`rights`] and [`probe`] serve all watches; [`register`] registers the gateway itself. [`unreported`] keeps instances
 //! whose checks an agent has forgotten as it started again. [`servers`] notices that another Consul stands at the address.
 //!
 //! What Consul really does, and what the rules here rest on (measured with 1.8.7, the newer headers from its
@@ -60,6 +60,7 @@ mod permission;
 mod probe;
 mod query;
 mod register;
+mod rights;
 mod servers;
 mod service;
 mod tags;
@@ -251,6 +252,7 @@ impl Provider for ConsulProvider {
             () = client.follow_servers() => {}
             () = feedback => {}
             () = expiry::follow(&client, sources.status(), &backoff.credentials_changed) => {}
+            () = rights::follow(&client, &backoff.credentials_changed) => {}
             () = client.transport.follow(|| backoff.answers_again.notify_waiters()) => {}
             () = probe::probe(&client, &kick, &backoff.answers_again) => {}
         }

@@ -170,21 +170,27 @@ async fn of_key(client: &Client, key: &str) -> Option<Doubt> {
     }
 }
 
+/// Whether the token may do something.
+#[derive(Deserialize)]
+pub(super) struct Decision {
+    #[serde(rename = "Resource")]
+    resource: String,
+    #[serde(rename = "Segment")]
+    segment: String,
+    #[serde(rename = "Allow")]
+    pub(super) allow: bool,
+}
+
+/// Reads what an agent says that the token may do.
+pub(super) fn decisions(body: &[u8]) -> Result<Vec<Decision>, String> {
+    serde_json::from_slice(body).map_err(|error| format!("permissions: no answer that makes sense: {error}"))
+}
+
 /// What the agent said about permissions; `None` when it does not know the question.
 fn authorized(reply: &Reply) -> Result<Option<Permission>, WatchError> {
-    #[derive(Deserialize)]
-    struct Decision {
-        #[serde(rename = "Resource")]
-        resource: String,
-        #[serde(rename = "Segment")]
-        segment: String,
-        #[serde(rename = "Allow")]
-        allow: bool,
-    }
     match reply.status {
         StatusCode::OK => {
-            let decisions: Vec<Decision> = serde_json::from_slice(&reply.body)
-                .map_err(|error| WatchError::failed(format!("permissions: no answer that makes sense: {error}")))?;
+            let decisions = decisions(&reply.body).map_err(WatchError::failed)?;
             let refused = decisions.iter().find(|decision| !decision.allow);
             Ok(Some(match refused {
                 None => Permission::Granted,

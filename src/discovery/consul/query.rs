@@ -17,7 +17,7 @@ pub(super) struct Query {
 }
 
 /// Where in a federation of Consul clusters; what is `None` is the agent's own.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     pub(super) datacenter: Option<Arc<str>>,
     pub(super) namespace: Option<Arc<str>>,
@@ -54,7 +54,12 @@ impl Query {
 
     /// The same where this service is.
     pub(super) fn beside(self, service: &ConsulService) -> Self {
-        Self { place: Place::of(service), ..self }
+        self.at(Place::of(service))
+    }
+
+    /// The same there.
+    pub(super) fn at(self, place: Place) -> Self {
+        Self { place, ..self }
     }
 
     /// All keys below a prefix, with their values.
@@ -119,7 +124,7 @@ impl Query {
 }
 
 impl Place {
-    fn of(service: &ConsulService) -> Self {
+    pub(super) fn of(service: &ConsulService) -> Self {
         let ConsulService { datacenter, namespace, partition, .. } = service;
         Self { datacenter: datacenter.clone(), namespace: namespace.clone(), partition: partition.clone() }
     }

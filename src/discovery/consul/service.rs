@@ -11,7 +11,8 @@ use super::follow::{After, Doubted, Question};
 use super::health::{Instance, instances, keep_distances, weigh_by_tags};
 use super::known::{Contents, Entries};
 use super::permission::{Doubt, Verdicts, of_instances};
-use super::query::Query;
+use super::query::{Place, Query};
+use super::rights::Right;
 use super::unreported::{LONGEST, ends_at, keep_as_reported};
 use crate::discovery::Publisher;
 use crate::discovery::state::{Origin, SourceState};
@@ -92,6 +93,11 @@ impl Question for Instances {
             HeldPart::Endpoints(Source::Consul(service)) if *service == self.service => missing.clone(),
             HeldPart::Endpoints(_) | HeldPart::Document(_) | HeldPart::File(_) => BTreeSet::new(),
         }
+    }
+
+    fn rights(&self, _: &Entries<Instance>) -> Vec<Right> {
+        let (place, segment) = (Place::of(&self.service), Arc::clone(&self.service.name));
+        vec![Right { place, resource: "service", segment }]
     }
 
     fn scope(&self) -> Scope {

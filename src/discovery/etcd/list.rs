@@ -118,7 +118,7 @@ async fn pages(client: &Client, range: &KeyRange) -> Result<Listing, Failure> {
     }
 }
 
-async fn get(client: &Client, key: Vec<u8>, options: GetOptions) -> Result<GetResponse, Failure> {
+pub(super) async fn get(client: &Client, key: Vec<u8>, options: GetOptions) -> Result<GetResponse, Failure> {
     let mut kv = client.kv_client().max_decoding_message_size(DECODE_LIMIT);
     match timeout(TIMEOUT, kv.get(key, Some(options))).await {
         Ok(answer) => Ok(answer?),

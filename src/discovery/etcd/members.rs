@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout};
 use super::channel::Counted;
 use super::credential::Credentials;
 use super::failure::Failure;
+use super::rights::Rights;
 use crate::discovery::status::Connections;
 use crate::discovery::supervise::{Backoff, ErrorKind, WatchError};
 use crate::spec::settings::EtcdProvider as Settings;
@@ -40,6 +41,8 @@ pub(super) struct Members {
     preferred: AtomicUsize,
     credentials: Credentials,
     connections: Arc<Connections>,
+    /// What our user may read, as of the last look.
+    pub(super) rights: Arc<Rights>,
 }
 
 struct Member {
@@ -80,7 +83,13 @@ impl Members {
             preferred: AtomicUsize::new(0),
             credentials: Credentials::new(settings),
             connections,
+            rights: Arc::default(),
         }
+    }
+
+    /// Whether requests come from a user.
+    pub(super) fn has_user(&self) -> bool {
+        self.credentials.user().is_some()
     }
 
     /// The member to use now.

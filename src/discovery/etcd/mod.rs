@@ -2,7 +2,7 @@
 //! one for each other wanted source.
 //!
 //! A watch is a [`watch::RangeWatch`] over a [`layout::KeyRange`]; it keeps a [`mirror::Mirror`], parted into
-//! [`pool`]s, and shows it as a [`view::View`]; [`shared`] feeds many sources from one. [`feedback`] is where it is written what is wrong with documents. All watches share the [`members::Members`]: clients, tokens, and which member to use.
+//! [`pool`]s, and shows it as a [`view::View`]; [`shared`] feeds many sources from one. [`feedback`] is where it is written what is wrong with documents. [`rights`] notices when our user may no longer read what a stream goes on to show. All watches share the [`members::Members`]: clients, tokens, and which member to use.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +42,7 @@ mod members;
 pub mod mirror;
 mod past;
 mod pool;
+mod rights;
 mod shared;
 mod view;
 mod watch;
@@ -139,6 +140,7 @@ impl Provider for EtcdProvider {
         tokio::select! {
             ((), (), (), ()) = futures_util::future::join4(documents, certificates, endpoints, sources) => {}
             () = members.follow(&backoff) => {}
+            () = members.follow_rights(&backoff) => {}
             () = feedback => {}
         }
     }

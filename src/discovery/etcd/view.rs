@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::endpoint::EndpointSet;
+use super::layout::KeyRange;
 use super::mirror::Mirror;
 use crate::discovery::Publisher;
 use crate::discovery::state::{Origin, SourceState};
 use crate::spec::decode::DocumentSet;
-use crate::spec::hold::{Held, HeldPart};
+use crate::spec::hold::{Held, HeldPart, Scope};
 use crate::spec::name::ProviderId;
 use crate::spec::problem::Problem;
 use crate::spec::source::{EtcdFormat, Source};
@@ -145,6 +146,14 @@ impl View {
             }
             (Self::Documents(..), HeldPart::Endpoints(_) | HeldPart::File(_))
             | (Self::Endpoints(_), HeldPart::Document(_) | HeldPart::File(_)) => None,
+        }
+    }
+
+    /// What a missing right to read the range concerns.
+    pub(super) fn scopes(&self, range: &KeyRange) -> Vec<Scope> {
+        match self {
+            Self::Documents(..) => vec![Scope::Documents(range.to_string().into())],
+            Self::Endpoints(feeds) => feeds.values().map(|feed| Scope::Source(feed.source.clone())).collect(),
         }
     }
 

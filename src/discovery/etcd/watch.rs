@@ -22,9 +22,10 @@ use super::layout::KeyRange;
 use super::list::{Counted, DECODE_LIMIT, Listed};
 use super::members::{Connection, Members, TIMEOUT};
 use super::mirror::{Event, Held, Outcome};
+use super::rights::Needs;
 use crate::discovery::Publisher;
-use crate::discovery::status::WatchStatus;
-use crate::discovery::supervise::{Watch, WatchError, around};
+use crate::discovery::status::{WatchState, WatchStatus};
+use crate::discovery::supervise::{ErrorKind, Watch, WatchError, around};
 use crate::spec::hold::HeldPart;
 
 /// A stream this long without a message is asked whether it lives.
@@ -56,6 +57,11 @@ pub(super) struct RangeWatch {
     broke_at: Option<Instant>,
     /// What operators accept.
     accepts: tokio::sync::broadcast::Receiver<HeldPart>,
+    needs: Needs,
+    /// Why the range may not be read.
+    lacks: Option<Arc<str>>,
+    /// That it may not may have been published, by this watch or by another of the same source.
+    told_right: bool,
 }
 
 /// A read beside the stream, and the mirror's revision when it was begun.
@@ -94,6 +100,9 @@ struct Schedule {
 impl Watch for RangeWatch {
     async fn session(&mut self, status: &WatchStatus) -> WatchError {
         let Err(error) = self.run(status).await;
+        if matches!(error.kind, ErrorKind::Unauthorised | ErrorKind::Denied) {
+            self.publish_right(Some(&error.text));
+        }
         self.broke_at = Some(Instant::now());
         error
     }
@@ -103,7 +112,9 @@ impl RangeWatch {
     /// A watch that begins with a list.
     pub(super) fn new(members: Arc<Members>, publisher: Publisher, range: KeyRange, known: Arc<Known>) -> Self {
         let accepts = publisher.accepted();
-        Self { members, publisher, range, known, list_first: true, broke_at: None, accepts }
+        let needs = members.rights.needs(&range);
+        let (list_first, broke_at) = (true, None);
+        Self { members, publisher, range, known, list_first, broke_at, accepts, needs, lacks: None, told_right: true }
     }
 
     async fn run(&mut self, status: &WatchStatus) -> Result<Infallible, WatchError> {
@@ -144,7 +155,7 @@ impl RangeWatch {
         outcome.regressed |= floor == 0 && revision < status.index();
         self.list_first = false;
         status.set_index(revision);
-        status.confirmed(asked_at);
+        self.confirm(asked_at, status);
         self.publish(&outcome, true);
         if self.known.denied.send_replace(false) {
             tracing::info!(range = %self.range, "may be read as a whole again");
@@ -158,6 +169,8 @@ impl RangeWatch {
             Ok(stream) => stream,
             Err(failure) => return failure,
         };
+        // What a session before was told is answered by this one having begun.
+        self.look_at_rights(status);
         let now = Instant::now();
         let mut schedule = Schedule {
             heard_at: now,
@@ -205,6 +218,12 @@ impl RangeWatch {
                 }
                 () = sleep_until(schedule.side_at()), if side.is_none() => {}
                 () = self.known.joined.notified() => {}
+                () = self.needs.changed() => {
+                    if self.look_at_rights(status) {
+                        schedule.probe_at = Instant::now();
+                        schedule.verify_at = schedule.verify_at.map(|_| Instant::now());
+                    }
+                }
                 Ok(part) = self.accepts.recv() => {
                     let mut inside = self.known.lock();
                     let released = inside.release(&part);
@@ -214,6 +233,35 @@ impl RangeWatch {
                 }
             }
         }
+    }
+
+    /// An answer confirmed what is known. While the range may not be read, a stream that was opened before goes on all the
+    /// same, and says nothing about that.
+    fn confirm(&mut self, at: Instant, status: &WatchStatus) {
+        if self.lacks.is_none() {
+            self.publish_right(None);
+            status.confirmed(at);
+        }
+    }
+
+    fn publish_right(&mut self, missing: Option<&str>) {
+        if missing.is_some() || self.told_right {
+            let scopes = self.known.lock().view.scopes(&self.range);
+            scopes.iter().for_each(|scope| self.publisher.missing_right(scope, missing));
+            self.told_right = missing.is_some();
+        }
+    }
+
+    /// Takes what a look at our rights found. Whether the range may be read again.
+    fn look_at_rights(&mut self, status: &WatchStatus) -> bool {
+        let lacks = self.needs.lacks();
+        let returned = self.lacks.is_some() && lacks.is_none();
+        if let Some(lacks) = lacks.as_ref().filter(|_| lacks != self.lacks) {
+            self.publish_right(Some(lacks));
+            status.set_state(WatchState::Failing { failures: 1, error: lacks.to_string() });
+        }
+        self.lacks = lacks;
+        returned
     }
 
     /// Opens a stream at the mirror's next revision. A watch at a revision the store has not reached is
@@ -284,7 +332,7 @@ impl RangeWatch {
         if !events.is_empty() {
             let outcome = self.known.lock().apply(events);
             status.set_index(u64::try_from(self.known.revision()).unwrap_or(0));
-            status.confirmed(Instant::now());
+            self.confirm(Instant::now(), status);
             self.publish(&outcome, false);
         }
         failure
@@ -371,7 +419,7 @@ impl RangeWatch {
                     if outcome.outdated {
                         schedule.resync_at = now + around(SILENCE, 0.2);
                     } else {
-                        status.confirmed(asked_at);
+                        self.confirm(asked_at, status);
                         schedule.resync_at = now + around(RESYNC, 0.2);
                         schedule.probe_at = now + around(PROBE, 0.2);
                     }
@@ -411,7 +459,7 @@ impl RangeWatch {
                     // Changes on their way, as a rule.
                     schedule.probe_at = now + AGAIN;
                 } else {
-                    status.confirmed(asked_at);
+                    self.confirm(asked_at, status);
                 }
                 schedule.differed = differs;
             }

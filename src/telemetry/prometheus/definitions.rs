@@ -310,6 +310,14 @@ pub const DISCOVERY_HELD: &Definition = &Definition::new(
     "Sources and documents of a provider that are served though its registry does not list them now.",
 );
 
+/// Watches that fail.
+pub const DISCOVERY_FAILING: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_discovery_failing_watches",
+    &["provider"],
+    "Watches of a provider that fail, or whose credentials are refused; what they knew stays.",
+);
+
 /// Rate limits.
 pub const RATE_LIMIT_REQUESTS: &Definition = &Definition::new(
     Kind::Counter,

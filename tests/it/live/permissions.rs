@@ -1,12 +1,17 @@
 //! Tokens that may read less than they should, with traffic flowing: what is hidden is not gone, and what is missing is
 //! named.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+
 use super::{SOON, config, fails, live, provider, stops, takes};
 use crate::support::client::Request;
 use crate::support::consul::{Consul, Service};
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::load::Load;
 use crate::support::origin::Origin;
+use crate::support::scripted::{Scene, ScriptedServer, instances};
 use crate::support::wait;
 
 const READ: &str = "service_prefix \"\" { policy = \"read\" } node_prefix \"\" { policy = \"read\" } \
@@ -105,4 +110,34 @@ async fn a_token_that_hides_instances_from_the_start_is_named() {
         gateway.until_status(path, 200).await;
     }
     load.stop().await.assert_all_ok();
+}
+
+/// S-H2d: keys that a token may not read are missing in a list, which says so (Consul 1.11 and later): one of them may
+/// protect what the others serve. So nothing of it is used.
+#[tokio::test]
+async fn a_list_of_keys_that_was_filtered_keeps_a_first_start_closed() {
+    let origin = Origin::start("a").await;
+    let web = format!("upstreams.app.endpoints = [\"{}\"]", origin.address());
+    let value = STANDARD.encode(r#"{"match":{"path":"/open"},"upstream":"app"}"#);
+    let keys = json!([{ "Key": "fleetgate/routes/open", "Value": value, "CreateIndex": 5, "ModifyIndex": 5 }]);
+    let sound = Scene { keys: Some(keys.to_string()), ..Scene::new(7, instances(&[])) };
+    let filtered = sound.clone().header("X-Consul-Results-Filtered-By-ACLs", "true");
+    let server = ScriptedServer::start(filtered).await;
+    let discovery = format!("discovery.state_dir = \"off\"\ndiscovery.consul.address = \"{}\"", server.url());
+    let mut gateway = Setup::new(&config(&format!("{discovery}\n{web}"))).start_listening().await;
+    let why = "left out what the token may not read";
+    fails(&gateway, "consul-kv", why).await;
+    wait::until_ok(SOON, "the reason", || async {
+        let (status, text) = gateway.admin_get("/readyz").await;
+        if status == 503 && text.contains("consul-kv") && text.contains(why) { Ok(()) } else { Err((status, text)) }
+    })
+    .await;
+    let answer = gateway.get("/open").await;
+    assert_eq!((answer.status, answer.header("x-fleetgate-flag")), (503, Some("NC")), "{}", answer.text());
+    let mut sound = sound;
+    (sound.index, sound.shown_index) = (8, Some("8".to_owned()));
+    server.set(sound);
+    gateway.wait_ready().await;
+    gateway.until_status("/open", 200).await;
+    live(&gateway, "consul-kv").await;
 }
