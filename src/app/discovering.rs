@@ -18,6 +18,7 @@ use crate::discovery::state::{ProviderState, Uses};
 use crate::discovery::status::{ProviderStatus, Registered};
 use crate::discovery::{Provider, Publisher};
 use crate::spec::claims::ClaimBook;
+use crate::spec::decode::SavedForms;
 use crate::spec::endpoint::EndpointSpec;
 use crate::spec::hold::HeldPart;
 use crate::spec::name::{Name, ProviderId};
@@ -29,6 +30,8 @@ use crate::spec::source::{ConsulService, Source};
 pub(super) struct Discovering {
     /// When an earlier process confirmed what.
     verified: BTreeMap<ProviderId, Verified>,
+    /// What it made documents of.
+    remembered: BTreeMap<ProviderId, Arc<SavedForms>>,
     pub(super) providers: Vec<Box<dyn Provider>>,
     pub(super) states: BTreeMap<ProviderId, watch::Receiver<Arc<ProviderState>>>,
     pub(super) statuses: Vec<Arc<ProviderStatus>>,
@@ -53,7 +56,9 @@ impl Discovering {
         claims: (ClaimBook, watch::Sender<Arc<ClaimBook>>),
         running: Option<Running>,
     ) -> Result<Self, StartError> {
-        let mut all = Self { verified: loaded.verified.clone(), ..Self::default() };
+        let remembered = loaded.states.iter().filter_map(|(id, saved)| Some((*id, Arc::clone(saved.forms()?))));
+        let (verified, remembered) = (loaded.verified.clone(), remembered.collect());
+        let mut all = Self { verified, remembered, ..Self::default() };
         let publisher = all.publisher(ProviderId::File);
         let files = FileProvider::new(&settings.file, publisher).comparing(running.map(static_check));
         all.providers.push(Box::new(files));
@@ -114,6 +119,7 @@ impl Discovering {
     fn publisher(&mut self, id: ProviderId) -> Publisher {
         let verified = self.verified.remove(&id).unwrap_or_default();
         let (publisher, states) = Publisher::with(ProviderStatus::remembering(id, verified));
+        let publisher = publisher.remembering(self.remembered.remove(&id));
         self.statuses.push(Arc::clone(publisher.status()));
         self.accepts.insert(id, publisher.accepts());
         self.states.insert(id, states);

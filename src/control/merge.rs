@@ -1,6 +1,7 @@
 //! Defines who wins: of all providers' documents and endpoints, what there is. Pure. [`Merger`] goes on from the merge
 //! before, so that a change of one service costs what that service costs.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -209,28 +210,32 @@ fn in_order<'s>(
 
 type Winners<T> = BTreeMap<Name, (ProviderId, Arc<T>)>;
 
-/// The first provider in order that has a good form of a name; the others' are shadowed.
+/// The first provider in order that has a good form of a name, or may have had one: then the name is taken, and what
+/// stands in for the item is there in its place. The others' are shadowed.
 fn winners<'d, T: 'd>(
     kind: Kind,
     documents: impl Iterator<Item = (ProviderId, &'d BTreeMap<Name, Item<T>>)>,
     report: &mut Report,
 ) -> Winners<T> {
-    let mut winners: Winners<T> = BTreeMap::new();
+    let mut taken: BTreeMap<&Name, (ProviderId, Option<&Arc<T>>)> = BTreeMap::new();
     for (provider, items) in documents {
         for (name, item) in items {
-            let Some(good) = &item.good else { continue };
-            match winners.get(name) {
-                None => {
-                    winners.insert(name.clone(), (provider, Arc::clone(good)));
-                }
-                Some((by, _)) => {
-                    let shadowed = Shadowed { kind: kind.as_str(), name: name.clone(), provider, by: *by };
+            let serves = match (&item.good, &item.blocked) {
+                (Some(good), _) => Some(good),
+                (None, Some(blocked)) => blocked.stand_in.as_ref(),
+                (None, None) => continue,
+            };
+            match taken.entry(name) {
+                Entry::Vacant(entry) => drop(entry.insert((provider, serves))),
+                Entry::Occupied(entry) => {
+                    let shadowed = Shadowed { kind: kind.as_str(), name: name.clone(), provider, by: entry.get().0 };
                     report.shadowed.push(shadowed);
                 }
             }
         }
     }
-    winners
+    let served = taken.into_iter().filter_map(|(name, (by, serves))| Some((name.clone(), (by, Arc::clone(serves?)))));
+    served.collect()
 }
 
 /// What orders the route of a provider among equal ones.

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::content::{Content, Part};
 use super::overlay::Overlay;
 use crate::discovery::state::{Origin, ProviderState};
+use crate::spec::decode::SavedForms;
 use crate::spec::document::Documents;
 use crate::spec::endpoint::EndpointSpec;
 use crate::spec::name::ProviderId;
@@ -60,6 +61,8 @@ pub type Verified = BTreeMap<String, (SystemTime, u64)>;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SavedState {
     pub(super) documents: Option<(Arc<Documents>, SystemTime)>,
+    /// What they were made of.
+    pub(super) forms: Option<Arc<SavedForms>>,
     /// By the source's text.
     pub(super) sources: BTreeMap<String, (Arc<[EndpointSpec]>, SystemTime)>,
 }
@@ -73,6 +76,11 @@ impl SavedState {
                 self.sources.remove(&source.to_string()).map(|(endpoints, _)| Content::Endpoints(endpoints))
             }
         }
+    }
+
+    /// What documents were made of.
+    pub fn forms(&self) -> Option<&Arc<SavedForms>> {
+        self.forms.as_ref()
     }
 
     /// What was known of sources, by their texts.
@@ -128,15 +136,13 @@ pub struct Book {
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Page {
     sources: BTreeMap<String, Arc<[EndpointSpec]>>,
-    /// Good texts by key; `None` before the first read.
-    texts: Option<Arc<BTreeMap<String, String>>>,
-    /// The documents they were read of.
-    noted: Option<Arc<Documents>>,
+    /// What documents were made of; `None` before the first read.
+    forms: Option<Arc<SavedForms>>,
 }
 
 impl Page {
     fn reads_alike(&self, other: &Self) -> bool {
-        self.sources == other.sources && self.texts == other.texts
+        self.sources == other.sources && self.forms == other.forms
     }
 }
 
@@ -298,12 +304,8 @@ impl Book {
                 .iter()
                 .filter(|(source, known)| known.origin == Origin::Live && !state.kept.addresses.contains_key(source));
             let live: Vec<_> = live.map(|(source, known)| (source.to_string(), Arc::clone(&known.endpoints))).collect();
-            let before = self.providers.get(id);
-            let same = |noted: &Arc<Documents>| state.documents.as_ref().is_some_and(|now| Arc::ptr_eq(noted, now));
-            let noted = before.and_then(|page| page.noted.as_ref()).is_some_and(same);
-            let texts = before.and_then(|page| page.texts.as_deref());
-            let texts = if noted { None } else { good_texts(*id, state, texts) };
-            if live.is_empty() && texts.is_none() && !self.providers.contains_key(id) {
+            let forms = live_forms(state);
+            if live.is_empty() && forms.is_none() && !self.providers.contains_key(id) {
                 continue;
             }
             let page = self.providers.entry(*id).or_default();
@@ -311,36 +313,18 @@ impl Book {
             if now.settled {
                 page.sources.retain(|source, _| wanted.contains(source));
             }
-            if let Some(texts) = texts {
-                page.noted.clone_from(&state.documents);
-                if page.texts.as_deref() != Some(&texts) {
-                    page.texts = Some(Arc::new(texts));
-                }
+            if let Some(forms) = forms {
+                page.forms = Some(Arc::clone(forms));
             }
         }
     }
 }
 
-/// The texts behind the documents that are served: for one whose present text is bad, the last good one.
-fn good_texts(
-    id: ProviderId,
-    state: &ProviderState,
-    before: Option<&BTreeMap<String, String>>,
-) -> Option<BTreeMap<String, String>> {
-    let documents = state.documents.as_ref()?;
-    if state.documents_held || !state.kept.documents.is_empty() || state.kept.saved_documents.is_some() {
-        return None;
-    }
-    let prefix = format!("{id}:");
-    let texts = documents.entries().filter_map(|entry| {
-        let key = entry.place.strip_prefix(&prefix)?;
-        let text = match entry.problems.is_empty() {
-            true => std::str::from_utf8(state.texts.get(key)?).ok()?.to_owned(),
-            false => before?.get(key)?.clone(),
-        };
-        Some((key.to_owned(), text))
-    });
-    Some(texts.collect())
+/// What the documents of a state were made of, where its registry shows them now.
+fn live_forms(state: &ProviderState) -> Option<&Arc<SavedForms>> {
+    let kept = &state.kept;
+    let is_live = !state.documents_held && kept.documents.is_empty() && kept.saved_documents.is_none();
+    (state.documents.is_some() && is_live).then_some(&state.forms)
 }
 
 impl prometheus::Source for Arc<Errors> {

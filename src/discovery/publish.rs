@@ -8,6 +8,7 @@ use tokio::sync::{broadcast, watch};
 
 use super::state::{Origin, ProviderState, SourceState};
 use super::status::ProviderStatus;
+use crate::spec::decode::SavedForms;
 use crate::spec::document::Documents;
 use crate::spec::hold::{Held, HeldPart, Scope};
 use crate::spec::name::ProviderId;
@@ -23,6 +24,8 @@ pub struct Publisher {
     slot: watch::Sender<Arc<ProviderState>>,
     status: Arc<ProviderStatus>,
     accepts: broadcast::Sender<HeldPart>,
+    /// What documents were made of when an earlier process published there.
+    remembered: Option<Arc<SavedForms>>,
 }
 
 impl Publisher {
@@ -35,7 +38,17 @@ impl Publisher {
     pub fn with(status: Arc<ProviderStatus>) -> (Self, watch::Receiver<Arc<ProviderState>>) {
         let (slot, reader) = watch::channel(Arc::new(ProviderState::default()));
         let (accepts, _) = broadcast::channel(MAX_PENDING_ACCEPTS);
-        (Self { slot, status, accepts }, reader)
+        (Self { slot, status, accepts, remembered: None }, reader)
+    }
+
+    /// The same, where an earlier process left what its documents were made of.
+    pub fn remembering(self, remembered: Option<Arc<SavedForms>>) -> Self {
+        Self { remembered, ..self }
+    }
+
+    /// What documents were made of when an earlier process published there; `None`: nothing is known of that.
+    pub fn remembered(&self) -> Option<&Arc<SavedForms>> {
+        self.remembered.as_ref()
     }
 
     /// The provider's status.
@@ -66,15 +79,15 @@ impl Publisher {
 
     /// Publishes all documents after a complete read.
     pub fn documents(&self, documents: Documents) {
-        self.documents_of(documents, BTreeMap::new(), Origin::Live);
+        self.documents_of(documents, SavedForms::default(), Origin::Live);
     }
 
-    /// As [`Self::documents`], with the texts they were made of, to be saved.
-    pub fn documents_of(&self, documents: Documents, texts: BTreeMap<String, Arc<[u8]>>, origin: Origin) {
+    /// As [`Self::documents`], with what they were made of, to be saved.
+    pub fn documents_of(&self, documents: Documents, forms: SavedForms, origin: Origin) {
         let held = origin == Origin::Held;
         self.change(|before| {
             let same_documents = before.documents.as_deref() == Some(&documents);
-            if same_documents && *before.texts == texts && before.documents_held == held {
+            if same_documents && *before.forms == forms && before.documents_held == held {
                 return listed_again(before, None);
             }
             let mut state = ProviderState::clone(before);
@@ -82,7 +95,7 @@ impl Publisher {
             if !same_documents {
                 state.documents = Some(Arc::new(documents));
             }
-            state.texts = Arc::new(texts);
+            state.forms = Arc::new(forms);
             note_listed(&mut state, None);
             Some(state)
         });

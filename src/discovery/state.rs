@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
+use crate::spec::decode::SavedForms;
 use crate::spec::document::{Documents, Kind};
 use crate::spec::endpoint::{Address, EndpointSpec, Penalty};
 use crate::spec::hold::{Held, HeldPart, Scope};
@@ -43,8 +44,8 @@ pub struct ProviderState {
     pub documents: Option<Arc<Documents>>,
     /// Its sources that were read at least once.
     pub sources: BTreeMap<Source, SourceState>,
-    /// The texts its documents were made of, by key, where they lie in a registry.
-    pub texts: Arc<BTreeMap<String, Arc<[u8]>>>,
+    /// What its documents were made of, for the next process.
+    pub forms: Arc<SavedForms>,
     /// Whether its documents hold back what the registry lost, as a source of [`Origin::Held`] does.
     pub documents_held: bool,
     /// What watches hold, part by part.

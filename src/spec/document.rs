@@ -40,6 +40,17 @@ impl Kind {
             Self::Consumer => "consumers",
         }
     }
+
+    /// One of them, in a message.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Self::Route => "route",
+            Self::Upstream => "upstream",
+            Self::Middleware => "middleware",
+            Self::Certificate => "certificate",
+            Self::Consumer => "consumer",
+        }
+    }
 }
 
 /// One named item of a provider.
@@ -51,6 +62,26 @@ pub struct Item<T> {
     pub problems: Vec<Problem>,
     /// Where it lies: `file.toml:12:1`, `consul-kv:fleetgate/routes/users`, `etcd:/fleetgate/routes/users`.
     pub place: Arc<str>,
+    /// The registry's index at which its key was created: Consul's `CreateIndex`, etcd's `create_revision`. `None`
+    /// where a document has none.
+    pub created: Option<u64>,
+    /// Set while it has no good form but may have had one, which other gateways may still serve.
+    pub blocked: Option<Blocked<T>>,
+}
+
+/// An item that may have had a good form which is not known here. It keeps its name, and nothing takes its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocked<T> {
+    /// Of a route whose `match`, `priority` and `listeners` can be read: a route that answers 503 there. `None`: what it
+    /// matches is not known, or it is no route.
+    pub stand_in: Option<Arc<T>>,
+}
+
+impl<T> Item<T> {
+    /// An item whose present form is good.
+    pub fn good(spec: Arc<T>, place: Arc<str>) -> Self {
+        Self { good: Some(spec), problems: Vec::new(), place, created: None, blocked: None }
+    }
 }
 
 /// All documents of a provider.

@@ -34,6 +34,17 @@ pub struct RouteSpec {
     pub registered: Registered,
 }
 
+impl RouteSpec {
+    /// A route that answers every request 503 `NC`, in place of one whose good form is not known.
+    pub fn blocked(matching: MatchSpec, priority: i32, listeners: Vec<Name>) -> Self {
+        let reason = "its text is wrong, and this gateway has no good form of it";
+        let registered = Registered { broken: vec![reason.to_owned()], ..Registered::default() };
+        let (targets, middlewares) = (Vec::new(), Vec::new());
+        let (sticky, timeout, retry) = (None, None, Retry::default());
+        Self { matching, priority, listeners, targets, sticky, timeout, retry, middlewares, registered }
+    }
+}
+
 /// What comes with a route that a registration asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Registered {

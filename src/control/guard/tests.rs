@@ -246,7 +246,7 @@ fn the_saved_state_serves_until_the_registry_answers_and_counts_as_known() {
     };
     let at = std::time::SystemTime::UNIX_EPOCH;
     let sources = ["a", "b", "c"].iter().zip(0..).map(|(name, at_)| (format!("consul:{name}"), (endpoints(at_), at)));
-    let saved = SavedState { documents: None, sources: sources.collect() };
+    let saved = SavedState { sources: sources.collect(), ..SavedState::default() };
     let mut told = Told::with([(ProviderId::Consul, saved)].into());
     told.take(ProviderId::Consul);
     assert_eq!(told.served("a"), "unknown", "registries have a moment to answer");
@@ -270,7 +270,7 @@ fn what_was_saved_serves_at_once_where_the_registry_does_not_answer() {
     world.source(&consul("x"), &lines(0, 2));
     let endpoints = Arc::clone(&world.states[&ProviderId::Consul].sources[&consul("x")].endpoints);
     let sources = [("consul:a".to_owned(), (endpoints, std::time::SystemTime::UNIX_EPOCH))].into();
-    let mut told = Told::with([(ProviderId::Consul, SavedState { documents: None, sources })].into());
+    let mut told = Told::with([(ProviderId::Consul, SavedState { sources, ..SavedState::default() })].into());
     told.take(ProviderId::Consul);
     assert_eq!(told.served("a"), "unknown");
     told.guard.note_failed(&[ProviderId::ConsulKv].into());

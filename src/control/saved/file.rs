@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Identity, Page, SavedState, Verified};
-use crate::spec::decode::DocumentSet;
+use crate::spec::decode::{DocumentSet, SavedForms};
 use crate::spec::endpoint::{EndpointSpec, Labels, RegistryStatus};
 
 /// Files of another schema are not read.
@@ -26,8 +26,12 @@ pub(super) struct StateFile {
     watches: BTreeMap<String, SavedWatch>,
     /// By the source's text.
     sources: BTreeMap<String, Vec<SavedEndpoint>>,
-    /// By key.
-    documents: Option<BTreeMap<String, String>>,
+    /// What documents were made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    forms: Option<SavedForms>,
+    /// Good texts by key, as earlier versions wrote them.
+    #[serde(default, skip_serializing)]
+    documents: Option<BTreeMap<String, Arc<str>>>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -70,7 +74,8 @@ impl StateFile {
         Self {
             watches: verified.iter().map(|(name, at)| (name.clone(), watch(at))).collect(),
             sources: sources.map(|(name, all)| (name.clone(), all.iter().map(endpoint).collect())).collect(),
-            documents: page.texts.as_deref().cloned(),
+            forms: page.forms.as_deref().cloned(),
+            documents: None,
         }
     }
 
@@ -97,11 +102,15 @@ impl StateFile {
         for (name, endpoints) in &page.sources {
             state.sources.insert(name.clone(), (Arc::clone(endpoints), at(name)));
         }
-        if let (Some(texts), Some((watch, prefix))) = (self.documents, &identity.documents) {
-            let entries = texts.iter().map(|(key, text)| (key.as_str(), text.as_bytes()));
-            let documents = DocumentSet::new(identity.id, prefix.clone()).update(entries);
-            state.documents = Some((Arc::new(documents), at(watch)));
-            page.texts = Some(Arc::new(texts));
+        let old = self.documents.map(SavedForms::of_good_keys);
+        if let Some(forms) = self.forms.or(old) {
+            if let Some((watch, prefix)) = &identity.documents {
+                let mut set = DocumentSet::new(identity.id, prefix.clone()).remembering(&forms);
+                state.documents = Some((Arc::new(set.remembered(&forms)), at(watch)));
+            }
+            let forms = Arc::new(forms);
+            state.forms = Some(Arc::clone(&forms));
+            page.forms = Some(forms);
         }
         (state, verified, page)
     }

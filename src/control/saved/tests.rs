@@ -5,7 +5,7 @@ use std::time::UNIX_EPOCH;
 
 use super::super::fixture::{World, consul};
 use super::*;
-use crate::spec::decode::DocumentSet;
+use crate::spec::decode::{DocumentSet, Past, Stored};
 
 fn identity(id: ProviderId, registry: &str) -> Identity {
     let documents = Some(("kv:fleetgate/".to_owned(), "fleetgate/".to_owned()));
@@ -37,8 +37,9 @@ fn book() -> (Book, SystemTime) {
     let mut set = DocumentSet::new(ProviderId::ConsulKv, "fleetgate/");
     let mut book = Book::default();
     for text in [r#"{"match":{"path":"/a"},"upstream":"u"}"#, "{ bad"] {
-        state.documents = Some(Arc::new(set.update([("fleetgate/routes/a", text.as_bytes())])));
-        state.texts = Arc::new([("fleetgate/routes/a".to_owned(), Arc::from(text.as_bytes()))].into());
+        let stored = Stored { bytes: text.as_bytes(), past: Past::default() };
+        state.documents = Some(Arc::new(set.update([("fleetgate/routes/a", stored)])));
+        state.forms = Arc::new(set.forms());
         world.states.insert(ProviderId::ConsulKv, Arc::new(state.clone()));
         note(&mut book, &world, &["web"]);
     }
@@ -76,10 +77,25 @@ fn what_was_noted_comes_back() {
     assert_eq!((endpoints, *verified_at), (&page.sources["consul:web"], at));
     let (documents, _) = loaded.states[&ProviderId::ConsulKv].documents.as_ref().expect("documents");
     let route = &documents.routes["a"];
-    assert!(route.good.is_some() && route.problems.is_empty(), "the last good form: {route:?}");
+    assert!(route.good.is_some() && !route.problems.is_empty(), "the last good form of a bad text: {route:?}");
     assert_eq!(loaded.verified[&ProviderId::Consul]["consul:web"], (at, 42));
     assert!(loaded.overlay.is_drained("users", "10.0.0.1:80".parse().expect("an address")));
     assert!(loaded.book.providers.values().zip(book.providers.values()).all(|(one, other)| one.reads_alike(other)));
+    assert_eq!(counts(&store), [0; 4]);
+}
+
+#[test]
+fn good_texts_that_an_earlier_version_saved_are_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    drop(open(folder.path(), "here"));
+    let texts = serde_json::json!({ "fleetgate/routes/a": r#"{"match":{"path":"/a"},"upstream":"u"}"# });
+    let watches = serde_json::json!({ "kv:fleetgate/": { "verified_at_ms": 1_795_437_296_007_u64, "index": 42 } });
+    let content = serde_json::json!({ "watches": watches, "sources": {}, "documents": texts });
+    write(folder.path(), "consul-kv", &enveloped(&content, &digest(b"here"))).expect("to write");
+    let (store, loaded) = open(folder.path(), "here");
+    let saved = &loaded.states[&ProviderId::ConsulKv];
+    assert!(saved.documents.as_ref().is_some_and(|(documents, _)| documents.routes["a"].good.is_some()));
+    assert!(saved.forms().is_some_and(|forms| forms.keys.len() == 1));
     assert_eq!(counts(&store), [0; 4]);
 }
 

@@ -17,7 +17,7 @@ use super::rights::Right;
 use crate::discovery::Publisher;
 use crate::discovery::state::Origin;
 use crate::discovery::supervise::WatchError;
-use crate::spec::decode::DocumentSet;
+use crate::spec::decode::{DocumentSet, Past, Stored};
 use crate::spec::hold::{Held, HeldPart, Scope};
 use crate::spec::name::ProviderId;
 use crate::spec::problem::Problem;
@@ -30,12 +30,19 @@ pub(super) struct Keys {
 }
 
 /// A value as it is stored.
-type Value = Arc<[u8]>;
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Value {
+    bytes: Arc<[u8]>,
+    past: Past,
+}
 
 impl Keys {
     pub(super) fn new(prefix: &str, publisher: Publisher) -> Self {
-        let documents = Mutex::new(DocumentSet::new(ProviderId::ConsulKv, prefix));
-        Self { prefix: prefix.to_owned(), publisher, documents }
+        let mut documents = DocumentSet::new(ProviderId::ConsulKv, prefix);
+        if let Some(remembered) = publisher.remembered() {
+            documents = documents.remembering(remembered);
+        }
+        Self { prefix: prefix.to_owned(), publisher, documents: Mutex::new(documents) }
     }
 }
 
@@ -99,9 +106,9 @@ impl Question for Keys {
 
     fn publish(&self, entries: &Entries<Value>, _: &[Problem], origin: Origin) {
         let mut documents = self.documents.lock().unwrap_or_else(PoisonError::into_inner);
-        let texts = entries.iter().map(|(key, value)| (key.to_string(), Arc::clone(value))).collect();
-        let documents = documents.update(entries.iter().map(|(key, value)| (&**key, &**value)));
-        self.publisher.documents_of(documents, texts, origin);
+        let stored = entries.iter().map(|(key, Value { bytes, past })| (&**key, Stored { bytes, past: *past }));
+        let now = documents.update(stored);
+        self.publisher.documents_of(now, documents.forms(), origin);
     }
 
     fn publisher(&self) -> &Publisher {
@@ -118,12 +125,18 @@ fn keys(body: &[u8]) -> Result<Contents<Value>, String> {
         /// Base64; null for an empty value.
         #[serde(rename = "Value")]
         value: Option<String>,
+        #[serde(rename = "CreateIndex")]
+        created: Option<u64>,
+        #[serde(rename = "ModifyIndex")]
+        modified: Option<u64>,
     }
     let pairs: Vec<Pair> = serde_json::from_slice(body).map_err(|error| format!("not a list of keys: {error}"))?;
     let mut contents = Contents::default();
-    for Pair { key, value } in pairs {
-        let value = STANDARD.decode(value.unwrap_or_default()).map_err(|error| format!("`{key}`: {error}"))?;
-        contents.entries.insert(key, value.into());
+    for Pair { key, value, created, modified } in pairs {
+        let bytes = STANDARD.decode(value.unwrap_or_default()).map_err(|error| format!("`{key}`: {error}"))?;
+        let version = created.filter(|created| modified == Some(*created)).map(|_| 1);
+        let value = Value { bytes: bytes.into(), past: Past { created, modified, version } };
+        contents.entries.insert(key, value);
     }
     Ok(contents)
 }
@@ -134,9 +147,17 @@ mod tests {
 
     #[test]
     fn values_are_decoded_and_null_is_empty() {
-        let contents = keys(br#"[{"Key":"gw/","Value":null,"Flags":0},{"Key":"gw/routes/a","Value":"eyJhIjoxfQ=="}]"#);
+        let contents = keys(
+            br#"[{"Key":"gw/","Value":null,"Flags":0,"CreateIndex":3,"ModifyIndex":3},
+                 {"Key":"gw/routes/a","Value":"eyJhIjoxfQ==","CreateIndex":4,"ModifyIndex":9}]"#,
+        );
         let entries: Vec<_> = contents.expect("a list").entries.into_iter().collect();
-        assert_eq!(entries, [("gw/".into(), Value::from(*b"")), ("gw/routes/a".into(), Value::from(*br#"{"a":1}"#))]);
+        let value = |bytes: &[u8], created, modified, version| Value {
+            bytes: bytes.into(),
+            past: Past { created: Some(created), modified: Some(modified), version },
+        };
+        let (empty, edited) = (value(b"", 3, 3, Some(1)), value(br#"{"a":1}"#, 4, 9, None));
+        assert_eq!(entries, [("gw/".into(), empty), ("gw/routes/a".into(), edited)]);
     }
 
     #[test]

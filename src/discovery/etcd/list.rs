@@ -101,13 +101,13 @@ async fn pages(client: &Client, range: &KeyRange) -> Result<Listing, Failure> {
             }
             let more = answer.more();
             for pair in answer.take_kvs() {
-                let modified = pair.mod_revision();
+                let (modified, created, version) = (pair.mod_revision(), pair.create_revision(), pair.version());
                 let (key, bytes) = pair.into_key_value();
                 if more {
                     from.clone_from(&key);
                 }
                 if range.has(&key) {
-                    listing.entries.insert(key, Value { bytes, modified });
+                    listing.entries.insert(key, Value { bytes, modified, created, version });
                 }
             }
             if !more {

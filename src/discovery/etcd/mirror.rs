@@ -7,12 +7,16 @@ use super::pool::Pool;
 use crate::discovery::judge::Danger;
 
 /// A key's value.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Value {
     /// Its bytes.
     pub bytes: Vec<u8>,
     /// The revision of its last change.
     pub modified: i64,
+    /// The revision at which the key was created.
+    pub created: i64,
+    /// How many values the key has had since.
+    pub version: i64,
 }
 
 /// All keys of a range at one revision.
@@ -27,7 +31,7 @@ pub struct Listing {
 }
 
 /// A change of one key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Event {
     /// The key.
     pub key: Vec<u8>,
@@ -35,6 +39,10 @@ pub struct Event {
     pub revision: i64,
     /// The new value; `None` when the key was deleted, or its lease ended.
     pub value: Option<Vec<u8>>,
+    /// The revision at which the key was created.
+    pub created: i64,
+    /// How many values the key has had since.
+    pub version: i64,
 }
 
 impl Listing {
@@ -171,7 +179,7 @@ impl Mirror {
     /// parts. A response's header tells the store's revision, not how far its events reach: it is no guide.
     pub fn apply(&mut self, events: impl IntoIterator<Item = Event>) -> Outcome {
         let mut all: BTreeMap<Vec<u8>, Touched> = BTreeMap::new();
-        for Event { key, revision, value } in events {
+        for Event { key, revision, value, created, version } in events {
             if revision < self.next {
                 continue;
             }
@@ -185,7 +193,7 @@ impl Mirror {
             let touched = all.entry(name).or_insert_with(|| Touched { before: pool.size(), ..Touched::default() });
             if let Some(bytes) = value {
                 touched.lost.remove(&key);
-                let (changed, new) = pool.put(key, Value { bytes, modified: revision });
+                let (changed, new) = pool.put(key, Value { bytes, modified: revision, created, version });
                 touched.changed |= changed;
                 if new {
                     self.past.added(revision);

@@ -96,7 +96,7 @@ impl Provider for EtcdProvider {
         let Self { prefix, fleet_prefix, members, publisher, write_status } = *self;
         let status = Arc::clone(publisher.status());
         let backoff = Backoff::new(CAP);
-        let [of_documents, of_certificates] = View::documents(&prefix);
+        let [of_documents, of_certificates] = View::documents(&prefix, &publisher);
         let watched = |name: &str, range, view| {
             let known = Arc::new(Known::new(Mirror::default(), view));
             let watch = RangeWatch::new(Arc::clone(&members), publisher.clone(), range, known);

@@ -8,7 +8,7 @@ use super::layout::KeyRange;
 use super::mirror::Mirror;
 use crate::discovery::Publisher;
 use crate::discovery::state::{Origin, SourceState};
-use crate::spec::decode::DocumentSet;
+use crate::spec::decode::{DocumentSet, Past, Stored};
 use crate::spec::hold::{Held, HeldPart, Scope};
 use crate::spec::name::ProviderId;
 use crate::spec::problem::Problem;
@@ -60,7 +60,7 @@ pub(super) struct Gathered {
 
 /// What a range shows.
 struct Range {
-    texts: BTreeMap<String, Arc<[u8]>>,
+    texts: BTreeMap<String, (Arc<[u8]>, Past)>,
     unreadable: Vec<Problem>,
     held: BTreeSet<String>,
 }
@@ -71,7 +71,10 @@ impl Range {
         let mut range = Self { texts: BTreeMap::new(), unreadable: Vec::new(), held };
         for (key, value) in mirror.shown(&[]) {
             if let Ok(key) = std::str::from_utf8(key) {
-                range.texts.insert(key.to_owned(), Arc::from(value.bytes.as_slice()));
+                let past = [value.created, value.modified, value.version].map(|it| u64::try_from(it).ok());
+                let [created, modified, version] = past;
+                let past = Past { created, modified, version };
+                range.texts.insert(key.to_owned(), (Arc::from(value.bytes.as_slice()), past));
             } else {
                 let place = format!("{}:{}", ProviderId::Etcd, String::from_utf8_lossy(key));
                 range.unreadable.push(Problem::new(place, "", "the key is not UTF-8"));
@@ -84,15 +87,16 @@ impl Range {
 impl Gathered {
     fn publish(&mut self, publisher: &Publisher) {
         let Some(ranges) = self.ranges.iter().map(Option::as_ref).collect::<Option<Vec<_>>>() else { return };
-        let texts: BTreeMap<_, _> = ranges.iter().flat_map(|range| range.texts.clone()).collect();
-        let mut documents = self.set.update(texts.iter().map(|(key, text)| (key.as_str(), &**text)));
+        let texts = ranges.iter().flat_map(|range| &range.texts);
+        let stored = texts.map(|(key, (bytes, past))| (key.as_str(), Stored { bytes, past: *past }));
+        let mut documents = self.set.update(stored);
         documents.rejected.extend(ranges.iter().flat_map(|range| range.unreadable.iter().cloned()));
         let held = ranges.iter().flat_map(|range| &range.held);
         let held: BTreeMap<_, _> =
             held.map(|key| (HeldPart::Document(key.as_str().into()), unconfirmed(Vec::new()))).collect();
         let origin = if held.is_empty() { Origin::Live } else { Origin::Held };
         publisher.holds(None, held);
-        publisher.documents_of(documents, texts, origin);
+        publisher.documents_of(documents, self.set.forms(), origin);
     }
 }
 
@@ -103,8 +107,11 @@ fn unconfirmed(lost: Vec<String>) -> Held {
 
 impl View {
     /// The documents below a prefix, from `N` ranges that are watched apart.
-    pub(super) fn documents<const N: usize>(prefix: &str) -> [Self; N] {
-        let (set, ranges) = (DocumentSet::new(ProviderId::Etcd, prefix), Vec::from_iter((0..N).map(|_| None)));
+    pub(super) fn documents<const N: usize>(prefix: &str, publisher: &Publisher) -> [Self; N] {
+        let (mut set, ranges) = (DocumentSet::new(ProviderId::Etcd, prefix), Vec::from_iter((0..N).map(|_| None)));
+        if let Some(remembered) = publisher.remembered() {
+            set = set.remembering(remembered);
+        }
         let gathered = Arc::new(Mutex::new(Gathered { set, ranges }));
         std::array::from_fn(|index| Self::Documents(Arc::clone(&gathered), index))
     }

@@ -513,8 +513,9 @@ async fn pending(side: &mut Option<BoxFuture<'static, Side>>) -> Side {
 fn events_of(message: &WatchResponse) -> Vec<Event> {
     let event = |event: &etcd_client::Event| {
         let pair = event.kv()?;
-        let value = (pair.version() > 0).then(|| pair.value().to_vec());
-        Some(Event { key: pair.key().to_vec(), revision: pair.mod_revision(), value })
+        let (created, version) = (pair.create_revision(), pair.version());
+        let value = (version > 0).then(|| pair.value().to_vec());
+        Some(Event { key: pair.key().to_vec(), revision: pair.mod_revision(), value, created, version })
     };
     message.events().iter().filter_map(event).collect()
 }

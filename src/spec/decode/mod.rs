@@ -27,6 +27,7 @@ pub mod queue;
 pub mod reader;
 pub mod retry;
 pub mod route;
+pub mod saved;
 pub mod scalar;
 pub mod scope;
 pub mod sections;
@@ -36,6 +37,7 @@ pub mod upstream;
 pub mod upstream_tls;
 
 pub use attached::Attached;
-pub use documents::DocumentSet;
+pub use documents::{DocumentSet, Past, Stored};
 pub use files::{FileSet, FileText, ItemKey, Kept, Loss};
 pub use format::Format;
+pub use saved::SavedForms;

@@ -382,12 +382,20 @@ pub fn shown_key(key: &str) -> Cow<'_, str> {
     if key.len() <= 63 { Cow::Borrowed(key) } else { key.chars().take(8).chain(['…']).collect() }
 }
 
+/// From this likeness on, a word may be another one misspelled.
+const MIN_LIKENESS: f64 = 0.5;
+
+/// Whether a word may be another one misspelled.
+pub(super) fn resembles(word: &str, other: &str) -> bool {
+    strsim::normalized_damerau_levenshtein(&word.to_ascii_lowercase(), other) >= MIN_LIKENESS
+}
+
 /// What may have been meant by a word that is none of those known.
 pub fn nearest(word: &str, known: &[&str]) -> String {
     let likeness = |candidate: &str| strsim::normalized_damerau_levenshtein(word, candidate);
     let nearest = known.iter().map(|candidate| (likeness(candidate), *candidate)).max_by(|a, b| a.0.total_cmp(&b.0));
     match nearest {
-        Some((likeness, nearest)) if likeness >= 0.5 => format!("did you mean `{nearest}`?"),
+        Some((likeness, nearest)) if likeness >= MIN_LIKENESS => format!("did you mean `{nearest}`?"),
         Some((_, nearest)) if known.len() > 12 => format!("the nearest known one is `{nearest}`"),
         Some(_) => format!("known are {}", known.join(", ")),
         None => "nothing may stand here".to_owned(),

@@ -233,8 +233,14 @@ async fn keys_that_are_deleted_one_by_one_go_one_by_one() {
     live(&gateway, "consul-kv").await;
     put("two").await;
     gateway.until_status("/two", 200).await;
-    // Consul's `null`: a key without a document, as editors leave them.
+    // Consul's `null`, as a pipe into `consul kv put` leaves it when its first half fails: a mistake, and no deletion.
     consul.kv_put("fleetgate/routes/two", "").await;
+    wait::until(super::SOON, "the empty value is told", || async {
+        super::provider(&gateway, "consul-kv").await["rejected"].to_string().contains("empty value: delete the key")
+    })
+    .await;
+    assert_eq!(gateway.get("/two").await.status, 200);
+    consul.kv_delete("fleetgate/routes/two").await;
     gateway.until_status("/two", 404).await;
     load.more(50).await;
     load.stop().await.assert_all_ok();

@@ -5,15 +5,19 @@ use proptest::prelude::*;
 use super::*;
 
 fn put(key: &str, revision: i64) -> Event {
-    Event { key: key.into(), revision, value: Some(format!("{key}@{revision}").into_bytes()) }
+    Event { key: key.into(), revision, value: Some(format!("{key}@{revision}").into_bytes()), ..Event::default() }
 }
 
 fn delete(key: &str, revision: i64) -> Event {
-    Event { key: key.into(), revision, value: None }
+    Event { key: key.into(), revision, ..Event::default() }
 }
 
 fn listing(revision: i64, keys: &[(&str, i64)]) -> Listing {
-    let value = |key: &str, modified: i64| Value { bytes: format!("{key}@{modified}").into_bytes(), modified };
+    let value = |key: &str, modified: i64| Value {
+        bytes: format!("{key}@{modified}").into_bytes(),
+        modified,
+        ..Value::default()
+    };
     Listing { cluster: 7, revision, entries: keys.iter().map(|(key, at)| ((*key).into(), value(key, *at))).collect() }
 }
 
@@ -226,10 +230,10 @@ proptest! {
             let (key, revision) = (vec![b'a' + key], i64::try_from(at).expect("small") + 2);
             let value = put.then(|| vec![*key.first().expect("one byte")]);
             match &value {
-                Some(bytes) => { store.insert(key.clone(), Value { bytes: bytes.clone(), modified: revision }); }
+                Some(bytes) => { store.insert(key.clone(), Value { bytes: bytes.clone(), modified: revision, ..Value::default() }); }
                 None => { store.remove(&key); }
             }
-            events.push(Event { key, revision, value });
+            events.push(Event { key, revision, value, ..Event::default() });
             if at == listed_at {
                 listed = Listing { cluster: 7, revision, entries: store.clone() };
             }

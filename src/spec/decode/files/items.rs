@@ -220,6 +220,7 @@ fn merge<T: DecodeItem>(
             (Ok(spec), _) => (Some(Arc::clone(spec)), Vec::new()),
             (Err(problems), last_good) => (last_good, problems.clone()),
         };
-        merged.insert(name.clone(), Item { good, problems, place: Arc::clone(place) });
+        let (created, blocked) = (None, None);
+        merged.insert(name.clone(), Item { good, problems, place: Arc::clone(place), created, blocked });
     }
 }

@@ -246,8 +246,8 @@ impl TagSet {
             };
             let good = keep_equal(self.upstreams.get(&name).cloned(), spec);
             let place: Arc<str> = place(service).into();
-            let upstream =
-                Item { good: Some(good), problems: known.claims.problems.clone(), place: Arc::clone(&place) };
+            let problems = known.claims.problems.clone();
+            let upstream = Item { problems, ..Item::good(good, Arc::clone(&place)) };
             if documents.upstreams.contains_key(&name) {
                 documents.rejected.push(taken(service, "upstreams", &name));
                 continue;
@@ -259,7 +259,7 @@ impl TagSet {
                 let settings = UpstreamSettings { subsets, tls, protocol, ..UpstreamSettings::default() };
                 let source = UpstreamSource::Consul([ConsulService::named(Arc::clone(service))].into());
                 let good = keep_equal(self.upstreams.get(&name).cloned(), UpstreamSpec { source, settings });
-                let item = Item { good: Some(good), problems: Vec::new(), place: Arc::clone(&place) };
+                let item = Item::good(good, Arc::clone(&place));
                 documents.upstreams.insert(name, item);
             }
             for (route, claim) in &known.claims.native {
@@ -282,7 +282,7 @@ impl TagSet {
                     let spec = native_route(&name, form, Registered { since, ..registered });
                     let good = keep_equal(self.routes.get(&route).cloned(), spec);
                     let problems = if position == 0 { claim.problems.clone() } else { Vec::new() };
-                    documents.routes.insert(route, Item { good: Some(good), problems, place: Arc::clone(&place) });
+                    documents.routes.insert(route, Item { problems, ..Item::good(good, Arc::clone(&place)) });
                 }
             }
             for target in &known.claims.fabio {
@@ -304,7 +304,7 @@ impl TagSet {
                 continue;
             }
             let good = keep_equal(self.routes.get(&name).cloned(), spec);
-            documents.routes.insert(name, Item { good: Some(good), problems, place: place(services[0]).into() });
+            documents.routes.insert(name, Item { problems, ..Item::good(good, place(services[0]).into()) });
         }
         self.routes =
             documents.routes.iter().filter_map(|(name, item)| Some((name.clone(), item.good.clone()?))).collect();

@@ -1,0 +1,78 @@
+//! What a provider's documents were decoded from, for the next process: texts, and what is known of items without a good
+//! form.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::documents::{Past, Stored};
+
+/// What is remembered of a provider's documents.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct SavedForms {
+    /// By key, of a provider that keeps one key an item.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub keys: BTreeMap<String, SavedKey>,
+}
+
+/// What is remembered of a key.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct SavedKey {
+    /// The text of its last good form.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub good: Option<Arc<str>>,
+    /// Its present text, where that is not it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bad: Option<Arc<str>>,
+    /// The index at which it was created.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<u64>,
+    /// The index at which its present text was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modified: Option<u64>,
+    /// How many texts it has had, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// It provably never had a good form.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_new: bool,
+}
+
+impl SavedForms {
+    /// Keys of which nothing but a good text is known.
+    pub fn of_good_keys(texts: BTreeMap<String, Arc<str>>) -> Self {
+        let keys = texts.into_iter().map(|(key, text)| (key, SavedKey { good: Some(text), ..SavedKey::default() }));
+        Self { keys: keys.collect() }
+    }
+}
+
+impl SavedKey {
+    /// Its last good text.
+    pub fn good(&self) -> Option<Stored<'_>> {
+        let past = Past { created: self.created, ..Past::default() };
+        self.good.as_ref().map(|text| Stored { bytes: text.as_bytes(), past })
+    }
+
+    /// Its present text.
+    pub fn present(&self) -> Stored<'_> {
+        let text = self.bad.as_ref().or(self.good.as_ref()).map_or("", |text| text);
+        let Self { created, modified, version, .. } = *self;
+        Stored { bytes: text.as_bytes(), past: Past { created, modified, version } }
+    }
+}
+
+/// Texts hold private keys: they are never shown.
+impl fmt::Debug for SavedForms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SavedForms").field("keys", &self.keys.keys()).finish_non_exhaustive()
+    }
+}
+
+/// See [`SavedForms`].
+impl fmt::Debug for SavedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SavedKey").field("modified", &self.modified).finish_non_exhaustive()
+    }
+}
