@@ -119,7 +119,10 @@ fn place(path: Result<Path<(String, String)>, PathRejection>) -> Result<Place, A
 }
 
 async fn obey(state: &State, by: By, command: Command) -> Answer {
-    let outcome = state.commands.give(command.clone()).await;
+    let mut outcome = state.commands.give(command.clone()).await;
+    if let Ok(Outcome::Done(message) | Outcome::Unchanged(message)) = &mut outcome {
+        *message += &state.commands.settle(&command).await;
+    }
     note(state, by, &command, &outcome);
     match outcome {
         Ok(Outcome::Done(message)) => Ok(Json(Obeyed { result: "done", message })),

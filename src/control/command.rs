@@ -8,6 +8,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::overlay::Overlay;
+pub use super::saved::Saving;
+use super::saved::{Keeping, Kept, Saver};
 use crate::snapshot::Snapshot;
 use crate::snapshot::report::{self, Hold};
 use crate::spec::name::ProviderId;
@@ -84,7 +86,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The end that gives commands.
 #[derive(Clone, Debug)]
-pub struct Commands(mpsc::Sender<Order>);
+pub struct Commands {
+    orders: mpsc::Sender<Order>,
+    saver: Saver,
+}
 
 /// A command on its way, and where its answer goes.
 #[derive(Debug)]
@@ -97,7 +102,32 @@ impl Commands {
     /// Both ends.
     pub fn channel() -> (Self, mpsc::Receiver<Order>) {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        (Self(sender), receiver)
+        (Self { orders: sender, saver: Saver::default() }, receiver)
+    }
+
+    /// With who knows whether what was commanded is kept over a restart.
+    pub fn saved_by(self, saver: Saver) -> Self {
+        Self { saver, ..self }
+    }
+
+    /// How saving fares; `None` where nothing is saved.
+    pub fn saving(&self) -> Option<Saving> {
+        self.saver.saving()
+    }
+
+    /// What to add to the word that a command is in force: that a restart forgets it, and why. Waits until it is saved,
+    /// for a few seconds at most.
+    pub async fn settle(&self, command: &Command) -> String {
+        let (keeping, forgets) = match command {
+            Command::Drain(_) => (Keeping::Overlay, "a restart forgets it"),
+            Command::Undrain(_) => (Keeping::Overlay, "a restart drains it again"),
+            Command::Accept(_) => (Keeping::All, "a restart may hold it again"),
+        };
+        match (self.saver.settle(keeping).await, command) {
+            (Kept::Saved, _) | (Kept::Off, Command::Undrain(_) | Command::Accept(_)) => String::new(),
+            (Kept::Off, Command::Drain(_)) => format!("; `discovery.state_dir` is off: {forgets}"),
+            (Kept::Failed(why), _) => format!("; not saved: {why}: {forgets}"),
+        }
     }
 
     /// Gives a command and waits until it is in force.
@@ -107,7 +137,7 @@ impl Commands {
     pub async fn give(&self, command: Command) -> Result<Outcome, Refusal> {
         let (answer, answered) = oneshot::channel();
         let given = async {
-            self.0.send(Order { command, answer }).await.map_err(|_| Refusal::Unheard)?;
+            self.orders.send(Order { command, answer }).await.map_err(|_| Refusal::Unheard)?;
             answered.await.map_err(|_| Refusal::Unheard)?
         };
         tokio::time::timeout(PATIENCE, given).await.unwrap_or(Err(Refusal::Unheard))

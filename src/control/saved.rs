@@ -8,14 +8,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -29,10 +28,17 @@ use crate::spec::name::ProviderId;
 use crate::spec::settings::StateDir;
 use crate::spec::source::Source;
 use crate::telemetry::prometheus::{self, Definition, Samples, definitions};
-use file::{Locking, StateFile, Unusable, digest, enveloped, lock, read, write};
+use file::{StateFile, Unusable, digest, enveloped, read};
+use folder::{Unfit, lock, write};
+use saver::{Failures, Request};
 
 pub mod claims;
 mod file;
+mod folder;
+mod saver;
+
+pub(super) use saver::Part as Keeping;
+pub use saver::{Kept, Saver, Saving};
 
 /// Between two writes of what changed.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -101,6 +107,8 @@ pub struct Store {
     _lock: Option<File>,
     identities: BTreeMap<ProviderId, Identity>,
     errors: Arc<Errors>,
+    saver: Saver,
+    requests: mpsc::Receiver<Request>,
 }
 
 /// What an earlier process left.
@@ -159,30 +167,46 @@ impl Store {
     /// Opens the folder and reads what is there. Nothing that is wrong with it keeps the gateway from starting.
     pub fn open(setting: &StateDir, identities: Vec<Identity>) -> (Self, Loaded) {
         let identities = identities.into_iter().map(|identity| (identity.id, identity)).collect();
-        let mut store = Self { folder: None, _lock: None, identities, errors: Arc::default() };
+        let (saver, requests) = (Saver::default(), mpsc::channel(1).1);
+        let mut store = Self { folder: None, _lock: None, identities, errors: Arc::default(), saver, requests };
         let folder = match setting {
             StateDir::Off => return (store, Loaded::default()),
             StateDir::At(folder) => folder.clone(),
             StateDir::Default if Path::new(SYSTEM).is_dir() => PathBuf::from(SYSTEM),
             StateDir::Default => PathBuf::from(LOCAL),
         };
-        match lock(&folder) {
-            Ok(lock) => store._lock = Some(lock),
-            Err(Locking::Taken) => {
-                tracing::warn!(
-                    "nothing is saved: another gateway uses {}; give each its own `discovery.state_dir`",
-                    folder.display()
-                );
-                return (store, Loaded::default());
+        let place = folder.display();
+        let (unfit, failure) = match lock(&folder) {
+            Ok((lock, remark)) => {
+                if let Some(remark) = remark {
+                    tracing::warn!("discovery.state_dir: {place}: {remark}");
+                }
+                store._lock = Some(lock);
+                (false, None)
             }
-            Err(Locking::Failed(error)) => {
+            Err(Unfit::Taken) => (true, Some("another gateway uses it: give each its own".to_owned())),
+            Err(Unfit::Unsafe(why)) => (true, Some(why)),
+            Err(Unfit::Failed(error)) => {
                 store.errors.unwritable.fetch_add(1, Relaxed);
-                tracing::warn!("{} cannot be written, what registries say may not be saved: {error}", folder.display());
+                (false, Some(error.to_string()))
             }
+        };
+        if let Some(failure) = &failure {
+            let what = if unfit { "nothing is saved there, or read" } else { "it can't be written" };
+            tracing::warn!("discovery.state_dir: {place}: {what}: {failure}");
+        }
+        (store.saver, store.requests) = Saver::new(&folder, failure);
+        if unfit {
+            return (store, Loaded::default());
         }
         store.folder = Some(folder);
         let loaded = store.load();
         (store, loaded)
+    }
+
+    /// Where it is asked how saving fares.
+    pub fn saver(&self) -> Saver {
+        self.saver.clone()
     }
 
     /// Counts of what went wrong, for metrics.
@@ -224,7 +248,7 @@ impl Store {
 
     /// Writes what changes until shutdown, and once more then. `verified` tells when watches were confirmed.
     pub async fn keep(
-        self,
+        mut self,
         mut book: Book,
         mut shown: watch::Receiver<Option<Arc<Shown>>>,
         verified: impl Fn(ProviderId) -> Verified + Send + 'static,
@@ -232,36 +256,57 @@ impl Store {
     ) {
         let Some(folder) = self.folder.clone() else { return };
         let (mut written, mut seen) = (Book::default(), None);
-        let (mut stops, mut failing) = (false, false);
+        let mut stops = false;
+        // Who waits for the next write.
+        let mut asked = Vec::new();
         while !stops {
             let refresh = Instant::now() + REFRESH;
             let all = tokio::select! {
+                () = std::future::ready(()), if !asked.is_empty() => false,
                 () = shutdown.cancelled() => { stops = true; true }
+                Some(request) = self.requests.recv() => { asked.push(request); false }
                 changed = shown.wait_for(|now| !same(now.as_ref(), seen.as_ref())) => { stops = changed.is_err(); false }
                 () = sleep_until(refresh) => true,
             };
+            while let Ok(request) = self.requests.try_recv() {
+                asked.push(request);
+            }
+            // After who asks: what they did is shown.
             seen.clone_from(&shown.borrow_and_update());
+            let waiting = std::mem::take(&mut asked);
             let Some(now) = &seen else { continue };
             book.note(now);
             let files = self.files(&book, all, &written, &verified);
             let into = folder.clone();
-            let wrote =
-                tokio::task::spawn_blocking(move || files.iter().try_for_each(|(name, text)| write(&into, name, text)));
-            match wrote.await.unwrap_or_else(|error| Err(io::Error::other(error))) {
-                Ok(()) => (written, failing) = (book.clone(), false),
-                Err(error) => {
+            self.saver.begins();
+            // One at a time, so that the newest state replaces all that were not written meanwhile.
+            let writing = move || Failures::of(files.iter().map(|(name, text)| (&**name, write(&into, name, text))));
+            let wrote = tokio::task::spawn_blocking(writing).await;
+            let failures = wrote.unwrap_or_else(|error| Failures::all(&error.to_string()));
+            let news = self.saver.ended(failures.any());
+            match failures.any() {
+                None => {
+                    written = book.clone();
+                    if news {
+                        tracing::info!("{}: what registries say is saved again", folder.display());
+                    }
+                }
+                Some(error) => {
                     self.errors.unwritable.fetch_add(1, Relaxed);
-                    if !std::mem::replace(&mut failing, true) {
+                    if news {
                         tracing::warn!("{}: what registries say is not saved: {error}", folder.display());
                     }
                 }
             }
+            // Whoever asked may have gone away.
+            waiting.into_iter().for_each(|request| drop(request.send(failures.clone())));
             // An operator's word is written at once, all else at its pace.
             let drained = |now: &Option<Arc<Shown>>| now.as_ref().is_some_and(|now| now.overlay != written.overlay);
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 () = sleep(PAUSE) => {}
-                _ = shown.wait_for(drained), if !failing => {}
+                _ = shown.wait_for(drained), if failures.any().is_none() => {}
+                Some(request) = self.requests.recv() => asked.push(request),
             }
         }
     }
@@ -275,15 +320,16 @@ impl Store {
         verified: &impl Fn(ProviderId) -> Verified,
     ) -> Vec<(String, String)> {
         let mut files = Vec::new();
+        // First: it is small, and an operator waits for it.
+        if now.overlay != written.overlay {
+            files.push((OVERLAY.to_owned(), enveloped(&*now.overlay, &digest(OVERLAY.as_bytes()))));
+        }
         for (id, page) in &now.providers {
             let Some(identity) = self.identities.get(id) else { continue };
             if all || written.providers.get(id).is_none_or(|before| !before.reads_alike(page)) {
                 let content = StateFile::of(page, &verified(*id));
                 files.push((id.as_str().to_owned(), enveloped(&content, &digest(identity.registry.as_bytes()))));
             }
-        }
-        if now.overlay != written.overlay {
-            files.push((OVERLAY.to_owned(), enveloped(&*now.overlay, &digest(OVERLAY.as_bytes()))));
         }
         files
     }

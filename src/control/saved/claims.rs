@@ -8,7 +8,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Store;
-use super::file::{Unusable, digest, enveloped, read, write};
+use super::file::{Unusable, digest, enveloped, read};
+use super::folder::write;
 use crate::spec::claims::ClaimBook;
 
 const NAME: &str = "claims";

@@ -1,10 +1,7 @@
-//! Defines the saved files: what is in them, how one is told to be whole and of the same registry, and how it is
-//! replaced.
+//! The saved files: what is in them, and how one is told to be whole and of the same registry.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Identity, Page, SavedState, Verified};
+use super::{Identity, Page, SavedState, Verified, folder};
 use crate::spec::decode::{DocumentSet, SavedForms};
 use crate::spec::endpoint::{EndpointSpec, Labels, RegistryStatus};
 
@@ -135,7 +132,7 @@ pub(super) fn enveloped(content: &impl Serialize, identity: &str) -> String {
 /// Reads a file, if it is whole and of this registry.
 pub(super) fn read<T: for<'de> Deserialize<'de>>(path: &Path, identity: &str) -> Result<T, Unusable> {
     let corrupt = |why: &str| Unusable::Corrupt(why.to_owned());
-    let bytes = fs::read(path).map_err(|error| match error.kind() {
+    let bytes = folder::read(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Unusable::Missing,
         _ => Unusable::Unreadable(error),
     })?;
@@ -152,34 +149,6 @@ pub(super) fn read<T: for<'de> Deserialize<'de>>(path: &Path, identity: &str) ->
         return Err(Unusable::Foreign("it is of another registry, by its addresses, prefix or namespace"));
     }
     serde_json::from_value(envelope["content"].take()).map_err(|error| Unusable::Corrupt(error.to_string()))
-}
-
-/// Replaces a file by a whole new one, and makes that last.
-pub(super) fn write(folder: &Path, name: &str, text: &str) -> io::Result<()> {
-    let beside = folder.join(format!(".{name}.new"));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&beside, folder.join(format!("{name}.json")))?;
-    File::open(folder)?.sync_all()
-}
-
-/// Why a folder is not ours.
-pub(super) enum Locking {
-    Taken,
-    Failed(io::Error),
-}
-
-/// Makes the folder, and makes it ours for as long as the file is open.
-pub(super) fn lock(folder: &Path) -> Result<File, Locking> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(Locking::Failed)?;
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(folder.join("lock"));
-    let file = file.map_err(Locking::Failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Locking::Taken),
-        Err(TryLockError::Error(error)) => Err(Locking::Failed(error)),
-    }
 }
 
 pub(super) fn digest(bytes: &[u8]) -> String {

@@ -358,6 +358,14 @@ pub const SAVED_STATE_ERRORS: &Definition = &Definition::new(
     "Saved files that were not read or written, by reason: unreadable, corrupt, foreign, unwritable.",
 );
 
+/// Whether states are saved.
+pub const SAVED_STATE_FAILING: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_saved_state_failing",
+    &[],
+    "Whether what registries say and operators drained can't be saved (1) or is (0); absent with `state_dir = \"off\"`.",
+);
+
 /// The snapshot's number.
 pub const SNAPSHOT_GENERATION: &Definition = &Definition::new(
     Kind::Gauge,
@@ -375,11 +383,27 @@ pub const SNAPSHOT_AGE: &Definition = &Definition::new(
 );
 
 /// Lost lines.
+pub const LOG_DROPPED: &Definition = &Definition::new(
+    Kind::Counter,
+    "fleetgate_log_dropped_lines_total",
+    &["log"],
+    "Lines that were lost because their destination was too slow or failed, by log: own, access, audit, events.",
+);
+
+/// Destinations that take no lines.
+pub const LOG_FAILING: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_log_failing",
+    &["log"],
+    "Whether the destination of a log fails or blocks (1) or takes lines (0), by log: own, access, audit, events.",
+);
+
+/// Lost lines of the access log.
 pub const ACCESS_LOG_DROPPED: &Definition = &Definition::new(
     Kind::Counter,
     "fleetgate_access_log_dropped_lines_total",
     &[],
-    "Access log lines that were lost because their destination was too slow or failed.",
+    "As fleetgate_log_dropped_lines_total{log=\"access\"}, under its former name.",
 );
 
 /// Lost lines of the audit.
@@ -387,7 +411,7 @@ pub const AUDIT_DROPPED: &Definition = &Definition::new(
     Kind::Counter,
     "fleetgate_audit_dropped_lines_total",
     &[],
-    "Lines of the audit log that were lost because their destination was too slow or failed.",
+    "As fleetgate_log_dropped_lines_total{log=\"audit\"}, under its former name.",
 );
 
 /// The build.
