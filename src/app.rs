@@ -4,7 +4,7 @@
 //! Stop: out of the registries, not ready, serve on for `shutdown_delay`, drain within `shutdown_grace`, then everything else.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Write as _};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,11 +16,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::discovering::{Discovering, claims_identity, identities, note_registration, standing};
-use self::signals::Signals;
+pub use self::signals::{Signals, Wish};
 use crate::admin::{self, Readiness};
-use crate::config::Running;
+use crate::config::{Running, Start};
 use crate::control::command::Commands;
-use crate::control::history::{self, Former, History};
+use crate::control::history::{Former, History, IndexOf};
 use crate::control::saved::claims::SavedClaims;
 use crate::control::saved::{Store, Verified};
 use crate::control::{Control, Rules, uses};
@@ -32,11 +32,12 @@ use crate::middleware::fleet::Fleet;
 use crate::proxy::{self, DataPlane, Front, TlsFront};
 use crate::snapshot::Snapshot;
 use crate::spec::name::{Name, ProviderId};
+use crate::spec::problem::Problem;
 use crate::spec::settings::{Redis as RedisSettings, Settings};
-use crate::telemetry::Logs;
-use crate::telemetry::audit::AuditLog;
+use crate::telemetry::outputs::Outputs;
 use crate::telemetry::prometheus::Metrics;
 use crate::telemetry::stats::WorkersStats;
+use crate::telemetry::{self, Logs};
 
 mod discovering;
 mod signals;
@@ -49,6 +50,9 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// How long leaving the registries may take before a stop goes on.
 const LEAVE: Duration = Duration::from_secs(4);
+
+/// How long a start that a signal interrupts may take to come to an end.
+const START_GRACE: Duration = Duration::from_secs(2);
 
 /// Why the gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -64,30 +68,92 @@ impl StartError {
     }
 }
 
-/// Runs the gateway until a signal ends it. Listeners' lines and `ready` go to standard output.
+/// Why a run failed.
+#[derive(Debug)]
+pub enum RunError {
+    /// The configuration has these problems.
+    Configuration(Vec<Problem>),
+    /// Nothing was served.
+    Start(String),
+}
+
+impl From<StartError> for RunError {
+    fn from(error: StartError) -> Self {
+        Self::Start(error.to_string())
+    }
+}
+
+/// Runs the gateway with the settings that `load` gives until a signal ends it. Signals are obeyed from the first instant
+/// on. Listeners' lines and `ready` go to standard output.
 ///
 /// # Errors
 /// What kept it from starting.
-pub fn run(settings: Settings, running: Option<Running>) -> Result<(), StartError> {
+pub fn run(
+    load: impl FnOnce() -> Result<Start, Vec<Problem>> + Send + 'static,
+    outputs: &Arc<Outputs>,
+) -> Result<(), RunError> {
     let runtime = runtime()?;
-    let ended = runtime.block_on(async {
-        let mut signals = Signals::listen().map_err(|error| StartError::new("cannot listen for signals", error))?;
-        let app = App::start(settings, running).await?;
-        let announced = app.announce();
-        announced.map_err(|error| StartError::new("cannot write to standard output", error))?;
-        if signals.ready_or_stop(&app).await {
-            say("ready\n").map_err(|error| StartError::new("cannot write to standard output", error))?;
-            signals.stop(&app).await;
-        }
-        tokio::select! {
-            () = app.stop() => {}
-            () = signals.again() => tracing::warn!("ended at once by a second signal"),
-        }
-        Ok(())
-    });
+    let ended = runtime.block_on(until_stopped(load, outputs));
     // A second signal leaves workers behind; nobody waits for them.
     runtime.shutdown_background();
     ended
+}
+
+async fn until_stopped(
+    load: impl FnOnce() -> Result<Start, Vec<Problem>> + Send + 'static,
+    outputs: &Arc<Outputs>,
+) -> Result<(), RunError> {
+    let listening = Signals::listen().map_err(|error| StartError::new("cannot listen for signals", error));
+    let mut signals = listening?;
+    // In a task of its own: a disk that hangs must not keep a signal from being obeyed.
+    let mut starting = tokio::spawn(start(load, Arc::clone(outputs)));
+    let mut wished = Vec::new();
+    let mut stops = false;
+    let started = tokio::select! {
+        started = &mut starting => Some(started),
+        () = signals.stop(|wish| wished.push(wish)) => {
+            stops = true;
+            tokio::time::timeout(START_GRACE, &mut starting).await.ok()
+        }
+    };
+    let Some(started) = started else {
+        tracing::warn!("stopped while it was starting");
+        return Ok(());
+    };
+    let app = started.map_err(|error| RunError::Start(format!("cannot start: {error}")))??;
+    let obeying = app.obeying();
+    wished.into_iter().for_each(|wish| obeying.obey(wish));
+    app.announce(&mut outputs.stdout());
+    if !stops {
+        let readiness = app.readiness();
+        stops = tokio::select! {
+            () = signals.stop(|wish| obeying.obey(wish)) => true,
+            () = readiness.settled() => false,
+        };
+    }
+    if !stops {
+        say(&mut outputs.stdout(), "ready\n");
+        signals.stop(|wish| obeying.obey(wish)).await;
+    }
+    tokio::select! {
+        () = app.stop() => {}
+        () = signals.stop_again(|wish| obeying.obey(wish)) => tracing::warn!("ended at once by a second signal"),
+    }
+    Ok(())
+}
+
+async fn start(
+    load: impl FnOnce() -> Result<Start, Vec<Problem>> + Send + 'static,
+    outputs: Arc<Outputs>,
+) -> Result<App, RunError> {
+    let loaded = tokio::task::spawn_blocking(load).await;
+    let loaded = loaded.map_err(|error| RunError::Start(format!("cannot read the configuration: {error}")))?;
+    let Start { settings, warnings, running } = loaded.map_err(RunError::Configuration)?;
+    telemetry::log::init(&settings.telemetry, &outputs).map_err(|error| RunError::Start(error.to_string()))?;
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(App::start(settings, running, &outputs).await?)
 }
 
 /// The control plane's runtime.
@@ -126,7 +192,7 @@ impl App {
     ///
     /// # Errors
     /// What could not be bound, opened or read, and why.
-    pub async fn start(settings: Settings, running: Option<Running>) -> Result<Self, StartError> {
+    pub async fn start(settings: Settings, running: Option<Running>, outputs: &Outputs) -> Result<Self, StartError> {
         let started = Instant::now();
         let workers = settings.runtime.workers;
         let (mut bound, mut followed_files) = (Vec::new(), Vec::new());
@@ -146,13 +212,11 @@ impl App {
             .map_err(|error| StartError::new(format!("admin: cannot bind {}", settings.admin.address), error))?;
         let admin_address =
             admin.local_addr().map_err(|error| StartError::new("admin: the socket has no address", error))?;
-        let logs = Logs::start(&settings.telemetry).map_err(|(place, error)| StartError::new(place, error))?;
-        let audit = Arc::new(logs.audit());
-
+        // Before the file is opened, which ends a line that an earlier process wrote in part.
         let events = settings.telemetry.events.as_ref();
         let former = events.map_or_else(Former::default, |events| read_back(&events.path, SystemTime::now()));
-        let events = events.map(|events| history::disk::Log::open(&events.path, events.max_size)).transpose();
-        let events = events.map_err(|error| StartError::new("telemetry.events", error))?;
+        let logs = Logs::start(&settings.telemetry, outputs).map_err(|(place, error)| StartError::new(place, error))?;
+        let audit = logs.audit();
 
         let shutdown = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -183,11 +247,14 @@ impl App {
         let fleet = join_fleet(settings.redis.as_ref(), &mut tasks, &shutdown)?;
         let failing = watch::Sender::new(BTreeSet::new());
         let (commands, orders) = Commands::channel();
+        let (commands, saver) = (commands.saved_by(store.saver()), store.saver());
         let (shown, showing) = watch::channel(None);
         let history = History::resuming(former, index_of(&statuses), shutdown.clone());
         history.audited(Arc::clone(&audit));
+        history.written_to(logs.events());
         history.starts();
-        tasks.spawn(keep_audit(Arc::clone(&audit), shutdown.clone()));
+        let (keeping, ends) = (logs.clone().keep(), shutdown.clone());
+        tasks.spawn(async move { ends.run_until_cancelled(keeping).await.unwrap_or_default() });
         let control = Control {
             providers: discovery.states,
             rules,
@@ -219,9 +286,6 @@ impl App {
             let failing = failing.clone();
             tasks.spawn(note_failures(Arc::clone(status), Arc::clone(&history), failing, shutdown.clone()));
         }
-        if let Some(log) = events {
-            tasks.spawn(history::disk::write(Arc::clone(&history), log));
-        }
         tasks.spawn(prober.run(snapshots.clone(), shutdown.clone()));
 
         let readiness = Readiness::new();
@@ -250,6 +314,7 @@ impl App {
 
         let metrics = metrics(&snapshots, &statuses, &fleet, stats, &logs, started)
             .and_then(|metrics| metrics.register(saved_errors).map(|()| metrics))
+            .and_then(|metrics| metrics.register(saver).map(|()| metrics))
             .map_err(|error| StartError::new("metrics", error))?;
         let noted = Arc::clone(&history);
         let (delay, grace) = (settings.runtime.shutdown_delay, settings.runtime.shutdown_grace);
@@ -262,6 +327,7 @@ impl App {
             audit,
             commands,
             history,
+            logs: logs.states(),
             metrics,
             readiness: Arc::clone(&readiness),
             started,
@@ -300,14 +366,14 @@ impl App {
         Arc::clone(&self.readiness)
     }
 
-    /// Reads the files again.
-    pub fn reread(&self) {
-        self.reread.send_modify(|count| *count += 1);
+    /// What obeys signals for it, also while it stops.
+    pub fn obeying(&self) -> Obeying {
+        Obeying { reread: self.reread.clone(), logs: self.logs.clone() }
     }
 
-    fn announce(&self) -> io::Result<()> {
+    fn announce(&self, out: &mut dyn Write) {
         let lines = self.listeners.iter().map(|(name, address)| format!("listener {name} {address}\n"));
-        say(&lines.chain([format!("admin {}\n", self.admin)]).collect::<String>())
+        say(out, &lines.chain([format!("admin {}\n", self.admin)]).collect::<String>());
     }
 
     /// Stops: registered no more, not ready, still serving, drained, ended.
@@ -329,6 +395,27 @@ impl App {
         }
         drop(self.history);
         self.logs.finish();
+    }
+}
+
+/// Does what signals ask of a gateway.
+#[derive(Clone, Debug)]
+pub struct Obeying {
+    reread: watch::Sender<u64>,
+    logs: Logs,
+}
+
+impl Obeying {
+    /// Does it, and waits for nothing.
+    pub fn obey(&self, wish: Wish) {
+        match wish {
+            Wish::Stop => {}
+            Wish::Reload => {
+                self.reread.send_modify(|count| *count += 1);
+                self.logs.reopen();
+            }
+            Wish::Reopen => self.logs.reopen(),
+        }
     }
 }
 
@@ -358,14 +445,6 @@ fn join_fleet(
     }
 }
 
-/// Hands over lines of the audit log, until shutdown.
-async fn keep_audit(log: Arc<AuditLog>, shutdown: CancellationToken) {
-    while !shutdown.is_cancelled() {
-        log.flush();
-        let _ = tokio::time::timeout(Duration::from_millis(100), shutdown.cancelled()).await;
-    }
-}
-
 /// When each watch of a provider was confirmed.
 fn verified(statuses: &[Arc<ProviderStatus>], id: ProviderId) -> Verified {
     statuses.iter().find(|status| status.id() == id).map(|status| status.verified()).unwrap_or_default()
@@ -381,7 +460,7 @@ fn metrics(
 ) -> prometheus::Result<Metrics> {
     let metrics = Metrics::new()?;
     metrics.register(stats)?;
-    logs.register(&metrics)?;
+    metrics.register(logs.states())?;
     let (snapshot, providers) = (snapshots.clone(), statuses.to_vec());
     metrics.register(admin::metrics::Picture { snapshot, providers, fleet: Arc::clone(fleet), started })?;
     Ok(metrics)
@@ -401,7 +480,7 @@ fn read_back(path: &Path, now: SystemTime) -> Former {
 }
 
 /// Tells the history indexes and revisions.
-fn index_of(statuses: &[Arc<ProviderStatus>]) -> Box<history::IndexOf> {
+fn index_of(statuses: &[Arc<ProviderStatus>]) -> Box<IndexOf> {
     let statuses: BTreeMap<ProviderId, Arc<ProviderStatus>> =
         statuses.iter().map(|status| (status.id(), Arc::clone(status))).collect();
     Box::new(move |provider, source| {
@@ -432,8 +511,7 @@ async fn note_failures(
     }
 }
 
-fn say(text: &str) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    stdout.flush()
+/// Hands a text over to whoever writes it. Nobody listens any more when that fails.
+fn say(out: &mut dyn Write, text: &str) {
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }

@@ -174,6 +174,7 @@ mod tests {
     use crate::control::history::History;
     use crate::spec::settings::Secret;
     use crate::telemetry::audit::AuditLog;
+    use crate::telemetry::lines::LogStates;
     use crate::telemetry::prometheus::Metrics;
 
     fn state(token: Option<&str>) -> State {
@@ -194,6 +195,7 @@ mod tests {
             audit: Arc::new(AuditLog::off()),
             commands: Commands::channel().0,
             history: History::new(Box::new(|_, _| None), CancellationToken::new()),
+            logs: LogStates(Vec::new()),
             metrics,
             readiness: Readiness::new(),
             started,

@@ -18,6 +18,7 @@ use crate::snapshot::Snapshot;
 use crate::spec::name::Name;
 use crate::spec::settings::Settings;
 use crate::telemetry::audit::AuditLog;
+use crate::telemetry::lines::LogStates;
 use crate::telemetry::prometheus::Metrics;
 
 mod access;
@@ -54,6 +55,8 @@ pub struct State {
     pub commands: Commands,
     /// What changed so far.
     pub history: Arc<History>,
+    /// How what is written fares.
+    pub logs: LogStates,
     /// What `/metrics` renders.
     pub metrics: Metrics,
     /// What `/readyz` says.

@@ -107,6 +107,7 @@ mod tests {
     use crate::control::command::Commands;
     use crate::control::history::History;
     use crate::telemetry::audit::AuditLog;
+    use crate::telemetry::lines::LogStates;
     use crate::telemetry::prometheus::Metrics;
 
     async fn served() -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
@@ -120,6 +121,7 @@ mod tests {
             audit: Arc::new(AuditLog::off()),
             commands: Commands::channel().0,
             history: History::new(Box::new(|_, _| None), CancellationToken::new()),
+            logs: LogStates(Vec::new()),
             metrics: Metrics::new().expect("a registry"),
             readiness: Readiness::new(),
             started: Instant::now(),

@@ -5,21 +5,21 @@
 
 use std::env;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{FAILED, FINE, sample, say};
-use crate::app::{self, App};
+use crate::app::{self, App, Signals};
 use crate::spec::problem::Problem;
 use crate::spec::settings::Settings;
+use crate::telemetry::outputs::Outputs;
 use crate::{config, telemetry};
 
 /// What `fleetgate demo` is told.
@@ -40,24 +40,24 @@ const SERVICES: [(&str, &str); 3] = [("users-1", "v1"), ("users-2", "v1"), ("use
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Runs the demo until a signal ends it.
-pub(super) fn run(arguments: &Arguments, stdout: &mut dyn Write, stderr: &mut dyn Write) -> u8 {
-    match try_run(arguments, stdout) {
+pub(super) fn run(arguments: &Arguments, outputs: &Outputs) -> u8 {
+    match try_run(arguments, outputs) {
         Ok(()) => FINE,
         Err(error) => {
-            say(stderr, &format!("fleetgate: {error}"));
+            say(&mut outputs.stderr(), &format!("fleetgate: {error}"));
             FAILED
         }
     }
 }
 
-fn try_run(arguments: &Arguments, stdout: &mut dyn Write) -> Result<(), String> {
+fn try_run(arguments: &Arguments, outputs: &Outputs) -> Result<(), String> {
     let runtime = app::runtime().map_err(|error| error.to_string())?;
-    let ended = runtime.block_on(demonstrate(arguments, stdout));
+    let ended = runtime.block_on(demonstrate(arguments, outputs));
     runtime.shutdown_background();
     ended
 }
 
-async fn demonstrate(arguments: &Arguments, stdout: &mut dyn Write) -> Result<(), String> {
+async fn demonstrate(arguments: &Arguments, outputs: &Outputs) -> Result<(), String> {
     // Before there is anything to clean up.
     let mut signals = Signals::listen().map_err(|error| format!("cannot listen for signals: {error}"))?;
     let shutdown = CancellationToken::new();
@@ -75,16 +75,16 @@ async fn demonstrate(arguments: &Arguments, stdout: &mut dyn Write) -> Result<()
     let place = Place::new().map_err(|error| format!("cannot make a temporary directory: {error}"))?;
     let written = fs::write(place.file("routes.toml"), routes(&addresses));
     written.map_err(|error| format!("cannot write into {}: {error}", place.0.display()))?;
-    let app = start(arguments, &place).await?;
+    let app = start(arguments, &place, outputs).await?;
     let web = app.listeners().first().map(|(_, bound)| *bound).ok_or("there is no listener")?;
 
     let readiness = app.readiness();
     tokio::select! {
-        () = signals.stop() => {}
+        () = signals.stop_or_hang_up() => {}
         () = readiness.settled() => {
             let instructions = Instructions { web, admin: app.admin(), service: addresses[1], place: &place.0 };
-            say(stdout, &instructions.text());
-            signals.stop().await;
+            say(&mut outputs.stdout(), &instructions.text());
+            signals.stop_or_hang_up().await;
         }
     }
     let ending = async {
@@ -95,14 +95,14 @@ async fn demonstrate(arguments: &Arguments, stdout: &mut dyn Write) -> Result<()
     };
     tokio::select! {
         () = ending => {}
-        () = signals.stop() => {}
+        () = signals.stop_again(|_| {}) => {}
     }
     Ok(())
 }
 
 /// Starts the gateway at the ports asked for, else at the usual ones, else at free ones. Nobody is asked before
 /// whether a port is free: only binding it tells.
-async fn start(arguments: &Arguments, place: &Place) -> Result<App, String> {
+async fn start(arguments: &Arguments, place: &Place, outputs: &Outputs) -> Result<App, String> {
     let either = |asked: Option<u16>, usual: u16| asked.map_or_else(|| vec![usual, 0], |asked| vec![asked]);
     let (webs, admins) = (either(arguments.port, 8080), either(arguments.admin_port, 9901));
     let mut logged = false;
@@ -110,10 +110,10 @@ async fn start(arguments: &Arguments, place: &Place) -> Result<App, String> {
     for ports in webs.iter().flat_map(|web| admins.iter().map(move |admin| (*web, *admin))) {
         let settings = settings(place, ports)?;
         if !logged {
-            telemetry::log::init(&settings.telemetry).map_err(|error| error.to_string())?;
+            telemetry::log::init(&settings.telemetry, outputs).map_err(|error| error.to_string())?;
             logged = true;
         }
-        match App::start(settings, None).await {
+        match App::start(settings, None, outputs).await {
             Ok(app) => return Ok(app),
             Err(error) => failure = error.to_string(),
         }
@@ -288,24 +288,6 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// Ctrl-C, a stop, or a terminal that was closed: each ends the demo.
-struct Signals([tokio::signal::unix::Signal; 3]);
-
-impl Signals {
-    fn listen() -> io::Result<Self> {
-        Ok(Self([signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?]))
-    }
-
-    async fn stop(&mut self) {
-        let [interrupt, terminate, hang_up] = &mut self.0;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hang_up.recv() => {}
-        }
     }
 }
 

@@ -3,8 +3,12 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::app::Signals;
+use crate::telemetry::{self, outputs::Outputs};
 
 mod accept;
 mod admin;
@@ -27,6 +31,13 @@ const FINE: u8 = 0;
 /// Invalid configuration, a failed bind, an unreachable admin API.
 const FAILED: u8 = 1;
 
+const SIGNALS: &str = "\
+Signals:
+  TERM, INT, QUIT  stops: leaves the registries, drains and ends; a second one ends at once
+  HUP              reads the files of the configuration again, and opens logs again
+  USR1             opens logs again
+  others           that would end a program by default are ignored, but for ABRT and KILL";
+
 /// An API gateway for fleets of machines: Consul and etcd feed a balanced proxy with canaries.
 #[derive(Debug, Parser)]
 #[command(name = "fleetgate", version, arg_required_else_help = true, subcommand_required = true)]
@@ -38,6 +49,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Runs the gateway
+    #[command(after_help = SIGNALS)]
     Run(Config),
     /// Checks the configuration without contacting a registry: prints every problem, exits 1 if there is any
     Check {
@@ -114,9 +126,9 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let (stdout, stderr) = (&mut std::io::stdout(), &mut std::io::stderr());
     let code = match cli.command {
-        Command::Run(config) => run::run(config.config.as_deref(), variables(), stderr),
+        Command::Run(config) => lasting(|outputs| run::run(config.config, variables(), outputs)),
         Command::Check { config, file } => check::run(config.config.or(file).as_deref(), variables(), stdout, stderr),
-        Command::Demo(arguments) => demo::run(&arguments, stdout, stderr),
+        Command::Demo(arguments) => lasting(|outputs| demo::run(&arguments, outputs)),
         Command::Status(access) => admin::show(&access, "/api/v1/status", status::render, stdout, stderr),
         Command::Routes(access) => admin::show(&access, "/api/v1/routes", routes::render, stdout, stderr),
         Command::Upstreams(access) => admin::show(&access, "/api/v1/upstreams", upstreams::render, stdout, stderr),
@@ -126,7 +138,7 @@ pub fn main() -> ExitCode {
         Command::Events(arguments) => events::run(&arguments, stdout, stderr),
         Command::Explain(arguments) => explain::run(&arguments, stdout, stderr),
         #[cfg(feature = "etcd")]
-        Command::Register(arguments) => register::run(*arguments, variables(), stdout, stderr),
+        Command::Register(arguments) => lasting(|outputs| register::run(*arguments, variables(), outputs)),
         Command::HashKey { new } => hash_key::run(new, &mut std::io::stdin(), stdout, stderr),
         Command::Schema => {
             say(stdout, &format!("{:#}", crate::config::schema()));
@@ -138,7 +150,7 @@ pub fn main() -> ExitCode {
             say(stdout, String::from_utf8_lossy(&script).trim_end());
             FINE
         }
-        Command::SampleService(arguments) => sample_service(arguments, stderr),
+        Command::SampleService(arguments) => lasting(|outputs| sample_service(arguments, &mut outputs.stderr())),
     };
     ExitCode::from(code)
 }
@@ -151,9 +163,31 @@ impl Place {
     }
 }
 
+/// Runs a command that goes on until a signal ends it: what it prints, logs and says in a panic waits for no reader.
+fn lasting(command: impl FnOnce(&Arc<Outputs>) -> u8) -> u8 {
+    let outputs = match Outputs::start() {
+        Ok(outputs) => Arc::new(outputs),
+        Err(error) => {
+            say(&mut std::io::stderr(), &format!("fleetgate: cannot start: {error}"));
+            return FAILED;
+        }
+    };
+    telemetry::log::tell_panics(&outputs);
+    let code = command(&outputs);
+    outputs.finish();
+    code
+}
+
 fn sample_service(arguments: sample::Arguments, stderr: &mut dyn Write) -> u8 {
+    let stop = async {
+        match Signals::listen() {
+            Ok(mut signals) => signals.stop_or_hang_up().await,
+            // They end the process, as any other.
+            Err(_) => std::future::pending().await,
+        }
+    };
     let outcome = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
-        Ok(runtime) => runtime.block_on(sample::run(arguments, stop_signal())),
+        Ok(runtime) => runtime.block_on(sample::run(arguments, stop)),
         Err(error) => Err(format!("cannot start: {error}")),
     };
     match outcome {
@@ -162,20 +196,6 @@ fn sample_service(arguments: sample::Arguments, stderr: &mut dyn Write) -> u8 {
             say(stderr, &format!("fleetgate: {error}"));
             FAILED
         }
-    }
-}
-
-/// SIGINT or SIGTERM. Where they cannot be listened to, the process ends by them as any other.
-async fn stop_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
-        (Ok(mut interrupt), Ok(mut terminate)) => {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        }
-        _ => std::future::pending().await,
     }
 }
 

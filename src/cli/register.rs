@@ -13,7 +13,8 @@ use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::{FAILED, FINE, say, stop_signal};
+use super::{FAILED, FINE, say};
+use crate::app::Signals;
 use crate::discovery::etcd::LeasedKey;
 use crate::discovery::register::{Change, Event, Standing, keep};
 use crate::health::{Threshold, probe};
@@ -23,6 +24,7 @@ use crate::spec::endpoint::Address;
 use crate::spec::name::Name;
 use crate::spec::settings::{EtcdProvider, LogDestination, LogFormat, Telemetry};
 use crate::spec::upstream::{HealthCheck, Probe, Protocol};
+use crate::telemetry::outputs::Outputs;
 use crate::{config, telemetry};
 
 /// What `fleetgate register` is told.
@@ -91,12 +93,8 @@ pub(super) struct Arguments {
 }
 
 /// Keeps the endpoint registered until a signal ends it.
-pub(super) fn run(
-    arguments: Arguments,
-    variables: impl Iterator<Item = (String, String)>,
-    out: &mut (dyn Write + Send),
-    remarks: &mut (dyn Write + Send),
-) -> u8 {
+pub(super) fn run(arguments: Arguments, variables: impl Iterator<Item = (String, String)>, outputs: &Outputs) -> u8 {
+    let (out, remarks) = (&mut outputs.stdout(), &mut outputs.stderr());
     let settings = match arguments.etcd(variables) {
         Ok(settings) => settings,
         Err(problems) => {
@@ -113,7 +111,7 @@ pub(super) fn run(
         events: None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let outcome = telemetry::log::init(&log)
+    let outcome = telemetry::log::init(&log, outputs)
         .map_err(|error| error.to_string())
         .and_then(|()| runtime.map_err(|error| error.to_string()))
         .map(|runtime| runtime.block_on(arguments.keep(&settings, out, remarks)));
@@ -192,10 +190,11 @@ impl Arguments {
             }
         });
         let stopped = async {
-            stop_signal().await;
+            let Ok(mut signals) = Signals::listen() else { return std::future::pending().await };
+            signals.stop_or_hang_up().await;
             stop.cancel();
             // A second one ends at once.
-            stop_signal().await;
+            signals.stop_again(|_| {}).await;
         };
         tokio::select! {
             () = kept => {}

@@ -1,36 +1,27 @@
-//! Defines `fleetgate run`.
+//! `fleetgate run`
 
-use std::io::Write;
-use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::{FAILED, FINE, say};
-use crate::config::Start;
-use crate::{app, config, telemetry};
+use crate::app::{self, RunError};
+use crate::config;
+use crate::telemetry::outputs::Outputs;
 
 /// Runs the gateway until a signal ends it. The configuration's problems go to standard error, all at once.
 pub(super) fn run(
-    path: Option<&Path>,
+    path: Option<PathBuf>,
     environment: impl IntoIterator<Item = (String, String)>,
-    stderr: &mut dyn Write,
+    outputs: &Arc<Outputs>,
 ) -> u8 {
-    let Start { settings, warnings, running } = match config::prepare(path, environment) {
-        Ok(start) => start,
-        Err(problems) => {
-            for problem in problems {
-                say(stderr, &problem.to_string());
-            }
-            return FAILED;
+    let environment: Vec<_> = environment.into_iter().collect();
+    let mut stderr = outputs.stderr();
+    match app::run(move || config::prepare(path.as_deref(), environment), outputs) {
+        Ok(()) => return FINE,
+        Err(RunError::Configuration(problems)) => {
+            problems.iter().for_each(|problem| say(&mut stderr, &problem.to_string()));
         }
-    };
-    let started = telemetry::log::init(&settings.telemetry).map_err(|error| error.to_string());
-    for warning in &warnings {
-        tracing::warn!("{warning}");
+        Err(RunError::Start(error)) => say(&mut stderr, &format!("fleetgate: {error}")),
     }
-    match started.and_then(|()| app::run(settings, running).map_err(|error| error.to_string())) {
-        Ok(()) => FINE,
-        Err(error) => {
-            say(stderr, &format!("fleetgate: {error}"));
-            FAILED
-        }
-    }
+    FAILED
 }

@@ -34,8 +34,10 @@ pub(super) fn render(answer: &Value) -> String {
         ("upstreams", text(answer.get("upstreams"))),
         ("endpoints", counts(answer.get("endpoints"))),
     ];
-    let further = [("gateways", gateways.map(|count| text(Some(count)))), ("redis", redis)];
-    let further = further.into_iter().filter_map(|(key, value)| Some((key, value?)));
+    let saved = answer.get("saved_state").and_then(trouble);
+    let logs = list(answer, "logs").iter().filter_map(log).map(|log| ("log", Some(log)));
+    let further = [("gateways", gateways.map(|count| text(Some(count)))), ("redis", redis), ("state_dir", saved)];
+    let further = further.into_iter().chain(logs).filter_map(|(key, value)| Some((key, value?)));
     let mut out: String =
         lines.into_iter().chain(further).map(|(key, value)| format!("{key:<10} {}\n", printable(&value))).collect();
     let mut table = Table::new(&["PROVIDER", "STATE", "CONFIRMED", "REJECTED"]);
@@ -60,7 +62,22 @@ pub(super) fn render(answer: &Value) -> String {
     out
 }
 
-/// `12 (ok 10, degraded 2)`; states that nothing is in are left out.
+/// A log that lost lines, or can't be written.
+fn log(log: &Value) -> Option<String> {
+    let trouble = trouble(log);
+    let dropped = log.get("dropped").and_then(Value::as_u64).filter(|dropped| *dropped > 0);
+    let dropped = dropped.map(|dropped| format!("{dropped} lines dropped"));
+    let told: Vec<String> = trouble.into_iter().chain(dropped).collect();
+    (!told.is_empty()).then(|| format!("{} {}", text(log.get("name")), told.join(", ")))
+}
+
+/// What is failing, and since when.
+fn trouble(of: &Value) -> Option<String> {
+    let error = of.get("error").filter(|error| !error.is_null())?;
+    let place = of.get("destination").or_else(|| of.get("folder"));
+    Some(format!("{} failing since {}: {}", text(place), text(of.get("since")), text(Some(error))))
+}
+
 /// A problem in one line.
 fn problem(problem: &Value) -> String {
     let [place, key, what] = ["place", "key", "text"].map(|field| text(problem.get(field)));
@@ -68,6 +85,7 @@ fn problem(problem: &Value) -> String {
     printable(&format!("{place}: {key}{what}"))
 }
 
+/// `12 (ok 10, degraded 2)`; states that nothing is in are left out.
 fn counts(value: Option<&Value>) -> String {
     let numbers = value.and_then(Value::as_object).into_iter().flatten();
     let counts: Vec<(&String, u64)> =
@@ -102,6 +120,14 @@ mod tests {
             "published_at": "2026-11-23T12:34:56.007Z", "ready": false, "draining": false, "reasons": ["waiting for consul:users"],
             "workers": 2, "listeners": [{ "name": "web", "address": "0.0.0.0:8080" }], "routes": { "ok": 10, "degraded": 2 },
             "upstreams": 3, "endpoints": { "healthy": 5, "held": 0 },
+            "saved_state": { "folder": "/var/lib/fleetgate", "state": "failing", "error": "No space left on device",
+                "since": "2026-11-23T12:35:00Z" },
+            "logs": [
+                { "name": "own", "destination": "stderr", "state": "ok", "error": null, "since": null, "dropped": 7 },
+                { "name": "access", "destination": "stdout", "state": "ok", "error": null, "since": null, "dropped": 0 },
+                { "name": "audit", "destination": "/var/log/audit.jsonl", "state": "failing", "error": "No space left",
+                    "since": "2026-11-23T12:36:00Z", "dropped": 12 },
+            ],
             "providers": [{ "name": "consul", "state": "failing", "verified_at": null, "rejected": 2,
                 "problems": [{ "place": "consul:users", "key": "", "text": "connection refused" }] }],
             "remarks": [{ "place": "a.toml:1:1", "key": "", "text": "two registrations of one address" }],
@@ -116,6 +142,9 @@ listeners  web 0.0.0.0:8080
 routes     12 (ok 10, degraded 2)
 upstreams  3
 endpoints  5 (healthy 5)
+state_dir  /var/lib/fleetgate failing since 2026-11-23T12:35:00Z: No space left on device
+log        own 7 lines dropped
+log        audit /var/log/audit.jsonl failing since 2026-11-23T12:36:00Z: No space left, 12 lines dropped
 
 PROVIDER  STATE    CONFIRMED  REJECTED
 consul    failing  -          2

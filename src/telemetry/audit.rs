@@ -110,6 +110,35 @@ impl AuditLog {
     }
 }
 
+/// The end of the file of events, which the history writes to.
+#[derive(Debug)]
+pub struct EventLog(Mutex<Lines>);
+
+impl EventLog {
+    pub(super) fn new(lines: Lines) -> Self {
+        Self(Mutex::new(lines))
+    }
+
+    /// Adds an event as a line of JSON.
+    pub fn add(&self, event: &impl Serialize) {
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !lines.is_on() {
+            return;
+        }
+        // What can't be written as JSON is not worth a half line.
+        let Ok(object) = serde_json::to_vec(event) else { return };
+        lines.add(|_, line| {
+            line.extend_from_slice(&object);
+            line.push(b'\n');
+        });
+    }
+
+    /// Hands over what was collected; to be called every 100 ms or so.
+    pub fn flush(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).flush();
+    }
+}
+
 fn add(lines: &Lines, time: SystemTime, kind: &str, says: &impl Serialize) {
     if !lines.is_on() {
         return;
@@ -130,20 +159,21 @@ fn add(lines: &Lines, time: SystemTime, kind: &str, says: &impl Serialize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::{Duration, Instant};
+
     use crate::spec::settings::LogDestination;
-    use crate::telemetry::lines::Writer;
-    use crate::telemetry::prometheus::definitions;
+    use crate::telemetry::lines::{Destinations, LogName, Writer};
 
     #[test]
     fn a_line_says_when_and_what() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("audit.jsonl");
-        let writer = Writer::start("audit", &LogDestination::File(path.clone()), &[definitions::AUDIT_DROPPED]);
-        let writer = writer.expect("to open");
+        let destination = (&LogDestination::File(path.clone())).into();
+        let writer = Writer::start(LogName::Audit, &destination, &Destinations::default()).expect("to open");
         let book = AuditLog::new(writer.handle());
         book.add("command", &serde_json::json!({ "command": "drain", "by": "\"\n" }));
         drop(book);
-        writer.finish();
+        writer.finish(Instant::now() + Duration::from_secs(20));
         let text = std::fs::read_to_string(path).expect("a file");
         let value: serde_json::Value = serde_json::from_str(text.trim_end()).expect("a line of JSON");
         assert_eq!((&value["audit"], &value["by"]), (&"command".into(), &"\"\n".into()));

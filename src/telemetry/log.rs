@@ -1,12 +1,16 @@
-//! Defines our own log: what the gateway tells its operators, on standard error.
+//! Our own log, which tells operators what happens, on standard error; panics are told there, too.
 
-use std::io::{self, IsTerminal};
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::{self, IsTerminal, Write as _};
+use std::panic;
+use std::thread;
 
 use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::outputs::Outputs;
 use crate::spec::log_filter;
 use crate::spec::settings::{LogFormat, Telemetry};
 
@@ -29,13 +33,36 @@ pub enum LogError {
     Set,
 }
 
-/// Sends what is logged from now on to standard error.
+/// Sends what is logged from now on to standard error. Nobody waits for its reader: lines that find no room are dropped.
 ///
 /// # Errors
 /// A filter that is none, and a process that has a log already.
-pub fn init(settings: &Telemetry) -> Result<(), LogError> {
+pub fn init(settings: &Telemetry, outputs: &Outputs) -> Result<(), LogError> {
     let colour = settings.log_format == LogFormat::Text && io::stderr().is_terminal();
-    subscriber(settings, io::stderr, colour)?.try_init().map_err(|_| LogError::Set)
+    let stream = outputs.stderr();
+    subscriber(settings, move || stream.clone(), colour)?.try_init().map_err(|_| LogError::Set)
+}
+
+/// Tells panics from now on in our own log. What the standard library does instead waits for the reader of standard
+/// error, and holds a lock meanwhile.
+pub fn tell_panics(outputs: &Outputs) {
+    let stream = outputs.stderr();
+    panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload_as_str().unwrap_or("no message");
+        let thread = thread::current();
+        let (thread, place) = (thread.name().unwrap_or("unnamed"), panic.location().map(ToString::to_string));
+        let place = place.unwrap_or_default();
+        // As the environment asks (RUST_BACKTRACE).
+        let trace = Backtrace::capture();
+        let trace = (trace.status() == BacktraceStatus::Captured).then(|| trace.to_string());
+        if tracing::enabled!(tracing::Level::ERROR) {
+            tracing::error!(thread, place, trace, "a thread panicked: {message}");
+        } else {
+            let trace = trace.map(|trace| format!("\n{trace}")).unwrap_or_default();
+            // It takes any text.
+            let _ = writeln!(stream.clone(), "fleetgate: thread `{thread}` panicked at {place}: {message}{trace}");
+        }
+    }));
 }
 
 /// Checks a filter.

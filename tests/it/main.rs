@@ -26,12 +26,14 @@ mod live;
 mod metrics;
 mod middleware;
 mod operator;
+mod outputs;
 mod readme;
 mod register;
 mod routing_cost;
 mod sample;
 mod secrets;
 mod server_sent_events;
+mod signals;
 #[allow(dead_code, unreachable_pub, reason = "each subject uses a part of it")]
 mod support;
 mod tls;

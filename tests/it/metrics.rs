@@ -10,9 +10,8 @@ use fleetgate::admin::metrics::Picture;
 use fleetgate::discovery::status::{ProviderStatus, Registered};
 use fleetgate::snapshot::Snapshot;
 use fleetgate::spec::name::ProviderId;
-use fleetgate::spec::settings::LogDestination;
-use fleetgate::telemetry::lines::Writer;
-use fleetgate::telemetry::prometheus::{Metrics, definitions};
+use fleetgate::telemetry::lines::{Destination, Destinations, LogName, LogStates, Writer};
+use fleetgate::telemetry::prometheus::Metrics;
 use fleetgate::telemetry::stats::{AttemptResult, ConnectionState, RetryResult, WorkersStats};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -67,11 +66,12 @@ fn promtool_has_nothing_to_say_about_any_family() {
     consul.watch("consul:users").confirmed(Instant::now());
     consul.set_registered(Registered { place: "fleetgate-gw-1".to_owned(), stands: true, error: None });
     let (_publish, snapshot) = watch::channel(Arc::new(Snapshot::empty()));
-    let access_log = Writer::start("access log", &LogDestination::Off, &[definitions::ACCESS_LOG_DROPPED]).unwrap();
+    let logs = [LogName::Own, LogName::Access, LogName::Audit, LogName::Events];
+    let logs = logs.map(|name| Writer::start(name, &Destination::Off, &Destinations::default()).unwrap().state());
 
     let metrics = Metrics::new().unwrap();
     metrics.register(workers).unwrap();
-    metrics.register(access_log.dropped_lines()).unwrap();
+    metrics.register(LogStates(logs.into())).unwrap();
     metrics
         .register(Picture { snapshot, providers: vec![consul], fleet: Arc::default(), started: Instant::now() })
         .unwrap();

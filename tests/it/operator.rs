@@ -127,3 +127,29 @@ async fn commands_need_the_token() {
     let (fine, said) = run(&gateway, &["drain", "users", &address, "--token-file", file.to_str().unwrap()]);
     assert!(fine, "{said}");
 }
+
+#[tokio::test]
+async fn a_drain_says_whether_a_restart_forgets_it() {
+    let one = Origin::start("one").await;
+    let address = one.address().to_string();
+    for (state_dir, forgets) in
+        [("state", ""), ("off", "`discovery.state_dir` is off: a restart forgets it"), ("open", "not saved: ")]
+    {
+        let setup = Setup::new(&format!("discovery.state_dir = \"{state_dir}\"\n{}", config(&[&one])));
+        let open = setup.folder().join("open");
+        std::fs::create_dir(&open).unwrap();
+        std::fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        let gateway = setup.start().await;
+        for again in ["", " already"] {
+            let (fine, said) = run(&gateway, &["drain", "users", &address]);
+            assert!(fine && said.contains(&format!("is drained{again}")) && said.contains(forgets), "{said}");
+            assert_eq!(said.contains(';'), state_dir != "state", "{said}");
+        }
+        let saved = std::fs::read_to_string(gateway.folder().join(state_dir).join("overlay.json")).unwrap_or_default();
+        assert_eq!(saved.contains(&address), state_dir == "state", "{saved}");
+        let (_, status) = run(&gateway, &["status"]);
+        assert_eq!(status.contains("state_dir "), state_dir == "open", "{status}");
+        let (fine, said) = run(&gateway, &["undrain", "users", &address]);
+        assert!(fine && said.contains("is not drained") && said.contains(';') == (state_dir == "open"), "{said}");
+    }
+}

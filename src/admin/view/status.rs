@@ -8,9 +8,11 @@ use serde::Serialize;
 
 use super::{provider, route, time_text, upstream};
 use crate::admin::State;
+use crate::control::command::Saving;
 use crate::middleware::fleet::Standing;
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::problem::Problem;
+use crate::telemetry::lines::LogState;
 
 /// The gateway.
 #[derive(Debug, Serialize)]
@@ -48,8 +50,43 @@ pub struct StatusView {
     pub redis: Option<RedisView>,
     /// By name.
     pub providers: Vec<ProviderSummary>,
+    /// What is written, and how that goes.
+    pub logs: Vec<LogView>,
+    /// What outlives the gateway, unless that is off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub saved_state: Option<SavedStateView>,
     /// Worth a remark, though everything works.
     pub remarks: Vec<Problem>,
+}
+
+/// A log.
+#[derive(Debug, Serialize)]
+pub struct LogView {
+    /// `own`, `access`, `audit` or `events`.
+    pub name: &'static str,
+    /// `stdout`, `stderr`, `off`, or a path.
+    pub destination: String,
+    /// `ok`, or `failing` while its destination takes no lines.
+    pub state: &'static str,
+    /// Why it takes none.
+    pub error: Option<String>,
+    /// Since when.
+    pub since: Option<String>,
+    /// Lines lost since the start.
+    pub dropped: u64,
+}
+
+/// What registries showed and operators drained, on disk.
+#[derive(Debug, Serialize)]
+pub struct SavedStateView {
+    /// Where it is.
+    pub folder: String,
+    /// `ok`, or `failing` while it is not written.
+    pub state: &'static str,
+    /// Why it is not.
+    pub error: Option<String>,
+    /// Since when.
+    pub since: Option<String>,
 }
 
 /// A listener.
@@ -142,8 +179,28 @@ pub fn view(state: &State) -> StatusView {
         gateways: state.fleet.gateways(),
         redis: state.fleet.ledger().map(|ledger| redis(ledger.standing())),
         providers: providers.into_iter().map(summary).collect(),
+        logs: state.logs.0.iter().map(|log| log_view(log)).collect(),
+        saved_state: state.commands.saving().map(saved_state),
         remarks: snapshot.report.pending.iter().chain(&snapshot.report.remarks).cloned().chain(troubles).collect(),
     }
+}
+
+fn log_view(log: &LogState) -> LogView {
+    let (error, since) = log.trouble().map(|trouble| (trouble.text, time_text(trouble.since))).unzip();
+    LogView {
+        name: log.name().as_str(),
+        destination: log.destination().to_owned(),
+        state: if error.is_some() { "failing" } else { "ok" },
+        error,
+        since,
+        dropped: log.dropped(),
+    }
+}
+
+fn saved_state(saving: Saving) -> SavedStateView {
+    let (error, since) = saving.trouble.map(|(text, since)| (text, time_text(since))).unzip();
+    let state = if error.is_some() { "failing" } else { "ok" };
+    SavedStateView { folder: saving.folder.display().to_string(), state, error, since }
 }
 
 fn redis(standing: Standing) -> RedisView {

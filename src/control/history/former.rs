@@ -3,12 +3,13 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 
 use super::event::Event;
+use crate::telemetry::lines::rotated;
 
 /// Most bytes that are read: as many events as are kept in memory, and a few.
 const MOST: u64 = 8 * 1024 * 1024;
@@ -45,7 +46,7 @@ impl Former {
         let room = MOST.saturating_sub(latest.len() as u64);
         let mut texts = vec![latest];
         if room > 0 {
-            texts.insert(0, end_of(&before(path), room)?);
+            texts.insert(0, end_of(&rotated(path), room)?);
         }
         let mut former = Self::default();
         // Ids are times of starts, in microseconds, and count up from there.
@@ -71,13 +72,6 @@ impl Former {
     pub fn counts(&self) -> (usize, u64) {
         (self.events.len(), self.damaged)
     }
-}
-
-/// Where a file that has grown enough is moved.
-pub(super) fn before(path: &Path) -> PathBuf {
-    let mut former = path.as_os_str().to_owned();
-    former.push(".1");
-    former.into()
 }
 
 /// The whole lines in the last `most` bytes of a file.
@@ -127,7 +121,7 @@ mod tests {
         assert_eq!(read(&path), (vec![], 0), "nothing was written");
         assert_eq!(read(folder.path()), (vec![], 0), "a folder is no file");
 
-        std::fs::write(before(&path), format!("{}\n{}\n", line(3), line(4))).expect("written");
+        std::fs::write(rotated(&path), format!("{}\n{}\n", line(3), line(4))).expect("written");
         let route = r#"{"id":6,"time":"2026-11-24T14:03:00Z","generation":4,"event":"route_added","route":"r","after":{"match":{}},"cause":"x"}"#;
         let text = [&line(5), "{\"dropped\":9}", route, "no JSON", "{\"id\":7}", &line(6), &line(1_000), &line(8)];
         let torn = line(9);

@@ -18,11 +18,10 @@ use super::command::Command;
 use crate::discovery::state::ProviderState;
 use crate::snapshot::Snapshot;
 use crate::spec::name::ProviderId;
-use crate::telemetry::audit::AuditLog;
+use crate::telemetry::audit::{AuditLog, EventLog};
 
 mod at;
 mod diff;
-pub mod disk;
 mod event;
 pub mod former;
 mod time;
@@ -52,13 +51,13 @@ pub struct History {
     last: watch::Sender<u64>,
     index_of: Box<IndexOf>,
     followers: Semaphore,
-    /// Of the first event of this process.
-    first_id: u64,
     started_at: SystemTime,
     /// The gateway stops: nobody waits any longer.
     ended: CancellationToken,
     /// Where applied documents are told, too.
     audit: OnceLock<Arc<AuditLog>>,
+    /// Where every event is told, too.
+    file: OnceLock<Arc<EventLog>>,
 }
 
 struct Kept {
@@ -140,10 +139,10 @@ impl History {
             last: watch::Sender::new(next_id - 1),
             index_of,
             followers: Semaphore::new(MOST_FOLLOWERS),
-            first_id: next_id,
             started_at,
             ended,
             audit: OnceLock::new(),
+            file: OnceLock::new(),
         })
     }
 
@@ -151,6 +150,12 @@ impl History {
     pub fn audited(&self, log: Arc<AuditLog>) {
         // It is told once.
         let _ = self.audit.set(log);
+    }
+
+    /// From now on events are written to a file, too.
+    pub fn written_to(&self, file: Arc<EventLog>) {
+        // It is told once.
+        let _ = self.file.set(file);
     }
 
     /// Notes that the gateway starts: what was before is an earlier process's.
@@ -264,6 +269,9 @@ impl History {
         for change in changes {
             let is_document = change.event.is_of_document();
             kept.push(change, now);
+            if let (Some(file), Some(event)) = (self.file.get(), kept.events.back()) {
+                file.add(&**event);
+            }
             if let (true, Some(log), Some(event)) = (is_document, self.audit.get(), kept.events.back()) {
                 let Event { id, generation, change, .. } = &**event;
                 log.add("document", &Told { id: *id, generation: *generation, change });

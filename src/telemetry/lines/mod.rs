@@ -1,31 +1,34 @@
-//! Logs of lines for machines: formatted by who has something to say, written by a thread of their own.
+//! Logs: lines are formatted by who has something to say, and written by a thread of their log.
 //!
-//! A worker appends lines to a buffer that it owns. Full buffers go through a bounded channel to the
-//! writing thread; when that falls behind, lines are dropped and counted. A worker never waits.
+//! A worker appends lines to a buffer that it owns. Full buffers go through a bounded queue to the writing thread
+//! ([`writer`]), which knows the destination ([`sink`]). When that falls behind, lines are dropped and counted
+//! ([`state`]). Nobody waits for it: not a worker, not the control plane, not a panic.
 
 use std::cell::RefCell;
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-
-use super::prometheus::{Definition, Samples, Source, definitions};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 mod clock;
+mod sink;
+mod state;
 mod writer;
 
 pub use clock::Clock;
-pub use writer::Writer;
+pub use sink::{Destinations, FileOptions, rotated};
+pub use state::{LogName, LogState, LogStates, Trouble};
+pub use writer::{Destination, Writer};
 
 pub(super) use clock::three_digits;
-use writer::Chunk;
+use writer::{Chunk, Refused, Sender};
 
 /// An end of a log. What it holds is written when it is dropped.
 #[derive(Debug)]
 pub struct Lines {
     /// `None`: the log is off.
-    writer: Option<SyncSender<Chunk>>,
+    writer: Option<Sender>,
     buffer: RefCell<Buffer>,
-    dropped: Arc<DroppedLines>,
+    state: Arc<LogState>,
 }
 
 #[derive(Debug)]
@@ -55,24 +58,17 @@ impl Buffer {
 /// Written chunks whose memory a worker takes back.
 const SPARE: usize = 2;
 
-/// Lines that were lost because their destination was too slow or failed, for the process.
-#[derive(Debug)]
-pub struct DroppedLines {
-    count: AtomicU64,
-    lost: &'static [&'static Definition; 1],
-}
-
 /// Bytes after which a buffer is handed over.
 const FULL: usize = 32 * 1024;
 
 impl Lines {
     /// A log that goes nowhere.
     pub fn off() -> Self {
-        Self::new(None, Arc::new(DroppedLines::new(&[definitions::ACCESS_LOG_DROPPED])))
+        Self::new(None, Arc::new(LogState::new(LogName::Access, "off".to_owned())))
     }
 
-    fn new(writer: Option<SyncSender<Chunk>>, dropped: Arc<DroppedLines>) -> Self {
-        Self { writer, buffer: RefCell::new(Buffer::new()), dropped }
+    fn new(writer: Option<Sender>, state: Arc<LogState>) -> Self {
+        Self { writer, buffer: RefCell::new(Buffer::new()), state }
     }
 
     /// Whether lines go anywhere: a record need not be made otherwise.
@@ -91,10 +87,8 @@ impl Lines {
         if chunk.text.len() < FULL {
             return;
         }
-        if let Err(TrySendError::Full(mut lost) | TrySendError::Disconnected(mut lost)) =
-            writer.try_send(std::mem::take(chunk))
-        {
-            self.dropped.add(lost.lines);
+        if let Err(Refused::Full(mut lost) | Refused::Ended(mut lost)) = writer.try_send(std::mem::take(chunk)) {
+            self.state.drop_lines(lost.lines);
             lost.clear();
             *chunk = lost;
         }
@@ -110,8 +104,8 @@ impl Lines {
         match writer.try_send(std::mem::take(chunk)) {
             Ok(()) => {}
             // There is room for more lines yet.
-            Err(TrySendError::Full(kept)) => *chunk = kept,
-            Err(TrySendError::Disconnected(lost)) => self.dropped.add(lost.lines),
+            Err(Refused::Full(kept)) => *chunk = kept,
+            Err(Refused::Ended(lost)) => self.state.drop_lines(lost.lines),
         }
     }
 }
@@ -119,40 +113,59 @@ impl Lines {
 impl Drop for Lines {
     fn drop(&mut self) {
         self.flush();
-        self.dropped.add(self.buffer.get_mut().chunk.lines);
+        self.state.drop_lines(self.buffer.get_mut().chunk.lines);
     }
 }
 
-impl DroppedLines {
-    fn new(lost: &'static [&'static Definition; 1]) -> Self {
-        Self { count: AtomicU64::new(0), lost }
+/// An end of a log for texts. What was written is handed over as one by `flush`, and when it is dropped.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    writer: Option<Sender>,
+    state: Arc<LogState>,
+    text: Vec<u8>,
+}
+
+impl Stream {
+    fn new(writer: Option<Sender>, state: Arc<LogState>) -> Self {
+        Self { writer, state, text: Vec::new() }
     }
 
-    fn add(&self, lines: u32) {
-        self.count.fetch_add(lines.into(), Relaxed);
-    }
-
-    /// Lines lost since the start.
-    pub fn count(&self) -> u64 {
-        self.count.load(Relaxed)
+    fn send(&mut self) {
+        let text = std::mem::take(&mut self.text);
+        let Some(writer) = self.writer.as_ref().filter(|_| !text.is_empty()) else { return };
+        let lines = text.iter().filter(|byte| **byte == b'\n').count();
+        let lines = u32::try_from(lines).unwrap_or(u32::MAX).max(1);
+        if let Err(Refused::Full(lost) | Refused::Ended(lost)) = writer.try_send(Chunk::of(text, lines)) {
+            self.state.drop_lines(lost.lines);
+        }
     }
 }
 
-impl Source for DroppedLines {
-    fn definitions(&self) -> &'static [&'static Definition] {
-        self.lost
+impl io::Write for Stream {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        self.text.extend_from_slice(text);
+        Ok(text.len())
     }
 
-    fn collect(&self, samples: &mut Samples) {
-        samples.value(self.lost[0], &[], self.count() as f64);
+    fn flush(&mut self) -> io::Result<()> {
+        self.send();
+        Ok(())
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.send();
     }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::sync::mpsc::sync_channel;
-
     use super::*;
+
+    fn state() -> Arc<LogState> {
+        Arc::new(LogState::new(LogName::Access, "test".to_owned()))
+    }
 
     pub(super) fn line(_: &mut Clock, text: &mut Vec<u8>) {
         text.push(b'"');
@@ -162,25 +175,25 @@ pub(super) mod tests {
 
     #[test]
     fn a_slow_destination_loses_lines_and_counts_them() {
-        let (sender, receiver) = sync_channel(1);
-        let dropped = Arc::new(DroppedLines::new(&[definitions::ACCESS_LOG_DROPPED]));
-        let log = Lines::new(Some(sender), Arc::clone(&dropped));
+        let (sender, receiver) = Sender::channel(1);
+        let state = state();
+        let log = Lines::new(Some(sender), Arc::clone(&state));
         let lines = 2_000;
         for _ in 0..lines {
             log.add(line);
         }
-        assert!(dropped.count() > 0);
+        assert!(state.dropped() > 0);
         let sent = receiver.recv().expect("a full buffer");
         assert!(sent.text.len() >= FULL && sent.text.ends_with(b"\n"));
         drop(log);
         let rest: u32 = receiver.iter().map(|chunk| chunk.lines).sum();
-        assert_eq!(u64::from(sent.lines + rest) + dropped.count(), lines);
+        assert_eq!(u64::from(sent.lines + rest) + state.dropped(), lines);
     }
 
     #[test]
     fn a_flush_that_finds_no_room_loses_nothing() {
-        let (sender, receiver) = sync_channel(1);
-        let log = Lines::new(Some(sender), Arc::new(DroppedLines::new(&[definitions::ACCESS_LOG_DROPPED])));
+        let (sender, receiver) = Sender::channel(1);
+        let log = Lines::new(Some(sender), state());
         for _ in 0..3 {
             log.add(line);
             log.flush();
@@ -188,7 +201,7 @@ pub(super) mod tests {
         assert_eq!(receiver.recv().expect("the first line").lines, 1);
         log.flush();
         assert_eq!(receiver.recv().expect("those that waited").lines, 2);
-        assert_eq!(log.dropped.count(), 0);
+        assert_eq!(log.state.dropped(), 0);
     }
 
     #[test]

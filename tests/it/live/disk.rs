@@ -73,7 +73,13 @@ async fn a_folder_that_takes_nothing_keeps_nobody_from_serving() {
         wait::until(SOON, "the failed write to be counted", || async { errors(&gateway, "unwritable").await > 0.0 })
             .await;
         let (fine, said) = run(&gateway, &["drain", "own", &b.address().to_string()]);
-        assert!(fine, "{said}");
+        let why = if mounts == full { "No space left on device" } else { "Read-only file system" };
+        assert!(fine && said.contains("is drained; not saved: ") && said.contains(why), "{said}");
+        assert!(said.contains("a restart forgets it"), "{said}");
+        let (_, status) = run(&gateway, &["status"]);
+        assert!(status.contains("state_dir") && status.contains(why), "{status}");
+        assert_eq!(gateway.api("status").await["saved_state"]["state"], "failing");
+        assert_eq!(gateway.metric("fleetgate_saved_state_failing", &[]).await, Some(1.0));
         super::stops(&load, "b/v1").await;
         assert!(gateway.stderr().contains("saved"), "{}", gateway.stderr().text());
         if mounts == full {
@@ -86,6 +92,14 @@ async fn a_folder_that_takes_nothing_keeps_nobody_from_serving() {
                 if text.contains(&c.address().to_string()) { Ok(()) } else { Err(text) }
             })
             .await;
+            assert_eq!(gateway.metric("fleetgate_saved_state_failing", &[]).await, Some(0.0));
+            let (fine, said) = run(&gateway, &["drain", "own", &b.address().to_string()]);
+            assert!(fine && said.contains("already") && !said.contains("not saved"), "{said}");
+            let (fine, said) = run(&gateway, &["undrain", "own", &b.address().to_string()]);
+            assert!(fine && !said.contains("not saved"), "{said}");
+            // It is on disk when the answer comes.
+            let saved = fs::read_to_string(format!("{state}/overlay.json")).unwrap();
+            assert!(!saved.contains(&b.address().to_string()), "{saved}");
         }
         load.stop().await.assert_all_ok();
         for origin in [&b, &c] {

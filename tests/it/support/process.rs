@@ -1,11 +1,13 @@
 //! Child processes that end with the test, with their output collected line by line.
 
 use std::fmt;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use super::wait;
 
@@ -61,6 +63,17 @@ pub struct Process {
 impl Process {
     /// Starts `command`, whose program and arguments, environment and directory are kept.
     pub fn start(name: &str, command: &Command) -> Self {
+        Self::with_outputs(name, command, Stdio::piped(), Stdio::piped())
+    }
+
+    /// As [`Self::start`], but with standard error, or both streams, at a pipe that is full and that nobody reads.
+    pub fn start_unread(name: &str, command: &Command, both: bool) -> (Self, Unread) {
+        let (reader, writer) = full_pipe();
+        let stdout = if both { Stdio::from(writer.try_clone().unwrap()) } else { Stdio::piped() };
+        (Self::with_outputs(name, command, stdout, writer.into()), Unread(reader))
+    }
+
+    fn with_outputs(name: &str, command: &Command, stdout: Stdio, stderr: Stdio) -> Self {
         let mut wrapped = if has_setpriv() {
             let mut wrapped = Command::new("setpriv");
             wrapped.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program());
@@ -78,11 +91,15 @@ impl Process {
         if let Some(directory) = command.get_current_dir() {
             wrapped.current_dir(directory);
         }
-        wrapped.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        wrapped.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
         let mut child = spawn(wrapped).unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
         let (stdout, stderr) = (Lines::default(), Lines::default());
-        stdout.collect(child.stdout.take().unwrap());
-        stderr.collect(child.stderr.take().unwrap());
+        if let Some(output) = child.stdout.take() {
+            stdout.collect(output);
+        }
+        if let Some(output) = child.stderr.take() {
+            stderr.collect(output);
+        }
         Self { name: name.to_owned(), child, ended: None, stdout, stderr }
     }
 
@@ -133,6 +150,29 @@ impl Process {
         self.signal("TERM");
         self.end(deadline).await
     }
+}
+
+/// The other end of a pipe that is full.
+pub struct Unread(PipeReader);
+
+impl Unread {
+    /// Reads it from now on.
+    pub fn read(self) -> Lines {
+        let lines = Lines::default();
+        lines.collect(self.0);
+        lines
+    }
+}
+
+/// A pipe that takes nothing more: it holds lines of points.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let flags = fcntl_getfl(&writer).unwrap();
+    fcntl_setfl(&writer, flags | OFlags::NONBLOCK).unwrap();
+    let line = [[b'.'; 4095].as_slice(), b"\n"].concat();
+    while writer.write(&line).is_ok() {}
+    fcntl_setfl(&writer, flags).unwrap();
+    (reader, writer)
 }
 
 impl Drop for Process {
