@@ -109,7 +109,7 @@ impl Transport {
     /// An address that is none, and TLS files that cannot be read.
     pub(super) fn new(settings: &Settings, lanes: usize, connections: Arc<Connections>) -> Result<Self, ClientError> {
         let way = Way::new(settings, lanes, connections)?;
-        let clients = way.clients(&way.files()?)?;
+        let clients = way.clients(&read_files(way.tls.as_ref())?)?;
         Ok(Self { way, current: Mutex::new(Arc::new(clients)) })
     }
 
@@ -131,14 +131,15 @@ impl Transport {
     /// Follows the TLS files for ever: new connections use what they hold now. Files that are of no use together, as in
     /// the middle of an exchange, change nothing. Calls `changed` after each change.
     pub(super) async fn follow(&self, changed: impl Fn()) {
-        let mut used = self.way.files().ok();
+        let mut used = self.way.files().await.and_then(Result::ok);
         let mut said = None;
         if used.as_ref().is_none_or(|files| files.iter().all(Option::is_none)) {
             return std::future::pending().await;
         }
         loop {
             tokio::time::sleep(LOOK).await;
-            let renewed = self.way.files().and_then(|files| {
+            let Some(read) = self.way.files().await else { continue };
+            let renewed = read.and_then(|files| {
                 if used.as_ref() == Some(&files) {
                     return Ok(None);
                 }
@@ -185,14 +186,11 @@ impl Way {
         Ok(Self { base, socket: None, real_host, tls, lanes, connections })
     }
 
-    fn files(&self) -> Result<Files, ClientError> {
-        let Some(tls) = &self.tls else { return Ok(Files::default()) };
-        let read = |path: &Option<PathBuf>| {
-            path.as_ref()
-                .map(|path| file::read(path, MAX_ATTACHMENT_BYTES).map_err(|error| at(path, &error)))
-                .transpose()
-        };
-        Ok([read(&tls.ca)?, read(&tls.certificate)?, read(&tls.key)?])
+    /// Reads the files off the runtime, where a disk that hangs would keep others waiting. Only the end of the runtime
+    /// gives nothing back.
+    async fn files(&self) -> Option<Result<Files, ClientError>> {
+        let tls = self.tls.clone();
+        tokio::task::spawn_blocking(move || read_files(tls.as_ref())).await.ok()
     }
 
     fn clients(&self, files: &Files) -> Result<Clients, ClientError> {
@@ -256,6 +254,14 @@ fn with_tls(
         builder = builder.identity(Identity::from_pem(&pem).map_err(|error| at(path, &describe(error)))?);
     }
     Ok(builder)
+}
+
+fn read_files(tls: Option<&ClientTls>) -> Result<Files, ClientError> {
+    let Some(tls) = tls else { return Ok(Files::default()) };
+    let read = |path: &Option<PathBuf>| {
+        path.as_ref().map(|path| file::read(path, MAX_ATTACHMENT_BYTES).map_err(|error| at(path, &error))).transpose()
+    };
+    Ok([read(&tls.ca)?, read(&tls.certificate)?, read(&tls.key)?])
 }
 
 fn at(path: &Path, text: &dyn std::fmt::Display) -> ClientError {

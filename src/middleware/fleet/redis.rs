@@ -96,8 +96,12 @@ impl Redis {
 
     /// Makes a connection, and says that we are there.
     async fn begin(&self) -> Result<(), String> {
-        let client = self.client()?;
         let patience = self.settings.timeout * PATIENCE;
+        // Off the runtime, where a disk that hangs would keep others waiting.
+        let settings = self.settings.clone();
+        let client = timeout(patience, tokio::task::spawn_blocking(move || client(&settings))).await;
+        let client = client.map_err(|_| format!("its files were not read within {patience:?}"))?;
+        let client = client.map_err(|error| error.to_string())??;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(patience))
             .set_response_timeout(Some(self.settings.timeout));
@@ -147,33 +151,6 @@ impl Redis {
     fn place(&self) -> String {
         let Settings { host, port, tls, .. } = &self.settings;
         format!("{}://{host}:{port}", if tls.is_some() { "rediss" } else { "redis" })
-    }
-
-    /// Files are read again each time: what they hold may change.
-    fn client(&self) -> Result<Client, String> {
-        let Settings { host, port, database, user, password, password_file, tls, .. } = &self.settings;
-        let addr = match tls {
-            None => ConnectionAddr::Tcp(host.clone(), *port),
-            Some(_) => ConnectionAddr::TcpTls { host: host.clone(), port: *port, insecure: false, tls_params: None },
-        };
-        let mut who = RedisConnectionInfo::default().set_db(i64::from(*database)).set_skip_set_lib_name();
-        if let Some(user) = user {
-            who = who.set_username(user);
-        }
-        if let Some(password) = password {
-            who = who.set_password(password.expose());
-        }
-        if let Some(path) = password_file {
-            let content = file::read_text(path, file::MAX_SECRET_BYTES)
-                .map_err(|error| format!("{}: {error}", path.display()))?;
-            who = who.set_password(content.trim_end_matches(['\n', '\r']));
-        }
-        let info = addr.into_connection_info().map_err(|error| text(&error))?.set_redis_settings(who);
-        let client = match tls {
-            None => Client::open(info),
-            Some(tls) => Client::build_with_tls(info, certificates(tls)?),
-        };
-        client.map_err(|error| text(&error))
     }
 }
 
@@ -227,6 +204,33 @@ impl Ledger for Redis {
             exchanges: [0, 1].map(|index: usize| self.exchanges[index].load(Relaxed)),
         }
     }
+}
+
+/// Files are read again each time: what they hold may change.
+fn client(settings: &Settings) -> Result<Client, String> {
+    let Settings { host, port, database, user, password, password_file, tls, .. } = settings;
+    let addr = match tls {
+        None => ConnectionAddr::Tcp(host.clone(), *port),
+        Some(_) => ConnectionAddr::TcpTls { host: host.clone(), port: *port, insecure: false, tls_params: None },
+    };
+    let mut who = RedisConnectionInfo::default().set_db(i64::from(*database)).set_skip_set_lib_name();
+    if let Some(user) = user {
+        who = who.set_username(user);
+    }
+    if let Some(password) = password {
+        who = who.set_password(password.expose());
+    }
+    if let Some(path) = password_file {
+        let content =
+            file::read_text(path, file::MAX_SECRET_BYTES).map_err(|error| format!("{}: {error}", path.display()))?;
+        who = who.set_password(content.trim_end_matches(['\n', '\r']));
+    }
+    let info = addr.into_connection_info().map_err(|error| text(&error))?.set_redis_settings(who);
+    let client = match tls {
+        None => Client::open(info),
+        Some(tls) => Client::build_with_tls(info, certificates(tls)?),
+    };
+    client.map_err(|error| text(&error))
 }
 
 fn certificates(tls: &RedisTls) -> Result<TlsCertificates, String> {
