@@ -93,8 +93,8 @@ async fn accept_holds(state: &State, by: By, target: &str, digest: Option<String
         named.map(|hold| hold.id.clone()).collect()
     };
     let before = held(&state.snapshot.borrow());
-    let acceptance = Acceptance { target: target.into(), digest };
-    let Json(Obeyed { result, mut message }) = obey(state, by, Command::Accept(acceptance)).await?;
+    let command = Command::Accept(Acceptance { target: target.into(), digest });
+    let Json(Obeyed { result, mut message }) = obey(state, by, command.clone()).await?;
     if result == "done" {
         // A watch reads once more before it lets go.
         let mut snapshots = state.snapshot.clone();
@@ -106,6 +106,7 @@ async fn accept_holds(state: &State, by: By, target: &str, digest: Option<String
         if !stays.is_empty() {
             let _ = write!(message, "; still held, see `fleetgate status`: {}", stays.join(", "));
         }
+        message += &state.commands.settle(&command).await;
     }
     Ok(Json(Obeyed { result, message }))
 }
@@ -120,7 +121,10 @@ fn place(path: Result<Path<(String, String)>, PathRejection>) -> Result<Place, A
 
 async fn obey(state: &State, by: By, command: Command) -> Answer {
     let mut outcome = state.commands.give(command.clone()).await;
-    if let Ok(Outcome::Done(message) | Outcome::Unchanged(message)) = &mut outcome {
+    // What is accepted can be saved only once watches have confirmed it.
+    if let (Ok(Outcome::Done(message) | Outcome::Unchanged(message)), false) =
+        (&mut outcome, matches!(command, Command::Accept(_)))
+    {
         *message += &state.commands.settle(&command).await;
     }
     note(state, by, &command, &outcome);
