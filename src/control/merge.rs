@@ -243,7 +243,7 @@ fn seniority(name: &Name, provider: ProviderId, documents: &[(ProviderId, &Docum
     let rank = documents.iter().position(|(id, _)| *id == provider).unwrap_or(usize::MAX);
     let item = documents.get(rank).and_then(|(_, documents)| documents.routes.get(name));
     let place = item.map(|item| Arc::clone(&item.place)).unwrap_or_default();
-    Seniority { rank, created: None, place }
+    Seniority { rank, created: item.and_then(|item| item.created), place }
 }
 
 impl Merged {

@@ -10,6 +10,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::select_all;
@@ -94,6 +95,10 @@ pub struct Control {
     pub shown: watch::Sender<Option<Arc<Shown>>>,
 }
 
+/// How long instances wait for what they ask for, which is read of them within milliseconds: both go out as one, so that
+/// no instance gets what it does not ask for.
+const TAGS_DELAY: Duration = Duration::from_millis(15);
+
 impl Control {
     /// Publishes snapshots until shutdown.
     pub async fn run(mut self, shutdown: CancellationToken) {
@@ -118,7 +123,11 @@ impl Control {
                 id = changed(&mut self.providers) => {
                     let Some(state) = self.providers.get_mut(&id) else { continue };
                     guard.take(id, Arc::clone(&state.borrow_and_update()), Instant::now());
-                    let at = pace.publish_at(Instant::now(), self.look(&mut guard));
+                    let urgent = self.look(&mut guard);
+                    let mut at = pace.publish_at(Instant::now(), urgent);
+                    if id == ProviderId::Consul && !urgent && self.providers.contains_key(&ProviderId::ConsulTags) {
+                        at = at.max(Instant::now() + TAGS_DELAY);
+                    }
                     due = Some(due.map_or(at, |due| due.min(at)));
                 }
                 Some(order) = self.orders.recv() => {

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::{SOON, config, stops, takes};
 use crate::support::client::Request;
 use crate::support::consul::{Consul, Service};
+use crate::support::etcd::Etcd;
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::load::Load;
 use crate::support::origin::Origin;
@@ -358,4 +359,28 @@ async fn a_canary_moves_nothing_but_its_own_host() {
     takes(&load, "a/v1").await;
     stops(&load, "c/v1").await;
     load.stop().await.assert_all_ok();
+}
+
+/// Of documents that match the same the older key goes first, whatever their names.
+#[tokio::test]
+async fn of_equal_documents_the_older_key_goes_first() {
+    let (Some(consul), Some(etcd)) = (Consul::start().await, Etcd::start().await) else { return };
+    let (old, new) = (Origin::start("old").await, Origin::start("new").await);
+    let upstream = |origin: &Origin| format!(r#"{{"endpoints":["{}"]}}"#, origin.address());
+    let route = |host: &str, upstream: &str| format!(r#"{{"match":{{"hosts":["{host}"]}},"upstream":"{upstream}"}}"#);
+    for (name, origin) in [("old", &old), ("new", &new)] {
+        consul.kv_put(&format!("fleetgate/upstreams/{name}"), &upstream(origin)).await;
+    }
+    for (name, upstream) in [("zzz", "old"), ("aaa", "new")] {
+        consul.kv_put(&format!("fleetgate/routes/kv-{name}"), &route("kv.test", upstream)).await;
+        etcd.put(&format!("/fleetgate/routes/etcd-{name}"), &route("etcd.test", upstream)).await;
+    }
+    // An edit makes no key younger.
+    consul.kv_put("fleetgate/routes/kv-zzz", &route("kv.test", "old").replace('}', "} ")).await;
+    let documents = format!("[discovery.etcd]\nendpoints = [\"{}\"]", etcd.url());
+    let gateway = gateway(&consul, "", &documents).await;
+    for provider in ["kv", "etcd"] {
+        answers(&gateway, &format!("{provider}.test"), "/", "old/v1").await;
+        shows(&gateway, &format!("{provider}-aaa"), "shadowed", &format!("shadowed by {provider}-zzz")).await;
+    }
 }
