@@ -235,7 +235,7 @@ mod tests {
         let explained = asked("/api/v1/explain?url=http://nobody/x&header=x-a:%20b&client=10.0.0.1").await;
         assert_eq!((explained.0, &explained.1["request"]["client"]), (StatusCode::OK, &json!("10.0.0.1")));
         let (_, status) = asked("/api/v1/status").await;
-        assert_eq!(status["routes"], json!({ "ok": 1, "degraded": 0, "unresolved": 1 }));
+        assert_eq!(status["routes"], json!({ "ok": 1, "degraded": 0, "kept": 0, "shadowed": 0, "unresolved": 1 }));
         assert_eq!(status["endpoints"]["healthy"], 2);
         assert_eq!(status["listeners"], json!([{ "name": "web", "address": "127.0.0.1:8080" }]));
         assert_eq!(status["ready"], false);

@@ -12,7 +12,7 @@ use super::view::{provider, upstream};
 use crate::discovery::status::{ProviderStatus, WatchState, WatchStatus};
 use crate::middleware::Counted;
 use crate::middleware::fleet::Fleet;
-use crate::snapshot::{CircuitState, Snapshot, level};
+use crate::snapshot::{CircuitState, DiagnosticKind, Snapshot, level};
 use crate::spec::name::{Name, ProviderId};
 use crate::telemetry::prometheus::{Definition, Samples, Source, definitions};
 
@@ -42,6 +42,9 @@ impl Source for Picture {
             definitions::DISCOVERY_LAST_SUCCESS,
             definitions::DISCOVERY_REJECTED,
             definitions::ROUTES_SHADOWED,
+            definitions::DISCOVERY_KEPT,
+            definitions::DISCOVERY_UNRESOLVED,
+            definitions::DISCOVERY_SHADOWED,
             definitions::DISCOVERY_WATCHES,
             definitions::DISCOVERY_ANSWERS,
             definitions::DISCOVERY_WAKEUPS,
@@ -130,6 +133,15 @@ impl Source for Picture {
             let shadowed = contests.filter(|contest| contest.provider == provider.id() && contest.is_shadowed());
             let shadowed: BTreeSet<&Name> = shadowed.map(|contest| &contest.route).collect();
             samples.value(definitions::ROUTES_SHADOWED, &[name], shadowed.len() as f64);
+            for (definition, kind) in [
+                (definitions::DISCOVERY_KEPT, DiagnosticKind::Kept),
+                (definitions::DISCOVERY_UNRESOLVED, DiagnosticKind::Unresolved),
+                (definitions::DISCOVERY_SHADOWED, DiagnosticKind::Shadowed),
+            ] {
+                let all = snapshot.report.diagnostics.iter();
+                let count = all.filter(|one| one.provider == provider.id() && one.kind == kind).count();
+                samples.value(definition, &[name], count as f64);
+            }
             let watches = provider.distinct();
             let polled = watches.iter().filter(|watch| watch.is_polled()).count();
             samples.value(definitions::DISCOVERY_WATCHES, &[name, "told"], (watches.len() - polled) as f64);

@@ -40,9 +40,12 @@ pub(super) fn render(answer: &Value) -> String {
     let further = further.into_iter().chain(logs).filter_map(|(key, value)| Some((key, value?)));
     let mut out: String =
         lines.into_iter().chain(further).map(|(key, value)| format!("{key:<10} {}\n", printable(&value))).collect();
-    let mut table = Table::new(&["PROVIDER", "STATE", "CONFIRMED", "REJECTED"]);
+    let mut table = Table::new(&["PROVIDER", "STATE", "CONFIRMED", "REJECTED", "KEPT", "UNRESOLVED", "SHADOWED"]);
     for provider in list(answer, "providers") {
-        table.row(["name", "state", "verified_at", "rejected"].map(|key| text(provider.get(key))));
+        table.row(
+            ["name", "state", "verified_at", "rejected", "kept", "unresolved", "shadowed"]
+                .map(|key| text(provider.get(key))),
+        );
     }
     out += "\n";
     out += &table.render();
@@ -50,8 +53,8 @@ pub(super) fn render(answer: &Value) -> String {
     for provider in list(answer, "providers") {
         let problems = list(provider, "problems");
         told.extend(problems.iter().map(problem));
-        if provider.get("rejected").and_then(Value::as_u64).is_some_and(|all| all > problems.len() as u64) {
-            told.push(format!("more of {}: /api/v1/providers", text(provider.get("name"))));
+        if let Some(more) = provider.get("more_problems").and_then(Value::as_u64).filter(|more| *more > 0) {
+            told.push(format!("{more} more of {}: /api/v1/providers", text(provider.get("name"))));
         }
     }
     told.extend(list(answer, "remarks").iter().map(problem));
@@ -129,6 +132,7 @@ mod tests {
                     "since": "2026-11-23T12:36:00Z", "dropped": 12 },
             ],
             "providers": [{ "name": "consul", "state": "failing", "verified_at": null, "rejected": 2,
+                "kept": 1, "unresolved": 0, "shadowed": 3, "more_problems": 5,
                 "problems": [{ "place": "consul:users", "key": "", "text": "connection refused" }] }],
             "remarks": [{ "place": "a.toml:1:1", "key": "", "text": "two registrations of one address" }],
         });
@@ -146,11 +150,11 @@ state_dir  /var/lib/fleetgate failing since 2026-11-23T12:35:00Z: No space left 
 log        own 7 lines dropped
 log        audit /var/log/audit.jsonl failing since 2026-11-23T12:36:00Z: No space left, 12 lines dropped
 
-PROVIDER  STATE    CONFIRMED  REJECTED
-consul    failing  -          2
+PROVIDER  STATE    CONFIRMED  REJECTED  KEPT  UNRESOLVED  SHADOWED
+consul    failing  -          2         1     0           3
 
 consul:users: connection refused
-more of consul: /api/v1/providers
+5 more of consul: /api/v1/providers
 a.toml:1:1: two registrations of one address
 ");
         assert_eq!(duration(0), "0s");

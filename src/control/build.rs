@@ -13,7 +13,6 @@ use super::grace::Grace;
 use super::merge::{Affected, Merged, MergedRoute, MergedUpstream, absent};
 use crate::middleware::fleet::Fleet;
 use crate::snapshot::certificate::Certificates;
-use crate::snapshot::middleware::unfit;
 use crate::snapshot::target::seed;
 use crate::snapshot::{
     Affinity, Consumers, Endpoint, EndpointState, Middlewares, NamedMiddleware, Route, RouteState, RouteTable,
@@ -188,19 +187,13 @@ impl Builder {
         upstreams
     }
 
-    /// The slot of the upstream that another falls back to, or that there is none.
-    fn fallback(&self, upstream: &MergedUpstream, merged: &Merged) -> (Option<usize>, Option<Problem>) {
+    /// The slot of the upstream that another falls back to; `None` too where there is none of that name.
+    fn fallback(&self, upstream: &MergedUpstream, merged: &Merged) -> Option<usize> {
         let breaker = upstream.spec.settings.breaker.as_ref();
         let Some(Fallback::Upstream(reference)) = breaker.and_then(|breaker| breaker.fallback.as_ref()) else {
-            return (None, None);
+            return None;
         };
-        let slot = merged.label(reference).map(|label| self.slots[label]);
-        let missing = || {
-            let text = format!("there is no upstream `{reference}`: refused requests get 503");
-            let key = format!("upstreams.{}.breaker.fallback", upstream.name);
-            Problem::new(upstream.provider.to_string(), key, text)
-        };
-        (slot, slot.is_none().then(missing))
+        merged.label(reference).map(|label| self.slots[label])
     }
 
     fn upstream(
@@ -208,7 +201,7 @@ impl Builder {
         label: &Arc<str>,
         merged: &MergedUpstream,
         before: Option<&Arc<Upstream>>,
-        (fallback, missing): (Option<usize>, Option<Problem>),
+        fallback: Option<usize>,
     ) -> Arc<Upstream> {
         if let (Some(before), Some(input)) = (before, self.inputs.get(label))
             && input.is(merged)
@@ -222,7 +215,6 @@ impl Builder {
             .map(|before| before.endpoints.iter().map(|endpoint| (endpoint.address, &endpoint.state)).collect())
             .unwrap_or_default();
         let (folded, mut remarks) = fold(merged);
-        remarks.extend(missing);
         if merged.spec.settings.tls.as_ref().is_some_and(|tls| !tls.verifies()) {
             let text = "endpoints are not verified: whoever is on the way can read and change everything; give `ca`";
             let key = format!("upstreams.{}.tls.insecure_skip_verify", merged.name);
@@ -351,6 +343,7 @@ impl Builder {
             });
             if let Some(same) = same
                 && same_resolution
+                && same.state == merged_route.state
             {
                 routes.push(Arc::clone(same));
                 continue;
@@ -379,8 +372,8 @@ impl Builder {
         };
         // Its former form may name what is gone by now.
         let serves = |target: &Target| self.resolve(&target.spec, merged) == Ok((target.slot, target.subset));
-        next.state == RouteState::Resolved
-            && before.state == RouteState::Resolved
+        next.state.is_served()
+            && before.state.is_served()
             && next.targets.iter().any(unread)
             && before.targets.iter().all(serves)
             && self.grace.lasts(Kind::Route, &next.label)
@@ -407,11 +400,14 @@ impl Builder {
                 broken.push(reason);
                 (usize::MAX, 0)
             });
-            broken.extend(unfit(&middlewares, &of_route, &target_label));
             Target { spec: spec.clone(), label: target_label, slot, subset, seed, middlewares }
         });
         let targets = targets.collect();
-        let state = if broken.is_empty() { RouteState::Resolved } else { RouteState::Unresolved(broken) };
+        // What resolves was decided before; a route that is not whole all the same is not served.
+        let state = match &route.state {
+            RouteState::Resolved | RouteState::Kept(_) if !broken.is_empty() => RouteState::Unresolved(broken),
+            state => state.clone(),
+        };
         Route {
             name: route.name.clone(),
             label,

@@ -57,11 +57,20 @@ pub(super) fn tell(before: &Report, now: &Report) {
         tracing::warn!("rejected: {} more; /api/v1/providers has them", more + 1);
     }
     let (known, diagnostics) = (confirmed(before), confirmed(now));
-    for Diagnostic { kind, provider, problem, effect, .. } in diagnostics.difference(&known) {
+    let new: Vec<_> = diagnostics.difference(&known).collect();
+    for Diagnostic { kind, provider, problem, effect, .. } in new.iter().take(MAX_LINES) {
         tracing::warn!(%provider, kind = kind.as_str(), "{problem}; {effect}");
     }
-    for ended in known.iter().filter(|ended| !diagnostics.iter().any(|one| one.is_of(ended))) {
+    if let Some(more) = new.len().checked_sub(MAX_LINES + 1) {
+        tracing::warn!("unresolved or shadowed: {} more; /api/v1/providers has them", more + 1);
+    }
+    let still: BTreeSet<_> = diagnostics.iter().map(|one| one.subject()).collect();
+    let ended: Vec<_> = known.iter().filter(|one| !still.contains(&one.subject())).collect();
+    for ended in ended.iter().take(MAX_LINES) {
         tracing::info!(provider = %ended.provider, "{}", end(ended));
+    }
+    if let Some(more) = ended.len().checked_sub(MAX_LINES + 1) {
+        tracing::info!("resolved, no longer shadowed, or gone: {} more", more + 1);
     }
     if rejected.is_empty() && !rejected_before.is_empty() {
         match diagnostics.len() {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use crate::discovery::state::{Origin, ProviderState, SourceState};
-use crate::snapshot::{RouteState, Snapshot};
+use crate::snapshot::{DiagnosticKind, RouteState, Snapshot};
 use crate::spec::decode::{FileSet, FileText, Format};
 use crate::spec::endpoint::{EndpointSpec, Labels, RegistryStatus};
 use crate::spec::name::ProviderId;
@@ -14,6 +14,7 @@ use crate::spec::source::{ConsulService, Source};
 
 use super::merge::{Merged, Rules, merge};
 use super::overlay::Overlay;
+use super::resolution::Forms;
 
 /// All providers' states, and the rules.
 pub(super) struct World {
@@ -69,7 +70,12 @@ impl World {
     }
 
     pub(super) fn merge(&self) -> Merged {
-        merge(&self.states, &self.rules, &self.overlay)
+        self.merge_with(&mut Forms::default())
+    }
+
+    /// With what is remembered of items.
+    pub(super) fn merge_with(&self, forms: &mut Forms) -> Merged {
+        merge(&self.states, &self.rules, &self.overlay, forms)
     }
 }
 
@@ -155,6 +161,7 @@ pub(super) fn told(snapshot: &Snapshot) -> String {
             .collect();
         let state = match &route.state {
             RouteState::Resolved => "resolved".to_owned(),
+            RouteState::Kept(reasons) => format!("kept: {}", reasons.join("; ")),
             RouteState::Unresolved(reasons) => format!("unresolved: {}", reasons.join("; ")),
         };
         writeln!(text, "route {} of {} to {}: {state}", route.name, route.provider, targets.join(", ")).expect("text");
@@ -171,6 +178,9 @@ pub(super) fn told_report(report: &crate::snapshot::Report) -> String {
     }
     for (provider, problem) in &report.rejected {
         writeln!(text, "rejected by {provider}: {problem}").expect("text");
+    }
+    for one in report.diagnostics.iter().filter(|one| one.kind != DiagnosticKind::Shadowed) {
+        writeln!(text, "{} of {}: {}", one.kind.as_str(), one.provider, one.line()).expect("text");
     }
     for remark in &report.remarks {
         writeln!(text, "remark {remark}").expect("text");

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use super::claims::{Claimant, Claims, Instances, Seniority};
 use super::holds;
 use super::overlay::Overlay;
+use super::resolution::{Forms, Present, ResolvedRoute};
 use crate::discovery::state::{Origin, ProviderState};
-use crate::snapshot::Report;
 use crate::snapshot::certificate::Certificate;
 use crate::snapshot::consumer::Consumer;
 use crate::snapshot::report::{Hold, Shadowed};
-use crate::spec::breaker::Fallback;
+use crate::snapshot::{Diagnostic, DiagnosticKind, Report, RouteState};
 use crate::spec::document::{Documents, Item, Kind};
 use crate::spec::endpoint::{Address, EndpointSpec, Penalty, RegistryStatus};
 use crate::spec::hold::HeldPart;
@@ -81,7 +81,9 @@ pub(super) struct Merged {
 pub(super) struct MergedRoute {
     pub(super) name: Name,
     pub(super) provider: ProviderId,
+    /// The form that is served.
     pub(super) spec: Arc<RouteSpec>,
+    pub(super) state: RouteState,
     /// What orders it among equal ones.
     pub(super) seniority: Seniority,
 }
@@ -116,8 +118,13 @@ pub(super) struct MergedUpstream {
     pub(super) drained: Arc<BTreeSet<SocketAddr>>,
 }
 
-/// Merges all states, and lays the overlay over them.
-pub(super) fn merge(states: &BTreeMap<ProviderId, Arc<ProviderState>>, rules: &Rules, overlay: &Overlay) -> Merged {
+/// Merges all states, and lays the overlay over them. `forms`: what stands in for items that do not resolve.
+pub(super) fn merge(
+    states: &BTreeMap<ProviderId, Arc<ProviderState>>,
+    rules: &Rules,
+    overlay: &Overlay,
+    forms: &mut Forms,
+) -> Merged {
     let mut merged = Merged::default();
     let documents: Vec<(ProviderId, &Documents)> =
         in_order(states, rules).into_iter().filter_map(|(id, state)| Some((id, state.documents.as_deref()?))).collect();
@@ -130,42 +137,29 @@ pub(super) fn merge(states: &BTreeMap<ProviderId, Arc<ProviderState>>, rules: &R
     let consumers = documents.iter().map(|(id, documents)| (*id, &documents.consumers));
     let consumers = winners(Kind::Consumer, consumers, &mut merged.report).into_iter();
     merged.consumers = consumers.map(|(name, (provider, spec))| Consumer { name, provider, spec }).collect();
-    for (name, (provider, spec)) in &upstreams {
-        merged.add_upstream(name.as_str().into(), name, *provider, spec, states, rules);
-    }
-    for (_, spec) in upstreams.values() {
-        if let Some(Fallback::Upstream(reference)) = spec.settings.breaker.as_ref().and_then(|b| b.fallback.as_ref()) {
-            merged.add_qualified(reference, &upstreams, &documents, states, rules);
-        }
-    }
     let middlewares =
         winners(Kind::Middleware, documents.iter().map(|(id, d)| (*id, &d.middlewares)), &mut merged.report);
-    for (name, (provider, spec)) in &middlewares {
-        let middleware = MergedMiddleware { provider: *provider, spec: Arc::clone(spec) };
-        merged.middlewares.insert(name.as_str().into(), middleware);
+
+    let unread = states.iter().filter(|(_, state)| state.documents.is_none()).map(|(id, _)| *id).collect();
+    let present = Present { documents, routes, upstreams, middlewares, unread };
+    let resolved = forms.resolve(&present, rules);
+    for (label, (name, provider, spec)) in resolved.upstreams {
+        merged.add_upstream(label, &name, provider, &spec, states, rules);
     }
+    merged.middlewares = resolved.middlewares;
     merged.listeners.clone_from(&rules.listeners);
-    for reference in rules.listeners.values().flatten() {
-        merged.add_qualified_middleware(reference, &documents);
-    }
-    for (name, (provider, spec)) in routes {
-        for reference in &spec.middlewares {
-            merged.add_qualified_middleware(reference, &documents);
-        }
-        for target in &spec.targets {
-            merged.add_qualified(&target.upstream, &upstreams, &documents, states, rules);
-            for reference in &target.middlewares {
-                merged.add_qualified_middleware(reference, &documents);
-            }
-        }
-        let seniority = seniority(&name, provider, &documents);
-        merged.routes.push(MergedRoute { name, provider, spec, seniority });
+    for route in resolved.routes {
+        let seniority = seniority(&route.name, route.provider, &present.documents);
+        let ResolvedRoute { name, provider, spec, state } = route;
+        merged.routes.push(MergedRoute { name, provider, spec, state, seniority });
     }
     merged.claims = Claims::of(&merged.claimants());
     merged.settle_claims();
-    for (_, documents) in &documents {
+    for (_, documents) in &present.documents {
         merged.report.remarks.extend(documents.remarks.iter().cloned());
     }
+    merged.report.diagnostics = resolved.diagnostics;
+    merged.report_shadowed(&present);
     for (provider, state) in states {
         let has_documents =
             matches!(provider, ProviderId::File | ProviderId::Etcd | ProviderId::ConsulKv | ProviderId::ConsulTags);
@@ -208,7 +202,8 @@ fn in_order<'s>(
     ordered
 }
 
-type Winners<T> = BTreeMap<Name, (ProviderId, Arc<T>)>;
+/// The items that won their names.
+pub(super) type Winners<T> = BTreeMap<Name, (ProviderId, Arc<T>)>;
 
 /// The first provider in order that has a good form of a name, or may have had one: then the name is taken, and what
 /// stands in for the item is there in its place. The others' are shadowed.
@@ -249,7 +244,7 @@ fn seniority(name: &Name, provider: ProviderId, documents: &[(ProviderId, &Docum
 impl Merged {
     fn claimants(&self) -> Vec<Claimant<'_>> {
         let routes = self.routes.iter();
-        let claimants = routes.map(|MergedRoute { name, provider, spec, seniority }| Claimant {
+        let claimants = routes.map(|MergedRoute { name, provider, spec, seniority, .. }| Claimant {
             name,
             provider: *provider,
             spec,
@@ -306,28 +301,6 @@ impl Merged {
         }
     }
 
-    /// Adds an upstream that a route asks for by `NAME@PROVIDER` and that did not win its name.
-    fn add_qualified(
-        &mut self,
-        reference: &ItemRef,
-        winners: &Winners<UpstreamSpec>,
-        documents: &[(ProviderId, &Documents)],
-        states: &BTreeMap<ProviderId, Arc<ProviderState>>,
-        rules: &Rules,
-    ) {
-        let Some(provider) = reference.provider else { return };
-        if winners.get(&reference.name).is_some_and(|(winner, _)| *winner == provider) {
-            return;
-        }
-        let item = documents.iter().find(|(id, _)| *id == provider).and_then(|(_, d)| d.upstreams.get(&reference.name));
-        let label: Arc<str> = reference.to_string().into();
-        if let Some(spec) = item.and_then(|item| item.good.as_ref())
-            && !self.upstreams.contains_key(&label)
-        {
-            self.add_upstream(label, &reference.name, provider, spec, states, rules);
-        }
-    }
-
     /// The middleware that a reference finds, with its label.
     pub(super) fn middleware(&self, reference: &ItemRef) -> Option<(&Arc<str>, &MergedMiddleware)> {
         let by_name = self.middlewares.get_key_value(reference.name.as_str());
@@ -339,17 +312,33 @@ impl Merged {
         }
     }
 
-    /// Adds a middleware that is asked for by `NAME@PROVIDER` and that did not win its name.
-    fn add_qualified_middleware(&mut self, reference: &ItemRef, documents: &[(ProviderId, &Documents)]) {
-        let Some(provider) = reference.provider else { return };
-        if self.middleware(reference).is_some() {
-            return;
+    /// Tells of items that another provider's item hides, unless a reference by `NAME@PROVIDER` uses them all the same.
+    fn report_shadowed(&mut self, present: &Present<'_>) {
+        for Shadowed { kind, name, provider, by } in &self.report.shadowed {
+            let Some(kind) = Kind::ALL.into_iter().find(|one| one.as_str() == *kind) else { continue };
+            let qualified = format!("{name}@{provider}");
+            let is_used = match kind {
+                Kind::Upstream => self.upstreams.contains_key(&*qualified),
+                Kind::Middleware => self.middlewares.contains_key(&*qualified),
+                Kind::Route | Kind::Certificate | Kind::Consumer => false,
+            };
+            // An upstream of a registration is no document that somebody wrote.
+            if is_used || *provider == ProviderId::ConsulTags && kind == Kind::Upstream {
+                continue;
+            }
+            let winner = present.place(kind, name, *by);
+            let text = format!(
+                "shadowed by {winner}: {by} goes before {provider} in discovery.precedence; delete or rename one of the two"
+            );
+            self.report.diagnostics.push(Diagnostic {
+                kind: DiagnosticKind::Shadowed,
+                provider: *provider,
+                item: Some((kind, name.clone())),
+                problem: Problem::new(present.place(kind, name, *provider), format!("{}.{name}", kind.as_str()), text),
+                effect: "it is not used".into(),
+            });
         }
-        let of_provider = documents.iter().find(|(id, _)| *id == provider);
-        let item = of_provider.and_then(|(_, documents)| documents.middlewares.get(&reference.name));
-        if let Some(spec) = item.and_then(|item| item.good.clone()) {
-            self.middlewares.insert(reference.to_string().into(), MergedMiddleware { provider, spec });
-        }
+        self.report.diagnostics.sort_unstable();
     }
 
     /// Tells what of the states is bad or held.

@@ -1,6 +1,6 @@
 //! Makes the snapshot of what discovery publishes: wait for a change, merge, build, publish.
 //!
-//! [`merge`] decides who defines what (pure), [`build`] makes the next snapshot of it and of the one before
+//! [`merge`] decides who defines what (pure), [`resolution`] which form of it is served (pure), [`build`] makes the next snapshot of it and of the one before
 //! (pure: what did not change is the same object), [`pace`] decides when it goes out, [`grace`] what stays until
 //! its replacement was read, [`claims`] which of equal routes is asked, [`guard`] what is not believed though a watch confirmed it, [`saved`] what an earlier
 //! process knew, [`damping`] who comes and goes too often, [`command`] is what operators say, [`overlay`] what of that
@@ -43,6 +43,7 @@ mod holds;
 mod merge;
 pub mod overlay;
 mod pace;
+mod resolution;
 pub mod saved;
 pub mod uses;
 

@@ -101,13 +101,22 @@ pub fn chain<'m>(
     of_listener.chain(of_route)
 }
 
+/// A middleware of a list, before it is made.
+#[derive(Clone, Debug)]
+pub struct Step<'m> {
+    /// Its name, as it is served.
+    pub label: Arc<str>,
+    /// What was asked for.
+    pub spec: &'m MiddlewareSpec,
+}
+
 /// What is wrong with the list of a target: what its route has around it already.
-pub fn unfit(of_target: &[Arc<NamedMiddleware>], of_route: &[Arc<NamedMiddleware>], target: &str) -> Vec<String> {
-    let reason = |one: &Arc<NamedMiddleware>| {
-        let (label, kind) = (&one.label, one.spec.kind());
+pub fn unfit(of_target: &[Step<'_>], of_route: &[Step<'_>], target: &str) -> Vec<String> {
+    let reason = |Step { label, spec }: &Step<'_>| {
+        let kind = spec.kind();
         if of_route.iter().any(|other| other.label == *label) {
             Some(format!("target `{target}` names `{label}`, which the route has already"))
-        } else if one.spec.is_single() {
+        } else if spec.is_single() {
             Some(format!("target `{target}` names `{label}`: a `{kind}` stands at a route or a listener"))
         } else {
             None
@@ -117,7 +126,7 @@ pub fn unfit(of_target: &[Arc<NamedMiddleware>], of_route: &[Arc<NamedMiddleware
 }
 
 /// What is wrong with a list: two of a type of which there is one at most.
-pub fn conflicts(list: &[Arc<NamedMiddleware>]) -> Vec<String> {
+pub fn conflicts(list: &[Step<'_>]) -> Vec<String> {
     let mut found = Vec::new();
     for (position, one) in list.iter().enumerate().filter(|(_, one)| one.spec.is_single()) {
         if let Some(other) = list[..position].iter().find(|other| other.spec.kind() == one.spec.kind()) {

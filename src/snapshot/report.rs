@@ -39,6 +39,17 @@ pub struct Report {
 }
 
 impl Report {
+    /// The items of other providers that a route shadows, for people. A route that is shadowed itself is told by its contests.
+    pub fn remarks_of(&self, route: &Name, provider: ProviderId) -> Vec<String> {
+        let is_hidden = |one: &&Diagnostic| {
+            one.kind == DiagnosticKind::Shadowed
+                && one.provider != provider
+                && one.item.as_ref().is_some_and(|(kind, name)| *kind == Kind::Route && name == route)
+        };
+        let remark = |one: &Diagnostic| format!("{} is {}", one.problem.place, one.problem.text);
+        self.diagnostics.iter().filter(is_hidden).map(remark).collect()
+    }
+
     /// Whether something that may protect a route is still unknown: a gateway that served now could serve it openly.
     pub fn closes(&self) -> bool {
         !self.unread.is_empty() || !self.closing.is_empty()
@@ -69,16 +80,19 @@ pub struct Shadowed {
 }
 
 /// An item that is well-formed, and still not in use as it is written: what only a look at all items together shows.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Diagnostic {
     /// Its class.
     pub kind: DiagnosticKind,
     /// Who defines the item.
+    #[serde(skip)]
     pub provider: ProviderId,
     /// The item; `None` for a reference in the static settings.
+    #[serde(skip)]
     pub item: Option<(Kind, Name)>,
     /// Where it lies, the key at fault, what is wrong and how to fix it. Equal on every gateway that knows the same items,
     /// because feedback keys repeat it.
+    #[serde(flatten)]
     pub problem: Problem,
     /// What this gateway does meanwhile.
     pub effect: Cow<'static, str>,
@@ -111,11 +125,10 @@ impl DiagnosticKind {
 }
 
 impl Diagnostic {
-    /// Whether it tells of the same item in the same class as another; the words may differ.
-    pub fn is_of(&self, other: &Self) -> bool {
-        let subject = |one: &Self| (one.provider, one.item.clone(), one.problem.key.clone());
-        let served = |one: &Self| one.kind == DiagnosticKind::Shadowed;
-        subject(self) == subject(other) && served(self) == served(other)
+    /// What it is about: two of one subject tell of the same trouble, in other words or with another effect.
+    pub fn subject(&self) -> (ProviderId, Option<&(Kind, Name)>, &str, bool) {
+        let is_shadowed = self.kind == DiagnosticKind::Shadowed;
+        (self.provider, self.item.as_ref(), &self.problem.key, is_shadowed)
     }
 
     /// In one line, for logs and lists.

@@ -41,7 +41,7 @@ impl Route {
     #[inline]
     pub fn open(&self) -> Result<(), ProxyError> {
         match &self.state {
-            RouteState::Resolved => Ok(()),
+            RouteState::Resolved | RouteState::Kept(_) => Ok(()),
             RouteState::Unresolved(_) => Err(ProxyError::Unresolved),
         }
     }
@@ -62,8 +62,28 @@ impl Route {
 pub enum RouteState {
     /// All it names exists.
     Resolved,
+    /// Something that its present document names does not exist; this is the last form that resolved. Says what, for people.
+    Kept(Vec<String>),
     /// Something it names does not: every request gets 503 `NC`. Says what, for people.
     Unresolved(Vec<String>),
+}
+
+impl RouteState {
+    /// Whether requests pass to the targets.
+    pub fn is_served(&self) -> bool {
+        match self {
+            Self::Resolved | Self::Kept(_) => true,
+            Self::Unresolved(_) => false,
+        }
+    }
+
+    /// What does not exist, for people.
+    pub fn reasons(&self) -> &[String] {
+        match self {
+            Self::Resolved => &[],
+            Self::Kept(reasons) | Self::Unresolved(reasons) => reasons,
+        }
+    }
 }
 
 /// A possible destination, resolved.

@@ -80,7 +80,7 @@ async fn the_pages_tell_what_is_served() {
     assert_eq!(gateway.api("upstreams").await["items"][0], upstream);
 
     let status = gateway.api("status").await;
-    assert_eq!(status["routes"], json!({ "ok": 1, "degraded": 1, "unresolved": 1 }));
+    assert_eq!(status["routes"], json!({ "ok": 1, "degraded": 1, "kept": 0, "shadowed": 0, "unresolved": 1 }));
     assert_eq!(status["endpoints"]["healthy"], 1);
     assert_eq!(status["listeners"], json!([{ "name": "web", "address": gateway.address().to_string() }]));
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));

@@ -14,6 +14,7 @@ mod faults;
 mod feedback;
 mod files;
 mod flapping;
+mod mistakes;
 mod permissions;
 mod random;
 mod saved;

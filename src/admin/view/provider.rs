@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::{List, time_text};
 use crate::discovery::status::{ProviderStatus, WatchState, WatchStatus};
-use crate::snapshot::Report;
 use crate::snapshot::report::Shadowed;
+use crate::snapshot::{Diagnostic, Report};
 use crate::spec::name::ProviderId;
 use crate::spec::problem::Problem;
 
@@ -38,6 +38,8 @@ pub struct ProviderView {
     pub held: Vec<Problem>,
     /// Items of its that another provider's item of the same name hides.
     pub shadowed: Vec<Shadowed>,
+    /// Well-formed items of its that are not in use as written: kept in an earlier form, unresolved or shadowed.
+    pub diagnostics: Vec<Diagnostic>,
 }
 
 /// Reads since the start, by what came of them.
@@ -157,6 +159,7 @@ fn view(provider: &ProviderStatus, report: &Report) -> ProviderView {
         rejected: report.rejected.iter().filter(|(by, _)| *by == id).map(|(_, problem)| problem.clone()).collect(),
         held: report.held.iter().filter(|(by, _)| *by == id).map(|(_, problem)| problem.clone()).collect(),
         shadowed: report.shadowed.iter().filter(|item| item.provider == id).cloned().collect(),
+        diagnostics: report.diagnostics.iter().filter(|one| one.provider == id).cloned().collect(),
     }
 }
 
@@ -231,7 +234,8 @@ mod tests {
                 }],
                 "rejected": [{ "place": "consul:users", "key": "", "text": "port 0" }],
                 "held": [],
-                "shadowed": []
+                "shadowed": [],
+                "diagnostics": []
             })
         );
         assert_eq!(value["items"][1]["state"], "idle");

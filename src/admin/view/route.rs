@@ -49,12 +49,19 @@ pub struct TargetView {
 pub enum State {
     /// Every target that may get traffic has a usable endpoint.
     Ok,
-    /// Some have none.
+    /// Some have none, or no target has a weight.
     Degraded,
+    /// Something its present document names does not exist: its last form that resolved is served.
+    Kept,
     /// Others match all that it matches, and go first: it gets no request.
     Shadowed,
     /// Something it names does not exist or cannot be used: 503 `NC`.
     Unresolved,
+}
+
+impl State {
+    /// Every state, the best first.
+    pub const ALL: [Self; 5] = [Self::Ok, Self::Degraded, Self::Kept, Self::Shadowed, Self::Unresolved];
 }
 
 /// All routes, by name.
@@ -87,6 +94,7 @@ fn view(route: &Route, contests: &[&Contest], usable: &mut Usable<'_>) -> RouteV
     if let Some(more) = contests.len().checked_sub(MAX_CONTESTS).filter(|more| *more > 0) {
         reasons.push(format!("{more} more such conflicts"));
     }
+    reasons.extend(usable.snapshot.report.remarks_of(&route.name, route.provider));
     reasons.extend(route.spec.registered.remarks.iter().cloned());
     let targets = route.targets.iter().zip(counts);
     RouteView {
@@ -126,13 +134,25 @@ impl<'s> Usable<'s> {
         let empty = empty.filter(|(target, count)| **count == 0 && target.may_get_traffic());
         let mut reasons: Vec<String> =
             empty.map(|(target, _)| format!("{} has no usable endpoint", target.label)).collect();
+        let unweighted = route.targets.iter().all(|target| target.weight() == 0);
+        let conditional = route.targets.iter().any(Target::may_get_traffic);
+        if unweighted && !conditional {
+            reasons.push("no target has a weight: every request gets 503".to_owned());
+        }
         let state = if troubles.iter().any(|(_, trouble)| trouble.refuses) {
             State::Unresolved
+        } else if let RouteState::Kept(faults) = &route.state {
+            let served = faults.iter().map(|fault| format!("{fault}; its last form that resolved is served"));
+            reasons.splice(0..0, served);
+            State::Kept
         } else if reasons.is_empty() {
             State::Ok
         } else {
             State::Degraded
         };
+        if unweighted && conditional {
+            reasons.push("no target has a weight: requests that meet no condition get 503".to_owned());
+        }
         reasons.extend(troubles.into_iter().map(|(named, trouble)| format!("`{}`: {}", named.label, trouble.text)));
         (state, reasons, counts)
     }
@@ -153,9 +173,10 @@ impl<'s> Usable<'s> {
 mod tests {
     use serde_json::json;
 
-    use super::super::sample::Picture;
+    use super::super::sample::{self, Picture};
     use super::*;
-    use crate::snapshot::Health;
+    use crate::snapshot::{Health, RouteTable};
+    use crate::spec::route::Choice;
 
     fn shown(snapshot: &Snapshot) -> Value {
         serde_json::to_value(list(snapshot)).expect("JSON")
@@ -200,5 +221,21 @@ mod tests {
         assert_eq!(item["state"], "degraded");
         assert_eq!(item["reasons"], json!(["users/canary has no usable endpoint"]));
         assert_eq!((&item["targets"][0]["usable"], &item["targets"][1]["usable"]), (&json!(0), &json!(1)));
+    }
+
+    #[test]
+    fn a_route_without_a_weight_is_not_ok() {
+        for (when, state, reason) in [
+            (false, "degraded", "no target has a weight: every request gets 503"),
+            (true, "ok", "no target has a weight: requests that meet no condition get 503"),
+        ] {
+            let mut route = sample::users_route();
+            route.targets[1].spec.choice = Choice::Weight(0);
+            route.targets.retain(|target| when || target.weight() == 0 && !target.may_get_traffic());
+            let routes = Arc::new(RouteTable::new(vec![Arc::new(route)]));
+            let snapshot = Snapshot { routes, ..Picture::default().snapshot() };
+            let item = &shown(&snapshot)["items"][0];
+            assert_eq!((&item["state"], &item["reasons"]), (&json!(state), &json!([reason])));
+        }
     }
 }

@@ -132,7 +132,7 @@ fn endpoint(last: u8, version: &str) -> Endpoint {
     }
 }
 
-fn users_route() -> Route {
+pub(in crate::admin) fn users_route() -> Route {
     let canary = Conditions {
         headers: vec![(HeaderName::from_static("x-canary"), ValueMatch::Exact("always".to_owned()))],
         ..Conditions::default()

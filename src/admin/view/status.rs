@@ -10,6 +10,8 @@ use super::{provider, route, time_text, upstream};
 use crate::admin::State;
 use crate::control::command::Saving;
 use crate::middleware::fleet::Standing;
+use crate::snapshot::{Diagnostic, DiagnosticKind, NamedMiddleware};
+use crate::spec::document::Kind;
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::problem::Problem;
 use crate::telemetry::lines::LogState;
@@ -120,8 +122,16 @@ pub struct ProviderSummary {
     pub verified_at: Option<String>,
     /// Items that can't be used as they are.
     pub rejected: usize,
+    /// Items that refer to something that does not exist, and are served in their last form that resolved.
+    pub kept: usize,
+    /// Items that refer to something that does not exist, and can't be served.
+    pub unresolved: usize,
+    /// Items that another one's place keeps from use.
+    pub shadowed: usize,
     /// What of its is held, and what is wrong with its watches and items, twenty at most; `/api/v1/providers` has all.
     pub problems: Vec<Problem>,
+    /// Problems beyond those.
+    pub more_problems: usize,
 }
 
 /// Most problems told of one provider.
@@ -131,8 +141,7 @@ const MOST_PROBLEMS: usize = 20;
 pub fn view(state: &State) -> StatusView {
     let snapshot = state.snapshot.borrow().clone();
     let progress = state.readiness.progress();
-    let mut routes =
-        BTreeMap::from([route::State::Ok, route::State::Degraded, route::State::Unresolved].map(|it| (it, 0)));
+    let mut routes = BTreeMap::from(route::State::ALL.map(|it| (it, 0)));
     let mut usable = route::Usable::new(&snapshot);
     for route in snapshot.routes.routes() {
         *routes.entry(usable.judge(route).0).or_default() += 1;
@@ -145,15 +154,31 @@ pub fn view(state: &State) -> StatusView {
     let summary = |provider: provider::ProviderView| {
         let failing = provider.watches.into_iter().filter_map(|it| Some(Problem::new(it.name, "", it.error?)));
         let rejected = provider.rejected.len();
+        let count = |kind| provider.diagnostics.iter().filter(|one| one.kind == kind).count();
+        let [kept, unresolved, shadowed] =
+            [DiagnosticKind::Kept, DiagnosticKind::Unresolved, DiagnosticKind::Shadowed].map(count);
+        let diagnosed = provider.diagnostics.iter().map(Diagnostic::line);
+        let problems = provider.held.into_iter().chain(failing).chain(provider.rejected).chain(diagnosed);
+        let mut problems: Vec<Problem> = problems.collect();
+        let more_problems = problems.len().saturating_sub(MOST_PROBLEMS);
+        problems.truncate(MOST_PROBLEMS);
         ProviderSummary {
             name: provider.name,
             state: provider.state,
             verified_at: provider.verified_at,
             rejected,
-            problems: provider.held.into_iter().chain(failing).chain(provider.rejected).take(MOST_PROBLEMS).collect(),
+            kept,
+            unresolved,
+            shadowed,
+            problems,
+            more_problems,
         }
     };
-    let troubles = snapshot.middlewares.all.values().filter_map(|named| {
+    let is_diagnosed = |named: &NamedMiddleware| {
+        let is_of = |(kind, name): &(Kind, Name)| *kind == Kind::Middleware && *name.as_str() == *named.label;
+        snapshot.report.diagnostics.iter().any(|one| one.item.as_ref().is_some_and(is_of))
+    };
+    let troubles = snapshot.middlewares.all.values().filter(|named| !is_diagnosed(named)).filter_map(|named| {
         let key = format!("middlewares.{}", named.label);
         Some(Problem::new(named.provider.to_string(), key, named.trouble(&snapshot)?.text))
     });

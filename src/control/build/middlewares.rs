@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::super::merge::Merged;
 use crate::middleware::fleet::Fleet;
 use crate::middleware::{self, Surroundings};
-use crate::snapshot::middleware::conflicts;
+use crate::snapshot::middleware::{Step, conflicts};
 use crate::snapshot::{Middlewares, NamedMiddleware};
 use crate::spec::name::ItemRef;
 
@@ -53,7 +53,8 @@ pub(super) fn resolve(
             None => reasons.push(format!("there is no middleware `{reference}`")),
         }
     }
-    reasons.extend(conflicts(&found));
+    let steps: Vec<_> = found.iter().map(|named| Step { label: Arc::clone(&named.label), spec: &named.spec }).collect();
+    reasons.extend(conflicts(&steps));
     if reasons.is_empty() { Ok(found) } else { Err(reasons) }
 }
 

@@ -36,8 +36,13 @@ impl Gateway {
     fn build(&mut self) -> (Arc<Snapshot>, Arc<Snapshot>) {
         let before = Arc::clone(&self.snapshot);
         let World { states, rules, overlay, .. } = &self.world;
-        let (merged, affected) = self.merger.merge(states, rules, overlay);
-        assert_eq!(*merged, self.world.merge(), "a merge that goes on is the merge");
+        let (_, affected) = self.merger.merge(states, rules, overlay);
+        let merged = self.merger.merged();
+        assert_eq!(
+            *merged,
+            self.world.merge_with(&mut self.merger.forms().clone()),
+            "a merge that goes on is the merge"
+        );
         if let Some(next) = self.builder.build(merged, &affected, &before, self.now) {
             self.snapshot = Arc::new(next);
         }
@@ -195,7 +200,7 @@ fn where_refused_requests_go_follows_what_is_there() {
     gateway.file(&falling_back);
     let (before, after) = gateway.build();
     assert_eq!(upstream(&after, "b").fallback, None);
-    assert!(after.report.remarks.iter().any(|problem| problem.text.contains("there is no upstream `c@file`")));
+    assert!(after.report.diagnostics.iter().any(|one| one.problem.text.contains("there is no upstream `c@file`")));
     assert!(Arc::ptr_eq(&upstream(&before, "b").state, &upstream(&after, "b").state));
     gateway.file(&format!("[upstreams.c]\nendpoints = [\"10.0.2.1:80\"]\n{falling_back}"));
     let (_, after) = gateway.build();
@@ -239,21 +244,27 @@ fn an_upstream_that_comes_or_goes_moves_no_other() {
 }
 
 #[test]
-fn routes_are_unresolved_while_what_they_name_is_absent() {
+fn a_route_that_no_longer_resolves_stays_the_same_object_but_for_its_state() {
     let mut gateway = gateway();
-    let state = |snapshot: &Snapshot| snapshot.routes.by_label("r").expect("a route").state.clone();
-    let broken = |text: &str| RouteState::Unresolved(vec![text.to_owned()]);
+    let route = |snapshot: &Snapshot| Arc::clone(snapshot.routes.by_label("r").expect("a route"));
+    let kept = |text: &str| RouteState::Kept(vec![text.to_owned()]);
+    let (_, before) = gateway.build();
     gateway.file(&ALL.replace("[upstreams.b]", "[upstreams.c]"));
-    let (before, without) = gateway.build();
-    assert_eq!(state(&without), broken("there is no upstream `b`"));
+    let (_, without) = gateway.build();
+    assert_eq!(route(&without).state, kept("there is no upstream `b`"));
+    assert!(Arc::ptr_eq(upstream(&before, "b"), upstream(&without, "b")), "what is retained is the same object");
     gateway.file(&ALL.replace("subsets = { v1", "subsets = { v2"));
     let (_, subset) = gateway.build();
-    assert_eq!(state(&subset), broken("upstream `a` has no subset `v1`"));
+    assert_eq!(route(&subset).state, kept("upstream `a` has no subset `v1`"));
+    assert!(Arc::ptr_eq(&upstream(&before, "a").state, &upstream(&subset, "a").state));
     gateway.file(&ALL.replace("subsets = {", "subsets = { early = { version = \"v0\" },"));
     let (_, again) = gateway.build();
-    assert_eq!(state(&again), RouteState::Resolved);
-    let subset = |snapshot: &Snapshot| snapshot.routes.by_label("r").expect("a route").targets[0].subset;
-    assert_eq!((subset(&before), subset(&again)), (1, 2), "subsets are counted by name");
+    assert_eq!(route(&again).state, RouteState::Resolved);
+    assert_eq!(
+        (route(&before).targets[0].subset, route(&again).targets[0].subset),
+        (1, 2),
+        "subsets are counted by name"
+    );
 }
 
 #[test]
@@ -261,13 +272,19 @@ fn a_name_that_changes_hands_is_no_longer_its_former_provider_s() {
     let mut gateway = Gateway::new();
     let upstream = "[upstreams.u]\nendpoints = [\"10.0.0.1:80\"]\n";
     let route = "[routes.r]\nmatch = {}\nupstream = \"u@file\"\n";
-    gateway.world.documents(ProviderId::ConsulKv, upstream);
+    gateway.world.documents(ProviderId::ConsulKv, &upstream.replace(".1:", ".2:"));
     gateway.file(&format!("{upstream}{route}"));
     let (_, with) = gateway.build();
     assert_eq!(with.routes.routes()[0].state, RouteState::Resolved);
     gateway.file(route);
     let (_, without) = gateway.build();
-    assert!(matches!(without.routes.routes()[0].state, RouteState::Unresolved(_)));
+    assert!(matches!(without.routes.routes()[0].state, RouteState::Kept(_)));
+    assert_eq!(addresses(self::upstream(&without, "u")), ["10.0.0.2:80"]);
+    assert_eq!(
+        addresses(self::upstream(&without, "u@file")),
+        ["10.0.0.1:80"],
+        "what is retained is asked for by its provider"
+    );
 }
 
 #[test]
@@ -349,7 +366,7 @@ fn a_route_waits_five_seconds_at_most_and_only_for_what_it_needs() {
     assert_eq!(gateway.builder.due(), None);
     let (before, after) = gateway.build();
     assert!(Arc::ptr_eq(&before, &after));
-    // A share of 0 draws nobody there, and what is gone cannot serve.
+    // A share of 0 draws nobody there.
     let mut gateway = self::gateway();
     gateway.file(&with_new("match = {}\ntargets = [{ upstream = \"b\" }, { upstream = \"new\", weight = 0 }]"));
     let (_, at_once) = gateway.build();
@@ -358,7 +375,10 @@ fn a_route_waits_five_seconds_at_most_and_only_for_what_it_needs() {
     let without = "[upstreams.new]\nconsul = { service = \"new\" }\n[routes.s]\nmatch = {}\nupstream = \"new\"\n";
     gateway.file(without);
     let (_, at_once) = gateway.build();
-    assert_eq!(target(&at_once), "new");
+    assert_eq!(target(&at_once), "b", "removed by the same edit, it serves until the new one was read");
+    gateway.now += Duration::from_secs(5);
+    let (_, late) = gateway.build();
+    assert_eq!(target(&late), "new");
 }
 
 #[test]
@@ -511,7 +531,7 @@ fn check_sound(snapshot: &Snapshot) -> Result<(), TestCaseError> {
         prop_assert!(sorted, "one endpoint an address, in order");
     }
     for route in snapshot.routes.routes() {
-        if route.state != RouteState::Resolved {
+        if !route.state.is_served() {
             continue;
         }
         for target in &route.targets {
@@ -547,7 +567,8 @@ proptest! {
         let (before, after) = gateway.build();
         check_kept(&before, &after)?;
         let mut fresh = Builder::new(gateway.now);
-        let anew = fresh.build(&gateway.world.merge(), &Affected::All, &Snapshot::empty(), gateway.now).expect("a first snapshot");
+        let remembered = gateway.world.merge_with(&mut gateway.merger.forms().clone());
+        let anew = fresh.build(&remembered, &Affected::All, &Snapshot::empty(), gateway.now).expect("a first snapshot");
         prop_assert_eq!(told(&after), told(&anew));
     }
 }

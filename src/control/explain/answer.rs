@@ -141,6 +141,8 @@ pub enum RouteHealth {
     Ok,
     /// Some have none.
     Degraded,
+    /// Something its present document names does not exist: its last form that resolved is served.
+    Kept,
     /// Something it names does not exist.
     Unresolved,
 }

@@ -187,16 +187,20 @@ impl Explanation {
     /// From the route to the endpoints.
     fn follow(&mut self, route: &Route, question: &Question, snapshot: &Snapshot, view: &RequestView<'_>) {
         let mut explained = ExplainedRoute::new(route);
+        explained.reasons = snapshot.report.remarks_of(&route.name, route.provider);
         if let Err(error) = route.open() {
-            let reasons = match &route.state {
-                RouteState::Resolved => Vec::new(),
-                RouteState::Unresolved(reasons) => reasons.clone(),
-            };
+            let reasons = route.state.reasons().to_vec();
             self.answer = Some(Answer::new(error.status(), error.flag().as_str(), error.code(), reasons.join("; ")));
             explained.state = RouteHealth::Unresolved;
-            explained.reasons = reasons;
+            explained.reasons.splice(0..0, reasons);
             self.route = Some(explained);
             return;
+        }
+        if let RouteState::Kept(reasons) = &route.state {
+            explained.state = RouteHealth::Kept;
+            explained
+                .reasons
+                .splice(0..0, reasons.iter().map(|reason| format!("{reason}; its last form that resolved is served")));
         }
         let usable: Vec<usize> =
             route.targets.iter().map(|target| snapshot.usable(target).map_or(0, |(_, usable)| usable.len())).collect();
@@ -210,7 +214,9 @@ impl Explanation {
         explained.decided_by = Some(word::decided(route, &odds, question.client.is_some()));
         for (position, target) in route.targets.iter().enumerate() {
             if target.may_get_traffic() && usable[position] == 0 {
-                explained.state = RouteHealth::Degraded;
+                if explained.state == RouteHealth::Ok {
+                    explained.state = RouteHealth::Degraded;
+                }
                 explained.reasons.push(format!("{} has no usable endpoint", target.label));
             }
             if position >= MOST_TARGETS && odds.drawn[position] == 0.0 && odds.taken[position] == 0.0 {

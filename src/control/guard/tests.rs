@@ -57,7 +57,8 @@ impl Told {
 
     /// What a provider holds, by what operators call it.
     fn holds(&self, id: ProviderId) -> Vec<Hold> {
-        let merged = super::super::merge::merge(self.guard.served(), &self.world.rules, &self.world.overlay);
+        let World { rules, overlay, .. } = &self.world;
+        let merged = super::super::merge::merge(self.guard.served(), rules, overlay, &mut Default::default());
         merged.report.holds.into_iter().filter(|hold| hold.provider == id).collect()
     }
 
@@ -165,7 +166,8 @@ fn an_operator_ends_a_hold_and_documents_are_held_too() {
         (documents.routes.len(), documents.upstreams.len(), state.held())
     };
     assert_eq!(documents(&told), (1, 1, 2));
-    let merged = super::super::merge::merge(told.guard.served(), &told.world.rules, &told.world.overlay);
+    let World { rules, overlay, .. } = &told.world;
+    let merged = super::super::merge::merge(told.guard.served(), rules, overlay, &mut Default::default());
     let of_kv = merged.report.held.iter().filter(|(provider, _)| *provider == ProviderId::ConsulKv);
     let held: Vec<_> = of_kv.map(|(_, problem)| problem.to_string()).collect();
     assert_eq!(held.len(), 2, "{held:?}");

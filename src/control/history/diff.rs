@@ -323,8 +323,11 @@ fn compare_routes(before: &RouteTable, now: &RouteTable, index_of: &IndexOf, cha
             Some(former) => {
                 let Some((was, is)) = differences(route_document(former), route_document(route)) else { continue };
                 let cause = match &route.state {
-                    _ if former.spec != route.spec => format!("its document in {} changed", route.provider),
+                    RouteState::Kept(reasons) => format!("{}; its last form that resolved stays", reasons.join("; ")),
                     RouteState::Unresolved(reasons) => reasons.join("; "),
+                    RouteState::Resolved if former.spec != route.spec => {
+                        format!("its document in {} changed", route.provider)
+                    }
                     RouteState::Resolved => "all it names is there".to_owned(),
                 };
                 changes.push(change(route, What::RouteChanged, Some(was), Some(is), cause));
@@ -469,13 +472,14 @@ fn route_document(route: &Route) -> Map<String, Value> {
         other => Map::from_iter([("route".to_owned(), other)]),
     };
     map.insert("provider".to_owned(), json!(route.provider));
-    let (state, reasons) = match &route.state {
-        RouteState::Resolved => ("resolved", None),
-        RouteState::Unresolved(reasons) => ("unresolved", Some(reasons)),
+    let state = match &route.state {
+        RouteState::Resolved => "resolved",
+        RouteState::Kept(_) => "kept",
+        RouteState::Unresolved(_) => "unresolved",
     };
     map.insert("state".to_owned(), state.into());
-    if let Some(reasons) = reasons {
-        map.insert("reasons".to_owned(), json!(reasons));
+    if !route.state.reasons().is_empty() {
+        map.insert("reasons".to_owned(), json!(route.state.reasons()));
     }
     map
 }

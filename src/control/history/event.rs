@@ -134,6 +134,10 @@ pub enum What {
     RestartNeeded,
     /// It is that of the start again.
     RestartNotNeeded,
+    /// An item refers to something that does not exist; its last form that resolved serves, where there is one.
+    ItemUnresolved,
+    /// Another item keeps one from use.
+    ItemShadowed,
     /// A provider's watch fails; what it knew is kept.
     ProviderFailing,
     /// It answers again.
@@ -176,6 +180,8 @@ impl What {
             | Self::ItemAccepted
             | Self::RestartNeeded
             | Self::RestartNotNeeded
+            | Self::ItemUnresolved
+            | Self::ItemShadowed
             | Self::ProviderFailing
             | Self::ProviderLive
             | Self::Command => false,

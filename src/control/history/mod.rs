@@ -69,6 +69,7 @@ struct Kept {
     picture: diff::Picture,
     rejected: trouble::Rejected,
     waiting: trouble::Waiting,
+    diagnosed: trouble::Diagnosed,
     failing: trouble::Failing,
 }
 
@@ -131,6 +132,7 @@ impl History {
             picture: diff::Picture::default(),
             rejected: trouble::Rejected::default(),
             waiting: trouble::Waiting::default(),
+            diagnosed: trouble::Diagnosed::default(),
             failing: trouble::Failing::default(),
         };
         former.events.into_iter().for_each(|event| kept.keep(event));
@@ -172,7 +174,12 @@ impl History {
     /// Notes what a snapshot changes, and flips of health since the last look.
     pub fn observe(&self, snapshot: &Snapshot) {
         let mut kept = self.kept();
-        let changes = kept.picture.observe(snapshot, &*self.index_of);
+        let mut changes = kept.picture.observe(snapshot, &*self.index_of);
+        let diagnosed = kept.diagnosed.observe(&snapshot.report).into_iter().map(|change| Change {
+            index: change.provider.and_then(|provider| (self.index_of)(provider, None)),
+            ..change
+        });
+        changes.extend(diagnosed);
         self.record(&mut kept, changes);
     }
 

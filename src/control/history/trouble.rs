@@ -1,10 +1,11 @@
 //! Defines what changed in what can't be used and in who doesn't answer. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::event::{Change, What};
 use crate::discovery::state::ProviderState;
+use crate::snapshot::{Diagnostic, DiagnosticKind, Report};
 use crate::spec::document::{Documents, Kind};
 use crate::spec::hold::HeldPart;
 use crate::spec::name::ProviderId;
@@ -116,6 +117,47 @@ fn change(event: What, (provider, kind, name): &Place, cause: String) -> Change 
         certificate: of(Kind::Certificate),
         consumer: of(Kind::Consumer),
         ..Change::new(event, cause)
+    }
+}
+
+/// What is wrong with well-formed items, as it was told last.
+#[derive(Debug, Default)]
+pub(super) struct Diagnosed {
+    report: Arc<Report>,
+    told: BTreeSet<Diagnostic>,
+}
+
+impl Diagnosed {
+    /// What is newly wrong, and what is no longer. Before every provider was read nobody knows what is absent.
+    pub(super) fn observe(&mut self, report: &Arc<Report>) -> Vec<Change> {
+        if Arc::ptr_eq(&self.report, report) || !report.unread.is_empty() {
+            return Vec::new();
+        }
+        self.report = Arc::clone(report);
+        let now: BTreeSet<Diagnostic> = report.diagnostics.iter().cloned().collect();
+        let place = |one: &Diagnostic| match &one.item {
+            Some((kind, name)) => (one.provider, Some(*kind), Arc::from(name.as_str())),
+            None => (one.provider, None, Arc::from(&*one.problem.key)),
+        };
+        let begun = now.difference(&self.told).map(|one| {
+            let event = match one.kind {
+                DiagnosticKind::Unresolved | DiagnosticKind::Kept => What::ItemUnresolved,
+                DiagnosticKind::Shadowed => What::ItemShadowed,
+            };
+            change(event, &place(one), one.line().to_string())
+        });
+        let still: BTreeSet<_> = now.iter().map(Diagnostic::subject).collect();
+        let gone = self.told.iter().filter(|one| !still.contains(&one.subject()));
+        let ended = gone.map(|one| {
+            let cause = match one.kind {
+                DiagnosticKind::Unresolved | DiagnosticKind::Kept => "it resolves, or is gone",
+                DiagnosticKind::Shadowed => "it is no longer shadowed, or gone",
+            };
+            change(What::ItemAccepted, &place(one), cause.to_owned())
+        });
+        let changes = begun.chain(ended).collect();
+        self.told = now;
+        changes
     }
 }
 

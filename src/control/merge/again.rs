@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use super::{Merged, Rules, merge};
 use crate::control::overlay::Overlay;
+use crate::control::resolution::Forms;
 use crate::discovery::state::ProviderState;
 use crate::spec::endpoint::{Address, EndpointSpec};
-use crate::spec::name::ProviderId;
+use crate::spec::name::{ItemRef, ProviderId};
 use crate::spec::source::Source;
 
 /// Merges, and remembers of what.
@@ -17,6 +18,8 @@ pub(in crate::control) struct Merger {
     states: BTreeMap<ProviderId, Arc<ProviderState>>,
     overlay: Arc<Overlay>,
     merged: Merged,
+    /// What stands in for items that do not resolve.
+    forms: Forms,
     /// The labels of the upstreams that read a source.
     readers: BTreeMap<Source, Vec<Arc<str>>>,
 }
@@ -44,6 +47,17 @@ impl Affected {
 }
 
 impl Merger {
+    #[cfg(test)]
+    pub(in crate::control) fn merged(&self) -> &Merged {
+        &self.merged
+    }
+
+    /// What is remembered of items.
+    #[cfg(test)]
+    pub(in crate::control) fn forms(&self) -> &Forms {
+        &self.forms
+    }
+
     /// Merges all states under an overlay, and tells what that affects. The result is what [`merge`] makes of them.
     pub(in crate::control) fn merge(
         &mut self,
@@ -54,7 +68,15 @@ impl Merger {
         let mut affected = self.affected(states, overlay);
         match &affected {
             Affected::All => {
-                self.merged = merge(states, rules, overlay);
+                self.merged = merge(states, rules, overlay, &mut self.forms);
+                let merged = &self.merged;
+                let is_known = |reference: &ItemRef| {
+                    let upstream = merged.label(reference).and_then(|label| merged.upstreams.get(label));
+                    upstream.is_none_or(|upstream| upstream.known)
+                };
+                if self.forms.let_go(is_known) {
+                    self.merged = merge(states, rules, overlay, &mut self.forms);
+                }
                 self.readers.clear();
                 for (label, upstream) in &self.merged.upstreams {
                     for source in upstream.reads() {
@@ -80,7 +102,7 @@ impl Merger {
     }
 
     fn affected(&self, states: &BTreeMap<ProviderId, Arc<ProviderState>>, overlay: &Arc<Overlay>) -> Affected {
-        if !states.keys().eq(self.states.keys()) || !Arc::ptr_eq(overlay, &self.overlay) {
+        if !states.keys().eq(self.states.keys()) || !Arc::ptr_eq(overlay, &self.overlay) || self.forms.linger() {
             return Affected::All;
         }
         let mut labels = BTreeSet::new();

@@ -81,6 +81,7 @@ fn a_reference_may_name_the_provider() {
     route gone of file to u@consul-kv
     route here of file to u@etcd
     shadowed upstreams.u of etcd by file
+    unresolved of file: file:9:9: routes.gone: there is no upstream `u@consul-kv`: correct the name, or define it; every request gets 503 (NC) until it resolves
     ");
     let label = |reference: &str| merged.label(&reference.parse().expect("a reference")).map(|label| label.to_string());
     assert_eq!(label("u"), Some("u".to_owned()));

@@ -238,6 +238,30 @@ pub const DISCOVERY_REJECTED: &Definition = &Definition::new(
     "Documents and registrations that can't be used as they are.",
 );
 
+/// Items served in an earlier form.
+pub const DISCOVERY_KEPT: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_discovery_kept_items",
+    &["provider"],
+    "Routes, upstreams and middlewares that refer to something that does not exist, served in their last form that resolved.",
+);
+
+/// Items that can't be served.
+pub const DISCOVERY_UNRESOLVED: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_discovery_unresolved_items",
+    &["provider"],
+    "Routes, upstreams and middlewares that refer to something that does not exist, and have no earlier form to serve.",
+);
+
+/// Items without effect.
+pub const DISCOVERY_SHADOWED: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_discovery_shadowed_items",
+    &["provider"],
+    "Items that another item of the same name or claim keeps from use.",
+);
+
 /// Watches, by how they learn of changes.
 pub const DISCOVERY_WATCHES: &Definition = &Definition::new(
     Kind::Gauge,

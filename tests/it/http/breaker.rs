@@ -229,12 +229,20 @@ async fn the_refused_go_to_another_upstream_or_get_an_answer() {
     assert_eq!(answer.header("x-fleetgate-flag"), Some("UO"));
     let_go(&app, requests).await;
 
-    // One that is not there leaves the plain answer, and is told.
+    // An edit to one that is not there changes nothing, and is told; without an earlier one the plain answer is left.
     gateway.write_config(&with("upstream = \"absent\""));
-    wait::until(SOON, "the remark", || async {
-        gateway.api("status").await.to_string().contains("there is no upstream `absent`")
-    })
-    .await;
+    let told = async |gateway: &Gateway| {
+        wait::until(SOON, "the status to tell it", || async {
+            gateway.api("status").await.to_string().contains("there is no upstream `absent`")
+        })
+        .await;
+    };
+    told(&gateway).await;
+    let requests = held(&gateway, &app, 1).await;
+    assert_eq!(gateway.get("/").await.text(), r#"{"items":[]}"#);
+    let_go(&app, requests).await;
+    let gateway = Gateway::start(&with("upstream = \"absent\"")).await;
+    told(&gateway).await;
     let requests = held(&gateway, &app, 1).await;
     assert_refused(&gateway.get("/").await);
     let_go(&app, requests).await;

@@ -26,10 +26,7 @@ fn labels(list: &[Arc<NamedMiddleware>]) -> Vec<&str> {
 }
 
 fn reasons(route: &Route) -> Vec<String> {
-    match &route.state {
-        RouteState::Resolved => Vec::new(),
-        RouteState::Unresolved(reasons) => reasons.clone(),
-    }
+    route.state.reasons().to_vec()
 }
 
 #[test]

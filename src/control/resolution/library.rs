@@ -1,0 +1,172 @@
+//! The upstreams or middlewares that are defined now and those that are remembered, with the labels they are served under.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::super::merge::Winners;
+use super::{Fault, Referable, Scope};
+use crate::spec::document::{Documents, Kind};
+use crate::spec::name::{ItemRef, Name, ProviderId};
+
+/// An item by its name and by who defines it.
+pub(super) type Id = (Name, ProviderId);
+
+/// The form of an item that is in use.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Form<T> {
+    /// As its document has it, or had it.
+    pub(super) own: Arc<T>,
+    /// Whether all it refers to existed.
+    pub(super) resolved: bool,
+    /// With what is retained of earlier forms.
+    pub(super) served: Arc<T>,
+}
+
+/// The forms in use, and those that may be used again.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Library<T> {
+    forms: BTreeMap<Id, Form<T>>,
+    /// Whose item a bare name stands for.
+    names: BTreeMap<Name, ProviderId>,
+}
+
+/// What is defined now, over what is remembered.
+pub(super) struct Table<'p, T> {
+    present: BTreeMap<Id, Form<T>>,
+    names: BTreeMap<&'p Name, ProviderId>,
+    winners: &'p Winners<T>,
+    before: &'p Library<T>,
+}
+
+impl<T> Default for Library<T> {
+    fn default() -> Self {
+        Self { forms: BTreeMap::new(), names: BTreeMap::new() }
+    }
+}
+
+impl<T> Library<T> {
+    pub(super) fn get(&self, id: &Id) -> Option<&Form<T>> {
+        self.forms.get(id)
+    }
+
+    /// Sets what is served of each.
+    pub(super) fn serve(&mut self, served: impl Fn(&Id, &Form<T>) -> Arc<T>) {
+        for (id, form) in &mut self.forms {
+            form.served = served(id, form);
+        }
+    }
+
+    /// `NAME`, or `NAME@PROVIDER` where the bare name is another's.
+    pub(super) fn label(&self, id: &Id) -> Arc<str> {
+        label(id, self.names.get(&id.0).copied())
+    }
+}
+
+impl<'p, T: Referable + Clone> Table<'p, T> {
+    pub(super) fn new(
+        winners: &'p Winners<T>,
+        documents: &[(ProviderId, &'p Documents)],
+        before: &'p Library<T>,
+    ) -> Self {
+        let mut present = BTreeMap::new();
+        for (provider, documents) in documents {
+            for (name, item) in T::items(documents) {
+                if let Some(good) = &item.good {
+                    let (own, served) = (Arc::clone(good), Arc::clone(good));
+                    present.insert((name.clone(), *provider), Form { own, resolved: true, served });
+                }
+            }
+        }
+        let mut names: BTreeMap<&Name, ProviderId> = before.names.iter().map(|(name, by)| (name, *by)).collect();
+        names.extend(winners.iter().map(|(name, (by, _))| (name, *by)));
+        Self { present, names, winners, before }
+    }
+
+    /// Replaces every present form that does not resolve by the last one that did, where there is one.
+    pub(super) fn settle(
+        mut self,
+        faults_of: impl Fn(&Self, &T) -> Vec<String>,
+        faults: &mut Vec<Fault>,
+        kind: Kind,
+    ) -> Self {
+        let wrong: Vec<(Id, Vec<String>)> = self
+            .present
+            .iter()
+            .map(|(id, form)| (id, faults_of(&self, &form.own)))
+            .filter(|(_, texts)| !texts.is_empty())
+            .map(|(id, texts)| (id.clone(), texts))
+            .collect();
+        for (id, texts) in wrong {
+            let last = self.before.get(&id).filter(|form| form.resolved).cloned();
+            let keeps = last.is_some();
+            if let Some(form) = self.present.get_mut(&id) {
+                match last {
+                    Some(last) => *form = last,
+                    None => form.resolved = false,
+                }
+            }
+            faults.push(Fault { kind, id, texts, keeps });
+        }
+        self
+    }
+
+    /// Who a reference finds among what is defined now.
+    pub(super) fn present(&self, reference: &ItemRef) -> Option<Id> {
+        let provider = match reference.provider {
+            Some(provider) => provider,
+            None => self.winners.get(&reference.name)?.0,
+        };
+        let id = (reference.name.clone(), provider);
+        self.present.contains_key(&id).then_some(id)
+    }
+
+    pub(super) fn find(&self, reference: &ItemRef, scope: Scope) -> Option<Id> {
+        let present = self.present(reference);
+        if present.is_some() || scope == Scope::Present {
+            return present;
+        }
+        let provider = match reference.provider {
+            Some(provider) => provider,
+            None => *self.before.names.get(&reference.name)?,
+        };
+        let id = (reference.name.clone(), provider);
+        self.before.forms.contains_key(&id).then_some(id)
+    }
+
+    /// The form of what is defined or remembered.
+    pub(super) fn form(&self, id: &Id) -> Option<&Form<T>> {
+        self.present.get(id).or_else(|| self.before.get(id))
+    }
+
+    /// The form as of the last time.
+    pub(super) fn before(&self, id: &Id) -> Option<&Form<T>> {
+        self.before.get(id)
+    }
+
+    pub(super) fn label(&self, id: &Id) -> Arc<str> {
+        label(id, self.names.get(&id.0).copied())
+    }
+
+    pub(super) fn winners(&self) -> impl Iterator<Item = Id> {
+        self.winners.iter().map(|(name, (provider, _))| (name.clone(), *provider))
+    }
+
+    /// The next library: what is defined, and of what is not any more what is needed, or of a provider not read yet.
+    pub(super) fn remember(self, is_needed: impl Fn(&Id) -> bool, unread: &BTreeSet<ProviderId>) -> Library<T> {
+        let Self { present, names, before, .. } = self;
+        let retained = before
+            .forms
+            .iter()
+            .filter(|(id, _)| !present.contains_key(*id) && (is_needed(id) || unread.contains(&id.1)));
+        let retained: Vec<_> = retained.map(|(id, form)| (id.clone(), form.clone())).collect();
+        let mut forms = present;
+        forms.extend(retained);
+        let names = names.into_iter().filter(|(name, by)| forms.contains_key(&((*name).clone(), *by)));
+        let names = names.map(|(name, by)| (name.clone(), by)).collect();
+        Library { forms, names }
+    }
+}
+
+fn label((name, provider): &Id, of_name: Option<ProviderId>) -> Arc<str> {
+    if of_name == Some(*provider) { name.as_str().into() } else { format!("{name}@{provider}").into() }
+}
