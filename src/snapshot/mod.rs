@@ -30,6 +30,8 @@ pub mod target;
 pub mod upstream;
 mod window;
 
+use crate::exchange::ProxyError;
+
 pub use affinity::Affinity;
 pub use breaker::{Admission, BreakerView, CircuitState, Limited, Place, Refusal};
 pub use budget::RetryPermit;
@@ -85,6 +87,14 @@ impl Snapshot {
     /// Whether every request gets 503 `NC`, because a route that is not known yet could protect what it asks for.
     pub fn is_closed(&self) -> bool {
         self.generation == 0 || self.report.closes()
+    }
+
+    /// Whether requests are served at all.
+    ///
+    /// # Errors
+    /// What every request gets while it is [closed](Self::is_closed).
+    pub fn open(&self) -> Result<(), ProxyError> {
+        if self.is_closed() { Err(ProxyError::NotReady) } else { Ok(()) }
     }
 
     /// Whether everything that is wanted was read, or is served as it was saved: what is not here does not exist.

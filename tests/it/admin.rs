@@ -138,7 +138,7 @@ async fn the_token_is_needed_and_told_to_nobody() {
     let basic = [("authorization", "Basic YW55OnQwa2VuLW9mLWFkbWlu")];
     assert_eq!(ask(admin, "/api/v1/status", &basic).await.status, 200);
     let readiness = ask(admin, "/readyz", &bearer).await;
-    assert!(readiness.text().contains("consul-kv was not read yet"), "{}", readiness.text());
+    assert!(readiness.text().contains("consul-kv has not been read yet"), "{}", readiness.text());
     let pages =
         ["status", "routes", "upstreams", "upstreams/users", "providers", "config", "events", "explain?url=a/users"];
     let pages = pages.map(|page| format!("/api/v1/{page}"));
@@ -168,12 +168,18 @@ async fn readiness_waits_for_sources_unless_told_not_to() {
     let origin = Origin::start("users").await;
     let unreachable = "\n[discovery.etcd]\nendpoints = [\"http://127.0.0.1:9\"]\n";
     let gateway = bound(Setup::new(&config(&[&origin], unreachable))).await;
-    assert_eq!(gateway.until_status("/users", 200).await.served_by(), "users/v1");
+    assert_eq!(gateway.until_status("/users", 503).await.header("x-fleetgate-flag"), Some("NC"));
     let (status, text) = gateway.admin_get("/readyz").await;
-    assert!(status == 503 && text.contains("etcd was not read yet"), "{status}: {text}");
+    assert!(status == 503 && text.contains("etcd has not been read yet"), "{status}: {text}");
 
-    let limited = format!("{unreachable}\n[runtime]\nready_timeout = \"300ms\"\n");
-    let gateway = Gateway::start(&config(&[&origin], &limited)).await;
+    // The limit is for endpoints, not for documents.
+    let waits = "discovery.optional = [\"etcd\"]\nupstreams.late.etcd = {}";
+    let text = config(&[&origin], unreachable).replacen("listeners.web", &format!("{waits}\nlisteners.web"), 1);
+    let gateway = bound(Setup::new(&text)).await;
+    assert_eq!(gateway.until_status("/users", 200).await.served_by(), "users/v1");
+    let (status, said) = gateway.admin_get("/readyz").await;
+    assert!(status == 503 && said.contains("upstream late"), "{status}: {said}");
+    let gateway = Gateway::start(&format!("runtime.ready_timeout = \"300ms\"\n{text}")).await;
     wait::until(SOON, "readiness", || async { gateway.admin_get("/readyz").await.0 == 200 }).await;
 }
 

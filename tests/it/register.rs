@@ -104,7 +104,7 @@ async fn a_gateway_is_in_consul_while_it_should_get_traffic() {
     // The catalog learns of a text alone much later; the agent knows it.
     wait::until_ok(SOON, "the reason", || async {
         let said = consul.get("/v1/agent/checks").await["service:fleetgate-gw-1"]["Output"].to_string();
-        if said.contains("etcd was not read yet") { Ok(()) } else { Err(said) }
+        if said.contains("etcd has not been read yet") { Ok(()) } else { Err(said) }
     })
     .await;
     etcd.start_again().await;
@@ -193,7 +193,7 @@ async fn a_registry_that_is_away_hinders_neither_start_nor_stop() {
     consul.kill();
     let mut gateway = Setup::new(&format!(
         "listeners.web.address = \"127.0.0.1:0\"\nadmin.address = \"127.0.0.1:0\"\n\
-         runtime.ready_timeout = \"1s\"\n[discovery.consul]\naddress = \"{}\"\nregister = {{}}\n",
+         runtime.ready_timeout = \"1s\"\ndiscovery.optional = [\"consul-kv\"]\n[discovery.consul]\naddress = \"{}\"\nregister = {{}}\n",
         consul.url()
     ))
     .start()

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::exchange::ProxyError;
 use crate::middleware::Trouble;
 use crate::snapshot::target::{DecidedBy, Odds, odds, sticky_key};
 use crate::snapshot::{
@@ -78,8 +77,7 @@ pub fn explain(
         });
         return Ok(explanation);
     }
-    if snapshot.is_closed() {
-        let error = ProxyError::NotReady;
+    if let Err(error) = snapshot.open() {
         let reasons = snapshot.report.closed_by().collect::<Vec<_>>().join("; ");
         let reason = format!("the gateway serves nothing until everything is read that may protect a route: {reasons}");
         explanation.answer = Some(Answer::new(error.status(), error.flag().as_str(), error.code(), reason));

@@ -17,6 +17,7 @@ use super::rights::Right;
 use crate::discovery::Publisher;
 use crate::discovery::state::Origin;
 use crate::discovery::supervise::WatchError;
+use crate::spec::decode::saved::SavedKey;
 use crate::spec::decode::{DocumentSet, Past, Stored};
 use crate::spec::hold::{Held, HeldPart, Scope};
 use crate::spec::name::ProviderId;
@@ -93,6 +94,15 @@ impl Question for Keys {
             HeldPart::Document(key) => missing.iter().filter(|id| *id == key).cloned().collect(),
             HeldPart::Endpoints(_) | HeldPart::File(_) => BTreeSet::new(),
         }
+    }
+
+    fn remembered(&self) -> Option<Entries<Value>> {
+        let saved = self.publisher.remembered()?;
+        let value = |(key, saved): (&String, &SavedKey)| {
+            let Stored { bytes, past } = saved.present();
+            (Arc::from(key.as_str()), Value { bytes: bytes.into(), past })
+        };
+        Some(saved.keys.iter().map(value).collect())
     }
 
     fn rights(&self, entries: &Entries<Value>) -> Vec<Right> {

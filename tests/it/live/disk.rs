@@ -18,6 +18,7 @@ fn config(registry: &str, other: &Origin) -> String {
         listeners.web = {{ address = "127.0.0.1:0" }}
         admin.address = "127.0.0.1:0"
         discovery.state_dir = "state"
+        discovery.optional = ["etcd"]
         discovery.etcd.endpoints = ["{registry}"]
         upstreams.own.etcd = {{}}
         upstreams.other.endpoints = ["{}"]

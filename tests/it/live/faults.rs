@@ -134,6 +134,7 @@ async fn a_start_without_registries_serves_static_routes_and_waits_for_the_rest(
         admin.address = "127.0.0.1:0"
         discovery.consul.address = "{}"
         discovery.etcd.endpoints = ["{}"]
+        discovery.optional = ["consul-kv", "etcd"]
         upstreams.static.endpoints = ["{}"]
         upstreams.web.consul.service = "web"
         upstreams.own.etcd = {{}}
@@ -158,7 +159,7 @@ async fn a_start_without_registries_serves_static_routes_and_waits_for_the_rest(
     }
     let (status, text) = gateway.admin_get("/readyz").await;
     assert_eq!(status, 503, "{text}");
-    for missing in ["consul:web", "consul-kv", "etcd:/fleetgate/endpoints/own/"] {
+    for missing in ["consul:web", "etcd:/fleetgate/endpoints/own/"] {
         assert!(text.contains(missing), "{missing} in {text}");
     }
     assert!(!gateway.stdout().all().contains(&"ready".to_owned()));

@@ -5,6 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
+use super::saved::saves;
 use super::{SOON, config, fails, live, provider, stops, takes};
 use crate::support::client::Request;
 use crate::support::consul::{Consul, Service};
@@ -140,4 +141,56 @@ async fn a_list_of_keys_that_was_filtered_keeps_a_first_start_closed() {
     gateway.wait_ready().await;
     gateway.until_status("/open", 200).await;
     live(&gateway, "consul-kv").await;
+}
+
+/// S-H2d: what a token no longer reads after a restart protects as before, and what was deleted meanwhile is gone: each key
+/// that was saved and is not listed is read by itself.
+#[tokio::test]
+async fn a_key_that_is_hidden_at_a_restart_still_protects() {
+    let origin = Origin::start("a").await;
+    let Some(consul) = Consul::start_with_acl().await else { return };
+    let protected = |path: &str| format!(r#"{{"match":{{"path":"{path}"}},"upstream":"app","middlewares":["keys"]}}"#);
+    consul.kv_put("fleetgate/routes/hidden", &protected("/hidden")).await;
+    consul.kv_put("fleetgate/routes/deleted", &protected("/deleted")).await;
+    consul.kv_put("fleetgate/routes/open", r#"{"match":{"path":"/"},"upstream":"app"}"#).await;
+    consul.policy("gateway", READ).await;
+    let token = consul.token(&["gateway"]).await;
+    let mut gateway = Gateway::start(&config(&format!(
+        r#"
+        discovery.state_dir = "state"
+        discovery.consul = {{ address = "{}", token = "{}" }}
+        upstreams.app.endpoints = ["{}"]
+        middlewares.keys.api_key = {{ header = "x-key" }}
+        "#,
+        consul.url(),
+        token.secret,
+        origin.address(),
+    )))
+    .await;
+    for (path, status) in [("/hidden", 401), ("/deleted", 401), ("/", 200)] {
+        gateway.until_status(path, status).await;
+    }
+    saves(&gateway, "consul-kv.json", &["routes/hidden", "routes/deleted", "routes/open"]).await;
+    gateway.kill();
+    consul
+        .policy(
+            "gateway",
+            "key_prefix \"fleetgate/routes/\" { policy = \"deny\" } \
+        key \"fleetgate/routes/open\" { policy = \"read\" } key \"fleetgate/routes/deleted\" { policy = \"read\" }",
+        )
+        .await;
+    consul.kv_delete("fleetgate/routes/deleted").await;
+    let mut gateway = gateway.restart_unready().await;
+    let load = Load::start(gateway.address(), 2, |_, _| Request::get("/hidden"));
+    gateway.wait_ready().await;
+    gateway.until_status("/deleted", 200).await;
+    fails(&gateway, "consul-kv", "may not read `fleetgate/routes/hidden`").await;
+    load.more(100).await;
+    let report = load.stop().await;
+    assert!(report.statuses.keys().all(|status| [401, 503].contains(status)), "{:?}", report.statuses);
+    let held = provider(&gateway, "consul-kv").await["held"].to_string();
+    assert!(held.contains("routes.hidden is held") && !held.contains("routes.deleted"), "{held}");
+    consul.policy("gateway", READ).await;
+    live(&gateway, "consul-kv").await;
+    assert_eq!(gateway.get("/hidden").await.status, 401);
 }

@@ -226,7 +226,9 @@ fn a_text_that_cannot_be_parsed_ends_no_wait() {
 }
 
 /// A look: which of two files have which of five routes, whether a section is wrong, and how long after the last one.
-fn look() -> impl Strategy<Value = ([Option<(BTreeSet<char>, bool)>; 2], u64)> {
+type RandomLook = ([Option<(BTreeSet<char>, bool)>; 2], u64);
+
+fn look() -> impl Strategy<Value = RandomLook> {
     let file = || {
         proptest::option::weighted(
             0.8,
