@@ -122,8 +122,14 @@ impl Control {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 id = changed(&mut self.providers) => {
-                    let Some(state) = self.providers.get_mut(&id) else { continue };
-                    guard.take(id, Arc::clone(&state.borrow_and_update()), Instant::now());
+                    let now = Instant::now();
+                    // In this order: what services ask for is published after the instances that ask for it, and is never
+                    // taken without them.
+                    for (one, state) in &mut self.providers {
+                        if *one == id || state.has_changed().unwrap_or(false) {
+                            guard.take(*one, Arc::clone(&state.borrow_and_update()), now);
+                        }
+                    }
                     let urgent = self.look(&mut guard);
                     let mut at = pace.publish_at(Instant::now(), urgent);
                     if id == ProviderId::Consul && !urgent && self.providers.contains_key(&ProviderId::ConsulTags) {

@@ -115,6 +115,26 @@ async fn a_burst_coalesces_and_its_last_state_wins() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_published_together_goes_out_together_even_when_it_is_urgent() {
+    let mut running = Running::start();
+    let with = |addresses: &str| format!("{ROUTES}[upstreams.s]\nendpoints = [{addresses}]\n");
+    running.world.documents(ProviderId::File, &with("\"10.1.0.1:80\", \"10.1.0.2:80\""));
+    running.publish(ProviderId::File);
+    running.endpoints("10.0.0.1:80");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(running.served().len(), 3);
+    // Tags come before the instances they are read of in the order of providers, as files do here.
+    running.endpoints("10.0.0.1:80\n10.0.0.2:80");
+    running.world.documents(ProviderId::File, &with("\"10.1.0.1:80\""));
+    running.publish(ProviderId::File);
+    running.snapshot.mark_unchanged();
+    running.snapshot.changed().await.expect("control lives");
+    let mut served = running.served();
+    served.sort();
+    assert_eq!(served, ["10.0.0.1:80", "10.0.0.2:80", "10.1.0.1:80"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_removal_goes_out_at_once_even_in_a_burst() {
     let mut running = Running::start();
     running.world.documents(ProviderId::File, ROUTES);
