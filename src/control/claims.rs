@@ -101,10 +101,12 @@ impl Claims {
             let winner = winner(routes, members, &known);
             for (at, (position, host)) in members.iter().enumerate().filter(|(at, _)| *at != winner) {
                 let (route, by) = (&routes[*position], &routes[members[winner].0]);
+                // One that could not have yielded to the winner is behind the first claim, whatever its instances.
+                let yields = at < winner && may_take(by, route);
                 let reason = match known[at] {
-                    Instances::None if at < winner => ContestReason::NoInstance,
-                    Instances::Critical if at < winner => ContestReason::Critical,
-                    _ => ContestReason::FirstClaim,
+                    Instances::None if yields => ContestReason::NoInstance,
+                    Instances::Critical if yields && by.spec.is_guarded_like(route.spec) => ContestReason::Critical,
+                    Instances::None | Instances::Critical | Instances::Some => ContestReason::FirstClaim,
                 };
                 contests.push(Contest {
                     route: route.name.clone(),
@@ -146,14 +148,19 @@ pub(super) fn diagnostics(contests: &[Contest]) -> impl Iterator<Item = Diagnost
     })
 }
 
+/// Whether a route may be asked in place of an equal one that has no instances.
+fn may_take(route: &Claimant<'_>, from: &Claimant<'_>) -> bool {
+    let is_tag = |route: &Claimant<'_>| route.provider == ProviderId::ConsulTags;
+    match is_tag(from) {
+        true => is_tag(route),
+        false => !is_tag(route) && route.spec.is_guarded_like(from.spec),
+    }
+}
+
 /// The one of equal routes that is asked.
 fn winner(routes: &[Claimant<'_>], members: &[Member], instances: &[Instances]) -> usize {
     let spec = |at: usize| routes[members[at].0].spec;
-    let is_tag = |at: usize| routes[members[at].0].provider == ProviderId::ConsulTags;
-    let may_take = |at: usize, from: usize| match is_tag(from) {
-        true => is_tag(at),
-        false => !is_tag(at) && spec(at).is_guarded_like(spec(from)),
-    };
+    let may_take = |at: usize, from: usize| may_take(&routes[members[at].0], &routes[members[from].0]);
     let mut first = 0;
     if instances[0] == Instances::None {
         let next = (1..members.len()).find(|at| instances[*at] != Instances::None && may_take(*at, 0));

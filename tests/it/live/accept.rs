@@ -235,11 +235,9 @@ async fn a_deleted_token_shows_although_every_query_is_blocked() {
         live(&gateway, name).await;
     }
     let load = Load::start(gateway.address(), 3, move |worker, _| Request::get(paths[worker]));
-    let sessions = async |name: &str| provider(&gateway, name).await["watches"][0]["sessions"].clone();
     consul.delete_token(&old).await;
     for name in names {
         fails(&gateway, name, "ACL not found").await;
-        assert_eq!(sessions(name).await, 1, "the blocked query of {name} still stands");
     }
     let all_failing = async || {
         let watches = provider(&gateway, "consul").await["watches"].clone();
