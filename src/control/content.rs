@@ -111,6 +111,24 @@ impl Content {
         }
     }
 
+    /// Whether this address is among its endpoints, which lie in order.
+    pub(super) fn has(&self, address: &Address) -> bool {
+        match self {
+            Self::Documents(_) => false,
+            Self::Endpoints(endpoints) => endpoints.binary_search_by(|known| known.address.cmp(address)).is_ok(),
+        }
+    }
+
+    /// It without the endpoints at these addresses.
+    pub(super) fn without_addresses(&self, addresses: &BTreeSet<Address>) -> Self {
+        match self {
+            Self::Documents(_) => self.clone(),
+            Self::Endpoints(all) => {
+                Self::Endpoints(all.iter().filter(|known| !addresses.contains(&known.address)).cloned().collect())
+            }
+        }
+    }
+
     pub(super) fn addresses(&self) -> BTreeSet<Address> {
         match self {
             Self::Documents(_) => BTreeSet::new(),

@@ -55,9 +55,27 @@ impl World {
     }
 
     pub(super) fn source_of(&mut self, source: &Source, lines: &str, origin: Origin, problems: &[&str]) {
-        let endpoints = lines.lines().map(str::trim).filter(|line| !line.is_empty()).map(endpoint).collect();
+        self.source_keeping(source, lines, &[], origin, problems);
+    }
+
+    /// As [`Self::source_of`], with addresses that only its watch keeps.
+    pub(super) fn source_keeping(
+        &mut self,
+        source: &Source,
+        lines: &str,
+        unlisted: &[&str],
+        origin: Origin,
+        problems: &[&str],
+    ) {
+        let lines = lines.lines().map(str::trim).filter(|line| !line.is_empty());
+        let mut endpoints: Vec<EndpointSpec> = lines.map(endpoint).collect();
+        endpoints.sort_by(|a, b| (&a.address, &a.id).cmp(&(&b.address, &b.id)));
+        let unlisted = unlisted.iter().map(|address| address.parse().expect("an address")).collect();
+        let (endpoints, unlisted) = (endpoints.into(), Arc::new(unlisted));
         let problems = problems.iter().map(|text| Problem::new(source.to_string(), "", *text)).collect();
-        self.state(source.provider()).sources.insert(source.clone(), SourceState { endpoints, problems, origin });
+        self.state(source.provider())
+            .sources
+            .insert(source.clone(), SourceState { endpoints, unlisted, problems, origin });
     }
 
     /// A source is not known any more.

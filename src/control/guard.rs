@@ -11,14 +11,21 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use self::moves::Moves;
 use super::content::{Content, Part};
 use super::damping::Damping;
 use super::saved::SavedState;
 use crate::discovery::state::{Origin, ProviderState, SourceState};
 use crate::snapshot::report::Hold;
+use crate::spec::endpoint::{Address, EndpointSpec};
 use crate::spec::hold::HeldPart;
 use crate::spec::name::ProviderId;
 use crate::spec::source::Source;
+
+mod moves;
+mod release;
+
+pub(super) use moves::Release;
 
 /// Losses that come within this time count together.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -49,6 +56,18 @@ pub(super) struct Guard {
     failed: BTreeSet<ProviderId>,
     /// Providers of documents without which the gateway may start.
     optional: BTreeSet<ProviderId>,
+    /// When this process began.
+    began: Instant,
+    /// Sources whose saved endpoints count as lost until the registry lists them again.
+    doubted: BTreeSet<Source>,
+    moves: Moves,
+    /// What providers read of sources that nobody wants.
+    beside: BTreeMap<ProviderId, Beside>,
+    /// What is held of sources by whomever, though it belongs to others now.
+    released: BTreeMap<Source, Arc<BTreeSet<Address>>>,
+    /// That it was released, for whoever tells.
+    releases: Vec<Release>,
+    pruned_at: Instant,
     /// `None`: switched off.
     damping: Option<Damping>,
     looked_at: Instant,
@@ -70,12 +89,16 @@ struct Pool {
     peak_at: Instant,
     /// Whether its watch holds some of it.
     held: bool,
+    /// What its last read does not list.
+    unlisted: Arc<BTreeSet<Address>>,
     /// Before its last change, and when that was.
     before: Content,
     changed_at: Instant,
     /// Until when a loss waits for others.
     gathers: Option<Instant>,
 }
+
+type Beside = Arc<BTreeMap<Source, Arc<[EndpointSpec]>>>;
 
 /// A registry that is not believed.
 #[derive(Debug)]
@@ -129,7 +152,28 @@ impl Guard {
         let (states, served, pools, wipes) = Default::default();
         let (failed, optional) = Default::default();
         let saved_at = now + SAVED_AFTER;
-        Self { wipe_hold, states, served, pools, wipes, saved, saved_at, failed, optional, damping, looked_at: now }
+        let (doubted, beside, released, releases) = Default::default();
+        let moves = Moves::new(!saved.is_empty());
+        Self {
+            wipe_hold,
+            states,
+            served,
+            pools,
+            wipes,
+            saved,
+            saved_at,
+            failed,
+            optional,
+            began: now,
+            doubted,
+            moves,
+            beside,
+            released,
+            releases,
+            pruned_at: now,
+            damping,
+            looked_at: now,
+        }
     }
 
     /// What is to be merged, as of the last [`Self::look`].
@@ -150,6 +194,11 @@ impl Guard {
     /// Whether a provider had its time to answer first, as of the last look.
     fn has_waited_for(&self, id: ProviderId) -> bool {
         self.looked_at >= self.saved_at || self.failed.contains(&id)
+    }
+
+    /// What is held no longer because another service lists its address, since the last call.
+    pub(super) fn take_releases(&mut self) -> Vec<Release> {
+        std::mem::take(&mut self.releases)
     }
 
     /// When to look again though nothing was published.
@@ -186,12 +235,19 @@ impl Guard {
                 Part::Documents => state.documents_held,
                 Part::Source(source) => state.sources.get(source).is_some_and(|known| known.origin == Origin::Held),
             };
+            let unlisted = match &part {
+                Part::Documents => Arc::default(),
+                Part::Source(source) => {
+                    state.sources.get(source).map(|it| Arc::clone(&it.unlisted)).unwrap_or_default()
+                }
+            };
             let again = listed.contains(&part);
             match Content::of(&state, &part) {
-                Some(content) => self.change((id, part), content, held, again, now),
+                Some(content) => self.change((id, part), content, unlisted, (held, again), now),
                 None => self.forget(&(id, part)),
             }
         }
+        self.note_beside(id, &state, now);
         let Some(registry) = registry else { return };
         if let Some(damping) = &mut self.damping {
             damping.note(&before, &state, now);
@@ -257,6 +313,7 @@ impl Guard {
         if let Some(damping) = &mut self.damping {
             damping.look(now);
         }
+        self.release_moved(wanted, now);
         self.tell();
         self.looked_at = now;
         let served = self.states.iter().map(|(id, state)| (*id, self.guarded(*id, state, wanted))).collect();
@@ -288,17 +345,38 @@ impl Guard {
     /// Nobody wants it any more.
     fn forget(&mut self, key: &(ProviderId, Part)) {
         self.pools.remove(key);
+        if let Part::Source(source) = &key.1 {
+            self.moves.forget(source);
+        }
         for wipe in self.wipes.values_mut() {
             wipe.unseen.remove(key);
         }
     }
 
     /// `again`: it was listed for the first time since its registry went back, whether or not that changes it.
-    fn change(&mut self, key: (ProviderId, Part), content: Content, held: bool, again: bool, now: Instant) {
+    fn change(
+        &mut self,
+        key: (ProviderId, Part),
+        content: Content,
+        unlisted: Arc<BTreeSet<Address>>,
+        (held, again): (bool, bool),
+        now: Instant,
+    ) {
+        let same = |pool: &Pool| pool.now.is(&content) && pool.held == held;
+        let known = self.pools.get(&key);
+        if known.is_some_and(|pool| same(pool) && !again && pool.unlisted == unlisted) {
+            return;
+        }
+        // What was saved counts as known.
+        let saved = match known {
+            Some(_) => None,
+            None => self.saved.get_mut(&key.0).and_then(|saved| saved.answered(&key.1)),
+        };
+        self.saved.retain(|_, saved| !saved.is_empty());
+        self.note_addresses(&key, &content, &unlisted, saved.as_ref(), now);
         let wipe = Registry::of(key.0).and_then(|registry| self.wipes.get_mut(&registry));
         match self.pools.get_mut(&key) {
-            Some(pool) if pool.now.is(&content) && pool.held == held && !again => return,
-            Some(pool) if pool.now.is(&content) && pool.held == held => {}
+            Some(pool) if same(pool) => pool.unlisted = unlisted,
             Some(pool) => {
                 if pool.now.size() >= pool.peak.size() || now.saturating_duration_since(pool.peak_at) > WINDOW {
                     (pool.peak, pool.peak_at) = (pool.now.clone(), now);
@@ -307,19 +385,17 @@ impl Guard {
                 if pool.gathers.is_none() {
                     pool.before = before;
                 }
-                (pool.held, pool.changed_at) = (held, now);
+                (pool.held, pool.unlisted, pool.changed_at) = (held, unlisted, now);
             }
             None => {
-                // What was saved counts as known.
-                let saved = self.saved.get_mut(&key.0).and_then(|saved| saved.answered(&key.1));
-                self.saved.retain(|_, saved| !saved.is_empty());
                 let peak = saved.unwrap_or_else(|| content.clone());
                 if let Some(wipe) = wipe {
                     wipe.unseen.insert(key.clone(), peak.clone());
                 }
                 let before = peak.clone();
-                let pool =
-                    Pool { now: content.clone(), peak, peak_at: now, held, before, changed_at: now, gathers: None };
+                let (peak_at, changed_at, gathers) = (now, now, None);
+                let now = content.clone();
+                let pool = Pool { now, peak, peak_at, held, unlisted, before, changed_at, gathers };
                 self.pools.insert(key.clone(), pool);
             }
         }
@@ -381,6 +457,9 @@ impl Guard {
         wipe.ends = ends.or(wipe.ends.and(self.wipe_hold).map(|hold| now + hold));
         for (key, pool) in pools {
             let known = lost.get(key).map_or_else(|| pool.now.clone(), |lost| lost.clone());
+            if let (Part::Source(source), Content::Endpoints(known)) = (&key.1, &known) {
+                known.iter().for_each(|endpoint| self.moves.doubt(source, &endpoint.address, now));
+            }
             let unseen = wipe.unseen.get(key).map_or_else(|| known.clone(), |unseen| known.with(unseen));
             wipe.unseen.insert(key.clone(), unseen);
         }
@@ -399,7 +478,12 @@ impl Guard {
     /// What a wipe holds of each pool.
     fn held(&self, wipe: &Wipe) -> BTreeMap<(ProviderId, Part), Content> {
         let held = wipe.unseen.iter().filter_map(|(key, unseen)| {
-            let held = unseen.without(&self.pools.get(key)?.now);
+            let mut held = unseen.without(&self.pools.get(key)?.now);
+            if let Part::Source(source) = &key.1
+                && let Some(released) = self.released.get(source)
+            {
+                held = held.without_addresses(released);
+            }
             (held.size() > 0).then(|| (key.clone(), held))
         });
         held.collect()
@@ -437,6 +521,7 @@ impl Guard {
             && self.damping.as_ref().is_none_or(Damping::is_empty)
             && !self.saved.contains_key(&id)
             && !(state.documents.is_none() && self.optional.contains(&id))
+            && self.released.keys().all(|source| source.provider() != id)
             && self.pools.iter().all(|((of, _), pool)| *of != id || pool.gathers.is_none());
         if quiet {
             return Arc::clone(state);
@@ -473,7 +558,7 @@ impl Guard {
             for source in wanted.iter().filter(|source| source.provider() == id) {
                 if let Some((endpoints, at)) = saved.sources.get(&source.to_string()) {
                     let (endpoints, origin) = (Arc::clone(endpoints), Origin::Saved(*at));
-                    let known = || SourceState { endpoints, problems: [].into(), origin };
+                    let known = || SourceState { origin, ..SourceState::live(endpoints, []) };
                     guarded.sources.entry(source.clone()).or_insert_with(known);
                 }
             }
@@ -481,6 +566,27 @@ impl Guard {
         if guarded.documents.is_none() && self.optional.contains(&id) && self.has_waited_for(id) {
             changed = true;
             guarded.kept.documents_may_be_missing = true;
+        }
+        for (source, released) in self.released.iter().filter(|(source, _)| source.provider() == id) {
+            let Some(known) = guarded.sources.get_mut(source) else { continue };
+            changed = true;
+            if let Content::Endpoints(left) =
+                Content::Endpoints(Arc::clone(&known.endpoints)).without_addresses(released)
+            {
+                known.endpoints = left;
+            }
+            if known.origin == Origin::Held
+                && !known.unlisted.is_empty()
+                && !guarded.kept.addresses.contains_key(source)
+                && known.unlisted.iter().all(|address| released.contains(address))
+            {
+                // Its watch holds nothing else.
+                known.origin = Origin::Live;
+            }
+            if let Some(held) = guarded.holds.get_mut(&HeldPart::Endpoints(source.clone())) {
+                held.lost.retain(|lost| released.iter().all(|address| *lost != address.to_string()));
+            }
+            guarded.kept.released.insert(source.clone(), Arc::clone(released));
         }
         if let Some(damping) = &self.damping {
             for (source, known) in &guarded.sources {

@@ -176,6 +176,10 @@ impl Control {
     fn look(&self, guard: &mut guard::Guard) -> bool {
         let before = guard.served().clone();
         guard.look(&self.wanted.borrow(), Instant::now());
+        let releases = guard.take_releases();
+        if !releases.is_empty() {
+            self.history.released(releases);
+        }
         let after = guard.served();
         before.iter().any(|(id, before)| after.get(id).is_some_and(|after| pace::takes_away(before, after)))
     }

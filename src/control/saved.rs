@@ -356,6 +356,14 @@ impl Book {
             }
             let page = self.providers.entry(*id).or_default();
             page.sources.extend(live);
+            for (source, released) in &state.kept.released {
+                // What belongs to another service must not come back with the next start.
+                if let Some(endpoints) = page.sources.get_mut(&source.to_string())
+                    && endpoints.iter().any(|endpoint| released.contains(&endpoint.address))
+                {
+                    *endpoints = endpoints.iter().filter(|it| !released.contains(&it.address)).cloned().collect();
+                }
+            }
             if now.settled {
                 page.sources.retain(|source, _| wanted.contains(source));
             }

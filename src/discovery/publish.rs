@@ -10,6 +10,7 @@ use super::state::{Origin, ProviderState, SourceState};
 use super::status::ProviderStatus;
 use crate::spec::decode::SavedForms;
 use crate::spec::document::Documents;
+use crate::spec::endpoint::EndpointSpec;
 use crate::spec::hold::{Held, HeldPart, Scope};
 use crate::spec::name::ProviderId;
 use crate::spec::problem::Problem;
@@ -176,14 +177,41 @@ impl Publisher {
         self.change(|before| {
             let mut changed = None;
             for (source, known) in all {
-                let same = before.sources.get(&source) == Some(&known);
+                let former = before.sources.get(&source);
+                let same = former == Some(&known);
                 if same && !is_news(before, Some(&source)) {
                     continue;
                 }
                 let state = changed.get_or_insert_with(|| before.clone());
                 note_listed(state, Some(&source));
+                if state.beside.contains_key(&source) {
+                    Arc::make_mut(&mut state.beside).remove(&source);
+                }
                 if !same {
+                    let known = match former {
+                        Some(former) => known.reusing(former),
+                        None => known,
+                    };
                     state.sources.insert(source, known);
+                }
+            }
+            changed
+        });
+    }
+
+    /// Publishes what is read of sources that nobody wants; those without endpoints are forgotten.
+    pub fn beside(&self, all: impl IntoIterator<Item = (Source, Vec<EndpointSpec>)>) {
+        self.change(|before| {
+            let mut changed: Option<ProviderState> = None;
+            for (source, endpoints) in all {
+                let known = changed.as_ref().unwrap_or(before).beside.get(&source);
+                if known.map_or(&[][..], |known| known) == endpoints.as_slice() {
+                    continue;
+                }
+                let beside = Arc::make_mut(&mut changed.get_or_insert_with(|| before.clone()).beside);
+                match endpoints.is_empty() {
+                    true => drop(beside.remove(&source)),
+                    false => drop(beside.insert(source, endpoints.into())),
                 }
             }
             changed
@@ -247,7 +275,7 @@ mod tests {
     fn an_equal_state_wakes_nobody() {
         let (publisher, mut reader) = Publisher::new(ProviderId::Consul);
         let source = Source::Consul(ConsulService::named("users"));
-        let known = SourceState { endpoints: [].into(), problems: [].into(), origin: Origin::Live };
+        let known = SourceState::live([], []);
         publisher.source(&source, known.clone());
         assert!(reader.has_changed().expect("publisher lives"));
         reader.mark_unchanged();

@@ -46,6 +46,8 @@ pub struct ProviderState {
     pub sources: BTreeMap<Source, SourceState>,
     /// What its documents were made of, for the next process.
     pub forms: Arc<SavedForms>,
+    /// Endpoints that it reads though nobody wants their sources: they tell whose an address is.
+    pub beside: Arc<BTreeMap<Source, Arc<[EndpointSpec]>>>,
     /// Whether its documents hold back what the registry lost, as a source of [`Origin::Held`] does.
     pub documents_held: bool,
     /// What watches hold, part by part.
@@ -117,6 +119,9 @@ pub struct Kept {
     pub why: Option<Arc<str>>,
     /// Addresses that a source lost.
     pub addresses: BTreeMap<Source, Arc<BTreeSet<Address>>>,
+    /// Addresses that a source lost and another service lists now: they are not served for it, though a watch may still
+    /// hold them.
+    pub released: BTreeMap<Source, Arc<BTreeSet<Address>>>,
     /// Endpoints that flapped of late.
     pub penalties: BTreeMap<Source, Arc<BTreeMap<Address, Penalty>>>,
     /// Documents that it lost.
@@ -132,6 +137,9 @@ pub struct Kept {
 pub struct SourceState {
     /// Sorted by address, then id; all registrations, whatever their status.
     pub endpoints: Arc<[EndpointSpec]>,
+    /// Those of its addresses that the last read does not list: a watch keeps them until a second read confirms that
+    /// they are gone, or serves the last good form of an entry.
+    pub unlisted: Arc<BTreeSet<Address>>,
     /// Entries that could not be used (port 0, bad JSON, ...).
     pub problems: Arc<[Problem]>,
     /// Whether the endpoints are what the registry says now.
@@ -139,10 +147,30 @@ pub struct SourceState {
 }
 
 impl SourceState {
+    /// What the registry says now.
+    pub fn live(endpoints: impl Into<Arc<[EndpointSpec]>>, problems: impl Into<Arc<[Problem]>>) -> Self {
+        let (endpoints, problems) = (endpoints.into(), problems.into());
+        Self { endpoints, unlisted: Arc::default(), problems, origin: Origin::Live }
+    }
+
+    /// With the parts of `before` that are equal, so that what did not change does not look changed.
+    pub(super) fn reusing(mut self, before: &Self) -> Self {
+        fn reuse<T: PartialEq + ?Sized>(now: &mut Arc<T>, before: &Arc<T>) {
+            if *now == *before {
+                now.clone_from(before);
+            }
+        }
+        reuse(&mut self.endpoints, &before.endpoints);
+        reuse(&mut self.problems, &before.problems);
+        reuse(&mut self.unlisted, &before.unlisted);
+        self
+    }
+
     /// Whether it is the very same.
     pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.endpoints, &other.endpoints)
             && Arc::ptr_eq(&self.problems, &other.problems)
+            && Arc::ptr_eq(&self.unlisted, &other.unlisted)
             && self.origin == other.origin
     }
 }

@@ -71,7 +71,7 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
-    use crate::discovery::state::{Origin, SourceState};
+    use crate::discovery::state::SourceState;
     use crate::spec::source::ConsulService;
 
     fn dns(host: &str) -> Source {
@@ -93,7 +93,7 @@ mod tests {
             keep_wanted(ProviderId::Dns, &publisher, context, |source, stop| {
                 let publisher = of_tasks.clone();
                 async move {
-                    let known = SourceState { endpoints: [].into(), problems: [].into(), origin: Origin::Live };
+                    let known = SourceState::live([], []);
                     publisher.source(&source, known);
                     stop.cancelled().await;
                 }

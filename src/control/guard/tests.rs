@@ -44,6 +44,20 @@ impl Told {
         self.take(ProviderId::Consul);
     }
 
+    /// It lists these, and its watch keeps others that it lists no more.
+    fn keeps(&mut self, service: &str, lines: &str, unlisted: &[&str]) {
+        let all = unlisted.iter().fold(lines.to_owned(), |all, address| format!("{all}\n{address}"));
+        self.world.source_keeping(&consul(service), &all, unlisted, Origin::Held, &[]);
+        self.take(ProviderId::Consul);
+    }
+
+    /// What was released since the last call.
+    fn releases(&mut self) -> String {
+        let told = |Release { address, from, to }: Release| format!("{address} {from} {to}");
+        let told = self.guard.take_releases().into_iter().map(told).collect::<Vec<_>>().join(", ");
+        told.replace("10.0.", "").replace(":80", "").replace("consul:", "")
+    }
+
     fn goes_back(&mut self) {
         self.regressions += 1;
         self.take(ProviderId::Consul);
@@ -379,7 +393,172 @@ fn a_watch_that_notices_late_prolongs_a_hold_and_no_hold_is_for_ever() {
     assert_eq!((told.served("a"), told.served("b")), (String::new(), "1.1 1.2 1.3".into()));
 }
 
+#[test]
+fn a_held_address_goes_when_another_service_lists_it() {
+    let mut told = Told::fleet(&["a", "b", "c"], 4);
+    for service in ["a", "b", "c"] {
+        told.shows(service, "");
+    }
+    assert_eq!(told.served("a"), "[0.1] [0.2] [0.3] [0.4]");
+    // The addresses are dealt in another order.
+    told.passes(2 * SECOND);
+    told.shows("b", "10.0.0.1:80\n10.0.0.2:80");
+    assert_eq!((told.served("a"), told.served("b")), ("[0.3] [0.4]".into(), "0.1 0.2 [1.1] [1.2] [1.3] [1.4]".into()));
+    assert_eq!(told.releases(), "0.1 a b, 0.2 a b");
+    // To a service that nobody read before; and another port is another address.
+    told.shows("d", "10.0.0.3:80\n10.0.0.4:81");
+    assert_eq!((told.served("a"), told.served("d")), ("[0.4]".into(), "0.3 0.4:81".into()));
+    assert_eq!(told.releases(), "0.3 a d");
+    told.passes(Duration::from_secs(60));
+    assert_eq!(told.served("a"), "[0.4]");
+
+    // It returns to its old service, while the other one loses it.
+    told.goes_back();
+    told.shows("a", "10.0.0.1:80");
+    assert_eq!((told.served("a"), told.served("b")), ("0.1 [0.4]".into(), "0.2 [1.1] [1.2] [1.3] [1.4]".into()));
+    told.shows("b", "");
+    assert_eq!(told.served("b"), "[0.2] [1.1] [1.2] [1.3] [1.4]");
+    // And once more.
+    told.passes(2 * SECOND);
+    told.goes_back();
+    told.shows("b", "10.0.0.1:80");
+    assert_eq!((told.served("a"), told.served("b")), ("[0.4]".into(), "0.1 [0.2] [1.1] [1.2] [1.3] [1.4]".into()));
+    told.accepts(ProviderId::Consul);
+    told.passes(Duration::ZERO);
+    assert_eq!((told.served("a"), told.served("b")), ("0.1".into(), "0.1".into()), "the registry is taken at its word");
+}
+
+#[test]
+fn an_address_that_services_shared_before_the_loss_stays_held() {
+    let mut told = Told::new();
+    told.shows("a", "10.0.0.1:80\n10.0.0.2:80");
+    told.shows("b", "10.0.0.1:80");
+    told.passes(60 * SECOND);
+    told.shows("c", "10.0.0.1:80");
+    told.passes(2 * SECOND);
+    told.goes_back();
+    for service in ["a", "b", "c"] {
+        told.shows(service, "");
+    }
+    let all = |told: &Told| ["a", "b", "c"].map(|service| told.served(service)).join(" / ");
+    assert_eq!(all(&told), "[0.1] [0.2] / [0.1] / [0.1]");
+    told.passes(5 * SECOND);
+    told.shows("b", "10.0.0.1:80");
+    told.shows("c", "10.0.0.1:80");
+    assert_eq!(all(&told), "[0.1] [0.2] / 0.1 / 0.1");
+    assert_eq!(told.releases(), "");
+}
+
+#[test]
+fn what_only_a_watch_keeps_goes_too_and_is_not_listed() {
+    let mut told = Told::fleet(&["a", "b"], 2);
+    told.keeps("a", "10.0.0.1:80", &["10.0.0.2:80"]);
+    // A watch keeps what it does not see: that is no word on whose it is.
+    told.keeps("b", "10.0.1.1:80", &["10.0.1.2:80"]);
+    told.passes(5 * SECOND);
+    told.shows("c", "10.0.0.2:80");
+    assert_eq!((told.served("a"), told.served("c")), ("0.1".into(), "0.2".into()));
+    assert_eq!(told.releases(), "0.2 a c");
+    let state = &told.guard.served()[&ProviderId::Consul];
+    assert_eq!(state.sources[&consul("a")].origin, Origin::Live, "nothing else of it is held");
+    // Its own read says that it is back.
+    told.shows("a", "10.0.0.1:80\n10.0.0.2:80");
+    assert_eq!((told.served("a"), told.served("c")), ("0.1 0.2".into(), "0.2".into()));
+}
+
+#[test]
+fn a_loss_that_is_noticed_after_the_gain_is_a_move_but_what_both_list_is_not() {
+    let mut told = Told::fleet(&["a", "b"], 2);
+    told.shows("b", "10.0.1.1:80\n10.0.0.1:80");
+    assert_eq!(told.served("a"), "0.1 0.2", "the registry lists it for both");
+    told.passes(SECOND / 2);
+    told.keeps("a", "10.0.0.2:80", &["10.0.0.1:80"]);
+    assert_eq!((told.served("a"), told.releases().as_str()), ("0.2".into(), "0.1 a b"));
+}
+
+#[test]
+fn a_saved_address_goes_when_another_service_lists_it() {
+    let at = std::time::SystemTime::UNIX_EPOCH;
+    let saved = |lines: &str| {
+        let mut world = World::new();
+        world.source(&consul("x"), lines);
+        (Arc::clone(&world.states[&ProviderId::Consul].sources[&consul("x")].endpoints), at)
+    };
+    let sources = [("a", lines(0, 3)), ("b", lines(1, 1)), ("c", "10.0.0.3:80".to_owned())];
+    let sources = sources.into_iter().map(|(name, lines)| (format!("consul:{name}"), saved(&lines))).collect();
+    let mut told = Told::with([(ProviderId::Consul, SavedState { sources, ..SavedState::default() })].into());
+    told.take(ProviderId::Consul);
+    told.passes(SAVED_AFTER);
+    assert_eq!((told.served("a"), told.served("c")), ("0.1 0.2 0.3".into(), "0.3".into()));
+    told.shows("b", "10.0.0.1:80");
+    told.shows("c", "10.0.0.3:80");
+    told.shows("d", "10.0.0.2:80");
+    assert_eq!(told.served("a"), "0.3", "`c` had the last one, too");
+    assert_eq!(told.releases(), "0.1 a b, 0.2 a d");
+    let state = &told.guard.served()[&ProviderId::Consul];
+    assert_eq!(state.kept.released[&consul("a")].len(), 2);
+    told.shows("a", "10.0.0.1:80");
+    assert_eq!(told.served("a"), "0.1");
+}
+
 proptest! {
+    /// Addresses that belong to one service at a time come, go and move, while the registry is wiped, loses much at once
+    /// and watches keep what they do not see: nobody serves what belongs to another service, everybody what is his.
+    #[test]
+    fn a_held_address_is_never_another_services(
+        steps in proptest::collection::vec((0usize..8, 0usize..5, 0u8..8, any::<bool>(), 0u32..8), 1..60)
+    ) {
+        const NOBODY: usize = 4;
+        let services = ["a", "b", "c", "d"];
+        let mut told = Told::new();
+        let mut owners = [NOBODY; 8];
+        let line = |address: usize| format!("10.0.0.{address}:80");
+        let lines = |owners: &[usize; 8], service: usize| -> String {
+            (0..8).filter(|address| owners[*address] == service).map(|address| line(address) + "\n").collect()
+        };
+        for service in services {
+            told.shows(service, "");
+        }
+        for (address, to, how, loser_first, seconds) in steps {
+            told.passes(seconds * SECOND);
+            let from = std::mem::replace(&mut owners[address], to);
+            let mut readers = vec![to, from];
+            match how {
+                0 => told.goes_back(),
+                1 => _ = told.accepts(ProviderId::Consul),
+                2 => {
+                    // All of them lose all.
+                    owners = [NOBODY; 8];
+                    readers.extend(0..4);
+                }
+                _ => {}
+            }
+            if loser_first {
+                readers.reverse();
+            }
+            for reader in readers.into_iter().filter(|reader| *reader != NOBODY) {
+                let lines = lines(&owners, reader);
+                match how {
+                    3 if reader == from && from != to => told.keeps(services[reader], &lines, &[&line(address)]),
+                    _ => told.shows(services[reader], &lines),
+                }
+                told.passes(SECOND / 10);
+            }
+            let state = &told.guard.served()[&ProviderId::Consul];
+            for (at, service) in services.iter().enumerate() {
+                let served = |address| {
+                    let line = line(address);
+                    state.sources[&consul(service)].endpoints.iter().any(|endpoint| endpoint.address.to_string() == line)
+                };
+                for (address, owner) in owners.iter().enumerate() {
+                    prop_assert!(*owner != at || served(address), "{service} does not serve its {address}");
+                    let other = *owner != at && *owner != NOBODY;
+                    prop_assert!(!other || !served(address), "{service} serves {address} of {owner}");
+                }
+            }
+        }
+    }
+
     /// Whatever is shown: what the registry lists is served as it says, only what it had listed is served beside
     /// it, and at rest nothing is.
     #[test]

@@ -126,6 +126,8 @@ pub enum What {
     HoldBegan,
     /// That was confirmed, or they are back.
     HoldEnded,
+    /// A held endpoint went because another service lists its address.
+    EndpointReleased,
     /// A document or registration can't be used as it is.
     ItemRejected,
     /// It can again.
@@ -176,6 +178,7 @@ impl What {
             | Self::BreakerClosed
             | Self::HoldBegan
             | Self::HoldEnded
+            | Self::EndpointReleased
             | Self::ItemRejected
             | Self::ItemAccepted
             | Self::RestartNeeded

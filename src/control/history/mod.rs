@@ -15,8 +15,10 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::command::Command;
+use super::guard::Release;
 use crate::discovery::state::ProviderState;
 use crate::snapshot::Snapshot;
+use crate::spec::endpoint::Address;
 use crate::spec::name::ProviderId;
 use crate::telemetry::audit::{AuditLog, EventLog};
 
@@ -192,6 +194,21 @@ impl History {
             change.index = change.provider.and_then(|provider| (self.index_of)(provider, None));
         }
         self.record(&mut kept, changes);
+    }
+
+    /// Notes what is held no longer because another service lists its address.
+    pub(super) fn released(&self, releases: Vec<Release>) {
+        let change = |Release { address, from, to }: Release| Change {
+            provider: Some(from.provider()),
+            source: Some(from.to_string().into()),
+            index: (self.index_of)(to.provider(), Some(&to)),
+            endpoint: match &address {
+                Address::Ip(address) => Some(*address),
+                Address::Name { .. } => None,
+            },
+            ..Change::new(What::EndpointReleased, format!("{address} of {from} is held no longer: {to} lists it"))
+        };
+        self.record(&mut self.kept(), releases.into_iter().map(change).collect());
     }
 
     /// Notes which of a provider's watches fail, and what went wrong.

@@ -10,17 +10,15 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::client::Client;
-use super::follow::{Doubted, Question};
+use super::follow::{Doubted, Question, Shown};
 use super::known::{Contents, Entries};
 use super::permission::{Doubt, Permission, Verdicts, of_catalog};
 use super::query::Query;
 use super::rights::Right;
 use crate::discovery::Publisher;
-use crate::discovery::state::Origin;
 use crate::discovery::supervise::WatchError;
 use crate::spec::decode::tag::Rules;
 use crate::spec::hold::{Held, HeldPart, Scope};
-use crate::spec::problem::Problem;
 
 /// Names of services; `None` before the first answer.
 pub(super) type Names = Option<Arc<BTreeSet<Arc<str>>>>;
@@ -79,8 +77,9 @@ impl Question for Catalog {
         Scope::Documents("catalog".into())
     }
 
-    fn publish(&self, entries: &Entries<bool>, _: &[Problem], _: Origin) {
-        let asking: BTreeSet<_> = entries.iter().filter(|(_, asks)| **asks).map(|(name, _)| Arc::clone(name)).collect();
+    fn publish(&self, shown: Shown<'_, bool>) {
+        let entries = shown.entries.iter();
+        let asking: BTreeSet<_> = entries.filter(|(_, asks)| **asks).map(|(name, _)| Arc::clone(name)).collect();
         self.asking.send_if_modified(|known| {
             let changed = known.as_deref() != Some(&asking);
             if changed {
@@ -101,7 +100,7 @@ fn names(rules: &Rules, body: &[u8]) -> Result<Contents<bool>, String> {
         serde_json::from_slice(body).map_err(|error| format!("not a list of services: {error}"))?;
     let asks = |tags: Option<Vec<String>>| tags.unwrap_or_default().iter().any(|tag| rules.asks(tag));
     let entries = names.into_iter().map(|(name, tags)| (name, asks(tags))).collect();
-    Ok(Contents { entries, problems: Vec::new() })
+    Ok(Contents { entries, ..Contents::default() })
 }
 
 #[cfg(test)]

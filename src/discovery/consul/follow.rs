@@ -110,7 +110,7 @@ pub(super) trait Question: Send + Sync + 'static {
     fn scope(&self) -> Scope;
 
     /// Publishes all that is known.
-    fn publish(&self, entries: &Entries<Self::Entry>, problems: &[Problem], origin: Origin);
+    fn publish(&self, shown: Shown<'_, Self::Entry>);
 
     /// Where it publishes, and whose status it is.
     fn publisher(&self) -> &Publisher;
@@ -119,6 +119,15 @@ pub(super) trait Question: Send + Sync + 'static {
     fn status(&self) -> &Arc<ProviderStatus> {
         self.publisher().status()
     }
+}
+
+/// What a watch knows, to be published.
+pub(super) struct Shown<'a, E> {
+    pub(super) entries: &'a Entries<E>,
+    /// Those of them that the last reading does not list.
+    pub(super) unlisted: &'a BTreeSet<Arc<str>>,
+    pub(super) problems: &'a [Problem],
+    pub(super) origin: Origin,
 }
 
 /// An answer that lacks something, for [`Question::permission`].
@@ -394,7 +403,7 @@ impl<Q: Question> Follow<Q> {
         self.filtered = reading.answer.worth == Worth::Filtered;
         // An earlier process has seen more of this registry than there is. Below a prefix that is not empty the index
         // goes back by itself, too, once Consul has forgotten the last deletion.
-        let telling = !Q::PROVE_ALL || reading.contents.entries.is_empty();
+        let telling = !Q::PROVE_ALL || reading.contents.is_empty();
         let wiped = first && telling && reading.answer.index < status.index() && reading.answer.worth == Worth::Sound;
         let effect = self.known.take(reading, how);
         let regressed = |hold: Option<Hold>| hold.is_some_and(|hold| hold.danger == Danger::Regressed);
@@ -440,7 +449,8 @@ impl<Q: Question> Follow<Q> {
         if let Some(entries) = self.known.entries() {
             self.needs.set(self.question.rights(entries));
             self.publish_holds();
-            self.question.publish(entries, self.known.problems(), self.known.origin());
+            let (unlisted, problems, origin) = (self.known.unlisted(), self.known.problems(), self.known.origin());
+            self.question.publish(Shown { entries, unlisted, problems, origin });
         }
     }
 
@@ -666,8 +676,11 @@ async fn prove<Q: Question>(
     let (reading, reply) = reading(Arc::clone(&question), reply, bounds).await?;
     let unread = known.is_none();
     let known = known.unwrap_or_default();
-    let lost: Vec<_> = judge::lost(&known, &reading.contents.entries).collect();
-    let nothing = reading.contents.entries.is_empty();
+    // What is listed, though it cannot be used any more, is not hidden.
+    let unusable = &reading.contents.unusable;
+    let lost = judge::lost(&known, &reading.contents.entries).filter(|(id, _)| !unusable.contains(*id));
+    let lost: Vec<_> = lost.collect();
+    let nothing = reading.contents.is_empty();
     let unclear = |why: &str| Some(Doubt::unclear(why));
     let (doubt, each) = match &reading.answer.worth {
         Worth::Stale(reason) => (unclear(reason), BTreeMap::new()),

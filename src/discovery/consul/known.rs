@@ -18,13 +18,22 @@ pub(super) type Entries<E> = BTreeMap<Arc<str>, E>;
 #[derive(Debug, PartialEq)]
 pub(super) struct Contents<E> {
     pub(super) entries: Entries<E>,
-    /// Entries that could not be used.
+    /// What is listed, too, but cannot be used: the registry knows it, so its absence among the entries is no silence.
+    pub(super) unusable: BTreeSet<Arc<str>>,
+    /// Why entries cannot be used, or not as they are.
     pub(super) problems: Vec<Problem>,
+}
+
+impl<E> Contents<E> {
+    /// Whether nothing at all is listed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.unusable.is_empty()
+    }
 }
 
 impl<E> Default for Contents<E> {
     fn default() -> Self {
-        Self { entries: BTreeMap::new(), problems: Vec::new() }
+        Self { entries: BTreeMap::new(), unusable: BTreeSet::new(), problems: Vec::new() }
     }
 }
 
@@ -70,6 +79,8 @@ pub(super) struct Known<E> {
     content_index: u64,
     /// `None` before the first answer that counts.
     entries: Option<Arc<Entries<E>>>,
+    /// Those of the entries that the last reading does not list: they wait for a second one.
+    unlisted: BTreeSet<Arc<str>>,
     problems: Vec<Problem>,
     hold: Option<Hold>,
     /// What of the entries the last reading lacked.
@@ -97,6 +108,7 @@ impl<E: Clone + PartialEq> Known<E> {
             index: 0,
             content_index: 0,
             entries: None,
+            unlisted: BTreeSet::new(),
             problems: Vec::new(),
             hold: None,
             missing: BTreeSet::new(),
@@ -127,6 +139,10 @@ impl<E: Clone + PartialEq> Known<E> {
         self.entries.as_ref()
     }
 
+    pub(super) fn unlisted(&self) -> &BTreeSet<Arc<str>> {
+        &self.unlisted
+    }
+
     pub(super) fn problems(&self) -> &[Problem] {
         &self.problems
     }
@@ -147,6 +163,7 @@ impl<E: Clone + PartialEq> Known<E> {
             entries.retain(|id, _| !gone.contains(id));
         }
         self.missing.retain(|id| !gone.contains(id));
+        self.unlisted.retain(|id| !gone.contains(id));
     }
 
     /// What was lost as the registry began anew.
@@ -207,7 +224,7 @@ impl<E: Clone + PartialEq> Known<E> {
         // An empty answer to the first question may as well be a token without permission. One that was filtered may
         // lack what protects the rest.
         let hides = filtered && self.prove_all;
-        if self.entries.is_none() && (contents.entries.is_empty() || hides) {
+        if self.entries.is_none() && (contents.is_empty() || hides) {
             let danger = if hides { Danger::Filtered } else { Danger::Empties { of: 0 } };
             self.hold.get_or_insert(Hold { danger, doubts: 0 });
             self.problems = contents.problems;
@@ -232,11 +249,14 @@ impl<E: Clone + PartialEq> Known<E> {
                 if past {
                     return Effect::default();
                 }
-                let kept = match &self.entries {
-                    Some(entries) => judge::keeping_lost(entries, contents.entries),
-                    None => contents.entries,
+                let (kept, unlisted) = match &self.entries {
+                    Some(entries) => {
+                        let lost = judge::lost(entries, &contents.entries).map(|(id, _)| Arc::clone(id)).collect();
+                        (judge::keeping_lost(entries, contents.entries), lost)
+                    }
+                    None => (contents.entries, BTreeSet::new()),
                 };
-                let publish = self.replace(kept, contents.problems);
+                let publish = self.replace(kept, unlisted, contents.problems);
                 Effect { publish, confirmed: None }
             }
             // Were a state of then taken as a whole, because nobody is missing in it, the next one would look like
@@ -246,7 +266,7 @@ impl<E: Clone + PartialEq> Known<E> {
                 if past {
                     return Effect::default();
                 }
-                let publish = self.replace(contents.entries, contents.problems);
+                let publish = self.replace(contents.entries, BTreeSet::new(), contents.problems);
                 Effect { publish, confirmed: None }
             }
             Verdict::Unchanged | Verdict::Publish => {
@@ -294,14 +314,15 @@ impl<E: Clone + PartialEq> Known<E> {
         let was_held = self.origin() == Origin::Held;
         self.hold = None;
         self.missing.clear();
-        self.replace(contents.entries, contents.problems) || was_held
+        self.replace(contents.entries, BTreeSet::new(), contents.problems) || was_held
     }
 
-    fn replace(&mut self, entries: Entries<E>, problems: Vec<Problem>) -> bool {
+    fn replace(&mut self, entries: Entries<E>, unlisted: BTreeSet<Arc<str>>, problems: Vec<Problem>) -> bool {
         let same = self.entries.as_deref() == Some(&entries);
-        if same && self.problems == problems {
+        if same && self.problems == problems && self.unlisted == unlisted {
             return false;
         }
+        self.unlisted = unlisted;
         if !same {
             self.entries = Some(Arc::new(entries));
         }
@@ -322,7 +343,7 @@ mod tests {
         let entries = entries.chars().map(|c| (Arc::from(c.to_string()), ())).collect();
         Reading {
             answer: Answer { index, worth, streamed: false, absent: false },
-            contents: Contents { entries, problems: Vec::new() },
+            contents: Contents { entries, ..Contents::default() },
             started: Instant::now(),
             transfer: Duration::ZERO,
             size: 0,
@@ -355,11 +376,22 @@ mod tests {
     #[test]
     fn the_last_one_goes_when_a_second_read_agrees() {
         let mut known = known(10, "a");
-        assert_eq!(known.take(reading(11, ""), How::Blocked), Effect::default());
+        assert_eq!(known.take(reading(11, ""), How::Blocked), Effect { publish: true, confirmed: None });
         shows(&known, "a", Origin::Live);
-        assert!(known.hold().is_some());
+        assert!(known.hold().is_some() && known.unlisted().contains("a"));
         assert!(known.take_proven(reading(11, "")).publish);
         shows(&known, "", Origin::Live);
+        assert!(known.unlisted().is_empty());
+    }
+
+    #[test]
+    fn a_first_answer_that_lists_only_what_cannot_be_used_is_an_answer() {
+        let mut known = Known::<()>::new(false);
+        let mut unusable = reading(6, "");
+        unusable.contents.unusable.insert("a".into());
+        assert!(known.take(unusable, How::Fresh).publish);
+        shows(&known, "", Origin::Live);
+        assert_eq!(known.hold(), None);
     }
 
     #[test]
@@ -372,6 +404,7 @@ mod tests {
         let effect = known.take(reading(12, "bcd"), How::Blocked);
         assert_eq!(effect, Effect { publish: true, confirmed: None });
         shows(&known, "abcd", Origin::Held);
+        assert_eq!(known.unlisted().iter().map(|id| &**id).collect::<String>(), "a");
         assert!(known.take(reading(13, "abcd"), How::Blocked).publish);
         shows(&known, "abcd", Origin::Live);
     }
@@ -379,7 +412,7 @@ mod tests {
     #[test]
     fn a_content_that_changes_without_its_index_removes_nothing() {
         let mut known = known(10, "abcde");
-        assert!(!known.take(reading(10, "abcd"), How::Aside).publish);
+        assert_eq!(known.take(reading(10, "abcd"), How::Aside).confirmed, None);
         assert_eq!(known.hold().map(|hold| hold.danger), Some(Danger::Unmoved));
         shows(&known, "abcde", Origin::Live);
     }
@@ -488,7 +521,8 @@ mod tests {
     fn where_all_removals_are_to_be_proven_small_ones_wait_too() {
         let mut known = Known::<()>::new(true);
         known.take(reading(10, "abcde"), How::Fresh);
-        assert!(!known.take(reading(11, "abcd"), How::Blocked).publish);
+        assert_eq!(known.take(reading(11, "abcd"), How::Blocked).confirmed, None);
         assert!(known.hold().is_some());
+        assert_eq!(ids(&known).as_deref(), Some("abcde"));
     }
 }

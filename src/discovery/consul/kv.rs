@@ -9,19 +9,17 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
 use super::client::Client;
-use super::follow::{Doubted, Question};
+use super::follow::{Doubted, Question, Shown};
 use super::known::{Contents, Entries};
 use super::permission::{Doubt, Permission, Verdicts, of_keys};
 use super::query::{Place, Query};
 use super::rights::Right;
 use crate::discovery::Publisher;
-use crate::discovery::state::Origin;
 use crate::discovery::supervise::WatchError;
 use crate::spec::decode::saved::SavedKey;
 use crate::spec::decode::{DocumentSet, Past, Stored};
 use crate::spec::hold::{Held, HeldPart, Scope};
 use crate::spec::name::ProviderId;
-use crate::spec::problem::Problem;
 
 /// All keys below a prefix.
 pub(super) struct Keys {
@@ -114,7 +112,7 @@ impl Question for Keys {
         Scope::Documents(self.prefix.as_str().into())
     }
 
-    fn publish(&self, entries: &Entries<Value>, _: &[Problem], origin: Origin) {
+    fn publish(&self, Shown { entries, origin, .. }: Shown<'_, Value>) {
         let mut documents = self.documents.lock().unwrap_or_else(PoisonError::into_inner);
         let stored = entries.iter().map(|(key, Value { bytes, past })| (&**key, Stored { bytes, past: *past }));
         let now = documents.update(stored);

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::client::Client;
-use super::follow::{After, Doubted, Question};
+use super::follow::{After, Doubted, Question, Shown};
 use super::health::{Instance, instances, keep_distances, weigh_by_tags};
 use super::known::{Contents, Entries};
 use super::permission::{Doubt, Verdicts, of_instances};
@@ -15,11 +15,10 @@ use super::query::{Place, Query};
 use super::rights::Right;
 use super::unreported::{LONGEST, ends_at, keep_as_reported};
 use crate::discovery::Publisher;
-use crate::discovery::state::{Origin, SourceState};
+use crate::discovery::state::SourceState;
 use crate::discovery::supervise::WatchError;
 use crate::spec::endpoint::EndpointSpec;
 use crate::spec::hold::{Held, HeldPart, Scope};
-use crate::spec::problem::Problem;
 use crate::spec::source::{ConsulService, Source};
 
 /// The instances of a service.
@@ -104,11 +103,20 @@ impl Question for Instances {
         Scope::Source(Source::Consul(self.service.clone()))
     }
 
-    fn publish(&self, entries: &Entries<Instance>, problems: &[Problem], origin: Origin) {
+    fn publish(&self, Shown { entries, unlisted, problems, origin }: Shown<'_, Instance>) {
+        let addresses = |listed: bool| {
+            let entries = entries.iter().filter(move |(id, _)| unlisted.contains(*id) != listed);
+            entries.map(|(_, instance)| &instance.endpoint.address).collect::<BTreeSet<_>>()
+        };
+        let unlisted = match unlisted.is_empty() {
+            true => BTreeSet::new(),
+            false => addresses(false).difference(&addresses(true)).copied().cloned().collect(),
+        };
         let mut endpoints: Vec<EndpointSpec> = entries.values().map(|instance| instance.endpoint.clone()).collect();
         endpoints.sort_unstable_by(|a, b| (&a.address, &a.id).cmp(&(&b.address, &b.id)));
         let source = Source::Consul(self.service.clone());
-        self.publisher.source(&source, SourceState { endpoints: endpoints.into(), problems: problems.into(), origin });
+        let (endpoints, unlisted, problems) = (endpoints.into(), Arc::new(unlisted), problems.into());
+        self.publisher.source(&source, SourceState { endpoints, unlisted, problems, origin });
     }
 
     fn publisher(&self) -> &Publisher {

@@ -1,11 +1,11 @@
 //! Defines the endpoints of an etcd prefix: one key an endpoint, decoded again and again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::format::{Written, decode};
 use super::layout::endpoint_id;
-use crate::spec::endpoint::{EndpointSpec, RegistryStatus};
+use crate::spec::endpoint::{Address, EndpointSpec, RegistryStatus};
 use crate::spec::name::ProviderId;
 use crate::spec::problem::Problem;
 use crate::spec::source::EtcdFormat;
@@ -61,6 +61,19 @@ impl EndpointSet {
         }
         endpoints.sort_unstable_by(|a, b| (&a.address, &a.id).cmp(&(&b.address, &b.id)));
         (endpoints, problems)
+    }
+
+    /// Those of the addresses shown last that the registry does not list: of `held` keys, and of keys whose former value
+    /// is used.
+    pub fn unlisted(&self, held: &BTreeSet<&[u8]>) -> BTreeSet<Address> {
+        let is_listed = |(key, known): &(&Vec<u8>, &Known)| known.problem.is_none() && !held.contains(key.as_slice());
+        let address = |(_, known): (&Vec<u8>, &Known)| known.good.as_ref().map(|good| good.address.clone());
+        if self.known.iter().all(|entry| is_listed(&entry)) {
+            return BTreeSet::new();
+        }
+        let listed: BTreeSet<Address> = self.known.iter().filter(is_listed).filter_map(address).collect();
+        let kept = self.known.iter().filter(|entry| !is_listed(entry)).filter_map(address);
+        kept.filter(|address| !listed.contains(address)).collect()
     }
 
     fn decode(&self, key: &[u8], value: &[u8], modified: i64, former: Option<EndpointSpec>) -> Known {

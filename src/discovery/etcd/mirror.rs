@@ -174,6 +174,11 @@ impl Mirror {
         self.pools.get(pool).into_iter().flat_map(Pool::shown)
     }
 
+    /// The pools that have keys.
+    pub fn pools(&self) -> impl Iterator<Item = &[u8]> {
+        self.pools.keys().map(Vec::as_slice)
+    }
+
     /// Applies events in the order they came. Events of what is known already change nothing: after a break
     /// the stream is asked for from the last event's own revision again, since a revision may have come in
     /// parts. A response's header tells the store's revision, not how far its events reach: it is no guide.

@@ -81,7 +81,7 @@ impl Shared {
         let name = format!("endpoints:{prefix}");
         let prefix = layout::endpoints(prefix);
         let status = publisher.status().unlisted(&name);
-        let known = Arc::new(Known::new(Mirror::of_folders(&prefix), View::Endpoints([].into())));
+        let known = Arc::new(Known::new(Mirror::of_folders(&prefix), View::of_folders()));
         Arc::new(Self { members, publisher, backoff, prefix, name, status, known, begins: Notify::new() })
     }
 

@@ -9,6 +9,7 @@ use super::mirror::Mirror;
 use crate::discovery::Publisher;
 use crate::discovery::state::{Origin, SourceState};
 use crate::spec::decode::{DocumentSet, Past, Stored};
+use crate::spec::endpoint::EndpointSpec;
 use crate::spec::hold::{Held, HeldPart, Scope};
 use crate::spec::name::ProviderId;
 use crate::spec::problem::Problem;
@@ -19,7 +20,34 @@ pub(super) enum View {
     /// The documents of one of several ranges, by its index; the only pool.
     Documents(Arc<Mutex<Gathered>>, usize),
     /// The endpoints of sources, by pool.
-    Endpoints(BTreeMap<Vec<u8>, Feed>),
+    Endpoints(BTreeMap<Vec<u8>, Feed>, Beside),
+}
+
+/// The endpoints of pools that nobody wants, where a watch reads such.
+pub(super) enum Beside {
+    /// It does not.
+    Never,
+    /// By pool, in our own format.
+    Pools(BTreeMap<Vec<u8>, EndpointSet>),
+}
+
+impl Beside {
+    /// What a mirror has now of these pools, as sources.
+    fn read(&mut self, mirror: &Mirror, pools: Vec<Vec<u8>>) -> Vec<(Source, Vec<EndpointSpec>)> {
+        let Self::Pools(sets) = self else { return Vec::new() };
+        let read = pools.into_iter().filter_map(|pool| {
+            let prefix: Arc<str> = std::str::from_utf8(&pool).ok()?.into();
+            let new = || EndpointSet::new(Arc::clone(&prefix), EtcdFormat::Fleetgate);
+            let set = sets.entry(pool.clone()).or_insert_with(new);
+            let entries = mirror.shown(&pool).map(|(key, value)| (key, value.bytes.as_slice(), value.modified));
+            let (endpoints, _) = set.update(entries);
+            if endpoints.is_empty() {
+                sets.remove(&pool);
+            }
+            Some((Source::Etcd { prefix, format: EtcdFormat::Fleetgate }, endpoints))
+        });
+        read.collect()
+    }
 }
 
 /// What feeds a source from a pool.
@@ -118,20 +146,28 @@ impl View {
 
     /// One source, from the only pool.
     pub(super) fn alone(feed: Feed) -> Self {
-        Self::Endpoints(BTreeMap::from([(Vec::new(), feed)]))
+        Self::Endpoints(BTreeMap::from([(Vec::new(), feed)]), Beside::Never)
+    }
+
+    /// Sources that come and go, each from a pool of its own.
+    pub(super) fn of_folders() -> Self {
+        Self::Endpoints(BTreeMap::new(), Beside::Pools(BTreeMap::new()))
     }
 
     /// Whether anybody is shown this pool.
     pub(super) fn wants(&self, pool: &[u8]) -> bool {
         match self {
             Self::Documents(..) => true,
-            Self::Endpoints(feeds) => feeds.contains_key(pool),
+            Self::Endpoints(feeds, _) => feeds.contains_key(pool),
         }
     }
 
     /// Shows a pool from now on.
     pub(super) fn add(&mut self, pool: Vec<u8>, feed: Feed) {
-        if let Self::Endpoints(feeds) = self {
+        if let Self::Endpoints(feeds, beside) = self {
+            if let Beside::Pools(sets) = beside {
+                sets.remove(&pool);
+            }
             feeds.insert(pool, feed);
         }
     }
@@ -140,7 +176,7 @@ impl View {
     pub(super) fn take(&mut self, pool: &[u8]) -> Option<Feed> {
         match self {
             Self::Documents(..) => None,
-            Self::Endpoints(feeds) => feeds.remove(pool),
+            Self::Endpoints(feeds, _) => feeds.remove(pool),
         }
     }
 
@@ -148,11 +184,11 @@ impl View {
     pub(super) fn pool_of(&self, part: &HeldPart) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
         match (self, part) {
             (Self::Documents(..), HeldPart::Document(key)) => Some((Vec::new(), Some(key.as_bytes().to_vec()))),
-            (Self::Endpoints(feeds), HeldPart::Endpoints(source)) => {
+            (Self::Endpoints(feeds, _), HeldPart::Endpoints(source)) => {
                 feeds.iter().find(|(_, feed)| feed.source == *source).map(|(pool, _)| (pool.clone(), None))
             }
             (Self::Documents(..), HeldPart::Endpoints(_) | HeldPart::File(_))
-            | (Self::Endpoints(_), HeldPart::Document(_) | HeldPart::File(_)) => None,
+            | (Self::Endpoints(..), HeldPart::Document(_) | HeldPart::File(_)) => None,
         }
     }
 
@@ -160,7 +196,7 @@ impl View {
     pub(super) fn scopes(&self, range: &KeyRange) -> Vec<Scope> {
         match self {
             Self::Documents(..) => vec![Scope::Documents(range.to_string().into())],
-            Self::Endpoints(feeds) => feeds.values().map(|feed| Scope::Source(feed.source.clone())).collect(),
+            Self::Endpoints(feeds, _) => feeds.values().map(|feed| Scope::Source(feed.source.clone())).collect(),
         }
     }
 
@@ -173,13 +209,18 @@ impl View {
                 gathered.ranges[*index] = Some(Range::of(mirror));
                 gathered.publish(publisher);
             }
-            Self::Endpoints(feeds) => {
+            Self::Endpoints(feeds, beside) => {
+                let unwanted: Vec<Vec<u8>> = match pools {
+                    None => mirror.pools().filter(|pool| !feeds.contains_key(*pool)).map(<[u8]>::to_vec).collect(),
+                    Some(pools) => pools.iter().filter(|pool| !feeds.contains_key(*pool)).cloned().collect(),
+                };
                 let known = |pool: &[u8], feed: &mut Feed| {
                     publisher.holds(Some(&feed.source), feed.held(mirror, pool));
                     let entries = mirror.shown(pool).map(|(key, value)| (key, value.bytes.as_slice(), value.modified));
                     let (endpoints, problems) = feed.set.update(entries);
-                    let origin = origin(pool);
-                    let known = SourceState { endpoints: endpoints.into(), problems: problems.into(), origin };
+                    let unlisted = Arc::new(feed.set.unlisted(&mirror.held(pool).collect()));
+                    let (endpoints, problems, origin) = (endpoints.into(), problems.into(), origin(pool));
+                    let known = SourceState { endpoints, unlisted, problems, origin };
                     (feed.source.clone(), known)
                 };
                 let known: Vec<_> = match pools {
@@ -187,6 +228,10 @@ impl View {
                     Some(pools) => pools.iter().filter_map(|pool| Some(known(pool, feeds.get_mut(pool)?))).collect(),
                 };
                 publisher.sources(known);
+                let unwanted = beside.read(mirror, unwanted);
+                if !unwanted.is_empty() {
+                    publisher.beside(unwanted);
+                }
             }
         }
     }
