@@ -88,6 +88,9 @@ impl Source {
     /// The label that carries the priority of an endpoint where the source tells it: that of an SRV record, or whether
     /// an instance is far (1) or near (0).
     pub const PRIORITY: &str = "priority";
+    /// The label that tells the kind of an instance in Consul that is no ordinary service: a proxy or a gateway of its
+    /// mesh.
+    pub const KIND: &str = "consul.kind";
 }
 
 impl fmt::Display for DnsRecords {

@@ -15,12 +15,14 @@ mod feedback;
 mod files;
 mod flapping;
 mod mistakes;
+mod moves;
 mod permissions;
 mod random;
 mod saved;
 mod soak;
 mod start;
 mod tags;
+mod unusable;
 mod wipes;
 
 use std::collections::BTreeMap;

@@ -42,6 +42,10 @@ pub(super) fn instances(service: &ConsulService, body: &[u8]) -> Result<Contents
     let near = service.near.as_ref().map(|_| entries.len().div_ceil(2));
     for (position, entry) in entries.into_iter().enumerate() {
         let id: Arc<str> = format!("{}/{}", entry.node.name, entry.service.id).into();
+        if entry.service.is_proxy_of(&service.name) {
+            contents.unusable.insert(id);
+            continue;
+        }
         match instance(entry, &id, service.tagged_address.as_deref()) {
             Ok(mut instance) => {
                 if let Some(near) = near {
@@ -50,7 +54,10 @@ pub(super) fn instances(service: &ConsulService, body: &[u8]) -> Result<Contents
                 }
                 add(&mut contents.entries, id, instance);
             }
-            Err(text) => contents.problems.push(Problem::new(format!("consul:{service}"), id.to_string(), text)),
+            Err(text) => {
+                contents.problems.push(Problem::new(format!("consul:{service}"), id.to_string(), text));
+                contents.unusable.insert(id);
+            }
         }
     }
     contents.problems.sort_unstable();
@@ -113,11 +120,11 @@ fn instance(entry: Entry, id: &Arc<str>, tagged: Option<&str>) -> Result<Instanc
     }
     let (host, port) =
         located(&node, &service, tagged).ok_or("neither the service nor its node has an address: register one")?;
-    let port = u16::try_from(port).map_err(|_| format!("port {port} is out of range"))?;
+    let port = u16::try_from(port).map_err(|_| format!("port {port} is none: register one of 1 to 65535"))?;
     if port == 0 {
         return Err("it has no port: register the service with one".to_owned());
     }
-    let address = Address::new(host, port)?;
+    let address = Address::new(host, port).map_err(|error| unusable_address(host, &error))?;
     let checks = checks.unwrap_or_default();
     let status = worst(&checks);
     let others = worst(checks.iter().filter(|check| !check.is_silent()));
@@ -126,7 +133,7 @@ fn instance(entry: Entry, id: &Arc<str>, tagged: Option<&str>) -> Result<Instanc
     let endpoint = EndpointSpec {
         address,
         weight: weights.of(status),
-        labels: Arc::new(labels(service.meta.unwrap_or_default(), service.tags.unwrap_or_default())),
+        labels: Arc::new(labels(service.meta.unwrap_or_default(), service.tags.unwrap_or_default(), service.kind)),
         status,
         id: Arc::clone(id),
         modified: service.modify_index,
@@ -174,9 +181,27 @@ fn worst<'c>(checks: impl IntoIterator<Item = &'c Check>) -> RegistryStatus {
         .unwrap_or(RegistryStatus::Passing)
 }
 
-fn labels(meta: HashMap<String, String>, tags: Vec<String>) -> Labels {
+fn labels(meta: HashMap<String, String>, tags: Vec<String>, kind: String) -> Labels {
     let tags = tags.into_iter().map(|tag| (format!("tag.{tag}"), "true".to_owned()));
-    meta.into_iter().chain(tags).collect()
+    // Keys of Consul's metadata have no dot.
+    let kind = (!kind.is_empty()).then(|| (Source::KIND.to_owned(), kind));
+    meta.into_iter().chain(tags).chain(kind).collect()
+}
+
+/// What is wrong with the address of a registration, and what to do.
+fn unusable_address(host: &str, error: &str) -> String {
+    let (shown, fix) = if host.contains("://") {
+        ("is a URL", "register the host alone as its address, and the port as its port")
+    } else if host.trim() != host {
+        ("begins or ends with a blank", "register it without")
+    } else if host.contains('%') {
+        ("has a zone, which means nothing on another machine", "register an address without one")
+    } else if host.parse::<Address>().is_ok() {
+        ("has a port in it", "register the host alone as its address, and the port as its port")
+    } else {
+        return format!("{error}: register one of these as its address");
+    };
+    format!("the address `{host}` {shown}: {fix}")
 }
 
 /// The few fields that count; everything else is skipped without being kept.
@@ -213,6 +238,11 @@ struct TaggedAddress {
 struct Service {
     #[serde(rename = "ID", default)]
     id: String,
+    /// Empty for an ordinary service; what belongs to Consul's mesh has another.
+    #[serde(rename = "Kind", default)]
+    kind: String,
+    #[serde(rename = "Proxy", default)]
+    proxy: Option<Proxy>,
     #[serde(rename = "Address", default)]
     address: String,
     #[serde(rename = "Port", default)]
@@ -229,6 +259,22 @@ struct Service {
     create_index: u64,
     #[serde(rename = "ModifyIndex", default)]
     modify_index: u64,
+}
+
+/// Whom a proxy of the mesh stands for.
+#[derive(Deserialize)]
+struct Proxy {
+    #[serde(rename = "DestinationServiceName", default)]
+    service: String,
+}
+
+impl Service {
+    /// Whether it is a proxy of the mesh for the very service that lists it: requests are for the service, and the proxy
+    /// wants TLS of the mesh. A proxy with a name of its own is asked for by that name.
+    fn is_proxy_of(&self, service: &str) -> bool {
+        let destination = self.proxy.as_ref().map_or("", |proxy| &proxy.service);
+        self.kind == "connect-proxy" && destination.eq_ignore_ascii_case(service)
+    }
 }
 
 /// Consul's `Weights` of an instance.
@@ -323,6 +369,28 @@ mod tests {
             Some(instance) => Ok(instance.endpoint),
             None => Err(contents.problems[0].to_string()),
         }
+    }
+
+    #[test]
+    fn what_belongs_to_the_mesh_is_told_by_its_kind_and_a_proxy_is_not_the_service_it_stands_for() {
+        let entry = |id: &str, kind: &str, destination: &str| {
+            let proxy = json!({"DestinationServiceName": destination});
+            json!({"Node": {"Node": "n", "Address": "10.0.0.1"}, "Checks": [],
+                "Service": {"ID": id, "Port": 80, "Kind": kind, "Proxy": proxy}})
+        };
+        let contents = read(&json!([
+            entry("plain", "", ""),
+            entry("own-proxy", "connect-proxy", "Web"),
+            entry("proxy", "connect-proxy", "other"),
+            entry("gateway", "api-gateway", ""),
+        ]));
+        let kind = |(id, instance): (&Arc<str>, &Instance)| {
+            (id.to_string(), instance.endpoint.labels.get(Source::KIND).cloned().unwrap_or_default())
+        };
+        let kinds: Vec<_> = contents.entries.iter().map(kind).collect();
+        let kinds: Vec<_> = kinds.iter().map(|(id, kind)| (id.as_str(), kind.as_str())).collect();
+        assert_eq!(kinds, [("n/gateway", "api-gateway"), ("n/plain", ""), ("n/proxy", "connect-proxy")]);
+        assert_eq!((contents.unusable, contents.problems), (["n/own-proxy".into()].into(), Vec::new()));
     }
 
     #[test]

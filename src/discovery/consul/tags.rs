@@ -100,7 +100,8 @@ impl Tags {
         let mut set = TagSet::new(self.rules.clone());
         let mut states = self.sources.states();
         let mut agreed = self.claims.agreed.clone();
-        let remembered = std::mem::take(&mut self.remembered).into_iter().map(|(name, known)| (name, Some(known)));
+        let remembered = std::mem::take(&mut self.remembered).into_iter();
+        let remembered = remembered.map(|(name, known)| (name, Some(ordinary(&known).0)));
         // Read in any case: a catalog that was wiped meanwhile is answered by routes that outlive their instances.
         set.read(&remembered.collect(), Instant::now().into_std());
         let remembered_until = Instant::now() + SILENCE;
@@ -114,9 +115,11 @@ impl Tags {
             let mut again = None;
             if asking.is_some() {
                 let known = states.borrow_and_update().clone();
-                let instances = |service: &Arc<str>| {
-                    let state = known.sources.get(&named(service));
-                    state.map(|state| Arc::clone(&state.endpoints))
+                let mut remarks = Vec::new();
+                let mut instances = |service: &Arc<str>| {
+                    let (ordinary, of_mesh) = ordinary(&known.sources.get(&named(service))?.endpoints);
+                    remarks.extend(of_mesh.map(|kind| ignored(service, &kind)));
+                    Some(ordinary)
                 };
                 let read: BTreeMap<_, _> = services.iter().map(|name| (Arc::clone(name), instances(name))).collect();
                 let now = Instant::now();
@@ -125,7 +128,7 @@ impl Tags {
                 if now >= until || is_shared && read.values().all(Option::is_some) {
                     patience = Some(now);
                     set.read(&read, now.into_std());
-                    self.publish(&mut set);
+                    self.publish(&mut set, remarks);
                     again = set.ends_at().map(Instant::from_std);
                 } else {
                     again = Some(until);
@@ -135,7 +138,7 @@ impl Tags {
                 if now >= remembered_until {
                     let unread = services.iter().map(|name| (Arc::clone(name), None)).collect();
                     set.read(&unread, now.into_std());
-                    self.publish(&mut set);
+                    self.publish(&mut set, Vec::new());
                 } else {
                     again = Some(remembered_until);
                 }
@@ -153,8 +156,8 @@ impl Tags {
         }
     }
 
-    fn publish(&mut self, set: &mut TagSet) {
-        let remarks = self.claims.settle(set);
+    fn publish(&mut self, set: &mut TagSet, mut remarks: Vec<Problem>) {
+        remarks.extend(self.claims.settle(set));
         let mut documents = set.documents();
         documents.remarks = remarks;
         self.documents.documents(documents);
@@ -171,6 +174,27 @@ impl Tags {
             changed
         });
     }
+}
+
+/// The instances that may ask for routes, and the kind of one of the others: what belongs to Consul's mesh does not, though
+/// Consul gives a sidecar the tags of its service.
+fn ordinary(instances: &Arc<[EndpointSpec]>) -> (Arc<[EndpointSpec]>, Option<String>) {
+    let kind = instances.iter().find_map(|instance| instance.labels.get(Source::KIND));
+    match kind {
+        None => (Arc::clone(instances), None),
+        Some(kind) => {
+            let ordinary = instances.iter().filter(|instance| !instance.labels.contains_key(Source::KIND));
+            (ordinary.cloned().collect(), Some(kind.clone()))
+        }
+    }
+}
+
+fn ignored(service: &Arc<str>, kind: &str) -> Problem {
+    let text = format!(
+        "instances of kind `{kind}` belong to Consul's mesh, so their tags make no routes; an upstream that names the \
+         service may use them"
+    );
+    Problem::new(named(service).to_string(), "", text)
 }
 
 fn named(service: &Arc<str>) -> Source {
