@@ -1,29 +1,49 @@
 //! Endpoints from DNS: records, weights, priorities, times to live, and what stays when nobody answers.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use serde_json::json;
+
+use crate::support::consul::Consul;
 use crate::support::dns::{DnsServer, Said};
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, Setup};
 use crate::support::origin::Origin;
+use crate::support::place::{free_ports, own_mounts};
 use crate::support::wait;
 
 const SOON: Duration = Duration::from_secs(60);
 
 async fn before(server: &DnsServer, source: &str, lines: &str) -> Gateway {
-    Gateway::start(&format!(
+    Gateway::start(&config(&format!("{source}, server = \"{}\"", server.address()), lines)).await
+}
+
+fn config(source: &str, lines: &str) -> String {
+    format!(
         r#"
         listeners.web.address = "127.0.0.1:0"
         admin.address = "127.0.0.1:0"
         routes.all = {{ match = {{ path = "/" }}, upstream = "app" }}
         [upstreams.app]
-        dns = {{ {source}, server = "{}" }}
+        dns = {{ {source} }}
         balance = "round_robin"
         {lines}
-        "#,
-        server.address()
-    ))
-    .await
+        "#
+    )
+}
+
+/// Waits until the records were read so many times more.
+async fn reads(gateway: &Gateway, times: usize) {
+    for _ in 0..times {
+        let read = async || gateway.api("upstreams").await["items"][0]["verified_at"].clone();
+        let before = read().await;
+        wait::until(SOON, "another answer", || async { read().await != before }).await;
+    }
+}
+
+async fn removals(gateway: &Gateway) -> usize {
+    let page = gateway.api("events?limit=1000&after=0").await;
+    page["items"].as_array().unwrap().iter().filter(|event| event["event"] == "endpoint_removed").count()
 }
 
 async fn at(last: u8, port: u16) -> Origin {
@@ -128,9 +148,114 @@ async fn what_is_too_long_for_one_packet_comes_over_tcp() {
     let gateway = before(&dns, &format!("name = \"app.test\", port = {port}"), "").await;
     let wanted: Vec<String> = all.iter().map(|ip| format!("{ip}:{port}")).collect();
     until_addresses(&gateway, &wanted).await;
-    assert!(dns.asked() > 0 && dns.asked_over_tcp() > 0);
+    assert!(dns.asked_over_tcp() > 0);
     // Short again, it comes as before.
     dns.say("app.test", Said::A(1, all[..1].to_vec()));
     until_addresses(&gateway, &wanted[..1]).await;
     assert_eq!(gateway.get("/").await.served_by(), "app/v1");
+}
+
+/// A Consul that cuts what it answers over UDP without a word, as it does by default.
+#[tokio::test]
+async fn all_of_a_large_service_comes_from_consul_and_stays() {
+    let mut port = 0;
+    let consul = Consul::start_with(|address| {
+        [port] = free_ports(address);
+        json!({ "ports": { "dns": port } })
+    });
+    let Some(consul) = consul.await else { return };
+    let server = SocketAddr::new(consul.address, port);
+    let four = |last: u16| IpAddr::from([127, 0, 1, last as u8]);
+    let six = |last: u16| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, last]);
+    for last in 1..=40 {
+        for (name, address) in [("many", four(last)), ("six", six(last))] {
+            let service = json!({ "ID": last.to_string(), "Service": name, "Port": 20_000 + last });
+            let node = format!("{name}-{last}");
+            consul.catalog_register(json!({ "Node": node, "Address": address, "Service": service })).await;
+        }
+    }
+    let address = |kind: &str, last: u16| match kind {
+        "SRV" => SocketAddr::new(four(last), 20_000 + last),
+        "A" => SocketAddr::new(four(last), 80),
+        _ => SocketAddr::new(six(last), 80),
+    };
+    for (kind, name) in [("SRV", "many"), ("A", "many"), ("AAAA", "six")] {
+        let own_port = if kind == "SRV" { "" } else { "port = 80, " };
+        let source = format!("name = \"{name}.service.consul\", type = \"{kind}\", {own_port}server = \"{server}\"");
+        let gateway = Gateway::start(&config(&source, "")).await;
+        let mut wanted: Vec<_> = (1..=40).map(|last| address(kind, last)).collect();
+        wanted.sort_unstable();
+        let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+        until_addresses(&gateway, &wanted).await;
+        reads(&gateway, 3).await;
+        assert_eq!(addresses(&gateway).await, wanted, "{kind}");
+        assert_eq!(removals(&gateway).await, 0, "{kind}");
+        if kind == "SRV" {
+            // What is gone goes.
+            consul.catalog_deregister(json!({ "Node": "many-7" })).await;
+            let left: Vec<_> = wanted.into_iter().filter(|it| *it != address(kind, 7).to_string()).collect();
+            until_addresses(&gateway, &left).await;
+            assert_eq!(removals(&gateway).await, 1);
+            let service = json!({ "ID": "7", "Service": "many", "Port": 20_007 });
+            consul.catalog_register(json!({ "Node": "many-7", "Address": four(7), "Service": service })).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_tcp_works_and_parts_of_its_answers_are_added_up() {
+    let one = at(1, 0).await;
+    let dns = DnsServer::start_without_tcp().await;
+    let all: Vec<Ipv4Addr> = (1..=40).map(|last| Ipv4Addr::new(127, 0, 0, last)).collect();
+    let port = one.address().port();
+    dns.say("app.test", Said::A(1, all.clone()));
+    let gateway = before(&dns, &format!("name = \"app.test\", port = {port}"), "").await;
+    let wanted: Vec<String> = all.iter().map(|ip| format!("{ip}:{port}")).collect();
+    until_addresses(&gateway, &wanted).await;
+    reads(&gateway, 4).await;
+    assert_eq!(addresses(&gateway).await, wanted);
+    assert_eq!((removals(&gateway).await, dns.asked_over_tcp()), (0, 0));
+    // A short answer is whole.
+    dns.say("app.test", Said::A(1, all[..2].to_vec()));
+    until_addresses(&gateway, &wanted[..2]).await;
+}
+
+#[tokio::test]
+async fn srv_records_that_make_no_endpoint_are_named() {
+    let good = at(1, 0).await;
+    let dns = DnsServer::start().await;
+    dns.say("a.test", Said::A(60, vec![Ipv4Addr::new(127, 0, 0, 1)]));
+    let portless = (10, 1, 0, "a.test");
+    dns.say("_app._tcp.test", Said::Srv(1, vec![portless]));
+    let gateway = before(&dns, "name = \"_app._tcp.test\", type = \"SRV\"", "").await;
+    assert_eq!(gateway.get("/").await.status, 503);
+    let tells = async |text: &str| {
+        wait::until_ok(SOON, text, || async {
+            let status = gateway.api("status").await.to_string();
+            if status.contains(text) { Ok(()) } else { Err(status) }
+        })
+        .await;
+    };
+    tells("its SRV record for `a.test.` has port 0").await;
+    let nowhere = (10, 1, 80, "nowhere.test");
+    dns.say("_app._tcp.test", Said::Srv(1, vec![portless, nowhere, (10, 1, good.address().port(), "a.test")]));
+    until_addresses(&gateway, &[good.address().to_string()]).await;
+    tells("its SRV record for `a.test.` has port 0").await;
+    tells("`nowhere.test.`, which an SRV record of it names, has no address").await;
+}
+
+#[tokio::test]
+async fn names_of_the_hosts_file_are_found_where_the_system_is_asked() {
+    let origin = at(1, 0).await;
+    let port = origin.address().port();
+    let local = Gateway::start(&config(&format!("name = \"localhost\", port = {port}"), "")).await;
+    assert_eq!(local.until_status("/", 200).await.served_by(), "app/v1");
+    if own_mounts().is_none() {
+        return;
+    }
+    let setup = Setup::new(&config(&format!("name = \"vm-7.test\", port = {port}"), ""));
+    let setup = setup.file("hosts", "127.0.0.1 localhost\n127.0.0.1 vm-7.test\n");
+    let hosts = setup.folder().join("hosts");
+    let gateway = setup.mounts(&format!("mount --bind {} /etc/hosts", hosts.display())).start().await;
+    assert_eq!(gateway.until_status("/", 200).await.served_by(), "app/v1");
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::state::{Origin, SourceState};
+use super::state::SourceState;
 use super::status::WatchStatus;
 use super::supervise::{Backoff, Watch, WatchError, around, supervise};
 use super::wanted::keep_wanted;
@@ -24,6 +24,7 @@ use crate::spec::name::ProviderId;
 use crate::spec::problem::Problem;
 use crate::spec::source::Source;
 
+mod ask;
 mod endpoint;
 mod records;
 
@@ -125,8 +126,8 @@ impl<Lookup> HostWatch<Lookup> {
             modified: 0,
             created: 0,
         };
-        let endpoints = addresses.iter().map(endpoint).collect();
-        self.publisher.source(&self.source, SourceState { endpoints, problems, origin: Origin::Live });
+        let endpoints: Vec<EndpointSpec> = addresses.iter().map(endpoint).collect();
+        self.publisher.source(&self.source, SourceState::live(endpoints, problems));
         self.known = true;
     }
 

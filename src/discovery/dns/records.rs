@@ -1,24 +1,22 @@
-//! Defines the watch of a name's records: asked for again when they are too old, and kept when nothing better comes.
+//! The watch of a name's records: asked for again when they are too old, and kept when nothing better comes. What an
+//! answer lacks goes once a second one lacks it, too.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::net::NetError;
 use hickory_resolver::proto::rr::{RData, Record, RecordType};
-use hickory_resolver::{Resolver, TokioResolver};
 use tokio::time::sleep;
 
 use super::super::Publisher;
-use super::super::state::{Origin, SourceState};
+use super::super::state::SourceState;
 use super::super::status::WatchStatus;
 use super::super::supervise::{Watch, WatchError, around};
+use super::ask::{Answer, Asker};
 use super::endpoint::{Target, of_addresses, of_targets};
-use crate::spec::endpoint::EndpointSpec;
+use crate::spec::endpoint::{Address, EndpointSpec};
 use crate::spec::problem::Problem;
 use crate::spec::source::{DnsRecords, RecordKind, Source};
 
@@ -26,10 +24,10 @@ use crate::spec::source::{DnsRecords, RecordKind, Source};
 /// of days must not keep a machine that is gone.
 const YOUNGEST: Duration = Duration::from_secs(2);
 const OLDEST: Duration = Duration::from_secs(300);
-
-/// For one question to one server, and how often.
-const TIMEOUT: Duration = Duration::from_secs(2);
-const ATTEMPTS: usize = 2;
+/// After so many answers without it an endpoint is gone; and where each answer may be a part of the whole: what is in
+/// half of them is missed by so many with a probability of 1 in 1,000.
+const MISSES: u32 = 2;
+const DOUBTFUL_MISSES: u32 = 10;
 
 pub(super) struct RecordsWatch {
     source: Source,
@@ -38,31 +36,50 @@ pub(super) struct RecordsWatch {
     /// Whether something is published that is not empty.
     known: bool,
     doubt: Doubt,
+    asker: Asker,
+    recent: Recent,
 }
 
-/// What a server said of a name.
-struct Answer {
-    records: Vec<Record>,
-    /// What else it knew.
-    further: Vec<Record>,
+/// What a name's records say.
+struct Read {
+    endpoints: Vec<EndpointSpec>,
+    /// What is wrong with records that make no endpoint.
+    problems: Vec<String>,
+    ttl: Duration,
+    doubtful: bool,
 }
 
 impl RecordsWatch {
     pub(super) fn new(records: DnsRecords, publisher: Publisher) -> Self {
-        Self { source: Source::Records(records.clone()), records, publisher, known: false, doubt: Doubt::default() }
+        Self {
+            source: Source::Records(records.clone()),
+            asker: Asker::new(records.server),
+            records,
+            publisher,
+            known: false,
+            doubt: Doubt::default(),
+            recent: Recent::default(),
+        }
     }
 
-    /// The endpoints, and how long they may be believed.
-    async fn read(&self, resolver: &TokioResolver) -> Result<(Vec<EndpointSpec>, Duration), NetError> {
-        let (name, mut ttl) = (&*self.records.name, OLDEST);
-        let endpoints = match self.records.kind {
+    async fn read(&mut self) -> Result<Read, NetError> {
+        let mut asking = self.asker.begin(Instant::now())?;
+        let name = &*self.records.name;
+        let mut read = Read { endpoints: Vec::new(), problems: Vec::new(), ttl: OLDEST, doubtful: false };
+        let mut note = |answer: &Answer| {
+            read.ttl = answer.ttl.map_or(read.ttl, |ttl| ttl.min(read.ttl));
+            read.doubtful |= answer.doubtful;
+        };
+        match self.records.kind {
             RecordKind::A | RecordKind::Aaaa => {
                 let kind = if self.records.kind == RecordKind::A { RecordType::A } else { RecordType::AAAA };
-                let answer = ask(resolver, name, kind, &mut ttl).await?;
-                of_addresses(addresses(&answer.records, None), self.records.port)
+                let answer = asking.ask(name, kind).await?;
+                note(&answer);
+                read.endpoints = of_addresses(addresses(&answer.records, None), self.records.port);
             }
             RecordKind::Srv => {
-                let answer = ask(resolver, name, RecordType::SRV, &mut ttl).await?;
+                let answer = asking.ask(name, RecordType::SRV).await?;
+                note(&answer);
                 let mut targets = Vec::new();
                 for record in &answer.records {
                     let RData::SRV(srv) = &record.data else { continue };
@@ -71,25 +88,46 @@ impl RecordsWatch {
                         continue;
                     }
                     let host = srv.target.to_ascii();
+                    if srv.port == 0 {
+                        read.problems.push(format!("its SRV record for `{host}` has port 0: give it the port"));
+                        continue;
+                    }
                     let mut known = addresses(&answer.further, Some(&host));
                     for kind in [RecordType::A, RecordType::AAAA] {
                         if known.is_empty() {
-                            known = addresses(&ask(resolver, &host, kind, &mut ttl).await?.records, None);
+                            let answer = asking.ask(&host, kind).await?;
+                            note(&answer);
+                            known = addresses(&answer.records, None);
                         }
+                    }
+                    if known.is_empty() {
+                        read.problems.push(format!("`{host}`, which an SRV record of it names, has no address"));
                     }
                     let (priority, weight, port) = (srv.priority, srv.weight, srv.port);
                     targets.push(Target { host, priority, weight, port, addresses: known });
                 }
-                of_targets(targets)
+                read.endpoints = of_targets(targets);
             }
-        };
-        Ok((endpoints, ttl.clamp(YOUNGEST, OLDEST)))
+        }
+        self.asker.end(&asking, Instant::now());
+        read.ttl = read.ttl.clamp(YOUNGEST, OLDEST);
+        Ok(read)
     }
 
-    fn publish(&mut self, endpoints: Vec<EndpointSpec>, problems: Arc<[Problem]>) {
+    /// Why there is no endpoint.
+    fn nothing(&self, problems: &[String]) -> String {
+        match problems.first() {
+            Some(problem) => problem.clone(),
+            None => format!("{} know no {} record of it", self.asker.who(), self.records.kind.as_str()),
+        }
+    }
+
+    fn publish(&mut self, endpoints: Vec<EndpointSpec>, problems: &[String]) {
         self.known = !endpoints.is_empty();
-        self.publisher
-            .source(&self.source, SourceState { endpoints: endpoints.into(), problems, origin: Origin::Live });
+        let problem =
+            |text: &String| Problem::new(self.source.to_string(), "", format!("`{}`: {text}", self.records.name));
+        let problems: Vec<Problem> = problems.iter().map(problem).collect();
+        self.publisher.source(&self.source, SourceState::live(endpoints, problems));
     }
 
     /// What was known stays. A name that never had records is published as empty, with the reason: a name with a typo
@@ -98,7 +136,7 @@ impl RecordsWatch {
         let text = format!("cannot resolve `{}`: {reason}", self.records.name);
         if !self.known {
             let problem = Problem::new(self.source.to_string(), "", text.clone());
-            self.publish(Vec::new(), [problem].into());
+            self.publisher.source(&self.source, SourceState::live([], [problem]));
         }
         WatchError::failed(text)
     }
@@ -107,29 +145,33 @@ impl RecordsWatch {
 #[async_trait]
 impl Watch for RecordsWatch {
     async fn session(&mut self, status: &WatchStatus) -> WatchError {
-        let resolver = match resolver(&self.records) {
-            Ok(resolver) => resolver,
-            Err(error) => return self.failed(&error.to_string()),
-        };
         loop {
             let asked_at = tokio::time::Instant::now();
-            let ttl = match self.read(&resolver).await {
+            let wait = match self.read().await {
                 Err(error) => return self.failed(&error.to_string()),
-                Ok((endpoints, ttl)) if !endpoints.is_empty() => {
+                Ok(read) if !read.endpoints.is_empty() => {
                     self.doubt = Doubt::default();
-                    self.publish(endpoints, [].into());
-                    ttl
+                    let misses = if read.doubtful { DOUBTFUL_MISSES } else { MISSES };
+                    let (endpoints, waits) = self.recent.with(read.endpoints, misses);
+                    self.publish(endpoints, &read.problems);
+                    if waits { YOUNGEST } else { read.ttl }
                 }
                 // Servers say so for passing troubles, too.
-                Ok(_) if !self.doubt.is_confirmed(Instant::now()) => return self.failed("it has no such records"),
-                Ok((_, ttl)) => {
-                    let text = format!("`{}` has no such records", self.records.name);
-                    self.publish(Vec::new(), [Problem::new(self.source.to_string(), "", text)].into());
-                    ttl
+                Ok(read) if !self.doubt.is_confirmed(Instant::now()) => {
+                    return self.failed(&self.nothing(&read.problems));
+                }
+                Ok(read) => {
+                    self.recent = Recent::default();
+                    let why = match read.problems.is_empty() {
+                        true => vec![self.nothing(&[])],
+                        false => read.problems,
+                    };
+                    self.publish(Vec::new(), &why);
+                    read.ttl
                 }
             };
             status.confirmed(asked_at);
-            sleep(around(ttl, 0.1)).await;
+            sleep(around(wait, 0.1)).await;
         }
     }
 }
@@ -147,42 +189,22 @@ impl Doubt {
     }
 }
 
-fn resolver(records: &DnsRecords) -> Result<TokioResolver, NetError> {
-    let provider = TokioRuntimeProvider::default();
-    let mut builder = match records.server {
-        None => Resolver::builder(provider)?,
-        Some(server) => {
-            let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
-                connection.port = server.port();
-                connection
-            });
-            let server = NameServerConfig::new(server.ip(), true, connections.into());
-            Resolver::builder_with_config(ResolverConfig::from_parts(None, Vec::new(), vec![server]), provider)
-        }
-    };
-    let options = builder.options_mut();
-    // What is asked here is asked because the last answer is too old.
-    (options.cache_size, options.use_hosts_file) = (0, ResolveHosts::Never);
-    (options.timeout, options.attempts) = (TIMEOUT, ATTEMPTS);
-    builder.build()
-}
+/// The endpoints that answers listed of late, each with the number of answers since that did not.
+#[derive(Debug, Default)]
+struct Recent(BTreeMap<Address, (EndpointSpec, u32)>);
 
-/// Asks for records; none are an answer, too. Lowers `ttl` to that of the shortest-lived one.
-async fn ask(resolver: &TokioResolver, name: &str, kind: RecordType, ttl: &mut Duration) -> Result<Answer, NetError> {
-    match resolver.lookup(name, kind).await {
-        Ok(lookup) => {
-            let shortest = lookup.answers().iter().map(|record| Duration::from_secs(record.ttl.into())).min();
-            *ttl = shortest.map_or(*ttl, |shortest| shortest.min(*ttl));
-            Ok(Answer { records: lookup.answers().to_vec(), further: lookup.additionals().to_vec() })
+impl Recent {
+    /// What an answer lists, and what it lacks that fewer than `misses` answers in a row lacked; and whether there is any.
+    fn with(&mut self, listed: Vec<EndpointSpec>, misses: u32) -> (Vec<EndpointSpec>, bool) {
+        self.0.retain(|_, (_, missed)| {
+            *missed += 1;
+            *missed < misses
+        });
+        for endpoint in listed {
+            self.0.insert(endpoint.address.clone(), (endpoint, 0));
         }
-        Err(NetError::Dns(DnsError::NoRecordsFound(none)))
-            if matches!(none.response_code, ResponseCode::NoError | ResponseCode::NXDomain) =>
-        {
-            let negative = Duration::from_secs(none.negative_ttl.unwrap_or(0).into());
-            *ttl = negative.min(*ttl);
-            Ok(Answer { records: Vec::new(), further: Vec::new() })
-        }
-        Err(error) => Err(error),
+        let waits = self.0.values().any(|(_, missed)| *missed > 0);
+        (self.0.values().map(|(endpoint, _)| endpoint.clone()).collect(), waits)
     }
 }
 
@@ -210,5 +232,25 @@ mod tests {
         let mut rare = Doubt::default();
         assert!(!rare.is_confirmed(now) && !rare.is_confirmed(at(60)), "only twice");
         assert!(rare.is_confirmed(at(61)));
+    }
+
+    #[test]
+    fn what_answers_lack_goes_after_a_second_one_and_later_where_they_may_be_parts() {
+        let mut recent = Recent::default();
+        let mut shown = |hosts: &[u8], misses| -> (Vec<String>, bool) {
+            let ips = hosts.iter().map(|host| IpAddr::from([10, 0, 0, *host])).collect();
+            let (endpoints, waits) = recent.with(of_addresses(ips, 80), misses);
+            let host = |endpoint: &EndpointSpec| endpoint.address.to_string().replace("10.0.0.", "").replace(":80", "");
+            (endpoints.iter().map(host).collect(), waits)
+        };
+        let all = |text: &str| text.split(' ').map(ToOwned::to_owned).collect::<Vec<_>>();
+        assert_eq!(shown(&[1, 2, 3], MISSES), (all("1 2 3"), false));
+        assert_eq!(shown(&[1, 2], MISSES), (all("1 2 3"), true));
+        assert_eq!(shown(&[1, 3], MISSES), (all("1 2 3"), true));
+        assert_eq!(shown(&[1, 3], MISSES), (all("1 3"), false));
+        for _ in 0..DOUBTFUL_MISSES - 1 {
+            assert_eq!(shown(&[1, 4], DOUBTFUL_MISSES), (all("1 3 4"), true));
+        }
+        assert_eq!(shown(&[1, 4], DOUBTFUL_MISSES), (all("1 4"), false));
     }
 }

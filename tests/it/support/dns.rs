@@ -1,5 +1,5 @@
-//! A small DNS server on a free port of 127.0.0.1: it answers what the test says, over UDP, and over TCP what is too long
-//! for that.
+//! A small DNS server on a free port of 127.0.0.1: it answers what the test says, over UDP and over TCP; or over UDP alone,
+//! where it cuts what is too long without a word.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -31,7 +31,7 @@ pub struct DnsServer {
     said: Arc<Mutex<BTreeMap<String, Said>>>,
     asked: Arc<AtomicUsize>,
     asked_over_tcp: Arc<AtomicUsize>,
-    tasks: [JoinHandle<()>; 2],
+    tasks: Vec<JoinHandle<()>>,
 }
 
 const A: u16 = 1;
@@ -39,6 +39,8 @@ const SRV: u16 = 33;
 const NAME_ERROR: u8 = 3;
 /// RFC 1035, 4.2.1.
 const LONGEST_OVER_UDP: usize = 512;
+/// How many of the addresses of a name stay where answers are cut without a word.
+const CUT: usize = 20;
 const TRUNCATED: u8 = 2;
 const SERVER_FAILURE: u8 = 2;
 
@@ -54,9 +56,19 @@ impl DnsServer {
         let address = socket.local_addr().unwrap();
         let said = Arc::<Mutex<BTreeMap<String, Said>>>::default();
         let (asked, asked_over_tcp) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
-        let udp = tokio::spawn(serve(socket, Arc::clone(&said), Arc::clone(&asked)));
+        let udp = tokio::spawn(serve(socket, Arc::clone(&said), Arc::clone(&asked), false));
         let tcp = tokio::spawn(serve_tcp(listener, Arc::clone(&said), Arc::clone(&asked_over_tcp)));
-        Self { address, said, asked, asked_over_tcp, tasks: [udp, tcp] }
+        Self { address, said, asked, asked_over_tcp, tasks: vec![udp, tcp] }
+    }
+
+    /// Over TCP connections are refused, and of many addresses each answer tells another part.
+    pub async fn start_without_tcp() -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let said = Arc::<Mutex<BTreeMap<String, Said>>>::default();
+        let (asked, asked_over_tcp) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let udp = tokio::spawn(serve(socket, Arc::clone(&said), Arc::clone(&asked), true));
+        Self { address, said, asked, asked_over_tcp, tasks: vec![udp] }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -73,9 +85,9 @@ impl DnsServer {
         self.asked_over_tcp.load(Ordering::SeqCst)
     }
 
-    /// Questions over UDP so far.
+    /// Questions so far.
     pub fn asked(&self) -> usize {
-        self.asked.load(Ordering::SeqCst)
+        self.asked.load(Ordering::SeqCst) + self.asked_over_tcp()
     }
 }
 
@@ -85,13 +97,18 @@ impl Drop for DnsServer {
     }
 }
 
-async fn serve(socket: UdpSocket, said: Arc<Mutex<BTreeMap<String, Said>>>, asked: Arc<AtomicUsize>) {
+async fn serve(socket: UdpSocket, said: Arc<Mutex<BTreeMap<String, Said>>>, asked: Arc<AtomicUsize>, cuts: bool) {
     let mut buffer = [0; 1500];
     loop {
         let Ok((size, client)) = socket.recv_from(&mut buffer).await else { continue };
-        asked.fetch_add(1, Ordering::SeqCst);
+        let turn = asked.fetch_add(1, Ordering::SeqCst);
         let Some((name, end)) = question(&buffer[..size]) else { continue };
-        let what = said.lock().unwrap().get(&name).cloned().unwrap_or(Said::NoSuchName);
+        let mut what = said.lock().unwrap().get(&name).cloned().unwrap_or(Said::NoSuchName);
+        if let (Said::A(_, all), true) = (&mut what, cuts) {
+            let first = (turn * 7) % all.len();
+            all.rotate_left(first);
+            all.truncate(CUT);
+        }
         if let Some(mut answer) = answer(&buffer[..end], &what) {
             if answer.len() > LONGEST_OVER_UDP {
                 // The question alone, and that more is to be had.
