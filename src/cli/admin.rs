@@ -205,3 +205,22 @@ pub(super) fn pairs(value: Option<&Value>) -> String {
     let pairs = value.and_then(Value::as_object).into_iter().flatten();
     pairs.map(|(key, value)| format!("{key}={}", text(Some(value)))).collect::<Vec<_>>().join(",")
 }
+
+/// As many members of an object, `key=value`, as a cell has room for, and how many more there are.
+pub(super) fn few_pairs(value: Option<&Value>) -> String {
+    const MAX_CHARS: usize = 60;
+    let all = value.and_then(Value::as_object).into_iter().flatten();
+    let all: Vec<String> = all.map(|(key, value)| format!("{key}={}", text(Some(value)))).collect();
+    let mut width = 0;
+    let fits = all.iter().take_while(|pair| {
+        width += pair.chars().count() + 1;
+        width <= MAX_CHARS
+    });
+    // One that is too long by itself is shown as far as the table lets it.
+    let shown = fits.count().max(1).min(all.len());
+    let mut text = all[..shown].join(",");
+    if shown < all.len() {
+        text.push_str(&format!(" and {} more", all.len() - shown));
+    }
+    text
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::admin::{self, Access, list, pairs, text};
+use super::admin::{self, Access, few_pairs, list, text};
 use super::table::{Table, printable};
 use super::{FAILED, FINE, say};
 
@@ -201,7 +201,7 @@ fn past(answer: &Value) -> String {
             text(item.get("address")),
             state,
             text(facts.get("weight")),
-            pairs(facts.get("labels")),
+            few_pairs(facts.get("labels")),
             since,
             text(item.get("cause")),
             text(item.get("until")),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::admin::{self, joined, list, pairs, text};
+use super::admin::{self, few_pairs, joined, list, pairs, text};
 use super::routes::matching;
 use super::table::{Table, percent, printable};
 use super::upstreams::{levels, refusing};
@@ -182,7 +182,7 @@ fn endpoints(answer: &Value) -> String {
                 text(endpoint.get("state")),
                 text(endpoint.get("weight")),
                 joined(list(endpoint, "targets"), ", "),
-                pairs(endpoint.get("labels")),
+                few_pairs(endpoint.get("labels")),
                 joined(list(endpoint, "reasons"), "; "),
             ]);
         }

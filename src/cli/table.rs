@@ -1,5 +1,8 @@
 //! Defines aligned text tables.
 
+/// The widest a cell may be that others stand behind; `--json` has all of it.
+const MAX_CELL_CHARS: usize = 120;
+
 /// A table with a heading; columns are as wide as their widest cell.
 pub(super) struct Table {
     rows: Vec<Vec<String>>,
@@ -11,10 +14,14 @@ impl Table {
         Self { rows: vec![heading.iter().map(|&cell| cell.to_owned()).collect()] }
     }
 
-    /// Adds a row. An empty cell shows as `-`.
+    /// Adds a row. An empty cell shows as `-`, and a long one that is not the last ends early.
     pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        let shown = |cell: String| if cell.is_empty() { "-".to_owned() } else { printable(&cell) };
-        self.rows.push(cells.map(shown).into());
+        let shown = |cell: &String| if cell.is_empty() { "-".to_owned() } else { printable(cell) };
+        let mut cells = Vec::from_iter(cells.iter().map(shown));
+        if let Some((_, before)) = cells.split_last_mut() {
+            before.iter_mut().for_each(shorten);
+        }
+        self.rows.push(cells);
     }
 
     /// The lines, without a newline at the end.
@@ -34,6 +41,15 @@ impl Table {
             cells.join("  ").trim_end().to_owned()
         };
         self.rows.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn shorten(cell: &mut String) {
+    if let Some((end, _)) = cell.char_indices().nth(MAX_CELL_CHARS)
+        && let Some((end, _)) = cell[..end].char_indices().next_back()
+    {
+        cell.truncate(end);
+        cell.push('\u{2026}');
     }
 }
 
@@ -58,6 +74,19 @@ pub(super) fn percent(share: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_cell_ends_early_and_the_last_one_does_not() {
+        let mut table = Table::new(&["LABELS", "STATE", "REASONS"]);
+        let long = "\u{e4}".repeat(MAX_CELL_CHARS + 1);
+        table.row([long.clone(), "ok".into(), long.clone()]);
+        table.row([long[..2 * MAX_CELL_CHARS].to_owned(), "ok".into(), String::new()]);
+        let shortened = format!("{}\u{2026}", &long[..2 * (MAX_CELL_CHARS - 1)]);
+        let rendered = table.render();
+        let rows: Vec<&str> = rendered.lines().skip(1).collect();
+        assert_eq!(rows[0], format!("{shortened}  ok     {long}"));
+        assert_eq!(rows[1], format!("{}  ok     -", &long[..2 * MAX_CELL_CHARS]));
+    }
 
     #[test]
     fn columns_are_aligned_and_cannot_steer_the_terminal() {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::admin::{joined, list, pairs, text};
+use super::admin::{few_pairs, joined, list, text};
 use super::table::{Table, percent, printable};
 
 /// A line for each endpoint, and one for an upstream without any.
@@ -20,7 +20,7 @@ pub(super) fn render(answer: &Value) -> String {
                 field("state"),
                 field("weight"),
                 field("in_flight"),
-                pairs(endpoint.and_then(|endpoint| endpoint.get("labels"))),
+                few_pairs(endpoint.and_then(|endpoint| endpoint.get("labels"))),
                 endpoint.map(|endpoint| joined(list(endpoint, "reasons"), "; ")).unwrap_or_default(),
             ]
         };
@@ -67,6 +67,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn many_labels_do_not_widen_the_table() {
+        let labels: serde_json::Map<_, _> =
+            (0..400).map(|tag| (format!("tag.urlprefix-/{tag:03}"), json!("true"))).collect();
+        let answer = json!({ "items": [{ "name": "users", "provider": "file", "source": "consul:users",
+            "endpoints": [{ "address": "10.0.0.1:80", "weight": 1, "labels": labels, "state": "healthy", "reasons": ["slow"], "in_flight": 0 }] }]});
+        let shown = render(&answer);
+        let row = shown.lines().nth(1).expect("a row");
+        let labels = "tag.urlprefix-/000=true,tag.urlprefix-/001=true and 398 more";
+        assert!(row.contains(labels) && row.ends_with("slow") && row.chars().count() < 160, "{row}");
+    }
 
     #[test]
     fn endpoints_are_a_table() {

@@ -187,7 +187,8 @@ fn http_address(urls: &[String]) -> Result<Address, String> {
         (Some(error), _) => format!("endpoints: {error}"),
         (None, 0) => "it has no `endpoints`".to_owned(),
         (None, count) => format!(
-            "none of its {count} `endpoints` is plain `http://host:port`; gRPC and TLS to endpoints are not usable yet"
+            "none of its {count} `endpoints` is plain `http://host:port`, and the format `kratos` reads no others: register \
+             one, or write the endpoint in another format to reach it by gRPC or TLS"
         ),
     })
 }

@@ -216,7 +216,8 @@ async fn services_of_other_frameworks_take_traffic() {
     // The last good form stays; what another service registers below is not ours.
     etcd.put("/microservices/users/vm-1", r#"{"name":"users","endpoints":["grpc://127.0.0.1:1"]}"#).await;
     etcd.put("/microservices/users/admin/vm-1", r#"{"name":"users/admin","endpoints":["http://127.0.0.1:1"]}"#).await;
-    rejects(&gateway, "etcd", &["/microservices/users/vm-1", "not usable yet", "former value"]).await;
+    rejects(&gateway, "etcd", &["/microservices/users/vm-1", "the format `kratos` reads no others", "former value"])
+        .await;
     assert_eq!(get(gateway.address(), "/kratos").await.served_by(), "b/v1");
     etcd.revoke(lease).await;
     // Its key was written again, without the lease.
