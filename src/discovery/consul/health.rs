@@ -120,7 +120,7 @@ fn instance(entry: Entry, id: &Arc<str>, tagged: Option<&str>) -> Result<Instanc
     }
     let (host, port) =
         located(&node, &service, tagged).ok_or("neither the service nor its node has an address: register one")?;
-    let port = u16::try_from(port).map_err(|_| format!("port {port} is none: register one of 1 to 65535"))?;
+    let port = u16::try_from(port).map_err(|_| format!("port {port} is out of range: register one of 1 to 65535"))?;
     if port == 0 {
         return Err("it has no port: register the service with one".to_owned());
     }
