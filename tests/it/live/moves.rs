@@ -163,6 +163,7 @@ async fn an_address_held_since_a_wipe_goes_to_a_service_that_was_never_wanted() 
     let documents = documents(&["web".to_owned()], |_| "consul.service = \"web\"".to_owned());
     let gateway = Gateway::start(&config(&format!("{discovery}{documents}"))).await;
     gateway.until_status("/web", 200).await;
+    super::saved::saves(&gateway, "consul.json", &[&spare.address().to_string()]).await;
 
     consul.kill();
     consul.start_empty().await;
