@@ -374,6 +374,7 @@ impl Guard {
         };
         self.saved.retain(|_, saved| !saved.is_empty());
         self.note_addresses(&key, &content, &unlisted, saved.as_ref(), now);
+        let listed = if unlisted.is_empty() { content.clone() } else { content.without_addresses(&unlisted) };
         let wipe = Registry::of(key.0).and_then(|registry| self.wipes.get_mut(&registry));
         match self.pools.get_mut(&key) {
             Some(pool) if same(pool) => pool.unlisted = unlisted,
@@ -403,12 +404,12 @@ impl Guard {
         if held {
             return;
         }
-        if content.size() > 0 && wipe.ends.is_none() {
+        if listed.size() > 0 && wipe.ends.is_none() {
             wipe.ends = self.wipe_hold.map(|hold| now + hold);
         }
         // What is listed again is the registry's word from now on.
         if let Some(unseen) = wipe.unseen.get_mut(&key) {
-            *unseen = unseen.without(&content);
+            *unseen = unseen.without(&listed);
         }
     }
 

@@ -51,6 +51,14 @@ impl Told {
         self.take(ProviderId::Consul);
     }
 
+    /// As [`Self::keeps`], for the first time since its registry went back, while its watch waits for a second read.
+    fn waits(&mut self, service: &str, lines: &str, unlisted: &[&str]) {
+        let all = unlisted.iter().fold(lines.to_owned(), |all, address| format!("{all}\n{address}"));
+        self.world.source_keeping(&consul(service), &all, unlisted, Origin::Live, &[]);
+        self.listed.insert(Some(consul(service)), self.regressions);
+        self.take(ProviderId::Consul);
+    }
+
     /// What was released since the last call.
     fn releases(&mut self) -> String {
         let told = |Release { address, from, to }: Release| format!("{address} {from} {to}");
@@ -467,6 +475,16 @@ fn what_only_a_watch_keeps_goes_too_and_is_not_listed() {
     // Its own read says that it is back.
     told.shows("a", "10.0.0.1:80\n10.0.0.2:80");
     assert_eq!((told.served("a"), told.served("c")), ("0.1 0.2".into(), "0.2".into()));
+}
+
+#[test]
+fn what_a_watch_keeps_while_it_reads_again_is_not_listed_again() {
+    let mut told = Told::fleet(&["a"], 2);
+    told.goes_back();
+    told.waits("a", "10.0.0.1:80", &["10.0.0.2:80"]);
+    assert_eq!(told.served("a"), "0.1 0.2");
+    told.shows("a", "10.0.0.1:80");
+    assert_eq!(told.served("a"), "0.1 [0.2]", "the registry that went back never listed it");
 }
 
 #[test]
