@@ -122,14 +122,7 @@ impl Control {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 id = changed(&mut self.providers) => {
-                    let now = Instant::now();
-                    // In this order: what services ask for is published after the instances that ask for it, and is never
-                    // taken without them.
-                    for (one, state) in &mut self.providers {
-                        if *one == id || state.has_changed().unwrap_or(false) {
-                            guard.take(*one, Arc::clone(&state.borrow_and_update()), now);
-                        }
-                    }
+                    self.take(&mut guard, Some(id));
                     let urgent = self.look(&mut guard);
                     let mut at = pace.publish_at(Instant::now(), urgent);
                     if id == ProviderId::Consul && !urgent && self.providers.contains_key(&ProviderId::ConsulTags) {
@@ -139,7 +132,8 @@ impl Control {
                 }
                 Some(order) = self.orders.recv() => {
                     if matches!(order.command, Command::Accept(_)) {
-                        // What waits to be published is part of what is accepted, or has changed it.
+                        // What was published meanwhile is part of what is accepted, or has changed it.
+                        self.take(&mut guard, None);
                         self.look(&mut guard);
                         self.publish(&mut guard, &mut merger, &mut builder, &mut retired);
                     }
@@ -168,6 +162,18 @@ impl Control {
                 pace.published(Instant::now());
                 self.publish(&mut guard, &mut merger, &mut builder, &mut retired);
                 due = builder.due();
+            }
+        }
+    }
+
+    /// Takes what providers published since; `told`: one of which that is known.
+    fn take(&mut self, guard: &mut guard::Guard, told: Option<ProviderId>) {
+        let now = Instant::now();
+        // In this order: what services ask for is published after the instances that ask for it, and is never taken
+        // without them.
+        for (id, state) in &mut self.providers {
+            if told == Some(*id) || state.has_changed().unwrap_or(false) {
+                guard.take(*id, Arc::clone(&state.borrow_and_update()), now);
             }
         }
     }
