@@ -159,6 +159,9 @@ pub(super) fn note_registration(status: &ProviderStatus, place: &str, event: &Ev
 /// What tells whether a saved file is of the registry that is configured.
 pub(super) fn identities(settings: &Discovery) -> Vec<Identity> {
     let mut identities = vec![Identity { id: ProviderId::Dns, registry: "dns".to_owned(), documents: None }];
+    let patterns = settings.file.main.iter().chain(&settings.file.patterns).map(|path| path.display().to_string());
+    let registry = patterns.collect::<Vec<_>>().join("\n");
+    identities.push(Identity { id: ProviderId::File, registry, documents: None });
     if let Some(consul) = &settings.consul {
         let place = [&consul.datacenter, &consul.namespace, &consul.partition];
         let place = place.map(|part| part.as_deref().unwrap_or_default()).join(" ");

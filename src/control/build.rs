@@ -108,6 +108,10 @@ impl Builder {
         let consumers = Consumers::next(&merged.consumers, &before.consumers);
         let mut report = merged.report.clone();
         report.diagnostics.extend(claims::diagnostics(&merged.report.contests));
+        if before.generation > 0 && !before.is_closed() {
+            // Once open, a gateway closes no more.
+            report.closing.clear();
+        }
         report.remarks.extend(certificates.remarks(SystemTime::now()));
         report.remarks.extend(consumers.remarks());
         report.remarks.extend(self.inputs.values().flat_map(|input| input.remarks.iter().cloned()));
@@ -329,18 +333,22 @@ impl Builder {
             .collect();
         let same_resolution = resolution == self.resolution && Arc::ptr_eq(middlewares, &before.middlewares);
         self.resolution = resolution;
-        let known: HashMap<&str, &Arc<Route>> =
-            before.routes.routes().iter().map(|route| (&*route.label, route)).collect();
+        // What stands in for hidden routes has the name of another.
+        let mut known: HashMap<&str, Vec<&Arc<Route>>> = HashMap::with_capacity(before.routes.routes().len());
+        for route in before.routes.routes() {
+            known.entry(&*route.label).or_default().push(route);
+        }
         let mut changed = merged.routes.len() != before.routes.routes().len()
             || merged.claims.seniority != before.routes.seniority()
             || merged.report.contests != before.report.contests;
         let mut routes = Vec::with_capacity(merged.routes.len());
         for merged_route in &merged.routes {
-            let before = known.get(merged_route.name.as_str()).copied();
-            let same = before.filter(|before| {
+            let of_name = known.get(merged_route.name.as_str()).map_or(&[][..], Vec::as_slice);
+            let same = of_name.iter().copied().find(|before| {
                 before.provider == merged_route.provider
                     && (Arc::ptr_eq(&before.spec, &merged_route.spec) || before.spec == merged_route.spec)
             });
+            let before = of_name.first().copied();
             if let Some(same) = same
                 && same_resolution
                 && same.state == merged_route.state

@@ -45,6 +45,7 @@ pub(super) fn send(to: &watch::Sender<Option<Arc<Diagnostics>>>, report: &Report
 
 /// Logs what is newly wrong with items, and what no longer is.
 pub(super) fn tell(before: &Report, now: &Report) {
+    tell_closing(before, now);
     if before.rejected == now.rejected && before.diagnostics == now.diagnostics && before.unread == now.unread {
         return;
     }
@@ -79,6 +80,20 @@ pub(super) fn tell(before: &Report, now: &Report) {
                 "every document and registration is well-formed again; {count} are unresolved or shadowed, see `fleetgate status`"
             ),
         }
+    }
+}
+
+/// Logs what keeps the gateway closed from now on, and that nothing does any more.
+fn tell_closing(before: &Report, now: &Report) {
+    let new: Vec<_> = now.closing.iter().filter(|one| !before.closing.contains(one)).collect();
+    for (provider, problem) in new.iter().take(MAX_LINES) {
+        tracing::warn!(%provider, "every request gets 503 (NC): {problem}");
+    }
+    if let Some(more) = new.len().checked_sub(MAX_LINES + 1) {
+        tracing::warn!("every request gets 503 (NC): {} more reasons; /readyz has them", more + 1);
+    }
+    if now.closing.is_empty() && !before.closing.is_empty() {
+        tracing::info!("nothing that may protect a route is unknown any more");
     }
 }
 

@@ -8,7 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::blocked::BlockedPart;
 use super::merge::{Merged, MergedUpstream};
+use super::overlay::Accepted;
 use crate::discovery::state::{Origin, ProviderState};
 use crate::snapshot::report::Hold;
 use crate::spec::document::Kind;
@@ -34,6 +36,14 @@ pub(super) fn list(states: &BTreeMap<ProviderId, Arc<ProviderState>>, merged: &M
             }
         }
     }
+    for blocked in &merged.blocked {
+        let hold = of_blocked(blocked, merged);
+        // What is held is let go of as one, whatever its text is.
+        let is_held = |held: &Hold| held.provider == hold.provider && held.item.is_some() && held.item == hold.item;
+        if !holds.iter().any(is_held) {
+            holds.push(hold);
+        }
+    }
     tell_apart(&mut holds);
     name_effects(&mut holds, merged);
     holds
@@ -43,6 +53,7 @@ pub(super) fn list(states: &BTreeMap<ProviderId, Arc<ProviderState>>, merged: &M
 pub(super) fn problem(hold: &Hold, of: Option<usize>) -> Problem {
     let Hold { id, why, refused, .. } = hold;
     let what = match (&hold.part, of) {
+        _ if hold.blocked => format!("its last good form is not known, and what it may have served is blocked: {why}"),
         (HeldPart::Endpoints(_), Some(of)) => format!("{} of {of} endpoints are held: {why}", hold.lost.len()),
         (HeldPart::Endpoints(_), None) => format!("endpoints are held: {why}"),
         (HeldPart::Document(_), _) => match &hold.item {
@@ -103,6 +114,7 @@ fn of_source(provider: ProviderId, state: &ProviderState, source: &Source, merge
         refused: right.map(ToString::to_string),
         part,
         item: None,
+        blocked: false,
     }
 }
 
@@ -143,6 +155,7 @@ fn of_documents(provider: ProviderId, state: &ProviderState, merged: &Merged) ->
             refused: right.map(ToString::to_string),
             part,
             item,
+            blocked: false,
         }
     };
     items.into_iter().map(hold).collect()
@@ -160,6 +173,36 @@ fn of_file(provider: ProviderId, path: &Arc<str>, held: &Held) -> Hold {
         refused: held.missing_right.as_ref().map(ToString::to_string),
         part: HeldPart::File(Arc::clone(path)),
         item: None,
+        blocked: false,
+    }
+}
+
+/// What is accepted to be served without.
+fn of_blocked(blocked: &BlockedPart, merged: &Merged) -> Hold {
+    let BlockedPart { provider, what, problem } = blocked;
+    let (id, part, item, effects) = match what {
+        Accepted::Item(kind, name) => {
+            let part = HeldPart::Document(problem.place.as_str().into());
+            let effects = effects_of_document(*kind, name, merged).into_iter().collect();
+            (format!("{}/{name}", kind.as_str()), part, Some((*kind, name.clone())), effects)
+        }
+        Accepted::File(path) => {
+            let effects = vec!["requests of the routes in it would meet other routes, or 404".to_owned()];
+            (format!("{provider}:{path}"), HeldPart::File(path.as_str().into()), None, effects)
+        }
+    };
+    Hold {
+        also: Vec::new(),
+        provider: *provider,
+        place: problem.place.clone(),
+        why: problem.text.clone(),
+        lost: vec![id.clone()],
+        id,
+        effects,
+        refused: None,
+        part,
+        item,
+        blocked: true,
     }
 }
 

@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::blocked::{self, BlockedPart};
 use super::claims::{Claimant, Claims, Instances, Seniority};
 use super::holds;
-use super::overlay::Overlay;
+use super::overlay::{Accepted, Overlay};
 use super::resolution::{Forms, Present, ResolvedRoute};
 use crate::discovery::state::{Origin, ProviderState};
 use crate::snapshot::certificate::Certificate;
@@ -74,6 +75,8 @@ pub(super) struct Merged {
     pub(super) consumers: Vec<Consumer>,
     pub(super) report: Report,
     pub(super) wanted: BTreeSet<Source>,
+    /// What has no known good form, and is not accepted.
+    pub(super) blocked: Vec<BlockedPart>,
 }
 
 /// The route that won its name.
@@ -129,16 +132,17 @@ pub(super) fn merge(
     let documents: Vec<(ProviderId, &Documents)> =
         in_order(states, rules).into_iter().filter_map(|(id, state)| Some((id, state.documents.as_deref()?))).collect();
 
-    let routes = winners(Kind::Route, documents.iter().map(|(id, d)| (*id, &d.routes)), &mut merged.report);
-    let upstreams = winners(Kind::Upstream, documents.iter().map(|(id, d)| (*id, &d.upstreams)), &mut merged.report);
+    let routes = winners(Kind::Route, documents.iter().map(|(id, d)| (*id, &d.routes)), &mut merged.report, overlay);
+    let upstreams =
+        winners(Kind::Upstream, documents.iter().map(|(id, d)| (*id, &d.upstreams)), &mut merged.report, overlay);
     let certificates = documents.iter().map(|(id, documents)| (*id, &documents.certificates));
-    let certificates = winners(Kind::Certificate, certificates, &mut merged.report).into_iter();
+    let certificates = winners(Kind::Certificate, certificates, &mut merged.report, overlay).into_iter();
     merged.certificates = certificates.map(|(name, (provider, spec))| Certificate { name, provider, spec }).collect();
     let consumers = documents.iter().map(|(id, documents)| (*id, &documents.consumers));
-    let consumers = winners(Kind::Consumer, consumers, &mut merged.report).into_iter();
+    let consumers = winners(Kind::Consumer, consumers, &mut merged.report, overlay).into_iter();
     merged.consumers = consumers.map(|(name, (provider, spec))| Consumer { name, provider, spec }).collect();
     let middlewares =
-        winners(Kind::Middleware, documents.iter().map(|(id, d)| (*id, &d.middlewares)), &mut merged.report);
+        winners(Kind::Middleware, documents.iter().map(|(id, d)| (*id, &d.middlewares)), &mut merged.report, overlay);
 
     let unread = states.iter().filter(|(_, state)| state.documents.is_none()).map(|(id, _)| *id).collect();
     let present = Present { documents, routes, upstreams, middlewares, unread };
@@ -151,6 +155,11 @@ pub(super) fn merge(
     for route in resolved.routes {
         let seniority = seniority(&route.name, route.provider, &present.documents);
         let ResolvedRoute { name, provider, spec, state } = route;
+        merged.routes.push(MergedRoute { name, provider, spec, state, seniority });
+    }
+    for (name, provider, spec) in blocked::hidden(&present.documents, overlay) {
+        let seniority = seniority(&name, provider, &present.documents);
+        let state = RouteState::Unresolved(spec.registered.broken.clone());
         merged.routes.push(MergedRoute { name, provider, spec, state, seniority });
     }
     merged.claims = Claims::of(&merged.claimants());
@@ -167,6 +176,8 @@ pub(super) fn merge(
             merged.report.unread.push(*provider);
         }
     }
+    merged.report.closing = blocked::closing(&present.documents, overlay);
+    merged.blocked = blocked::blocked_parts(states, overlay);
     merged.report_states(states, rules);
     merged.lay_over(overlay);
     merged
@@ -211,12 +222,14 @@ fn winners<'d, T: 'd>(
     kind: Kind,
     documents: impl Iterator<Item = (ProviderId, &'d BTreeMap<Name, Item<T>>)>,
     report: &mut Report,
+    overlay: &Overlay,
 ) -> Winners<T> {
     let mut taken: BTreeMap<&Name, (ProviderId, Option<&Arc<T>>)> = BTreeMap::new();
     for (provider, items) in documents {
         for (name, item) in items {
             let serves = match (&item.good, &item.blocked) {
                 (Some(good), _) => Some(good),
+                (None, Some(_)) if overlay.is_accepted(provider, &Accepted::Item(kind, name.clone())) => continue,
                 (None, Some(blocked)) => blocked.stand_in.as_ref(),
                 (None, None) => continue,
             };

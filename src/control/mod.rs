@@ -1,6 +1,7 @@
 //! Makes the snapshot of what discovery publishes: wait for a change, merge, build, publish.
 //!
-//! [`merge`] decides who defines what (pure), [`resolution`] which form of it is served (pure), [`build`] makes the next snapshot of it and of the one before
+//! [`merge`] decides who defines what (pure), [`blocked`] what has no known good form, [`resolution`] which form is
+//! served (pure), [`build`] makes the next snapshot of it and of the one before
 //! (pure: what did not change is the same object), [`pace`] decides when it goes out, [`grace`] what stays until
 //! its replacement was read, [`claims`] which of equal routes is asked, [`guard`] what is not believed though a watch confirmed it, [`saved`] what an earlier
 //! process knew, [`damping`] who comes and goes too often, [`command`] is what operators say, [`overlay`] what of that
@@ -26,6 +27,7 @@ use crate::spec::hold::HeldPart;
 use crate::spec::name::ProviderId;
 use crate::spec::source::Source;
 
+mod blocked;
 mod build;
 mod claims;
 pub mod command;
@@ -197,6 +199,10 @@ impl Control {
         builder: &mut build::Builder,
         retired: &mut Vec<Arc<RouteTable>>,
     ) {
+        let mended = blocked::forget_mended(&self.overlay.borrow(), guard.served());
+        if let Some(next) = mended {
+            self.overlay.send_replace(Arc::new(next));
+        }
         let overlay = Arc::clone(&self.overlay.borrow());
         let (mut merged, mut affected) = merger.merge(guard.served(), &self.rules, &overlay);
         if self.want(merged) {
@@ -275,11 +281,20 @@ impl Control {
             return Ok(Outcome::Unchanged(format!("{target} holds nothing")));
         }
         let (mut names, mut nobody) = (Vec::new(), Vec::new());
+        let mut overlay = Overlay::clone(&self.overlay.borrow());
         for hold in released {
+            if hold.blocked {
+                overlay.accept(hold.provider, blocked::accepted(hold));
+                names.push(hold.id.as_str());
+                continue;
+            }
             let guarded = guard.release(hold, Instant::now());
             // A watch that does not hold the part takes no notice.
             let told = self.accepts.get(&hold.provider).is_some_and(|accepts| accepts.send(hold.part.clone()).is_ok());
             if guarded || told { names.push(hold.id.as_str()) } else { nobody.push(hold.id.as_str()) }
+        }
+        if overlay != **self.overlay.borrow() {
+            self.overlay.send_replace(Arc::new(overlay));
         }
         if names.is_empty() {
             let nobody = nobody.join(", ");

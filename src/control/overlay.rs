@@ -6,12 +6,28 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::spec::document::Kind;
+use crate::spec::name::{Name, ProviderId};
+
 /// Endpoints that operators took out of use. An entry belongs to an address: it survives that the address is
 /// registered anew, and goes only when an operator says so.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overlay {
     /// By the label of the upstream.
     drained: BTreeMap<Arc<str>, Arc<BTreeSet<SocketAddr>>>,
+    /// What is served without, by provider.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    accepted: BTreeMap<ProviderId, BTreeSet<Accepted>>,
+}
+
+/// What may have had a good form which is not known, and is accepted to be served without.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accepted {
+    /// An item.
+    Item(Kind, Name),
+    /// A file or folder, by its path.
+    File(String),
 }
 
 impl Overlay {
@@ -41,6 +57,26 @@ impl Overlay {
     /// Whether nothing more can be drained.
     pub fn is_full(&self) -> bool {
         self.drained.values().map(|drained| drained.len()).sum::<usize>() >= Self::MOST
+    }
+
+    /// Accepts that a provider is served without something. False when that is accepted already.
+    pub fn accept(&mut self, provider: ProviderId, what: Accepted) -> bool {
+        self.accepted.entry(provider).or_default().insert(what)
+    }
+
+    /// Whether a provider is served without something.
+    pub fn is_accepted(&self, provider: ProviderId, what: &Accepted) -> bool {
+        self.accepted.get(&provider).is_some_and(|accepted| accepted.contains(what))
+    }
+
+    /// This one without what is accepted of a provider and no longer needed; `None`: it all is.
+    pub(super) fn without_needless(&self, is_needed: impl Fn(ProviderId, &Accepted) -> bool) -> Option<Self> {
+        let mut next = self.clone();
+        for (provider, accepted) in &mut next.accepted {
+            accepted.retain(|what| is_needed(*provider, what));
+        }
+        next.accepted.retain(|_, accepted| !accepted.is_empty());
+        (next != *self).then_some(next)
     }
 
     /// The drained addresses of an upstream.

@@ -344,7 +344,7 @@ impl Book {
     fn note(&mut self, now: &Shown) {
         self.overlay = Arc::clone(&now.overlay);
         let wanted: BTreeSet<String> = now.wanted.iter().map(ToString::to_string).collect();
-        for (id, state) in now.states.iter().filter(|(id, _)| **id != ProviderId::File) {
+        for (id, state) in &now.states {
             let live = state
                 .sources
                 .iter()

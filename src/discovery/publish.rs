@@ -103,19 +103,26 @@ impl Publisher {
     }
 
     /// Publishes the documents of files, with what is held of them and the settings that wait for a restart.
-    pub fn files(&self, documents: Documents, holds: BTreeMap<HeldPart, Held>, pending: Vec<Problem>) {
+    pub fn files(
+        &self,
+        documents: Documents,
+        forms: SavedForms,
+        holds: BTreeMap<HeldPart, Held>,
+        pending: Vec<Problem>,
+    ) {
         let new = holds.keys().filter(|part| !self.slot.borrow().holds.contains_key(*part)).count();
         self.status.updates.held.fetch_add(new as u64, Relaxed);
         self.change(|before| {
             let same_documents = before.documents.as_deref() == Some(&documents);
-            if same_documents && before.holds == holds && *before.pending == *pending {
+            let same_rest = *before.forms == forms && before.holds == holds && *before.pending == *pending;
+            if same_documents && same_rest {
                 return None;
             }
             let mut state = ProviderState::clone(before);
             if !same_documents {
                 state.documents = Some(Arc::new(documents));
             }
-            (state.holds, state.pending) = (holds, pending.into());
+            (state.forms, state.holds, state.pending) = (Arc::new(forms), holds, pending.into());
             Some(state)
         });
     }

@@ -163,6 +163,9 @@ pub struct Hold {
     /// The document, where it is one.
     #[serde(skip)]
     pub item: Option<(Kind, Name)>,
+    /// Nothing is served of it: its last good form is not known, and what it may have served is blocked.
+    #[serde(skip)]
+    pub blocked: bool,
 }
 
 impl Hold {

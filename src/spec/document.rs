@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::certificate::CertificateSpec;
 use super::consumer::ConsumerSpec;
 use super::middleware::MiddlewareSpec;
@@ -12,7 +14,8 @@ use super::route::RouteSpec;
 use super::upstream::UpstreamSpec;
 
 /// The kinds of documents.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// `routes`
     Route,
@@ -75,6 +78,9 @@ pub struct Blocked<T> {
     /// Of a route whose `match`, `priority` and `listeners` can be read: a route that answers 503 there. `None`: what it
     /// matches is not known, or it is no route.
     pub stand_in: Option<Arc<T>>,
+    /// What answers 503 in place of the items of the same provider that this one keeps from having its name: a gateway that
+    /// knows that this one never had a good form serves the first of them. `None`: what it matches is not known.
+    pub hides: Vec<Option<Arc<T>>>,
 }
 
 impl<T> Item<T> {
@@ -101,6 +107,8 @@ pub struct Documents {
     pub rejected: Vec<Problem>,
     /// What people should know of all of them.
     pub remarks: Vec<Problem>,
+    /// Files and folders that could not be read and of which nothing is known: they may define anything.
+    pub unreadable: Vec<Problem>,
 }
 
 /// What there is to say of an item of any kind.
@@ -116,6 +124,8 @@ pub struct Entry<'d> {
     pub problems: &'d [Problem],
     /// Whether it has a valid form, of now or before.
     pub serves: bool,
+    /// Whether it has none, but may have had one.
+    pub blocks: bool,
 }
 
 impl Documents {
@@ -128,6 +138,7 @@ impl Documents {
                 place: &item.place,
                 problems: &item.problems,
                 serves: item.good.is_some(),
+                blocks: item.good.is_none() && item.blocked.is_some(),
             })
         }
         of(Kind::Route, &self.routes)
@@ -168,10 +179,14 @@ impl Documents {
         }
     }
 
-    /// The items that `other` lacks.
+    /// The items that `other` lacks, or of which it has no good form.
     pub fn without(&self, other: &Self) -> Self {
         fn left<T: Clone>(one: &BTreeMap<Name, Item<T>>, other: &BTreeMap<Name, Item<T>>) -> BTreeMap<Name, Item<T>> {
-            let left = one.iter().filter(|(name, _)| !other.contains_key(*name));
+            let is_left = |name: &Name, item: &Item<T>| match other.get(name) {
+                Some(theirs) => item.good.is_some() && theirs.good.is_none(),
+                None => true,
+            };
+            let left = one.iter().filter(|(name, item)| is_left(name, item));
             left.map(|(name, item)| (name.clone(), item.clone())).collect()
         }
         Self {
@@ -182,6 +197,7 @@ impl Documents {
             consumers: left(&self.consumers, &other.consumers),
             rejected: Vec::new(),
             remarks: Vec::new(),
+            unreadable: Vec::new(),
         }
     }
 

@@ -43,6 +43,11 @@ impl RouteSpec {
         let (sticky, timeout, retry) = (None, None, Retry::default());
         Self { matching, priority, listeners, targets, sticky, timeout, retry, middlewares, registered }
     }
+
+    /// A route that answers every request 503 `NC` that this one matches.
+    pub fn blocking(&self) -> Self {
+        Self::blocked(self.matching.clone(), self.priority, self.listeners.clone())
+    }
 }
 
 /// What comes with a route that a registration asked for.

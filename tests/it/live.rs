@@ -4,6 +4,7 @@
 //! What needs no traffic to be seen is tested where providers are: [`crate::consul`] and [`crate::etcd`].
 
 mod accept;
+mod broken;
 mod claims;
 mod clock;
 mod consul;

@@ -76,7 +76,7 @@ fn a_missing_right_of_the_whole_token_refuses_every_hold() {
 #[test]
 fn documents_of_two_providers_are_told_apart() {
     let mut world = World::new();
-    let route = "[routes.r]\nmatch = {}\nredirect = \"/x\"\n";
+    let route = "[routes.r]\nmatch = {}\nupstream = \"u\"\n";
     for provider in [ProviderId::Etcd, ProviderId::ConsulKv] {
         world.documents(provider, route);
         let state = Arc::make_mut(world.states.get_mut(&provider).expect("it is on"));

@@ -92,8 +92,11 @@ fn a_reference_may_name_the_provider() {
 }
 
 #[test]
-fn an_item_without_a_good_form_hides_nothing() {
-    let mut world = world("[upstreams.u]\nendpoints = 5\n", &at("10.0.0.2:80"), READ);
+fn an_item_that_may_have_had_a_good_form_keeps_its_name_and_a_new_one_hides_nothing() {
+    let first = world("[upstreams.u]\nendpoints = 5\n", &at("10.0.0.2:80"), READ).merge();
+    assert!(first.upstreams.is_empty() && first.report.shadowed.len() == 1, "{}", told(&first));
+    let mut world = world(READ, &at("10.0.0.2:80"), READ);
+    world.documents(ProviderId::File, "[upstreams.u]\nendpoints = 5\n");
     insta::assert_snapshot!(told(&world.merge()), @r"
     upstream u of etcd from text: 10.0.0.2:80
     rejected by file: file:2:13: upstreams.u.endpoints: expected a list, found a number

@@ -19,7 +19,7 @@ use self::doubt::Doubt;
 use self::scan::{Attachments, Content, Identity, Scan};
 use self::watched::Watched;
 use super::{Context, Provider, Publisher};
-use crate::spec::decode::{FileSet, FileText, Format, Loss};
+use crate::spec::decode::{FileSet, FileText, Format, Loss, SavedForms};
 use crate::spec::document::Documents;
 use crate::spec::hold::{Held, HeldPart};
 use crate::spec::problem::{Problem, sort};
@@ -93,6 +93,7 @@ enum Reason {
 /// What a look brought.
 struct Update {
     documents: Documents,
+    forms: SavedForms,
     holds: BTreeMap<HeldPart, Held>,
     pending: Vec<Problem>,
 }
@@ -113,7 +114,7 @@ impl FileProvider {
         let began = Instant::now();
         let mut shelf = match self.shelf.take() {
             Some(shelf) => shelf,
-            None => Box::new(Shelf::new(&self.settings, self.statics.clone())),
+            None => Box::new(Shelf::new(&self.settings, self.statics.clone(), self.publisher.remembered())),
         };
         let looked = tokio::task::spawn_blocking(move || {
             let update = shelf.update(reason, began);
@@ -130,11 +131,11 @@ impl FileProvider {
         let folders = shelf.folders.clone();
         self.shelf = Some(shelf);
         self.publisher.status().watch("files").confirmed(began);
-        let Some(Update { documents, holds, pending }) = update else { return };
+        let Some(Update { documents, forms, holds, pending }) = update else { return };
         let before = self.publisher.current();
         tell_holds(&before.holds, &holds);
         tell_pending(&before.pending, &pending);
-        self.publisher.files(documents, holds, pending);
+        self.publisher.files(documents, forms, holds, pending);
         if watched::follow(watched, folders).await {
             // What happened in a folder before it was watched was told to nobody.
             changed.notify_one();
@@ -177,16 +178,21 @@ impl Provider for FileProvider {
 }
 
 impl Shelf {
-    fn new(settings: &Settings, statics: Option<StaticCheck>) -> Self {
+    /// `remembered`: as an earlier process left the files.
+    fn new(settings: &Settings, statics: Option<StaticCheck>, remembered: Option<&Arc<SavedForms>>) -> Self {
         let clerk = Arc::new(Mutex::new(Clerk::new()));
         let attachments = Arc::new(Attachments::new(Arc::clone(&clerk)));
         let reader = Arc::clone(&attachments);
+        let mut set = FileSet::reading(move |path| reader.read(path));
+        if let Some(remembered) = remembered {
+            set = set.remembering(remembered);
+        }
         Self {
             main: settings.main.clone(),
             scan: Scan::new(settings.clone(), Arc::clone(&clerk)),
             clerk,
             doubt: Doubt::default(),
-            set: FileSet::reading(move |path| reader.read(path)),
+            set,
             attached: BTreeSet::new(),
             attachments,
             statics,
@@ -241,7 +247,7 @@ impl Shelf {
         let replaced = look.replaced.iter().map(shown).collect();
         let doubt = &mut self.doubt;
         let judge = |losses: &[Loss]| doubt.judge(losses, &absent, &replaced, look.arrived, now);
-        let mut documents = self.set.update_judged(files, judge);
+        let mut documents = self.set.update_beside(files, &look.unlisted, judge);
         let mut holds = self.doubt.holds();
         let main_is_gone = of_main.and_then(|main| Some((absent.get(&main)?, main)));
         self.main_accepted &= main_is_gone.is_some();
@@ -255,7 +261,8 @@ impl Shelf {
         sort(&mut documents.rejected);
         self.attached = self.set.attached();
         self.folders = self.scan.folders(&self.attached);
-        Some(Update { documents, holds, pending: self.changes.pending.clone() })
+        let forms = self.set.forms();
+        Some(Update { documents, forms, holds, pending: self.changes.pending.clone() })
     }
 
     /// Compares the static sections, where the main file can be read and is another than at the last time.

@@ -103,6 +103,8 @@ pub(super) struct Look {
     pub(super) arrived: bool,
     /// What is wrong with patterns, folders, and what is no file.
     pub(super) problems: Vec<Problem>,
+    /// What could not be listed, and why: there may be files in it.
+    pub(super) unlisted: Vec<Problem>,
     /// Something is not as it was at the last look.
     pub(super) changed: bool,
 }
@@ -140,7 +142,7 @@ impl Scan {
                     look.problems.push(Problem::new(place, "discovery.file.paths", text));
                 }
                 Some(None) | None => {
-                    look.problems.push(Problem::new(place, "", format!("cannot be listed: {HANGS}")));
+                    look.unlisted.push(Problem::new(place, "", format!("cannot be listed: {HANGS}")));
                     hanging.insert(at);
                 }
             }
@@ -148,7 +150,8 @@ impl Scan {
         let closed = |(folder, reason): (&PathBuf, &String)| {
             Problem::new(folder.display().to_string(), "", format!("cannot be read: {reason}"))
         };
-        look.problems.extend(unreadable.iter().map(closed));
+        look.unlisted.extend(unreadable.iter().map(closed));
+        look.problems.extend(look.unlisted.iter().cloned());
         let candidates = found.keys().chain(&self.settings.main).cloned().collect();
         let mut seen = self.probe(candidates, former, reread, &mut look);
         self.drop_other_names_of_main(&mut seen);

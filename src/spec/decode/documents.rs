@@ -137,7 +137,7 @@ impl DocumentSet {
             .chain(of(&self.middlewares))
             .chain(of(&self.certificates))
             .chain(of(&self.consumers));
-        SavedForms { keys: keys.collect() }
+        SavedForms { keys: keys.collect(), ..SavedForms::default() }
     }
 
     fn place(&self, key: &str) -> String {
@@ -216,7 +216,17 @@ fn refresh<'a, T: DecodeItem + Clone>(
             let text = format!("`{winner}` defines the same name and goes first: remove one of them");
             rejected.push(Problem::new(place(loser), "", text));
         }
-        items.insert(name, known[winner].item.clone());
+        let mut item = known[winner].item.clone();
+        if let Some(blocked) = &mut item.blocked {
+            for loser in &keys[1..] {
+                match &known[*loser].item {
+                    Item { good: Some(good), .. } => blocked.hides.push(good.blocking().map(Arc::new)),
+                    Item { blocked: Some(of_loser), .. } => blocked.hides.push(of_loser.stand_in.clone()),
+                    Item { good: None, blocked: None, .. } => {}
+                }
+            }
+        }
+        items.insert(name, item);
     }
     items
 }
@@ -237,7 +247,7 @@ fn decode<T: DecodeItem>(candidate: Candidate<'_>, before: Option<KnownKey<T>>, 
         (Err(problems), before) => {
             let is_new = past.version == Some(1)
                 || before.is_some_and(|before| before.is_new() && had_only_what_was_seen(before.past, past));
-            let blocked = (!is_new).then(|| Blocked { stand_in: stand_in.map(Arc::new) });
+            let blocked = (!is_new).then(|| Blocked { stand_in: stand_in.map(Arc::new), hides: Vec::new() });
             let item = Item { good: None, problems, place: place.into(), created, blocked };
             return KnownKey { bytes: bytes.into(), past, good_text: None, item };
         }
@@ -354,8 +364,8 @@ mod tests {
             (Some(_), None) if item.problems.is_empty() => "good".to_owned(),
             (Some(good), None) => format!("last good at {}", path(good)),
             (None, None) => "new".to_owned(),
-            (None, Some(Blocked { stand_in: Some(spec) })) => format!("blocked at {}", path(spec)),
-            (None, Some(Blocked { stand_in: None })) => "blocked".to_owned(),
+            (None, Some(Blocked { stand_in: Some(spec), .. })) => format!("blocked at {}", path(spec)),
+            (None, Some(Blocked { stand_in: None, .. })) => "blocked".to_owned(),
             (Some(_), Some(_)) => unreachable!("a good form blocks nothing"),
         }
     }

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use crate::spec::document::Documents;
 use crate::spec::problem::{Problem, sort};
 
-use self::items::{Items, Lost};
+use self::items::{Items, Lost, Origin, Origins};
 use super::attached::Attached;
 use super::format::Format;
 use super::parse::{SyntaxError, parse_bytes};
-use super::sections::decode_sections;
+use super::saved::{SavedFile, SavedForms, SavedItem, SavedText};
+use super::sections::{Sections, decode_sections};
+use super::tree::Node;
 
 mod items;
 
@@ -38,6 +40,10 @@ pub struct FileText {
 pub struct FileSet {
     files: BTreeMap<String, Known>,
     last: Documents,
+    /// The texts that the last good forms were decoded from.
+    origins: Origins,
+    /// Whether a file that is not known was not there before.
+    knows_all_files: bool,
     read: Read,
 }
 
@@ -63,6 +69,9 @@ struct Known {
     parsed: bool,
     /// The file is not there any more: `bytes` are what it said last.
     gone: bool,
+    /// Whether an item that it does not have is known not to have been in it: all of it could be told at an earlier look,
+    /// or it was not there.
+    is_complete: bool,
 }
 
 impl FileSet {
@@ -74,6 +83,22 @@ impl FileSet {
     /// No documents yet. What they name is read so, at each update anew.
     pub fn reading(read: impl Fn(&Path) -> Result<Vec<u8>, String> + Send + Sync + 'static) -> Self {
         Self { read: Read(Arc::new(read)), ..Self::default() }
+    }
+
+    /// As an earlier process left them. The first update says which of their files are still there.
+    pub fn remembering(mut self, saved: &SavedForms) -> Self {
+        for (path, file) in &saved.files {
+            let mut known = Known::unread(file.is_complete);
+            for version in &file.texts {
+                known.recall(path, version, &self.read);
+            }
+            known.items.add(Items::blocked(path, &file.blocked));
+            known.items.merge(None, &Documents::default(), &mut self.last, &mut self.origins);
+            self.files.insert(path.clone(), known);
+        }
+        self.last.rejected.clear();
+        self.knows_all_files = true;
+        self
     }
 
     /// The files that the documents of the last update name.
@@ -95,6 +120,16 @@ impl FileSet {
     /// As [`Self::update`], but what files lost stays where `judge` says so, and is judged again at the next update.
     /// It is asked at each update, and answers with the items to keep, by file. An item that another file defines now is not lost: it moved.
     pub fn update_judged(&mut self, files: Vec<FileText>, judge: impl FnOnce(&[Loss]) -> Kept) -> Documents {
+        self.update_beside(files, &[], judge)
+    }
+
+    /// As [`Self::update_judged`], where some folders could not be read: there may be other files.
+    pub fn update_beside(
+        &mut self,
+        files: Vec<FileText>,
+        unread: &[Problem],
+        judge: impl FnOnce(&[Loss]) -> Kept,
+    ) -> Documents {
         let mut before = std::mem::take(&mut self.files);
         let mut present = Vec::new();
         for file in files {
@@ -103,7 +138,7 @@ impl FileSet {
             let changed = former.as_ref().is_none_or(|former| former.gone || former.bytes != file.bytes);
             let now = match former {
                 Some(former) if !changed && former.attachments_are_the_same(&self.read) => former,
-                former => Known::read(file, former, &self.read),
+                former => Known::read(file, former, self.knows_all_files, &self.read),
             };
             present.push((path, now, changed));
         }
@@ -125,21 +160,77 @@ impl FileSet {
             known.lost.retain(|key| kept.is_some_and(|kept| kept.contains(key)));
         }
         let mut documents = Documents::default();
-        for (_, known, _) in &present {
-            known.items.merge(Some(&known.lost), &self.last, &mut documents);
+        let mut origins = Origins::new();
+        for (path, known, _) in &present {
+            known.items.merge(Some(&known.lost), &self.last, &mut documents, &mut origins);
             documents.rejected.extend(known.rejected.iter().cloned());
+            if !known.is_complete {
+                documents.unreadable.push(known.why_unreadable(path));
+            }
         }
         // What was lost comes last: whatever is defined somewhere goes before it.
         let rejected = std::mem::take(&mut documents.rejected);
         for known in present.iter().map(|(_, known, _)| known).chain(gone.iter().map(|(_, known)| known)) {
-            known.lost.items.merge(None, &self.last, &mut documents);
+            known.lost.items.merge(None, &self.last, &mut documents, &mut origins);
         }
         documents.rejected = rejected;
         sort(&mut documents.rejected);
+        // Forms of before that serve on keep the texts they were decoded from.
+        for (item, origin) in std::mem::take(&mut self.origins) {
+            if documents.place(item.0, item.1.as_str()).is_some() {
+                origins.entry(item).or_insert(origin);
+            }
+        }
+        self.origins = origins;
+        if !self.knows_all_files {
+            documents.unreadable.extend(unread.iter().cloned());
+        }
+        self.knows_all_files |= unread.is_empty();
         self.last = documents.clone();
         self.files = present.into_iter().map(|(path, known, _)| (path, known)).collect();
         self.files.extend(gone.into_iter().filter(|(_, known)| !known.lost.items.is_empty()));
         documents
+    }
+
+    /// What is to be remembered of the last update.
+    pub fn forms(&self) -> SavedForms {
+        let mut forms = SavedForms::default();
+        for (path, known) in &self.files {
+            forms.files.insert(path.clone(), SavedFile { is_complete: known.is_complete, ..SavedFile::default() });
+        }
+        for entry in self.last.entries() {
+            let item = (entry.kind, entry.name.clone());
+            let id = SavedItem { kind: entry.kind, name: entry.name.clone() };
+            if let Some(origin) = self.origins.get(&item).filter(|_| entry.serves) {
+                // The last good form may be of another file than the one that defines it now.
+                let path = self.defined_in(&item).unwrap_or(&origin.path);
+                let Some(file) = forms.files.get_mut(path) else { continue };
+                let same = file.texts.iter_mut().find(|saved| Arc::ptr_eq(&saved.text, &origin.text));
+                match same {
+                    Some(saved) => saved.items.push(id),
+                    None => file.texts.push(SavedText {
+                        format: origin.format,
+                        main: origin.main,
+                        text: Arc::clone(&origin.text),
+                        items: vec![id],
+                    }),
+                }
+            } else if entry.blocks
+                && let Some(file) = self.defined_in(&item).and_then(|path| forms.files.get_mut(path))
+            {
+                file.blocked.push(id);
+            }
+        }
+        forms
+    }
+
+    /// The file that defines an item now.
+    fn defined_in(&self, (kind, name): &ItemKey) -> Option<&str> {
+        let place = self.last.place(*kind, name.as_str())?;
+        let of_file = |path: &&String| {
+            place.strip_prefix(path.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+        };
+        self.files.keys().filter(of_file).map(String::as_str).max_by_key(|path| path.len())
     }
 }
 
@@ -148,7 +239,15 @@ impl Known {
         self.attachments.iter().all(|(path, content)| (read.0)(path) == *content)
     }
 
-    fn read(file: FileText, before: Option<Self>, read: &Read) -> Self {
+    /// Nothing was read of it yet.
+    fn unread(is_complete: bool) -> Self {
+        let (attachments, items, lost, rejected) = Default::default();
+        Self { bytes: Err(String::new()), attachments, items, lost, rejected, parsed: false, gone: false, is_complete }
+    }
+
+    /// `knows_all_files`: one that was not known was not there.
+    fn read(file: FileText, before: Option<Self>, knows_all_files: bool, read: &Read) -> Self {
+        let was_complete = before.as_ref().map_or(knows_all_files, |before| before.is_complete);
         let parsed = match &file.bytes {
             Ok(bytes) => parse_bytes(bytes, Some(file.format)).map_err(|errors| {
                 let problem = |error: SyntaxError| Problem::new(error.spot.in_origin(&file.path), "", error.text);
@@ -158,33 +257,44 @@ impl Known {
         };
         match parsed {
             Ok(root) => {
-                let attachments = RefCell::new(Attachments::new());
-                let noted = |path: &Path| {
-                    let mut attachments = attachments.borrow_mut();
-                    attachments.entry(path.to_owned()).or_insert_with(|| (read.0)(path)).clone()
-                };
-                let attached = Attached::new(Path::new(&file.path), &noted);
-                let (items, rejected) = Items::of(decode_sections(&root, &file.path, file.main, attached));
+                let text = file.bytes.as_ref().ok().and_then(|bytes| std::str::from_utf8(bytes).ok());
+                let origin = text.map(|text| {
+                    let (path, format, main) = (file.path.clone(), file.format, file.main);
+                    Arc::new(Origin { path, format, main, text: text.into() })
+                });
+                let (sections, attachments) = decode(&root, &file.path, file.main, read);
+                let (items, rejected) = Items::of(sections, origin.as_ref(), was_complete);
                 let lost = before.map_or_else(Lost::default, |before| {
                     let cut = is_cut(before.bytes.as_deref(), file.bytes.as_deref());
                     Lost::between(before.lost.over(before.items), &items, cut)
                 });
-                let attachments = attachments.into_inner();
-                Self { bytes: file.bytes, attachments, items, lost, rejected, parsed: true, gone: false }
+                // What stands in a section that nobody knows, or has no name, may have been an item.
+                let is_complete = was_complete || rejected.is_empty();
+                let (parsed, gone) = (true, false);
+                Self { bytes: file.bytes, attachments, items, lost, rejected, parsed, gone, is_complete }
             }
-            Err(rejected) => match before {
-                Some(before) => Self { bytes: file.bytes, rejected, parsed: false, gone: false, ..before },
-                None => Self {
-                    bytes: file.bytes,
-                    attachments: Attachments::new(),
-                    items: Items::default(),
-                    lost: Lost::default(),
-                    rejected,
-                    parsed: false,
-                    gone: false,
-                },
-            },
+            Err(rejected) => {
+                let before = before.unwrap_or_else(|| Self::unread(was_complete));
+                Self { bytes: file.bytes, rejected, parsed: false, gone: false, ..before }
+            }
         }
+    }
+
+    /// Adds the items that an earlier process decoded from a text.
+    fn recall(&mut self, path: &str, saved: &SavedText, read: &Read) {
+        let Ok(root) = parse_bytes(saved.text.as_bytes(), Some(saved.format)) else { return };
+        let (sections, attachments) = decode(&root, path, saved.main, read);
+        let (format, main, text) = (saved.format, saved.main, Arc::clone(&saved.text));
+        let origin = Arc::new(Origin { path: path.to_owned(), format, main, text });
+        let (items, _) = Items::of(sections, Some(&origin), false);
+        let is_saved = |(kind, name): &ItemKey| saved.items.iter().any(|it| it.kind == *kind && it.name == *name);
+        self.items.add(items.only(is_saved));
+        self.attachments.extend(attachments);
+    }
+
+    fn why_unreadable(&self, path: &str) -> Problem {
+        let first = self.rejected.first().cloned().unwrap_or_else(|| Problem::new(path, "", "cannot be read"));
+        Problem { place: path.to_owned(), text: format!("{}: what it defines is not known", first.text), ..first }
     }
 
     /// The same once its file is not there any more.
@@ -216,6 +326,16 @@ impl Known {
     }
 }
 
+fn decode(root: &Node, path: &str, main: bool, read: &Read) -> (Sections, Attachments) {
+    let attachments = RefCell::new(Attachments::new());
+    let noted = |path: &Path| {
+        let mut attachments = attachments.borrow_mut();
+        attachments.entry(path.to_owned()).or_insert_with(|| (read.0)(path)).clone()
+    };
+    let sections = decode_sections(root, path, main, Attached::new(Path::new(path), &noted));
+    (sections, attachments.into_inner())
+}
+
 /// Whether a text is a beginning of what it was: its writer may not be done.
 fn is_cut(before: Result<&[u8], &String>, now: Result<&[u8], &String>) -> bool {
     matches!((before, now), (Ok(before), Ok(now)) if now.len() < before.len() && before.starts_with(now))
@@ -242,6 +362,7 @@ impl fmt::Debug for Known {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::document::Blocked;
     use crate::spec::route::RouteSpec;
 
     const GOOD: &str =
@@ -329,5 +450,95 @@ main.toml:1:2: route: unknown key; did you mean `routes`?
 main.toml:4:9: routes.A: `A` is not a name: 1 to 63 of a-z, 0-9, `.`, `_` and `-`, beginning with a letter or digit
 main.toml:6:5: upstreams.u: expected a table, found a number
 ");
+    }
+
+    /// What a route is: `good`, `last good`, `new` (it never had a good form), `blocked` or `blocked there`.
+    fn form(documents: &Documents, name: &str) -> &'static str {
+        let Some(item) = documents.routes.get(name) else { return "gone" };
+        match (&item.good, &item.blocked) {
+            (Some(_), _) if item.problems.is_empty() => "good",
+            (Some(_), _) => "last good",
+            (None, None) => "new",
+            (None, Some(Blocked { stand_in: None, .. })) => "blocked",
+            (None, Some(Blocked { stand_in: Some(_), .. })) => "blocked there",
+        }
+    }
+
+    /// What the next process knows of what this one knew.
+    fn restarted(set: &FileSet) -> FileSet {
+        let text = serde_json::to_string(&set.forms()).expect("JSON");
+        FileSet::new().remembering(&serde_json::from_str(&text).expect("forms"))
+    }
+
+    fn bad() -> String {
+        GOOD.replace("upstream = \"u\"", "upstream = \"u\"\ntimout = \"3s\"")
+    }
+
+    fn unreadable(path: &str) -> FileText {
+        FileText { bytes: Err("permission denied".into()), ..file(path, "") }
+    }
+
+    #[test]
+    fn at_a_first_look_what_is_broken_may_have_been_good() {
+        let look = |files: Vec<FileText>| {
+            let documents = FileSet::new().update(files);
+            (form(&documents, "a"), documents.unreadable.len())
+        };
+        assert_eq!(look(vec![file("a.toml", &bad())]), ("blocked there", 0));
+        assert_eq!(look(vec![file("a.toml", &GOOD.replace("\"/a\"", "5"))]), ("blocked", 0));
+        assert_eq!(look(vec![file("a.toml", "[routes.a")]), ("gone", 1));
+        assert_eq!(look(vec![unreadable("a.toml")]), ("gone", 1));
+        assert_eq!(look(vec![file("a.toml", &GOOD.replace("routes.a", "route.a"))]), ("gone", 1));
+        assert_eq!(look(vec![file("a.toml", "")]), ("gone", 0));
+        // Another file's good form does not take the name.
+        let both = vec![file("a.toml", &bad()), file("b.toml", GOOD)];
+        assert_eq!(look(both).0, "blocked there");
+    }
+
+    #[test]
+    fn what_appears_broken_after_a_look_is_new() {
+        let mut set = FileSet::new();
+        set.update(vec![file("a.toml", "")]);
+        let documents = set.update(vec![file("a.toml", &bad()), file("b.toml", "[routes.b"), unreadable("c.toml")]);
+        assert_eq!((form(&documents, "a"), documents.unreadable.len()), ("new", 0));
+        let documents = set.update(vec![file("a.toml", &bad().replace("timout", "tim")), file("b.toml", GOOD)]);
+        assert_eq!((form(&documents, "a"), &*documents.routes["a"].place), ("good", "b.toml:1:9"));
+        let mut set = FileSet::new();
+        let folder = Problem::new("d", "", "cannot be read: permission denied");
+        let documents = set.update_beside(vec![], std::slice::from_ref(&folder), |_| BTreeMap::new());
+        assert_eq!(documents.unreadable, [folder]);
+        assert_eq!(form(&set.update(vec![file("d/a.toml", &bad())]), "a"), "blocked there");
+    }
+
+    #[test]
+    fn an_earlier_process_tells_of_last_good_forms_and_of_what_was_never_good() {
+        let mut set = FileSet::new();
+        set.update(vec![file("a.toml", GOOD), file("b.toml", "[routes.b]\nmatch = 5")]);
+        for broken in
+            [file("a.toml", &bad()), file("a.toml", "[routes.a"), unreadable("a.toml"), file("a.toml", "route = 5")]
+        {
+            let other = file("b.toml", "[routes.b]\nmatch = 6\n[routes.c]\nmatch = 7");
+            let mut next = restarted(&set);
+            let documents = next.update(vec![broken.clone(), other.clone()]);
+            // A mistake of the file as a whole is none of its items', and an unknown section none of the item that is gone.
+            let of_a = match &broken.bytes {
+                Ok(bytes) if **bytes == *b"route = 5" => "gone",
+                Ok(bytes) if **bytes == *bad().as_bytes() => "last good",
+                Ok(_) | Err(_) => "good",
+            };
+            let shown = ["a", "b", "c"].map(|name| form(&documents, name));
+            assert_eq!(shown, [of_a, "blocked", "new"], "{broken:?}");
+            assert!(documents.unreadable.is_empty());
+            // And so at the start after that.
+            let documents = restarted(&next).update(vec![broken.clone(), other]);
+            assert_eq!(["a", "b", "c"].map(|name| form(&documents, name)), shown, "{broken:?}");
+            let healed = restarted(&next).update(vec![file("a.toml", GOOD)]);
+            assert_eq!([form(&healed, "a"), form(&healed, "b")], ["good", "gone"]);
+        }
+        // A file that never could be read is still not known.
+        let mut unknown = FileSet::new();
+        unknown.update(vec![file("a.toml", "[routes.a")]);
+        assert_eq!(restarted(&unknown).update(vec![file("a.toml", "[routes.a")]).unreadable.len(), 1);
+        assert_eq!(restarted(&unknown).update(vec![file("b.toml", "[routes.a")]).unreadable.len(), 0);
     }
 }

@@ -1,7 +1,10 @@
 //! Defines the formats documents are written in.
 
+use serde::{Deserialize, Serialize};
+
 /// How a text is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Format {
     /// `.toml`
     Toml,

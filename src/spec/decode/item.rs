@@ -36,6 +36,10 @@ pub trait DecodeItem: PartialEq + Sized {
     fn stand_in(_flawed: Self, _flaws: &Flaws<'_>) -> Option<Self> {
         None
     }
+    /// What blocks the requests of an item that may be served elsewhere, and is not here.
+    fn blocking(&self) -> Option<Self> {
+        None
+    }
 }
 
 impl DecodeItem for RouteSpec {
@@ -50,6 +54,10 @@ impl DecodeItem for RouteSpec {
         let Self { matching, priority, listeners, .. } = flawed;
         let is_known = flaws.has("match") && ["match", "priority", "listeners"].into_iter().all(|key| flaws.spare(key));
         is_known.then(|| Self::blocked(matching, priority, listeners))
+    }
+
+    fn blocking(&self) -> Option<Self> {
+        Some(Self::blocking(self))
     }
 }
 

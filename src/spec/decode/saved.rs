@@ -7,7 +7,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::spec::document::Kind;
+use crate::spec::name::Name;
+
 use super::documents::{Past, Stored};
+use super::format::Format;
 
 /// What is remembered of a provider's documents.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -15,6 +19,45 @@ pub struct SavedForms {
     /// By key, of a provider that keeps one key an item.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub keys: BTreeMap<String, SavedKey>,
+    /// By path, of files.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, SavedFile>,
+}
+
+/// What is remembered of a file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SavedFile {
+    /// Whether all that it defined is among this.
+    #[serde(default)]
+    pub is_complete: bool,
+    /// The texts that its items' last good forms were decoded from.
+    #[serde(default)]
+    pub texts: Vec<SavedText>,
+    /// Items that may have had a good form, which is not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blocked: Vec<SavedItem>,
+}
+
+/// A text of a file.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct SavedText {
+    /// How it is written.
+    pub format: Format,
+    /// Whether it is the main file's.
+    pub main: bool,
+    /// The text.
+    pub text: Arc<str>,
+    /// The items whose last good form it has.
+    pub items: Vec<SavedItem>,
+}
+
+/// An item's name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedItem {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name among those of its kind.
+    pub name: Name,
 }
 
 /// What is remembered of a key.
@@ -44,7 +87,7 @@ impl SavedForms {
     /// Keys of which nothing but a good text is known.
     pub fn of_good_keys(texts: BTreeMap<String, Arc<str>>) -> Self {
         let keys = texts.into_iter().map(|(key, text)| (key, SavedKey { good: Some(text), ..SavedKey::default() }));
-        Self { keys: keys.collect() }
+        Self { keys: keys.collect(), ..Self::default() }
     }
 }
 
@@ -66,7 +109,15 @@ impl SavedKey {
 /// Texts hold private keys: they are never shown.
 impl fmt::Debug for SavedForms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SavedForms").field("keys", &self.keys.keys()).finish_non_exhaustive()
+        let Self { keys, files } = self;
+        f.debug_struct("SavedForms").field("keys", &keys.keys()).field("files", files).finish()
+    }
+}
+
+/// See [`SavedForms`].
+impl fmt::Debug for SavedText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SavedText").field("items", &self.items).finish_non_exhaustive()
     }
 }
 

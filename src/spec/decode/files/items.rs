@@ -1,13 +1,16 @@
 //! The items of one file, by kind, and what became of those it had before.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
 use crate::spec::certificate::CertificateSpec;
 use crate::spec::consumer::ConsumerSpec;
+use crate::spec::decode::format::Format;
 use crate::spec::decode::item::DecodeItem;
+use crate::spec::decode::saved::SavedItem;
 use crate::spec::decode::sections::{SectionItem, Sections};
-use crate::spec::document::{Documents, Item, Kind};
+use crate::spec::document::{Blocked, Documents, Item, Kind};
 use crate::spec::middleware::MiddlewareSpec;
 use crate::spec::name::Name;
 use crate::spec::problem::Problem;
@@ -49,6 +52,30 @@ struct KnownItem<T> {
     name: Name,
     place: Arc<str>,
     said: Result<Arc<T>, Vec<Problem>>,
+    /// What blocks its requests where it may have had a good form.
+    stand_in: Option<Arc<T>>,
+    /// What its good form was decoded from.
+    origin: Option<Arc<Origin>>,
+    /// Whether its file had no such item before.
+    is_first: bool,
+}
+
+/// A file's text that could be parsed.
+pub(super) struct Origin {
+    pub(super) path: String,
+    pub(super) format: Format,
+    pub(super) main: bool,
+    pub(super) text: Arc<str>,
+}
+
+/// What last good forms were decoded from.
+pub(super) type Origins = BTreeMap<ItemKey, Arc<Origin>>;
+
+/// It may hold private keys: it is never shown.
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Origin").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 /// The items of a file, each kind in the order of the names.
@@ -82,16 +109,57 @@ macro_rules! each_kind {
 
 impl Items {
     /// The items of a file's sections, and what belongs to none of them.
-    pub(super) fn of(sections: Sections) -> (Self, Vec<Problem>) {
+    pub(super) fn of(sections: Sections, origin: Option<&Arc<Origin>>, is_first: bool) -> (Self, Vec<Problem>) {
         let Sections { routes, upstreams, middlewares, certificates, consumers, rejected } = sections;
         let items = Self {
-            routes: known(routes),
-            upstreams: known(upstreams),
-            middlewares: known(middlewares),
-            certificates: known(certificates),
-            consumers: known(consumers),
+            routes: known(routes, origin, is_first),
+            upstreams: known(upstreams, origin, is_first),
+            middlewares: known(middlewares, origin, is_first),
+            certificates: known(certificates, origin, is_first),
+            consumers: known(consumers, origin, is_first),
         };
         (items, rejected)
+    }
+
+    /// Items that may have had a good form, of which nothing else is known.
+    pub(super) fn blocked(path: &str, blocked: &[SavedItem]) -> Self {
+        fn of<T: DecodeItem>(path: &str, blocked: &[SavedItem]) -> Vec<KnownItem<T>> {
+            let of_kind = blocked.iter().filter(|item| item.kind == T::KIND);
+            let known = of_kind.map(|item| KnownItem {
+                name: item.name.clone(),
+                place: path.into(),
+                said: Err(Vec::new()),
+                stand_in: None,
+                origin: None,
+                is_first: false,
+            });
+            known.collect()
+        }
+        Self {
+            routes: of(path, blocked),
+            upstreams: of(path, blocked),
+            middlewares: of(path, blocked),
+            certificates: of(path, blocked),
+            consumers: of(path, blocked),
+        }
+    }
+
+    /// Adds items that are not here.
+    pub(super) fn add(&mut self, more: Self) {
+        macro_rules! add {
+            ($kind:ident) => {
+                self.$kind.extend(more.$kind);
+                self.$kind.sort_by(|a, b| a.name.cmp(&b.name));
+                self.$kind.dedup_by(|second, first| second.name == first.name);
+            };
+        }
+        each_kind!(add);
+    }
+
+    /// Some of them.
+    pub(super) fn only(mut self, keep: impl Fn(&ItemKey) -> bool) -> Self {
+        self.retain(keep);
+        self
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = ItemKey> {
@@ -117,12 +185,12 @@ impl Items {
 
     /// Adds these to documents, where nothing has their names yet. In place of items that lost something, what is kept of
     /// them is added.
-    pub(super) fn merge(&self, instead: Option<&Lost>, last: &Documents, into: &mut Documents) {
+    pub(super) fn merge(&self, instead: Option<&Lost>, last: &Documents, into: &mut Documents, origins: &mut Origins) {
         let instead = instead.map(|lost| &lost.items);
         macro_rules! merge {
             ($kind:ident) => {
                 let instead = instead.map_or(&[][..], |items| &items.$kind);
-                merge(&self.$kind, instead, &last.$kind, &mut into.$kind, &mut into.rejected);
+                merge(&self.$kind, instead, &last.$kind, &mut into.$kind, &mut into.rejected, origins);
             };
         }
         each_kind!(merge);
@@ -172,11 +240,14 @@ impl Lost {
     }
 }
 
-fn known<T>(items: Vec<SectionItem<T>>) -> Vec<KnownItem<T>> {
+fn known<T>(items: Vec<SectionItem<T>>, origin: Option<&Arc<Origin>>, is_first: bool) -> Vec<KnownItem<T>> {
     let known = |item: SectionItem<T>| KnownItem {
         name: item.name,
         place: item.place.into(),
+        origin: origin.filter(|_| item.decoded.item.is_ok()).cloned(),
         said: item.decoded.item.map(Arc::new),
+        stand_in: item.decoded.stand_in.map(Arc::new),
+        is_first,
     };
     items.into_iter().map(known).collect()
 }
@@ -205,22 +276,40 @@ fn merge<T: DecodeItem>(
     last: &BTreeMap<Name, Item<T>>,
     merged: &mut BTreeMap<Name, Item<T>>,
     rejected: &mut Vec<Problem>,
+    origins: &mut Origins,
 ) {
     for item in items {
-        let KnownItem { name, place, said } = find(instead, &item.name).unwrap_or(item);
-        if let Some(winner) = merged.get(name) {
+        let KnownItem { name, place, said, stand_in, origin, is_first } = find(instead, &item.name).unwrap_or(item);
+        // What never was any good takes a name from nobody.
+        let taken = merged.get_mut(name).filter(|winner| winner.good.is_some() || winner.blocked.is_some());
+        if let Some(winner) = taken {
+            if let Some(blocked) = &mut winner.blocked {
+                match said {
+                    Ok(spec) => blocked.hides.push(spec.blocking().map(Arc::new)),
+                    Err(_) if !is_first => blocked.hides.push(stand_in.clone()),
+                    Err(_) => {}
+                }
+            }
             let text = format!("`{name}` is defined at {} already: remove one of them", winner.place);
             rejected.push(Problem::new(&**place, format!("{}.{name}", T::KIND.as_str()), text));
             continue;
         }
-        let last_good = last.get(name).and_then(|item| item.good.clone());
+        let last = last.get(name);
+        let last_good = last.and_then(|item| item.good.clone());
         let (good, problems) = match (said, last_good) {
             // What says the same must not look changed.
             (Ok(spec), Some(last)) if *last == **spec => (Some(last), Vec::new()),
             (Ok(spec), _) => (Some(Arc::clone(spec)), Vec::new()),
             (Err(problems), last_good) => (last_good, problems.clone()),
         };
-        let (created, blocked) = (None, None);
-        merged.insert(name.clone(), Item { good, problems, place: Arc::clone(place), created, blocked });
+        let was_new = last.map_or(*is_first, |last| last.good.is_none() && last.blocked.is_none());
+        let blocked = (good.is_none() && !was_new).then(|| Blocked { stand_in: stand_in.clone(), hides: Vec::new() });
+        if let Some(origin) = origin {
+            origins.insert((T::KIND, name.clone()), Arc::clone(origin));
+        }
+        let item = Item { good, problems, place: Arc::clone(place), created: None, blocked };
+        if let Some(never_good) = merged.insert(name.clone(), item) {
+            rejected.extend(never_good.problems);
+        }
     }
 }
