@@ -35,6 +35,8 @@ pub(super) struct Table<'p, T> {
     present: BTreeMap<Id, Form<T>>,
     names: BTreeMap<&'p Name, ProviderId>,
     winners: &'p Winners<T>,
+    /// Names that nobody has because an item blocks them that may have had a good form, with who defines that.
+    blocked: BTreeMap<&'p Name, ProviderId>,
     before: &'p Library<T>,
 }
 
@@ -68,18 +70,20 @@ impl<'p, T: Referable + Clone> Table<'p, T> {
         documents: &[(ProviderId, &'p Documents)],
         before: &'p Library<T>,
     ) -> Self {
-        let mut present = BTreeMap::new();
+        let (mut present, mut blocked) = (BTreeMap::new(), BTreeMap::new());
         for (provider, documents) in documents {
             for (name, item) in T::items(documents) {
                 if let Some(good) = &item.good {
                     let (own, served) = (Arc::clone(good), Arc::clone(good));
                     present.insert((name.clone(), *provider), Form { own, resolved: true, served });
+                } else if item.blocked.is_some() && !winners.contains_key(name) {
+                    blocked.entry(name).or_insert(*provider);
                 }
             }
         }
         let mut names: BTreeMap<&Name, ProviderId> = before.names.iter().map(|(name, by)| (name, *by)).collect();
         names.extend(winners.iter().map(|(name, (by, _))| (name, *by)));
-        Self { present, names, winners, before }
+        Self { present, names, winners, blocked, before }
     }
 
     /// Replaces every present form that does not resolve by the last one that did, where there is one.
@@ -127,7 +131,12 @@ impl<'p, T: Referable + Clone> Table<'p, T> {
         }
         let provider = match reference.provider {
             Some(provider) => provider,
-            None => *self.before.names.get(&reference.name)?,
+            None => {
+                let by = *self.before.names.get(&reference.name)?;
+                // Another provider's item does not stand in for one that blocks its name.
+                let is_blocked = self.blocked.get(&reference.name).is_some_and(|blocking| *blocking != by);
+                (!is_blocked).then_some(by)?
+            }
         };
         let id = (reference.name.clone(), provider);
         self.before.forms.contains_key(&id).then_some(id)

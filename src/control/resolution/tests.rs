@@ -240,3 +240,15 @@ fn what_is_retained_is_read_for_until_its_successor_is_known() {
     edits.world.source(&consul("new"), "10.0.0.2:80\n10.0.0.3:80");
     assert!(!edits.told().contains("upstream old"), "nothing needs it any more");
 }
+
+#[test]
+fn another_providers_middleware_does_not_stand_in_for_one_that_is_blocked() {
+    let harmless = "[middlewares.keys]\nstrip_prefix = \"/a\"\n";
+    let route = "[routes.r]\nmatch = {}\nupstream = \"u\"\nmiddlewares = [\"keys\"]\n[upstreams.u]\nendpoints = [\"10.0.0.1:80\"]\n";
+    let mut edits = Edits { world: World::new(), merger: Merger::default() };
+    edits.edit(ProviderId::ConsulKv, harmless);
+    // While etcd has not been read, Consul's is the only one.
+    assert!(edits.file(route).contains("route r of file to u: resolved"));
+    let told = edits.edit(ProviderId::Etcd, "[middlewares.keys]\napi_key = { haeder = \"x\" }\n");
+    assert!(told.contains("route r of file to u: unresolved: there is no middleware `keys`"), "{told}");
+}

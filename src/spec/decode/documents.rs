@@ -246,8 +246,11 @@ fn decode<T: DecodeItem>(candidate: Candidate<'_>, before: Option<KnownKey<T>>, 
         }
         (Err(problems), before) => {
             let is_new = past.version == Some(1)
-                || before.is_some_and(|before| before.is_new() && had_only_what_was_seen(before.past, past));
-            let blocked = (!is_new).then(|| Blocked { stand_in: stand_in.map(Arc::new), hides: Vec::new() });
+                || before.as_ref().is_some_and(|before| before.is_new() && had_only_what_was_seen(before.past, past));
+            // What an earlier text of the key matched stays blocked where this one does not tell.
+            let former = before.filter(&same_key).and_then(|before| before.item.blocked?.stand_in);
+            let stand_in = stand_in.map(Arc::new).or(former);
+            let blocked = (!is_new).then(|| Blocked { stand_in, hides: Vec::new() });
             let item = Item { good: None, problems, place: place.into(), created, blocked };
             return KnownKey { bytes: bytes.into(), past, good_text: None, item };
         }

@@ -263,7 +263,10 @@ impl Known {
                     Arc::new(Origin { path, format, main, text: text.into() })
                 });
                 let (sections, attachments) = decode(&root, &file.path, file.main, read);
-                let (items, rejected) = Items::of(sections, origin.as_ref(), was_complete);
+                let (mut items, rejected) = Items::of(sections, origin.as_ref(), was_complete);
+                if let Some(before) = &before {
+                    items.recall(&before.items);
+                }
                 let lost = before.map_or_else(Lost::default, |before| {
                     let cut = is_cut(before.bytes.as_deref(), file.bytes.as_deref());
                     Lost::between(before.lost.over(before.items), &items, cut)

@@ -14,6 +14,8 @@ use crate::support::load::Load;
 use crate::support::origin::Origin;
 use crate::support::wait;
 
+mod random;
+
 /// Who defines the protected route.
 enum Place {
     Kv(Consul),

@@ -276,7 +276,7 @@ async fn run(registry: Registry, seed: u64, rests: usize) {
 }
 
 /// Where tests may take long, each run is another; `FLEETGATE_SEED` repeats one.
-fn seed() -> u64 {
+pub(super) fn seed() -> u64 {
     if let Ok(seed) = std::env::var("FLEETGATE_SEED") {
         return seed.parse().expect("a number");
     }

@@ -144,6 +144,28 @@ impl Items {
         }
     }
 
+    /// Takes from what the file said before what is known of items that are wrong now: whether they may have had a good
+    /// form, and where they were asked for.
+    pub(super) fn recall(&mut self, before: &Self) {
+        fn of<T: DecodeItem>(items: &mut [KnownItem<T>], before: &[KnownItem<T>]) {
+            for item in items.iter_mut().filter(|item| item.said.is_err()) {
+                let Some(former) = find(before, &item.name) else { continue };
+                item.is_first = former.is_first && former.said.is_err();
+                if item.stand_in.is_none() {
+                    item.stand_in = match &former.said {
+                        Ok(spec) => spec.blocking().map(Arc::new),
+                        Err(_) => former.stand_in.clone(),
+                    };
+                }
+            }
+        }
+        of(&mut self.routes, &before.routes);
+        of(&mut self.upstreams, &before.upstreams);
+        of(&mut self.middlewares, &before.middlewares);
+        of(&mut self.certificates, &before.certificates);
+        of(&mut self.consumers, &before.consumers);
+    }
+
     /// Adds items that are not here.
     pub(super) fn add(&mut self, more: Self) {
         macro_rules! add {
