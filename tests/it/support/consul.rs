@@ -156,6 +156,8 @@ impl Consul {
         for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("CONSUL_")) {
             command.env_remove(key);
         }
+        // Its ports are free only once it is gone.
+        drop(self.process.take());
         self.process = Some(Process::start(&format!("consul {}", self.address), &command));
     }
 

@@ -186,6 +186,8 @@ impl Etcd {
         for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("ETCD")) {
             command.env_remove(key);
         }
+        // Its ports are free only once it is gone.
+        drop(self.process.take());
         self.process = Some(Process::start(&format!("etcd {}", self.address), &command));
     }
 
