@@ -56,6 +56,8 @@ struct Standing {
     failure: Option<(String, SystemTime)>,
     /// Of the one that is under way.
     began: Option<(Instant, SystemTime)>,
+    /// Of the last write of claims, which go to a file of their own.
+    of_claims: Option<(String, SystemTime)>,
 }
 
 /// To be answered when everything known now is written.
@@ -104,7 +106,7 @@ impl Saver {
     pub(super) fn new(folder: &Path, failure: Option<String>) -> (Self, mpsc::Receiver<Request>) {
         let (requests, receiver) = mpsc::channel(MAX_WAITING);
         let failure = failure.map(|text| (text, SystemTime::now()));
-        let standing = Mutex::new(Standing { failure, began: None });
+        let standing = Mutex::new(Standing { failure, ..Standing::default() });
         (Self(Some(Arc::new(Desk { folder: folder.to_owned(), requests, standing }))), receiver)
     }
 
@@ -114,7 +116,8 @@ impl Saver {
         let standing = desk.standing();
         let blocked = standing.began.filter(|(began, _)| began.elapsed() >= BLOCKED_AFTER);
         let blocked = blocked.map(|(_, since)| ("a write does not end: its disk hangs".to_owned(), since));
-        Some(Saving { folder: desk.folder.clone(), trouble: blocked.or_else(|| standing.failure.clone()) })
+        let failure = standing.failure.as_ref().or(standing.of_claims.as_ref());
+        Some(Saving { folder: desk.folder.clone(), trouble: blocked.or_else(|| failure.cloned()) })
     }
 
     /// Waits until this of what is served now is saved, for a few seconds at most.
@@ -150,13 +153,23 @@ impl Saver {
         let Some(desk) = &self.0 else { return false };
         let mut standing = desk.standing();
         standing.began = None;
-        let news = standing.failure.is_some() != error.is_some();
-        match (&mut standing.failure, error) {
-            (Some((text, _)), Some(error)) => error.clone_into(text),
-            (failure, error) => *failure = error.map(|error| (error.to_owned(), SystemTime::now())),
-        }
-        news
+        note(&mut standing.failure, error)
     }
+
+    /// Notes how a write of claims ended; whether that is news.
+    pub(super) fn ended_claims(&self, error: Option<&str>) -> bool {
+        self.0.as_ref().is_some_and(|desk| note(&mut desk.standing().of_claims, error))
+    }
+}
+
+/// Notes a failure, or that there is none any more; whether that is news.
+fn note(failure: &mut Option<(String, SystemTime)>, error: Option<&str>) -> bool {
+    let news = failure.is_some() != error.is_some();
+    match (&mut *failure, error) {
+        (Some((text, _)), Some(error)) => error.clone_into(text),
+        (failure, error) => *failure = error.map(|error| (error.to_owned(), SystemTime::now())),
+    }
+    news
 }
 
 impl Desk {

@@ -223,6 +223,30 @@ async fn a_wiped_registry_renews_no_claim() {
     }
 }
 
+/// A claim that cannot be saved shows like everything that cannot, and is saved once there is room.
+#[tokio::test]
+async fn claims_that_cannot_be_saved_are_told_and_saved_later() {
+    let Some(consul) = Consul::start().await else { return };
+    let web = Origin::start("web").await;
+    consul.register(&service("web", "web", &web, &[SHOP])).await;
+    // A folder of this name takes no file's place.
+    let setup = Setup::new(&settings(&consul, "", "[discovery]\nstate_dir = \"state\""));
+    let gateway = setup.file("state/claims.json/x", "").start().await;
+    answers(&gateway, "shop.example.com", "/", "web/v1").await;
+    let failing = async |wanted: f64| {
+        wait::until(SOON, "what is told of saving", || async {
+            gateway.metric("fleetgate_saved_state_failing", &[]).await == Some(wanted)
+        })
+        .await;
+    };
+    failing(1.0).await;
+    let (_, status) = crate::operator::run(&gateway, &["status"]);
+    assert!(status.contains("failing since"), "{status}");
+    std::fs::remove_dir_all(gateway.folder().join("state/claims.json")).unwrap();
+    failing(0.0).await;
+    super::saved::saves(&gateway, "claims.json", &["web"]).await;
+}
+
 /// Values that nobody can use are told, and cost no route.
 #[tokio::test]
 async fn broken_claims_are_told_and_cost_nothing() {
