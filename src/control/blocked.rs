@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::overlay::{Accepted, Overlay};
 use crate::discovery::state::ProviderState;
 use crate::snapshot::report::Hold;
-use crate::spec::document::{Documents, Kind};
+use crate::spec::document::{Documents, Item, Kind, Unreadable};
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::problem::Problem;
 use crate::spec::route::RouteSpec;
@@ -24,21 +24,24 @@ pub(super) struct BlockedPart {
 
 /// All that is blocked, and not accepted.
 pub(super) fn blocked_parts(states: &BTreeMap<ProviderId, Arc<ProviderState>>, overlay: &Overlay) -> Vec<BlockedPart> {
+    let parts = states.iter().flat_map(|(provider, state)| blocked_of(*provider, state));
+    parts.filter(|part| !overlay.is_accepted(part.provider, &part.what)).collect()
+}
+
+fn blocked_of(provider: ProviderId, state: &ProviderState) -> Vec<BlockedPart> {
+    let Some(documents) = &state.documents else { return Vec::new() };
     let mut parts = Vec::new();
-    for (provider, state) in states {
-        let Some(documents) = &state.documents else { continue };
-        for entry in documents.entries().filter(|entry| entry.blocks) {
-            let what = Accepted::Item(entry.kind, entry.name.clone());
-            let problem = entry.problems.first().cloned();
-            let problem = problem.unwrap_or_else(|| Problem::new(&**entry.place, "", "its last text was wrong"));
-            parts.push(BlockedPart { provider: *provider, what, problem });
-        }
-        parts.extend(documents.unreadable.iter().map(|problem| {
-            let what = Accepted::File(problem.place.clone());
-            BlockedPart { provider: *provider, what, problem: problem.clone() }
-        }));
+    for entry in documents.entries() {
+        let Some(text) = entry.blocks else { continue };
+        let what = Accepted::Item(entry.kind, entry.name.clone(), text.clone());
+        let problem = entry.problems.first().cloned();
+        let problem = problem.unwrap_or_else(|| Problem::new(&**entry.place, "", "its last text was wrong"));
+        parts.push(BlockedPart { provider, what, problem });
     }
-    parts.retain(|part| !overlay.is_accepted(part.provider, &part.what));
+    parts.extend(documents.unreadable.iter().map(|Unreadable { problem, text }| {
+        let what = Accepted::File(problem.place.clone(), text.clone());
+        BlockedPart { provider, what, problem: problem.clone() }
+    }));
     parts
 }
 
@@ -54,8 +57,7 @@ pub(super) fn hidden(
     let mut good_names: BTreeSet<&Name> = BTreeSet::new();
     for (provider, documents) in documents {
         for (name, item) in &documents.routes {
-            let is_accepted = || overlay.is_accepted(*provider, &Accepted::Item(Kind::Route, name.clone()));
-            if good_names.contains(name) || (item.good.is_none() && item.blocked.is_some() && is_accepted()) {
+            if good_names.contains(name) || is_accepted(*provider, Kind::Route, name, item, overlay) {
                 continue;
             }
             let first = blocked_names.get(name).copied();
@@ -97,9 +99,7 @@ pub(super) fn closing(documents: &[(ProviderId, &Documents)], overlay: &Overlay)
                     taken.insert(name);
                     true
                 }
-                (None, Some(_)) if overlay.is_accepted(*provider, &Accepted::Item(Kind::Route, name.clone())) => {
-                    continue;
-                }
+                (None, Some(_)) if is_accepted(*provider, Kind::Route, name, item, overlay) => continue,
                 (None, Some(blocked)) => blocked.stand_in.is_some() && blocked.hides.iter().all(Option::is_some),
                 (None, None) => continue,
             };
@@ -114,8 +114,8 @@ pub(super) fn closing(documents: &[(ProviderId, &Documents)], overlay: &Overlay)
                 closing.push((*provider, Problem::new(place, format!("routes.{name}"), text)));
             }
         }
-        for Problem { place, key, text } in &documents.unreadable {
-            if overlay.is_accepted(*provider, &Accepted::File(place.clone())) {
+        for Unreadable { problem: Problem { place, key, text }, text: id } in &documents.unreadable {
+            if overlay.is_accepted(*provider, &Accepted::File(place.clone(), id.clone())) {
                 continue;
             }
             let text =
@@ -126,12 +126,35 @@ pub(super) fn closing(documents: &[(ProviderId, &Documents)], overlay: &Overlay)
     closing
 }
 
-/// What an operator accepts by a hold that blocks.
-pub(super) fn accepted(hold: &Hold) -> Accepted {
-    match &hold.item {
-        Some((kind, name)) => Accepted::Item(*kind, name.clone()),
-        None => Accepted::File(hold.place.clone()),
-    }
+/// Whether an item that has no good form is accepted to be served without.
+pub(super) fn is_accepted<T>(provider: ProviderId, kind: Kind, name: &Name, item: &Item<T>, overlay: &Overlay) -> bool {
+    let blocked = item.blocked.as_ref().filter(|_| item.good.is_none());
+    blocked
+        .is_some_and(|blocked| overlay.is_accepted(provider, &Accepted::Item(kind, name.clone(), blocked.text.clone())))
+}
+
+/// Tells what is served without, because an operator accepted that.
+pub(super) fn remarks(states: &BTreeMap<ProviderId, Arc<ProviderState>>, overlay: &Overlay) -> Vec<Problem> {
+    let parts = states.iter().flat_map(|(provider, state)| blocked_of(*provider, state));
+    let accepted = parts.filter(|part| overlay.is_accepted(part.provider, &part.what));
+    let remark = |part: BlockedPart| {
+        let key = match &part.what {
+            Accepted::Item(kind, name, _) => format!("{}.{name}", kind.as_str()),
+            Accepted::File(..) => String::new(),
+        };
+        let text = "an operator accepted that it is served without, until its text changes";
+        Problem::new(part.problem.place, key, text)
+    };
+    accepted.map(remark).collect()
+}
+
+/// What an operator accepts by a hold that blocks; `None`: it holds, and blocks nothing.
+pub(super) fn accepted(hold: &Hold) -> Option<Accepted> {
+    let text = hold.blocks.clone()?;
+    Some(match &hold.item {
+        Some((kind, name)) => Accepted::Item(*kind, name.clone(), text),
+        None => Accepted::File(hold.place.clone(), text),
+    })
 }
 
 /// The overlay without what was accepted of items and files that have a good form again, or are gone; `None`: it is so.
@@ -142,10 +165,12 @@ pub(super) fn forget_mended(overlay: &Overlay, states: &BTreeMap<ProviderId, Arc
             return true;
         };
         match what {
-            Accepted::Item(kind, name) => {
-                documents.entries().any(|entry| entry.kind == *kind && entry.name == name && entry.blocks)
+            Accepted::Item(kind, name, text) => {
+                documents.entries().any(|entry| entry.kind == *kind && entry.name == name && entry.blocks == Some(text))
             }
-            Accepted::File(path) => documents.unreadable.iter().any(|problem| problem.place == *path),
+            Accepted::File(path, text) => {
+                documents.unreadable.iter().any(|file| file.problem.place == *path && file.text == *text)
+            }
         }
     })
 }

@@ -53,7 +53,9 @@ pub(super) fn list(states: &BTreeMap<ProviderId, Arc<ProviderState>>, merged: &M
 pub(super) fn problem(hold: &Hold, of: Option<usize>) -> Problem {
     let Hold { id, why, refused, .. } = hold;
     let what = match (&hold.part, of) {
-        _ if hold.blocked => format!("its last good form is not known, and what it may have served is blocked: {why}"),
+        _ if hold.blocks.is_some() => {
+            format!("its last good form is not known, and what it may have served is blocked: {why}")
+        }
         (HeldPart::Endpoints(_), Some(of)) => format!("{} of {of} endpoints are held: {why}", hold.lost.len()),
         (HeldPart::Endpoints(_), None) => format!("endpoints are held: {why}"),
         (HeldPart::Document(_), _) => match &hold.item {
@@ -114,7 +116,7 @@ fn of_source(provider: ProviderId, state: &ProviderState, source: &Source, merge
         refused: right.map(ToString::to_string),
         part,
         item: None,
-        blocked: false,
+        blocks: None,
     }
 }
 
@@ -155,7 +157,7 @@ fn of_documents(provider: ProviderId, state: &ProviderState, merged: &Merged) ->
             refused: right.map(ToString::to_string),
             part,
             item,
-            blocked: false,
+            blocks: None,
         }
     };
     items.into_iter().map(hold).collect()
@@ -173,22 +175,22 @@ fn of_file(provider: ProviderId, path: &Arc<str>, held: &Held) -> Hold {
         refused: held.missing_right.as_ref().map(ToString::to_string),
         part: HeldPart::File(Arc::clone(path)),
         item: None,
-        blocked: false,
+        blocks: None,
     }
 }
 
 /// What is accepted to be served without.
 fn of_blocked(blocked: &BlockedPart, merged: &Merged) -> Hold {
     let BlockedPart { provider, what, problem } = blocked;
-    let (id, part, item, effects) = match what {
-        Accepted::Item(kind, name) => {
+    let (id, part, item, effects, text) = match what {
+        Accepted::Item(kind, name, text) => {
             let part = HeldPart::Document(problem.place.as_str().into());
             let effects = effects_of_document(*kind, name, merged).into_iter().collect();
-            (format!("{}/{name}", kind.as_str()), part, Some((*kind, name.clone())), effects)
+            (format!("{}/{name}", kind.as_str()), part, Some((*kind, name.clone())), effects, text)
         }
-        Accepted::File(path) => {
+        Accepted::File(path, text) => {
             let effects = vec!["requests of the routes in it would meet other routes, or 404".to_owned()];
-            (format!("{provider}:{path}"), HeldPart::File(path.as_str().into()), None, effects)
+            (format!("{provider}:{path}"), HeldPart::File(path.as_str().into()), None, effects, text)
         }
     };
     Hold {
@@ -202,7 +204,7 @@ fn of_blocked(blocked: &BlockedPart, merged: &Merged) -> Hold {
         refused: None,
         part,
         item,
-        blocked: true,
+        blocks: Some(text.clone()),
     }
 }
 

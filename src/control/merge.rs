@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::blocked::{self, BlockedPart};
 use super::claims::{Claimant, Claims, Instances, Seniority};
 use super::holds;
-use super::overlay::{Accepted, Overlay};
+use super::overlay::Overlay;
 use super::resolution::{Forms, Present, ResolvedRoute};
 use crate::discovery::state::{Origin, ProviderState};
 use crate::snapshot::certificate::Certificate;
@@ -178,6 +178,7 @@ pub(super) fn merge(
     }
     merged.report.closing = blocked::closing(&present.documents, overlay);
     merged.blocked = blocked::blocked_parts(states, overlay);
+    merged.report.remarks.extend(blocked::remarks(states, overlay));
     merged.report_states(states, rules);
     merged.lay_over(overlay);
     merged
@@ -229,7 +230,7 @@ fn winners<'d, T: 'd>(
         for (name, item) in items {
             let serves = match (&item.good, &item.blocked) {
                 (Some(good), _) => Some(good),
-                (None, Some(_)) if overlay.is_accepted(provider, &Accepted::Item(kind, name.clone())) => continue,
+                (None, Some(_)) if blocked::is_accepted(provider, kind, name, item, overlay) => continue,
                 (None, Some(blocked)) => blocked.stand_in.as_ref(),
                 (None, None) => continue,
             };

@@ -283,8 +283,8 @@ impl Control {
         let (mut names, mut nobody) = (Vec::new(), Vec::new());
         let mut overlay = Overlay::clone(&self.overlay.borrow());
         for hold in released {
-            if hold.blocked {
-                overlay.accept(hold.provider, blocked::accepted(hold));
+            if let Some(accepted) = blocked::accepted(hold) {
+                overlay.accept(hold.provider, accepted);
                 names.push(hold.id.as_str());
                 continue;
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::document::Kind;
+use crate::spec::document::{Kind, TextId};
 use crate::spec::name::{Name, ProviderId};
 
 /// Endpoints that operators took out of use. An entry belongs to an address: it survives that the address is
@@ -20,14 +20,14 @@ pub struct Overlay {
     accepted: BTreeMap<ProviderId, BTreeSet<Accepted>>,
 }
 
-/// What may have had a good form which is not known, and is accepted to be served without.
+/// What may have had a good form which is not known, and is accepted to be served without, as long as its text is this.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Accepted {
     /// An item.
-    Item(Kind, Name),
+    Item(Kind, Name, TextId),
     /// A file or folder, by its path.
-    File(String),
+    File(String, TextId),
 }
 
 impl Overlay {

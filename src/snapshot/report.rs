@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use super::contest::Contest;
-use crate::spec::document::Kind;
+use crate::spec::document::{Kind, TextId};
 use crate::spec::hold::HeldPart;
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::problem::Problem;
@@ -163,9 +163,10 @@ pub struct Hold {
     /// The document, where it is one.
     #[serde(skip)]
     pub item: Option<(Kind, Name)>,
-    /// Nothing is served of it: its last good form is not known, and what it may have served is blocked.
+    /// The text of it, where nothing is served of it: its last good form is not known, and what it may have served is
+    /// blocked.
     #[serde(skip)]
-    pub blocked: bool,
+    pub blocks: Option<TextId>,
 }
 
 impl Hold {
@@ -180,8 +181,10 @@ impl Hold {
 
 /// What a set of holds is known by: another set, or another loss, has another digest.
 pub fn digest_of<'h>(holds: impl IntoIterator<Item = &'h Hold>) -> String {
-    let line =
-        |hold: &Hold| format!("{} {} {} {}\n", hold.provider, hold.id, hold.refused.is_some(), hold.lost.join(" "));
+    let line = |hold: &Hold| {
+        let Hold { provider, id, refused, lost, blocks, .. } = hold;
+        format!("{provider} {id} {} {} {blocks:?}\n", refused.is_some(), lost.join(" "))
+    };
     let mut lines: Vec<String> = holds.into_iter().map(line).collect();
     lines.sort_unstable();
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, lines.concat().as_bytes());

@@ -81,6 +81,32 @@ pub struct Blocked<T> {
     /// What answers 503 in place of the items of the same provider that this one keeps from having its name: a gateway that
     /// knows that this one never had a good form serves the first of them. `None`: what it matches is not known.
     pub hides: Vec<Option<Arc<T>>>,
+    /// The text that is wrong.
+    pub text: TextId,
+}
+
+/// What tells a text of an item or a file from others, and from the same text written again.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TextId(Arc<str>);
+
+impl TextId {
+    /// Of a text, and of the registry's index at which it was written, where there is one.
+    pub fn of(text: &[u8], written_at: Option<u64>) -> Self {
+        let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+        context.update(&written_at.unwrap_or_default().to_be_bytes());
+        context.update(text);
+        Self(context.finish().as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>().into())
+    }
+}
+
+/// A file or folder that could not be read, and of which nothing is known: it may define anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Where it lies, and why.
+    pub problem: Problem,
+    /// What it has now.
+    pub text: TextId,
 }
 
 impl<T> Item<T> {
@@ -107,8 +133,8 @@ pub struct Documents {
     pub rejected: Vec<Problem>,
     /// What people should know of all of them.
     pub remarks: Vec<Problem>,
-    /// Files and folders that could not be read and of which nothing is known: they may define anything.
-    pub unreadable: Vec<Problem>,
+    /// Files and folders that could not be read and of which nothing is known.
+    pub unreadable: Vec<Unreadable>,
 }
 
 /// What there is to say of an item of any kind.
@@ -124,8 +150,8 @@ pub struct Entry<'d> {
     pub problems: &'d [Problem],
     /// Whether it has a valid form, of now or before.
     pub serves: bool,
-    /// Whether it has none, but may have had one.
-    pub blocks: bool,
+    /// The text that is wrong, where it has none, but may have had one.
+    pub blocks: Option<&'d TextId>,
 }
 
 impl Documents {
@@ -138,7 +164,7 @@ impl Documents {
                 place: &item.place,
                 problems: &item.problems,
                 serves: item.good.is_some(),
-                blocks: item.good.is_none() && item.blocked.is_some(),
+                blocks: item.blocked.as_ref().filter(|_| item.good.is_none()).map(|blocked| &blocked.text),
             })
         }
         of(Kind::Route, &self.routes)

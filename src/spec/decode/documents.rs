@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::spec::certificate::CertificateSpec;
 use crate::spec::consumer::ConsumerSpec;
-use crate::spec::document::{Blocked, Documents, Item, Kind};
+use crate::spec::document::{Blocked, Documents, Item, Kind, TextId};
 use crate::spec::middleware::MiddlewareSpec;
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::problem::Problem;
@@ -250,7 +250,8 @@ fn decode<T: DecodeItem>(candidate: Candidate<'_>, before: Option<KnownKey<T>>, 
             // What an earlier text of the key matched stays blocked where this one does not tell.
             let former = before.filter(&same_key).and_then(|before| before.item.blocked?.stand_in);
             let stand_in = stand_in.map(Arc::new).or(former);
-            let blocked = (!is_new).then(|| Blocked { stand_in, hides: Vec::new() });
+            let blocked =
+                (!is_new).then(|| Blocked { stand_in, hides: Vec::new(), text: TextId::of(bytes, past.modified) });
             let item = Item { good: None, problems, place: place.into(), created, blocked };
             return KnownKey { bytes: bytes.into(), past, good_text: None, item };
         }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::spec::document::Documents;
+use crate::spec::document::{Documents, TextId, Unreadable};
 use crate::spec::problem::{Problem, sort};
 
 use self::items::{Items, Lost, Origin, Origins};
@@ -72,6 +72,8 @@ struct Known {
     /// Whether an item that it does not have is known not to have been in it: all of it could be told at an earlier look,
     /// or it was not there.
     is_complete: bool,
+    /// An earlier process knew it, and this one has not looked at it: what is not among its items may have been in it since.
+    is_recalled: bool,
 }
 
 impl FileSet {
@@ -92,12 +94,12 @@ impl FileSet {
             for version in &file.texts {
                 known.recall(path, version, &self.read);
             }
-            known.items.add(Items::blocked(path, &file.blocked));
+            known.items.add(Items::wrong(path, &file.blocked, false));
+            known.items.add(Items::wrong(path, &file.new, true));
             known.items.merge(None, &Documents::default(), &mut self.last, &mut self.origins);
             self.files.insert(path.clone(), known);
         }
         self.last.rejected.clear();
-        self.knows_all_files = true;
         self
     }
 
@@ -183,7 +185,11 @@ impl FileSet {
         }
         self.origins = origins;
         if !self.knows_all_files {
-            documents.unreadable.extend(unread.iter().cloned());
+            let folder = |problem: &Problem| Unreadable {
+                problem: problem.clone(),
+                text: TextId::of(problem.text.as_bytes(), None),
+            };
+            documents.unreadable.extend(unread.iter().map(folder));
         }
         self.knows_all_files |= unread.is_empty();
         self.last = documents.clone();
@@ -215,10 +221,8 @@ impl FileSet {
                         items: vec![id],
                     }),
                 }
-            } else if entry.blocks
-                && let Some(file) = self.defined_in(&item).and_then(|path| forms.files.get_mut(path))
-            {
-                file.blocked.push(id);
+            } else if let Some(file) = self.defined_in(&item).and_then(|path| forms.files.get_mut(path)) {
+                if entry.blocks.is_some() { file.blocked.push(id) } else { file.new.push(id) }
             }
         }
         forms
@@ -242,12 +246,14 @@ impl Known {
     /// Nothing was read of it yet.
     fn unread(is_complete: bool) -> Self {
         let (attachments, items, lost, rejected) = Default::default();
-        Self { bytes: Err(String::new()), attachments, items, lost, rejected, parsed: false, gone: false, is_complete }
+        let (bytes, parsed, gone, is_recalled) = (Err(String::new()), false, false, true);
+        Self { bytes, attachments, items, lost, rejected, parsed, gone, is_complete, is_recalled }
     }
 
     /// `knows_all_files`: one that was not known was not there.
     fn read(file: FileText, before: Option<Self>, knows_all_files: bool, read: &Read) -> Self {
         let was_complete = before.as_ref().map_or(knows_all_files, |before| before.is_complete);
+        let are_new = was_complete && before.as_ref().is_none_or(|before| !before.is_recalled);
         let parsed = match &file.bytes {
             Ok(bytes) => parse_bytes(bytes, Some(file.format)).map_err(|errors| {
                 let problem = |error: SyntaxError| Problem::new(error.spot.in_origin(&file.path), "", error.text);
@@ -263,7 +269,8 @@ impl Known {
                     Arc::new(Origin { path, format, main, text: text.into() })
                 });
                 let (sections, attachments) = decode(&root, &file.path, file.main, read);
-                let (mut items, rejected) = Items::of(sections, origin.as_ref(), was_complete);
+                let text = TextId::of(file.bytes.as_deref().unwrap_or_default(), None);
+                let (mut items, rejected) = Items::of(sections, origin.as_ref(), &text, are_new);
                 if let Some(before) = &before {
                     items.recall(&before.items);
                 }
@@ -273,8 +280,8 @@ impl Known {
                 });
                 // What stands in a section that nobody knows, or has no name, may have been an item.
                 let is_complete = was_complete || rejected.is_empty();
-                let (parsed, gone) = (true, false);
-                Self { bytes: file.bytes, attachments, items, lost, rejected, parsed, gone, is_complete }
+                let (parsed, gone, is_recalled) = (true, false, false);
+                Self { bytes: file.bytes, attachments, items, lost, rejected, parsed, gone, is_complete, is_recalled }
             }
             Err(rejected) => {
                 let before = before.unwrap_or_else(|| Self::unread(was_complete));
@@ -289,15 +296,17 @@ impl Known {
         let (sections, attachments) = decode(&root, path, saved.main, read);
         let (format, main, text) = (saved.format, saved.main, Arc::clone(&saved.text));
         let origin = Arc::new(Origin { path: path.to_owned(), format, main, text });
-        let (items, _) = Items::of(sections, Some(&origin), false);
+        let (items, _) = Items::of(sections, Some(&origin), &TextId::of(saved.text.as_bytes(), None), false);
         let is_saved = |(kind, name): &ItemKey| saved.items.iter().any(|it| it.kind == *kind && it.name == *name);
         self.items.add(items.only(is_saved));
         self.attachments.extend(attachments);
     }
 
-    fn why_unreadable(&self, path: &str) -> Problem {
+    fn why_unreadable(&self, path: &str) -> Unreadable {
         let first = self.rejected.first().cloned().unwrap_or_else(|| Problem::new(path, "", "cannot be read"));
-        Problem { place: path.to_owned(), text: format!("{}: what it defines is not known", first.text), ..first }
+        let text = TextId::of(self.bytes.as_ref().map_or_else(String::as_bytes, Vec::as_slice), None);
+        let told = format!("{}: what it defines is not known", first.text);
+        Unreadable { problem: Problem { place: path.to_owned(), text: told, ..first }, text }
     }
 
     /// The same once its file is not there any more.
@@ -509,7 +518,7 @@ main.toml:6:5: upstreams.u: expected a table, found a number
         let mut set = FileSet::new();
         let folder = Problem::new("d", "", "cannot be read: permission denied");
         let documents = set.update_beside(vec![], std::slice::from_ref(&folder), |_| BTreeMap::new());
-        assert_eq!(documents.unreadable, [folder]);
+        assert_eq!(documents.unreadable.iter().map(|it| &it.problem).collect::<Vec<_>>(), [&folder]);
         assert_eq!(form(&set.update(vec![file("d/a.toml", &bad())]), "a"), "blocked there");
     }
 
@@ -530,7 +539,8 @@ main.toml:6:5: upstreams.u: expected a table, found a number
                 Ok(_) | Err(_) => "good",
             };
             let shown = ["a", "b", "c"].map(|name| form(&documents, name));
-            assert_eq!(shown, [of_a, "blocked", "new"], "{broken:?}");
+            // What appeared since may have been good, whoever looked then.
+            assert_eq!(shown, [of_a, "blocked", "blocked"], "{broken:?}");
             assert!(documents.unreadable.is_empty());
             // And so at the start after that.
             let documents = restarted(&next).update(vec![broken.clone(), other]);
@@ -538,10 +548,10 @@ main.toml:6:5: upstreams.u: expected a table, found a number
             let healed = restarted(&next).update(vec![file("a.toml", GOOD)]);
             assert_eq!([form(&healed, "a"), form(&healed, "b")], ["good", "gone"]);
         }
-        // A file that never could be read is still not known.
+        // A file that never could be read is still not known, and neither is one that came meanwhile.
         let mut unknown = FileSet::new();
         unknown.update(vec![file("a.toml", "[routes.a")]);
         assert_eq!(restarted(&unknown).update(vec![file("a.toml", "[routes.a")]).unreadable.len(), 1);
-        assert_eq!(restarted(&unknown).update(vec![file("b.toml", "[routes.a")]).unreadable.len(), 0);
+        assert_eq!(restarted(&unknown).update(vec![file("b.toml", "[routes.a")]).unreadable.len(), 1);
     }
 }

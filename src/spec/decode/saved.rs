@@ -36,6 +36,9 @@ pub struct SavedFile {
     /// Items that may have had a good form, which is not known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blocked: Vec<SavedItem>,
+    /// Items that provably never had a good form.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub new: Vec<SavedItem>,
 }
 
 /// A text of a file.

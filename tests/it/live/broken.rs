@@ -449,3 +449,60 @@ async fn what_files_lost_between_two_starts_is_held_where_it_looks_like_a_mistak
         .await;
     refuses(&gateway, "/admin", 401).await;
 }
+
+/// What was accepted is one text: what was written since, unseen, may have been good.
+#[tokio::test]
+async fn what_is_written_after_it_was_accepted_is_not_accepted() {
+    let origin = Origin::start("a").await;
+    for place in Place::all().await {
+        let broken = r#"{"match":{"path":"/adm"#;
+        place.put(&[], "admin", PROTECTED).await;
+        place.put(&[], "admin", broken).await;
+        let mut gateway = place.start(&origin, "state", broken).await;
+        refuses(&gateway, "/", 503).await;
+        let target = match &place {
+            Place::File => format!("file:{}", gateway.folder().join("more/admin.json").display()),
+            Place::Kv(_) | Place::Etcd(_) => "routes/admin".to_owned(),
+        };
+        let (fine, said) = run(&gateway, &["accept", &target, "--yes"]);
+        assert!(fine, "{said}");
+        gateway.wait_ready().await;
+        gateway.until_status("/", 200).await;
+        assert!(gateway.api("status").await.to_string().contains("an operator accepted that it is served without"));
+        saves(&gateway, "overlay.json", &["accepted"]).await;
+        gateway.terminate().await;
+        place.put(&[&gateway], "admin", PROTECTED).await;
+        let again = if let Place::File = place { r#"{"match":{"path":"/a"# } else { broken };
+        place.put(&[&gateway], "admin", again).await;
+        let gateway = gateway.restart_unready().await;
+        for _ in 0..20 {
+            assert_eq!(gateway.get("/admin").await.status, 503, "{}", place.name());
+        }
+        refuses(&gateway, "/", 503).await;
+    }
+}
+
+/// What came into files while no gateway looked may have had a good form.
+#[tokio::test]
+async fn what_the_saved_state_does_not_know_may_have_been_good() {
+    let origin = Origin::start("a").await;
+    let place = Place::File;
+    for file in ["more/new.json", "more/known.json"] {
+        let known = r#"{"routes":{"b":{"match":{"path":"/b"},"upstream":"app"}}}"#;
+        let setup = Setup::new(&place.settings(&origin, "state")).file("more/known.json", known);
+        let mut gateway = setup.start_listening().await;
+        gateway.wait_ready().await;
+        saves(&gateway, "file.json", &["/b"]).await;
+        gateway.terminate().await;
+        let admin = format!(r#""admin":{TYPO}"#);
+        let text = match file {
+            "more/known.json" => known.replace(r#""routes":{"#, &format!(r#""routes":{{{admin},"#)),
+            _ => format!(r#"{{"routes":{{{admin}}}}}"#),
+        };
+        gateway.write(file, &text);
+        let mut gateway = gateway.restart_unready().await;
+        gateway.wait_ready().await;
+        refuses(&gateway, "/admin", 503).await;
+        assert_eq!((gateway.get("/b").await.status, gateway.get("/").await.status), (200, 200), "{file}");
+    }
+}

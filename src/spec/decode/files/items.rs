@@ -10,7 +10,7 @@ use crate::spec::decode::format::Format;
 use crate::spec::decode::item::DecodeItem;
 use crate::spec::decode::saved::SavedItem;
 use crate::spec::decode::sections::{SectionItem, Sections};
-use crate::spec::document::{Blocked, Documents, Item, Kind};
+use crate::spec::document::{Blocked, Documents, Item, Kind, TextId};
 use crate::spec::middleware::MiddlewareSpec;
 use crate::spec::name::Name;
 use crate::spec::problem::Problem;
@@ -58,6 +58,8 @@ struct KnownItem<T> {
     origin: Option<Arc<Origin>>,
     /// Whether its file had no such item before.
     is_first: bool,
+    /// The text of its file.
+    text: TextId,
 }
 
 /// A file's text that could be parsed.
@@ -109,38 +111,44 @@ macro_rules! each_kind {
 
 impl Items {
     /// The items of a file's sections, and what belongs to none of them.
-    pub(super) fn of(sections: Sections, origin: Option<&Arc<Origin>>, is_first: bool) -> (Self, Vec<Problem>) {
+    pub(super) fn of(
+        sections: Sections,
+        origin: Option<&Arc<Origin>>,
+        text: &TextId,
+        is_first: bool,
+    ) -> (Self, Vec<Problem>) {
         let Sections { routes, upstreams, middlewares, certificates, consumers, rejected } = sections;
         let items = Self {
-            routes: known(routes, origin, is_first),
-            upstreams: known(upstreams, origin, is_first),
-            middlewares: known(middlewares, origin, is_first),
-            certificates: known(certificates, origin, is_first),
-            consumers: known(consumers, origin, is_first),
+            routes: known(routes, origin, text, is_first),
+            upstreams: known(upstreams, origin, text, is_first),
+            middlewares: known(middlewares, origin, text, is_first),
+            certificates: known(certificates, origin, text, is_first),
+            consumers: known(consumers, origin, text, is_first),
         };
         (items, rejected)
     }
 
-    /// Items that may have had a good form, of which nothing else is known.
-    pub(super) fn blocked(path: &str, blocked: &[SavedItem]) -> Self {
-        fn of<T: DecodeItem>(path: &str, blocked: &[SavedItem]) -> Vec<KnownItem<T>> {
-            let of_kind = blocked.iter().filter(|item| item.kind == T::KIND);
+    /// Items without a good form, of which nothing else is known. `is_first`: they never had one.
+    pub(super) fn wrong(path: &str, wrong: &[SavedItem], is_first: bool) -> Self {
+        fn of<T: DecodeItem>(path: &str, wrong: &[SavedItem], is_first: bool) -> Vec<KnownItem<T>> {
+            let of_kind = wrong.iter().filter(|item| item.kind == T::KIND);
             let known = of_kind.map(|item| KnownItem {
                 name: item.name.clone(),
                 place: path.into(),
                 said: Err(Vec::new()),
                 stand_in: None,
                 origin: None,
-                is_first: false,
+                is_first,
+                text: TextId::of(&[], None),
             });
             known.collect()
         }
         Self {
-            routes: of(path, blocked),
-            upstreams: of(path, blocked),
-            middlewares: of(path, blocked),
-            certificates: of(path, blocked),
-            consumers: of(path, blocked),
+            routes: of(path, wrong, is_first),
+            upstreams: of(path, wrong, is_first),
+            middlewares: of(path, wrong, is_first),
+            certificates: of(path, wrong, is_first),
+            consumers: of(path, wrong, is_first),
         }
     }
 
@@ -262,7 +270,12 @@ impl Lost {
     }
 }
 
-fn known<T>(items: Vec<SectionItem<T>>, origin: Option<&Arc<Origin>>, is_first: bool) -> Vec<KnownItem<T>> {
+fn known<T>(
+    items: Vec<SectionItem<T>>,
+    origin: Option<&Arc<Origin>>,
+    text: &TextId,
+    is_first: bool,
+) -> Vec<KnownItem<T>> {
     let known = |item: SectionItem<T>| KnownItem {
         name: item.name,
         place: item.place.into(),
@@ -270,6 +283,7 @@ fn known<T>(items: Vec<SectionItem<T>>, origin: Option<&Arc<Origin>>, is_first: 
         said: item.decoded.item.map(Arc::new),
         stand_in: item.decoded.stand_in.map(Arc::new),
         is_first,
+        text: text.clone(),
     };
     items.into_iter().map(known).collect()
 }
@@ -301,7 +315,8 @@ fn merge<T: DecodeItem>(
     origins: &mut Origins,
 ) {
     for item in items {
-        let KnownItem { name, place, said, stand_in, origin, is_first } = find(instead, &item.name).unwrap_or(item);
+        let KnownItem { name, place, said, stand_in, origin, is_first, text } =
+            find(instead, &item.name).unwrap_or(item);
         // What never was any good takes a name from nobody.
         let taken = merged.get_mut(name).filter(|winner| winner.good.is_some() || winner.blocked.is_some());
         if let Some(winner) = taken {
@@ -312,8 +327,8 @@ fn merge<T: DecodeItem>(
                     Err(_) => {}
                 }
             }
-            let text = format!("`{name}` is defined at {} already: remove one of them", winner.place);
-            rejected.push(Problem::new(&**place, format!("{}.{name}", T::KIND.as_str()), text));
+            let told = format!("`{name}` is defined at {} already: remove one of them", winner.place);
+            rejected.push(Problem::new(&**place, format!("{}.{name}", T::KIND.as_str()), told));
             continue;
         }
         let last = last.get(name);
@@ -325,7 +340,11 @@ fn merge<T: DecodeItem>(
             (Err(problems), last_good) => (last_good, problems.clone()),
         };
         let was_new = last.map_or(*is_first, |last| last.good.is_none() && last.blocked.is_none());
-        let blocked = (good.is_none() && !was_new).then(|| Blocked { stand_in: stand_in.clone(), hides: Vec::new() });
+        let blocked = (good.is_none() && !was_new).then(|| Blocked {
+            stand_in: stand_in.clone(),
+            hides: Vec::new(),
+            text: text.clone(),
+        });
         if let Some(origin) = origin {
             origins.insert((T::KIND, name.clone()), Arc::clone(origin));
         }
