@@ -25,6 +25,7 @@ pub mod parse;
 pub mod passive;
 pub mod queue;
 pub mod reader;
+pub mod resolved;
 pub mod retry;
 pub mod route;
 pub mod saved;
