@@ -57,7 +57,9 @@ impl Discovering {
         running: Option<Running>,
     ) -> Result<Self, StartError> {
         let remembered = loaded.states.iter().filter_map(|(id, saved)| Some((*id, Arc::clone(saved.forms()?))));
-        let (verified, remembered) = (loaded.verified.clone(), remembered.collect());
+        let (mut verified, remembered) = (loaded.verified.clone(), remembered.collect());
+        // The catalog is read anew: it is judged by what is known of the services' instances.
+        verified.remove(&ProviderId::ConsulTags);
         let mut all = Self { verified, remembered, ..Self::default() };
         let publisher = all.publisher(ProviderId::File);
         let files = FileProvider::new(&settings.file, publisher).comparing(running.map(static_check));
@@ -167,6 +169,9 @@ pub(super) fn identities(settings: &Discovery) -> Vec<Identity> {
         let place = place.map(|part| part.as_deref().unwrap_or_default()).join(" ");
         let registry = format!("{} {place}", consul.address);
         let (prefix, of_keys) = (consul.kv_prefix.clone(), format!("{registry} {}", consul.kv_prefix));
+        if consul.tags.is_some() {
+            identities.push(Identity { id: ProviderId::ConsulTags, registry: registry.clone(), documents: None });
+        }
         identities.push(Identity { id: ProviderId::Consul, registry, documents: None });
         let documents = Some((format!("kv:{prefix}"), prefix));
         identities.push(Identity { id: ProviderId::ConsulKv, registry: of_keys, documents });

@@ -38,8 +38,10 @@ impl World {
     /// A provider's documents, in the form of one TOML file.
     pub(super) fn documents(&mut self, provider: ProviderId, text: &str) {
         let file = FileText { path: provider.to_string(), format: Format::Toml, main: false, bytes: Ok(text.into()) };
-        let documents = self.documents.entry(provider).or_default().update(vec![file]);
-        self.state(provider).documents = Some(Arc::new(documents));
+        let set = self.documents.entry(provider).or_default();
+        let (documents, forms) = (set.update(vec![file]), set.forms());
+        let state = self.state(provider);
+        (state.documents, state.forms) = (Some(Arc::new(documents)), Arc::new(forms));
     }
 
     /// Every provider of documents that has none yet is read, and empty.

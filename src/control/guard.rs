@@ -554,6 +554,7 @@ impl Guard {
             changed = true;
             if let (None, Some((documents, at))) = (&guarded.documents, &saved.documents) {
                 guarded.documents = Some(Arc::clone(documents));
+                guarded.forms = saved.forms.clone().unwrap_or_default();
                 guarded.kept.saved_documents = Some(*at);
             }
             for source in wanted.iter().filter(|source| source.provider() == id) {

@@ -145,7 +145,13 @@ pub(super) fn merge(
         winners(Kind::Middleware, documents.iter().map(|(id, d)| (*id, &d.middlewares)), &mut merged.report, overlay);
 
     let unread = states.iter().filter(|(_, state)| state.documents.is_none()).map(|(id, _)| *id).collect();
-    let present = Present { documents, routes, upstreams, middlewares, unread };
+    let recalled = states.iter().filter(|(_, state)| state.kept.saved_documents.is_some()).map(|(id, _)| *id);
+    let texts = states.iter().map(|(id, state)| (*id, state.forms.texts())).collect();
+    merged.report.unread =
+        states.iter().filter(|(id, state)| awaits_documents(**id, state)).map(|(id, _)| *id).collect();
+    let is_read = merged.report.unread.is_empty();
+    let present =
+        Present { documents, routes, upstreams, middlewares, unread, is_read, recalled: recalled.collect(), texts };
     let resolved = forms.resolve(&present, rules);
     for (label, (name, provider, spec)) in resolved.upstreams {
         merged.add_upstream(label, &name, provider, &spec, states, rules);
@@ -169,19 +175,19 @@ pub(super) fn merge(
     }
     merged.report.diagnostics = resolved.diagnostics;
     merged.report_shadowed(&present);
-    for (provider, state) in states {
-        let has_documents =
-            matches!(provider, ProviderId::File | ProviderId::Etcd | ProviderId::ConsulKv | ProviderId::ConsulTags);
-        if has_documents && state.documents.is_none() && !state.kept.documents_may_be_missing {
-            merged.report.unread.push(*provider);
-        }
-    }
     merged.report.closing = blocked::closing(&present.documents, overlay);
     merged.blocked = blocked::blocked_parts(states, overlay);
     merged.report.remarks.extend(blocked::remarks(states, overlay));
     merged.report_states(states, rules);
     merged.lay_over(overlay);
     merged
+}
+
+/// Whether what a provider defines is not known yet, and has to be.
+fn awaits_documents(provider: ProviderId, state: &ProviderState) -> bool {
+    let has_documents =
+        matches!(provider, ProviderId::File | ProviderId::Etcd | ProviderId::ConsulKv | ProviderId::ConsulTags);
+    has_documents && state.documents.is_none() && !state.kept.documents_may_be_missing
 }
 
 /// Problems told of one provider's documents.

@@ -4,7 +4,7 @@
 //! served (pure), [`build`] makes the next snapshot of it and of the one before
 //! (pure: what did not change is the same object), [`pace`] decides when it goes out, [`grace`] what stays until
 //! its replacement was read, [`claims`] which of equal routes is asked, [`guard`] what is not believed though a watch confirmed it, [`saved`] what an earlier
-//! process knew, [`damping`] who comes and goes too often, [`command`] is what operators say, [`overlay`] what of that
+//! process knew, [`recall`] what of that stands in for items that do not resolve, [`damping`] who comes and goes too often, [`command`] is what operators say, [`overlay`] what of that
 //! is kept, [`holds`] lists what operators may accept, [`diagnostics`] tells what items have wrong with each other, [`gateways`] counts the others, [`history`] what was applied and why, [`explain`] tells what a request would meet, [`uses`] tells discovery what
 //! requests use, and [`Control::run`] is the loop.
 
@@ -45,6 +45,7 @@ mod holds;
 mod merge;
 pub mod overlay;
 mod pace;
+mod recall;
 mod resolution;
 pub mod saved;
 pub mod uses;
@@ -105,8 +106,11 @@ const TAGS_DELAY: Duration = Duration::from_millis(15);
 impl Control {
     /// Publishes snapshots until shutdown.
     pub async fn run(mut self, shutdown: CancellationToken) {
+        let saved = Arc::new(std::mem::take(&mut self.saved));
+        let (ids, overlay) = (self.providers.keys().copied().collect(), Arc::clone(&self.overlay.borrow()));
+        let forms = recall::recall(&saved, ids, self.rules.clone(), overlay).await;
         let now = Instant::now();
-        let guard = guard::Guard::new(self.wipe_hold, self.damping, std::mem::take(&mut self.saved), now);
+        let guard = guard::Guard::new(self.wipe_hold, self.damping, Arc::unwrap_or_clone(saved), now);
         let mut guard = guard.with_optional(std::mem::take(&mut self.optional));
         for (id, state) in &mut self.providers {
             guard.take(*id, Arc::clone(&state.borrow_and_update()), now);
@@ -116,7 +120,7 @@ impl Control {
         let builder = build::Builder::new(now).labelled(std::mem::take(&mut self.labels));
         let mut builder = builder.of(Arc::clone(&self.fleet));
         let mut retired: Vec<Arc<RouteTable>> = Vec::new();
-        let mut merger = merge::Merger::default();
+        let mut merger = merge::Merger::recalling(forms);
         self.publish(&mut guard, &mut merger, &mut builder, &mut retired);
         let mut due = builder.due();
         loop {
@@ -204,20 +208,22 @@ impl Control {
             self.overlay.send_replace(Arc::new(next));
         }
         let overlay = Arc::clone(&self.overlay.borrow());
-        let (mut merged, mut affected) = merger.merge(guard.served(), &self.rules, &overlay);
+        let (merged, mut affected) = merger.merge(guard.served(), &self.rules, &overlay);
         if self.want(merged) {
             // What is wanted now may have been saved.
             self.look(guard);
             let (again, also) = merger.merge(guard.served(), &self.rules, &overlay);
-            (merged, affected) = (again, affected.and(also));
-            self.want(merged);
+            affected = affected.and(also);
+            self.want(again);
         }
+        let merged = merger.merged();
         self.fleet.registered(gateways::count(&self.gateways, guard.served()));
         self.shown.send_replace(Some(Arc::new(Shown {
             states: guard.served().clone(),
             wanted: Arc::clone(&self.wanted.borrow()),
             settled: merged.report.unread.is_empty(),
             overlay,
+            resolved: Arc::clone(merger.to_save()),
         })));
         self.history.documents(guard.served());
         let before = Arc::clone(&self.snapshot.borrow());

@@ -5,6 +5,7 @@
 //! the last form of every item that resolved; what such a form needs and no provider defines any more is *retained* until
 //! nothing needs it or its name is defined again. One mistake is not forgiven: where an edit names a middleware that
 //! does not exist and that the last form did not have, the route answers 503, because the middleware may protect it.
+//! [`mod@recall`] is what of the forms is saved, and what the next process makes of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use super::merge::{MergedMiddleware, Rules, Winners};
 use crate::snapshot::middleware::{Step, conflicts, unfit};
 use crate::snapshot::{Diagnostic, DiagnosticKind, RouteState};
 use crate::spec::breaker::Fallback;
+use crate::spec::decode::resolved::{FormText, FormTexts};
 use crate::spec::document::{Documents, Item, Kind};
 use crate::spec::middleware::MiddlewareSpec;
 use crate::spec::name::{ItemRef, Name, ProviderId};
@@ -21,8 +23,12 @@ use crate::spec::route::RouteSpec;
 use crate::spec::upstream::{UpstreamSource, UpstreamSpec};
 
 mod library;
+mod recall;
+mod route_form;
 
 use library::{Form, Id, Library, Table};
+pub(super) use recall::recall;
+use route_form::RouteForm;
 
 const KEPT: &str = "the last form that resolved stays in use";
 const UNRESOLVED: &str = "every request gets 503 (NC) until it resolves";
@@ -39,6 +45,12 @@ pub(super) struct Present<'d> {
     pub(super) middlewares: Winners<MiddlewareSpec>,
     /// Providers of documents that were not read yet: what they define is not known to be gone.
     pub(super) unread: BTreeSet<ProviderId>,
+    /// Whether all were read that have to be.
+    pub(super) is_read: bool,
+    /// Providers whose documents are those of the saved state.
+    pub(super) recalled: BTreeSet<ProviderId>,
+    /// What items were decoded from.
+    pub(super) texts: BTreeMap<ProviderId, FormTexts<'d>>,
 }
 
 impl Present<'_> {
@@ -47,6 +59,14 @@ impl Present<'_> {
         let documents = self.documents.iter().find(|(id, _)| *id == provider);
         let place = documents.and_then(|(_, documents)| documents.place(kind, name.as_str()));
         place.map_or_else(|| provider.to_string(), ToString::to_string)
+    }
+
+    fn text(&self, kind: Kind, name: &Name, provider: ProviderId, place: &Arc<str>) -> Option<FormText> {
+        self.texts.get(&provider)?.of(provider, kind, name, place)
+    }
+
+    fn route(&self, name: &Name, provider: ProviderId) -> Option<&Item<RouteSpec>> {
+        self.documents.iter().find(|(id, _)| *id == provider)?.1.routes.get(name)
     }
 }
 
@@ -61,13 +81,6 @@ pub(super) struct Forms {
     former: BTreeMap<Name, Arc<RouteSpec>>,
     /// Listeners whose middlewares all existed.
     listeners: BTreeSet<Name>,
-}
-
-/// The last form of a route that resolved.
-#[derive(Clone, Debug, PartialEq)]
-struct RouteForm {
-    provider: ProviderId,
-    spec: Arc<RouteSpec>,
 }
 
 /// What is served.
@@ -130,13 +143,13 @@ impl Forms {
         self.former.len() < before
     }
 
-    /// Decides what is served, and remembers what resolved. The same items twice give the same result.
+    /// Decides what is served, and remembers what resolved once all was read. The same items twice give the same result.
     pub(super) fn resolve(&mut self, present: &Present<'_>, rules: &Rules) -> Resolved {
         let mut faults = Vec::new();
-        let upstreams = Table::new(&present.upstreams, &present.documents, &self.upstreams);
+        let upstreams = Table::new(&present.upstreams, present, &self.upstreams);
         let upstreams =
             upstreams.settle(|table, spec| upstream_faults(table, spec, rules), &mut faults, Kind::Upstream);
-        let middlewares = Table::new(&present.middlewares, &present.documents, &self.middlewares);
+        let middlewares = Table::new(&present.middlewares, present, &self.middlewares);
         let middlewares =
             middlewares.settle(|_, spec| middleware_faults(&upstreams, spec), &mut faults, Kind::Middleware);
         let tables = Tables { upstreams, middlewares };
@@ -144,7 +157,10 @@ impl Forms {
         let (mut resolved, mut served) = (Resolved::default(), Needs::default());
         let (mut routes, mut formers) = (BTreeMap::new(), BTreeMap::new());
         for (name, (provider, spec)) in &present.routes {
-            let last = self.routes.get(name);
+            let item = present.route(name, *provider);
+            let created = item.and_then(|item| item.created);
+            let last = self.routes.get(name).and_then(|last| last.of(*provider, spec, created));
+            let last = last.as_deref();
             let (route, diagnostic) = tables.decide(name, *provider, spec, last, present);
             if route.state.is_served() {
                 tables.need_route(&route.spec, &mut served);
@@ -157,18 +173,25 @@ impl Forms {
                     tables.need_route(former, &mut served);
                     formers.insert(name.clone(), Arc::clone(former));
                 }
-                let form = RouteForm { provider: route.provider, spec: Arc::clone(&route.spec) };
-                routes.insert(name.clone(), form);
-            } else if let Some(last) = last {
-                routes.insert(name.clone(), last.clone());
             }
+            let form = match last {
+                Some(last) if route.state != RouteState::Resolved => {
+                    Some(last.beside(spec, present.recalled.contains(provider)))
+                }
+                last if route.state.is_served() => {
+                    let text = item.and_then(|item| present.text(Kind::Route, name, *provider, &item.place));
+                    // What a guard puts back is not among the present texts.
+                    let known = || last.filter(|last| last.spec == *spec)?.text.clone();
+                    Some(RouteForm::resolved(*provider, spec, text.or_else(known), created))
+                }
+                Some(_) | None => None,
+            };
+            routes.extend(form.map(|form| (name.clone(), form)));
             resolved.routes.push(route);
             resolved.diagnostics.extend(diagnostic);
         }
-        let unread = self
-            .routes
-            .iter()
-            .filter(|(name, last)| present.unread.contains(&last.provider) && !present.routes.contains_key(*name));
+        let absent = self.routes.iter().filter(|(name, _)| !present.routes.contains_key(*name));
+        let unread = absent.filter(|(_, last)| present.unread.contains(&last.provider));
         routes.extend(unread.map(|(name, last)| (name.clone(), last.clone())));
 
         let mut listeners = BTreeSet::new();
@@ -219,7 +242,10 @@ impl Forms {
             }
         }
         resolved.diagnostics.sort_unstable();
-        *self = Self { upstreams: library, middlewares: steps, routes, former: formers, listeners };
+        // Until then a name may be that of another provider's item, of which something else was served.
+        if present.is_read {
+            *self = Self { upstreams: library, middlewares: steps, routes, former: formers, listeners };
+        }
         resolved
     }
 }
@@ -245,7 +271,7 @@ impl Tables<'_> {
         if faults.is_empty() && refused.is_empty() {
             return (route(provider, spec, RouteState::Resolved), None);
         }
-        let unprotected = last.is_some_and(|last| self.names_new_middleware(spec, &last.spec));
+        let unprotected = last.is_some_and(|last| self.names_new_middleware(spec, last));
         let keeps = last.filter(|last| {
             refused.is_empty() && !unprotected && self.route_faults(&last.spec, Scope::Retained).is_empty()
         });
@@ -280,10 +306,13 @@ impl Tables<'_> {
         !self.route_faults(spec, Scope::Present).is_empty() && self.route_faults(spec, Scope::Retained).is_empty()
     }
 
-    /// Whether a route names a middleware that does not exist, and that its last form did not have.
-    fn names_new_middleware(&self, spec: &RouteSpec, last: &RouteSpec) -> bool {
-        let had: BTreeSet<&ItemRef> = middlewares_of(last).collect();
-        middlewares_of(spec).any(|reference| self.middlewares.present(reference).is_none() && !had.contains(reference))
+    /// Whether a route names a middleware that its last form did not have, and that does not exist. Where a later form
+    /// may have resolved unseen, one that exists may have come with that.
+    fn names_new_middleware(&self, spec: &RouteSpec, last: &RouteForm) -> bool {
+        let had: BTreeSet<&ItemRef> = middlewares_of(&last.spec).collect();
+        let is_missing = |reference: &ItemRef| self.middlewares.present(reference).is_none();
+        let is_outdated = last.is_outdated_by(spec);
+        middlewares_of(spec).any(|reference| !had.contains(reference) && (is_outdated || is_missing(reference)))
     }
 
     /// What of a route does not exist, or does not go together.
@@ -509,17 +538,23 @@ fn with_subsets<'n>(
 
 /// Items of a kind that can be referred to.
 pub(super) trait Referable: Sized {
+    /// Their kind.
+    const KIND: Kind;
     /// Those of a provider.
     fn items(documents: &Documents) -> &BTreeMap<Name, Item<Self>>;
 }
 
 impl Referable for UpstreamSpec {
+    const KIND: Kind = Kind::Upstream;
+
     fn items(documents: &Documents) -> &BTreeMap<Name, Item<Self>> {
         &documents.upstreams
     }
 }
 
 impl Referable for MiddlewareSpec {
+    const KIND: Kind = Kind::Middleware;
+
     fn items(documents: &Documents) -> &BTreeMap<Name, Item<Self>> {
         &documents.middlewares
     }

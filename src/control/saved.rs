@@ -1,5 +1,6 @@
-//! Defines what of the gateway's knowledge outlives it: the last states that registries really showed, and what
-//! operators drained. A file a provider, read once at start and written anew as a whole.
+//! Defines what of the gateway's knowledge outlives it: the last states that registries really showed, the last forms of
+//! documents that were good and that resolved, and what operators drained. A file a provider, read once at start and
+//! written anew as a whole.
 //!
 //! A file is a line of JSON and a line with its SHA-256. It is written beside its place, made durable and renamed,
 //! so that whatever happens there is a whole one. One that is cut, changed, of another schema or of another registry
@@ -22,6 +23,7 @@ use super::content::{Content, Part};
 use super::overlay::Overlay;
 use crate::discovery::state::{Origin, ProviderState};
 use crate::spec::decode::SavedForms;
+use crate::spec::decode::resolved::ResolvedForms;
 use crate::spec::document::Documents;
 use crate::spec::endpoint::EndpointSpec;
 use crate::spec::name::ProviderId;
@@ -69,6 +71,8 @@ pub struct SavedState {
     pub(super) documents: Option<(Arc<Documents>, SystemTime)>,
     /// What they were made of.
     pub(super) forms: Option<Arc<SavedForms>>,
+    /// The last forms that resolved, where they are others.
+    pub(super) resolved: Arc<ResolvedForms>,
     /// By the source's text.
     pub(super) sources: BTreeMap<String, (Arc<[EndpointSpec]>, SystemTime)>,
 }
@@ -132,6 +136,8 @@ pub struct Shown {
     /// All documents were read, so that what is not wanted is not used.
     pub(super) settled: bool,
     pub(super) overlay: Arc<Overlay>,
+    /// The last forms that resolved, where they are not what a provider defines now.
+    pub(super) resolved: Arc<BTreeMap<ProviderId, ResolvedForms>>,
 }
 
 /// What is to be saved.
@@ -146,11 +152,13 @@ struct Page {
     sources: BTreeMap<String, Arc<[EndpointSpec]>>,
     /// What documents were made of; `None` before the first read.
     forms: Option<Arc<SavedForms>>,
+    /// The last forms that resolved, where they are others.
+    resolved: Arc<ResolvedForms>,
 }
 
 impl Page {
     fn reads_alike(&self, other: &Self) -> bool {
-        self.sources == other.sources && self.forms == other.forms
+        self.sources == other.sources && self.forms == other.forms && self.resolved == other.resolved
     }
 }
 
@@ -369,6 +377,13 @@ impl Book {
             }
             if let Some(forms) = forms {
                 page.forms = Some(Arc::clone(forms));
+            }
+            // Before all was read nobody knows what resolves.
+            if now.settled && state.documents.is_some() {
+                let resolved = now.resolved.get(id).cloned().unwrap_or_default();
+                if *page.resolved != resolved {
+                    page.resolved = Arc::new(resolved);
+                }
             }
         }
     }

@@ -8,6 +8,7 @@ use super::{Merged, Rules, merge};
 use crate::control::overlay::Overlay;
 use crate::control::resolution::Forms;
 use crate::discovery::state::ProviderState;
+use crate::spec::decode::resolved::ResolvedForms;
 use crate::spec::endpoint::{Address, EndpointSpec};
 use crate::spec::name::{ItemRef, ProviderId};
 use crate::spec::source::Source;
@@ -20,6 +21,8 @@ pub(in crate::control) struct Merger {
     merged: Merged,
     /// What stands in for items that do not resolve.
     forms: Forms,
+    /// What of them is to be saved.
+    to_save: Arc<BTreeMap<ProviderId, ResolvedForms>>,
     /// The labels of the upstreams that read a source.
     readers: BTreeMap<Source, Vec<Arc<str>>>,
 }
@@ -47,7 +50,17 @@ impl Affected {
 }
 
 impl Merger {
-    #[cfg(test)]
+    /// One that begins with the last resolved forms of an earlier process.
+    pub(in crate::control) fn recalling(forms: Forms) -> Self {
+        Self { forms, ..Self::default() }
+    }
+
+    /// The forms that the next process is to know, by provider.
+    pub(in crate::control) fn to_save(&self) -> &Arc<BTreeMap<ProviderId, ResolvedForms>> {
+        &self.to_save
+    }
+
+    /// The result of the last merge.
     pub(in crate::control) fn merged(&self) -> &Merged {
         &self.merged
     }
@@ -76,6 +89,10 @@ impl Merger {
                 };
                 if self.forms.let_go(is_known) {
                     self.merged = merge(states, rules, overlay, &mut self.forms);
+                }
+                let to_save = self.forms.to_save();
+                if *self.to_save != to_save {
+                    self.to_save = Arc::new(to_save);
                 }
                 self.readers.clear();
                 for (label, upstream) in &self.merged.upstreams {

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::super::merge::Winners;
-use super::{Fault, Referable, Scope};
-use crate::spec::document::{Documents, Kind};
+use super::{Fault, Present, Referable, Scope};
+use crate::control::merge::Winners;
+use crate::spec::decode::resolved::FormText;
+use crate::spec::document::Kind;
 use crate::spec::name::{ItemRef, Name, ProviderId};
 
 /// An item by its name and by who defines it.
@@ -20,6 +21,10 @@ pub(super) struct Form<T> {
     pub(super) resolved: bool,
     /// With what is retained of earlier forms.
     pub(super) served: Arc<T>,
+    /// What `own` was decoded from, where that is known.
+    pub(super) text: Option<FormText>,
+    /// Whether `own` is what its provider defines now.
+    pub(super) is_present: bool,
 }
 
 /// The forms in use, and those that may be used again.
@@ -51,6 +56,19 @@ impl<T> Library<T> {
         self.forms.get(id)
     }
 
+    /// Adds a form that an earlier process knew.
+    pub(super) fn recall(&mut self, id: Id, form: Form<T>, has_name: bool) {
+        if has_name {
+            self.names.insert(id.0.clone(), id.1);
+        }
+        self.forms.insert(id, form);
+    }
+
+    /// All forms, each with whether the bare name stands for it.
+    pub(super) fn forms(&self) -> impl Iterator<Item = (&Id, &Form<T>, bool)> {
+        self.forms.iter().map(|(id, form)| (id, form, self.names.get(&id.0) == Some(&id.1)))
+    }
+
     /// Sets what is served of each.
     pub(super) fn serve(&mut self, served: impl Fn(&Id, &Form<T>) -> Arc<T>) {
         for (id, form) in &mut self.forms {
@@ -64,18 +82,18 @@ impl<T> Library<T> {
     }
 }
 
-impl<'p, T: Referable + Clone> Table<'p, T> {
-    pub(super) fn new(
-        winners: &'p Winners<T>,
-        documents: &[(ProviderId, &'p Documents)],
-        before: &'p Library<T>,
-    ) -> Self {
+impl<'p, T: Referable + Clone + PartialEq> Table<'p, T> {
+    pub(super) fn new(winners: &'p Winners<T>, now: &Present<'p>, before: &'p Library<T>) -> Self {
         let (mut present, mut blocked) = (BTreeMap::new(), BTreeMap::new());
-        for (provider, documents) in documents {
+        for (provider, documents) in &now.documents {
             for (name, item) in T::items(documents) {
                 if let Some(good) = &item.good {
+                    let id = (name.clone(), *provider);
+                    // What a guard puts back is not among the present texts.
+                    let known = || before.get(&id).filter(|known| known.own == *good)?.text.clone();
+                    let text = now.text(T::KIND, name, *provider, &item.place).or_else(known);
                     let (own, served) = (Arc::clone(good), Arc::clone(good));
-                    present.insert((name.clone(), *provider), Form { own, resolved: true, served });
+                    present.insert(id, Form { own, resolved: true, served, text, is_present: true });
                 } else if item.blocked.is_some() && !winners.contains_key(name) {
                     blocked.entry(name).or_insert(*provider);
                 }
@@ -105,7 +123,7 @@ impl<'p, T: Referable + Clone> Table<'p, T> {
             let keeps = last.is_some();
             if let Some(form) = self.present.get_mut(&id) {
                 match last {
-                    Some(last) => *form = last,
+                    Some(last) => *form = Form { is_present: false, ..last },
                     None => form.resolved = false,
                 }
             }
@@ -167,7 +185,8 @@ impl<'p, T: Referable + Clone> Table<'p, T> {
             .forms
             .iter()
             .filter(|(id, _)| !present.contains_key(*id) && (is_needed(id) || unread.contains(&id.1)));
-        let retained: Vec<_> = retained.map(|(id, form)| (id.clone(), form.clone())).collect();
+        let retained = retained.map(|(id, form)| (id.clone(), Form { is_present: false, ..form.clone() }));
+        let retained: Vec<_> = retained.collect();
         let mut forms = present;
         forms.extend(retained);
         let names = names.into_iter().filter(|(name, by)| forms.contains_key(&((*name).clone(), *by)));

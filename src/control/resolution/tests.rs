@@ -8,13 +8,13 @@ use crate::snapshot::RouteState;
 use crate::spec::name::ProviderId;
 
 /// Edits, and what is merged after each.
-struct Edits {
-    world: World,
-    merger: Merger,
+pub(super) struct Edits {
+    pub(super) world: World,
+    pub(super) merger: Merger,
 }
 
 impl Edits {
-    fn new(file: &str) -> Self {
+    pub(super) fn new(file: &str) -> Self {
         let mut world = World::new();
         for provider in [ProviderId::Etcd, ProviderId::ConsulKv] {
             world.documents(provider, "");
@@ -25,16 +25,16 @@ impl Edits {
     }
 
     /// What is served once a file reads so.
-    fn file(&mut self, text: &str) -> String {
+    pub(super) fn file(&mut self, text: &str) -> String {
         self.edit(ProviderId::File, text)
     }
 
-    fn edit(&mut self, provider: ProviderId, text: &str) -> String {
+    pub(super) fn edit(&mut self, provider: ProviderId, text: &str) -> String {
         self.world.documents(provider, text);
         self.told()
     }
 
-    fn told(&mut self) -> String {
+    pub(super) fn told(&mut self) -> String {
         let World { states, rules, overlay, .. } = &self.world;
         let (merged, _) = self.merger.merge(states, rules, overlay);
         let mut text = String::new();
@@ -64,14 +64,14 @@ impl Edits {
         text
     }
 
-    fn diagnostics(&self) -> String {
+    pub(super) fn diagnostics(&self) -> String {
         let mut forms = self.merger.forms().clone();
         let lines = self.world.merge_with(&mut forms).report.diagnostics.into_iter();
         lines.map(|one| format!("{} {}: {}\n", one.kind.as_str(), one.provider, one.line())).collect()
     }
 }
 
-const SHOP: &str = r#"
+pub(super) const SHOP: &str = r#"
 [upstreams.shop]
 endpoints = ["10.0.0.1:80"]
 subsets.canary = { version = "v2" }
@@ -251,4 +251,15 @@ fn another_providers_middleware_does_not_stand_in_for_one_that_is_blocked() {
     assert!(edits.file(route).contains("route r of file to u: resolved"));
     let told = edits.edit(ProviderId::Etcd, "[middlewares.keys]\napi_key = { haeder = \"x\" }\n");
     assert!(told.contains("route r of file to u: unresolved: there is no middleware `keys`"), "{told}");
+}
+
+/// What goes first is read last, and does not resolve: the other provider's route was never served in its place.
+#[test]
+fn what_is_shadowed_is_no_earlier_form_though_it_is_read_first() {
+    let mut edits = Edits { world: World::new(), merger: Merger::default() };
+    let open = "[upstreams.u]\nendpoints = [\"10.0.0.1:80\"]\n[routes.r]\nmatch = {}\nupstream = \"u\"\n";
+    edits.edit(ProviderId::ConsulKv, open);
+    edits.edit(ProviderId::Etcd, "[middlewares.keys]\napi_key.header = \"x-key\"\n");
+    let told = edits.file("[routes.r]\nmatch = {}\nupstream = \"uu\"\nmiddlewares = [\"keys\"]\n");
+    assert!(told.contains("route r of file to uu: unresolved: there is no upstream `uu`"), "{told}");
 }

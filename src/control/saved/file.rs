@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Identity, Page, SavedState, Verified, folder};
+use crate::spec::decode::resolved::ResolvedForms;
 use crate::spec::decode::{DocumentSet, SavedForms};
 use crate::spec::endpoint::{EndpointSpec, Labels, RegistryStatus};
 
@@ -26,6 +27,9 @@ pub(super) struct StateFile {
     /// What documents were made of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     forms: Option<SavedForms>,
+    /// The last forms that resolved, where they are others; earlier versions did not save them.
+    #[serde(default, skip_serializing_if = "ResolvedForms::is_empty")]
+    resolved: ResolvedForms,
     /// Good texts by key, as earlier versions wrote them.
     #[serde(default, skip_serializing)]
     documents: Option<BTreeMap<String, Arc<str>>>,
@@ -72,6 +76,7 @@ impl StateFile {
             watches: verified.iter().map(|(name, at)| (name.clone(), watch(at))).collect(),
             sources: sources.map(|(name, all)| (name.clone(), all.iter().map(endpoint).collect())).collect(),
             forms: page.forms.as_deref().cloned(),
+            resolved: ResolvedForms::clone(&page.resolved),
             documents: None,
         }
     }
@@ -99,6 +104,8 @@ impl StateFile {
         for (name, endpoints) in &page.sources {
             state.sources.insert(name.clone(), (Arc::clone(endpoints), at(name)));
         }
+        state.resolved = Arc::new(self.resolved);
+        page.resolved = Arc::clone(&state.resolved);
         let old = self.documents.map(SavedForms::of_good_keys);
         if let Some(forms) = self.forms.or(old) {
             if let Some((watch, prefix)) = &identity.documents {

@@ -5,7 +5,9 @@ use std::time::UNIX_EPOCH;
 
 use super::super::fixture::{World, consul};
 use super::*;
+use crate::spec::decode::resolved::{Extent, FormText, ResolvedItem};
 use crate::spec::decode::{DocumentSet, Past, Stored};
+use crate::spec::document::Kind;
 
 fn identity(id: ProviderId, registry: &str) -> Identity {
     let documents = Some(("kv:fleetgate/".to_owned(), "fleetgate/".to_owned()));
@@ -26,7 +28,22 @@ fn counts(store: &Store) -> [u64; 4] {
 fn note(book: &mut Book, world: &World, wanted: &[&str]) {
     let wanted = Arc::new(wanted.iter().map(|service| consul(service)).collect());
     let overlay = Arc::clone(&book.overlay);
-    book.note(&Shown { states: world.states.clone(), wanted, settled: true, overlay });
+    let text = FormText {
+        place: "consul-kv:fleetgate/routes/b".into(),
+        format: None,
+        extent: Extent::Item,
+        text: r#"{"match":{"path":"/b"},"upstream":"u"}"#.into(),
+    };
+    let item = ResolvedItem {
+        kind: Kind::Route,
+        name: "b".parse().expect("a name"),
+        has_name: false,
+        subsets: BTreeMap::new(),
+        created: Some(7),
+        may_be_outdated: true,
+    };
+    let resolved = Arc::new([(ProviderId::ConsulKv, ResolvedForms::of([(text, item)]))].into());
+    book.note(&Shown { states: world.states.clone(), wanted, settled: true, overlay, resolved });
 }
 
 /// A book as control keeps it: a service, and a document whose present text is bad.
@@ -78,6 +95,9 @@ fn what_was_noted_comes_back() {
     let (documents, _) = loaded.states[&ProviderId::ConsulKv].documents.as_ref().expect("documents");
     let route = &documents.routes["a"];
     assert!(route.good.is_some() && !route.problems.is_empty(), "the last good form of a bad text: {route:?}");
+    let resolved = &loaded.states[&ProviderId::ConsulKv].resolved;
+    assert_eq!(resolved, &book.providers[&ProviderId::ConsulKv].resolved);
+    assert!(!resolved.is_empty() && !format!("{resolved:?}").contains("upstream"), "{resolved:?}");
     assert_eq!(loaded.verified[&ProviderId::Consul]["consul:web"], (at, 42));
     assert!(loaded.overlay.is_drained("users", "10.0.0.1:80".parse().expect("an address")));
     assert!(loaded.book.providers.values().zip(book.providers.values()).all(|(one, other)| one.reads_alike(other)));
@@ -96,6 +116,7 @@ fn good_texts_that_an_earlier_version_saved_are_read() {
     let saved = &loaded.states[&ProviderId::ConsulKv];
     assert!(saved.documents.as_ref().is_some_and(|(documents, _)| documents.routes["a"].good.is_some()));
     assert!(saved.forms().is_some_and(|forms| forms.keys.len() == 1));
+    assert!(saved.resolved.is_empty());
     assert_eq!(counts(&store), [0; 4]);
 }
 
