@@ -68,6 +68,8 @@ pub struct Asking {
     pub created: u64,
     /// Whether it has an instance that asks. One without may be remembered for a while.
     pub is_registered: bool,
+    /// It asks for something wrong, and may or may not have had a claim before.
+    pub is_blocked: bool,
 }
 
 /// What a gateway remembers.
@@ -115,6 +117,7 @@ impl ClaimBook {
     }
 
     /// Notes who asks for which places now. New claims go behind those known, by the age of their instances, then by name.
+    /// What is blocked keeps a claim and makes none; as it may have had one all the same, nobody younger makes one either.
     pub fn observe(&mut self, asking: &BTreeMap<Arc<str>, Vec<Asking>>, now: u64) {
         for (place, services) in asking {
             if !self.places.contains_key(place) && self.places.len() >= MAX_PLACES {
@@ -128,7 +131,7 @@ impl ClaimBook {
                 })
                 .collect();
             new.sort_by(|a, b| (a.created, &a.service).cmp(&(b.created, &b.service)));
-            for asking in new {
+            for asking in new.into_iter().take_while(|asking| !asking.is_blocked) {
                 entry.add(Claim { service: Arc::clone(&asking.service), since: now, gone: None });
             }
         }

@@ -5,6 +5,7 @@
 
 mod accept;
 mod broken;
+mod broken_tags;
 mod claims;
 mod clock;
 mod consul;

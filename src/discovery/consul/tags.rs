@@ -11,7 +11,9 @@ use tokio::time::{Instant, sleep_until};
 use super::catalog::Names;
 use super::claims::{Agreed, now};
 use crate::discovery::Publisher;
+use crate::discovery::state::Origin;
 use crate::spec::claims::ClaimBook;
+use crate::spec::decode::SavedForms;
 use crate::spec::decode::tag::{Rules, TagSet};
 use crate::spec::endpoint::EndpointSpec;
 use crate::spec::problem::Problem;
@@ -97,13 +99,16 @@ impl Claims {
 impl Tags {
     /// Follows all of it for ever.
     pub(super) async fn follow(mut self) {
-        let mut set = TagSet::new(self.rules.clone());
+        let mut set = TagSet::new(self.rules.clone()).dated(Instant::now().into_std(), now());
+        if let Some(forms) = self.documents.remembered().and_then(|forms| forms.tags.as_ref()) {
+            set = set.remembering(forms);
+        }
         let mut states = self.sources.states();
         let mut agreed = self.claims.agreed.clone();
         let remembered = std::mem::take(&mut self.remembered).into_iter();
         let remembered = remembered.map(|(name, known)| (name, Some(ordinary(&known).0)));
         // Read in any case: a catalog that was wiped meanwhile is answered by routes that outlive their instances.
-        set.read(&remembered.collect(), Instant::now().into_std());
+        set.recall(&remembered.collect(), Instant::now().into_std());
         let remembered_until = Instant::now() + SILENCE;
         let mut patience: Option<Instant> = None;
         loop {
@@ -137,7 +142,7 @@ impl Tags {
                 let now = Instant::now();
                 if now >= remembered_until {
                     let unread = services.iter().map(|name| (Arc::clone(name), None)).collect();
-                    set.read(&unread, now.into_std());
+                    set.recall(&unread, now.into_std());
                     self.publish(&mut set, Vec::new());
                 } else {
                     again = Some(remembered_until);
@@ -160,7 +165,8 @@ impl Tags {
         remarks.extend(self.claims.settle(set));
         let mut documents = set.documents();
         documents.remarks = remarks;
-        self.documents.documents(documents);
+        let forms = SavedForms { tags: Some(set.forms()), ..SavedForms::default() };
+        self.documents.documents_of(documents, forms, Origin::Live);
     }
 
     fn watch(&mut self, services: &BTreeSet<Arc<str>>) {

@@ -11,8 +11,32 @@ fn asking(asked: &[(&str, &[(&str, u64)])]) -> BTreeMap<Arc<str>, Vec<Asking>> {
         service: (*service).into(),
         created: *created,
         is_registered: true,
+        is_blocked: false,
     };
     asked.iter().map(|(place, services)| ((*place).into(), services.iter().map(of).collect())).collect()
+}
+
+/// The same, where one service asks for something wrong.
+fn blocked(mut asked: BTreeMap<Arc<str>, Vec<Asking>>, service: &str) -> BTreeMap<Arc<str>, Vec<Asking>> {
+    let all = asked.values_mut().flatten();
+    all.filter(|asking| &*asking.service == service).for_each(|asking| asking.is_blocked = true);
+    asked
+}
+
+#[test]
+fn what_is_blocked_keeps_its_claim_and_makes_none() {
+    let both = asking(&[("/a", &[("old", 1), ("new", 2)])]);
+    let mut known = ClaimBook::default();
+    known.observe(&both, 100);
+    known.observe(&blocked(both.clone(), "old"), 200);
+    assert_eq!((order_of(&known, "/a"), known.releases_at(TTL)), (vec!["old".to_owned(), "new".to_owned()], None));
+    let mut unknown = ClaimBook::default();
+    unknown.observe(&blocked(both.clone(), "old"), 100);
+    assert_eq!(order_of(&unknown, "/a"), [""; 0], "the younger one does not overtake it");
+    unknown.observe(&blocked(both.clone(), "new"), 100);
+    assert_eq!(order_of(&unknown, "/a"), ["old"]);
+    unknown.observe(&both, 100);
+    assert_eq!(order_of(&unknown, "/a"), ["old", "new"]);
 }
 
 fn order_of(book: &ClaimBook, place: &str) -> Vec<String> {
@@ -158,6 +182,7 @@ proptest! {
                 service: format!("s{service}").into(),
                 created: *created,
                 is_registered: true,
+                is_blocked: false,
             });
             BTreeMap::from([(Arc::<str>::from("shop/"), services.collect::<Vec<_>>())])
         };

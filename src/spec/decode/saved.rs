@@ -1,7 +1,7 @@
 //! What a provider's documents were decoded from, for the next process: texts, and what is known of items without a good
 //! form.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -22,6 +22,58 @@ pub struct SavedForms {
     /// By path, of files.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<String, SavedFile>,
+    /// Of routes that services ask for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tags: Option<SavedTags>,
+}
+
+/// What is remembered of routes that services ask for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SavedTags {
+    /// Whether a service that is not among these asked for nothing.
+    #[serde(default)]
+    pub is_complete: bool,
+    /// Services that were not read yet.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub unread: BTreeSet<Arc<str>>,
+    /// By name.
+    pub services: BTreeMap<Arc<str>, SavedService>,
+}
+
+/// What is remembered of a service that asks for routes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SavedService {
+    /// Its instances, by their ids; the last ones, where it has none.
+    pub instances: BTreeMap<Arc<str>, SavedInstance>,
+    /// Since when it has none, in milliseconds of Unix time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone_ms: Option<u64>,
+}
+
+/// What is remembered of an instance that asks for routes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SavedInstance {
+    /// Its last good tags, and those of fabio's that have no place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Routes that may have had a good form, which is not known: tags that say what they match, where that is known.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub blocked: BTreeMap<String, Vec<String>>,
+    /// The same, of fabio's tags.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blocked_prefixes: Vec<String>,
+    /// A tag of fabio's without a place may have had one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_unknown: bool,
+    /// Whether it might take traffic.
+    #[serde(default)]
+    pub is_usable: bool,
+    /// The registry's index at which it was changed last.
+    #[serde(default)]
+    pub modified: u64,
+    /// The registry's index at which it was registered.
+    #[serde(default)]
+    pub created: u64,
 }
 
 /// What is remembered of a file.
@@ -112,8 +164,8 @@ impl SavedKey {
 /// Texts hold private keys: they are never shown.
 impl fmt::Debug for SavedForms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { keys, files } = self;
-        f.debug_struct("SavedForms").field("keys", &keys.keys()).field("files", files).finish()
+        let Self { keys, files, tags } = self;
+        f.debug_struct("SavedForms").field("keys", &keys.keys()).field("files", files).field("tags", tags).finish()
     }
 }
 

@@ -105,6 +105,12 @@ pub(super) fn matching((host, path): &Prefix) -> MatchSpec {
     MatchSpec { hosts: host.iter().cloned().collect(), path, methods: Vec::new(), conditions: Conditions::default() }
 }
 
+/// A tag of this prefix, without options.
+pub(super) fn tag_of((host, path): &Prefix) -> String {
+    let host = host.as_ref().map(ToString::to_string).unwrap_or_default();
+    format!("{PREFIX}{host}{path}")
+}
+
 fn prefix(place: &str, bounds: &Bounds) -> Result<Prefix, String> {
     let Some(at) = place.find('/') else {
         return Err(if place.starts_with(':') {

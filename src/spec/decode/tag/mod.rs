@@ -1,12 +1,15 @@
 //! Decodes what services ask for in their registrations: the tags and `Meta` of their instances become routes.
 //!
-//! [`native`] reads `fleetgate.*`, [`fabio`] reads `urlprefix-`; [`set`] keeps, between two readings, each route's
-//! last good form, and lets routes outlive their last instance; [`share`] is the arithmetic of fabio's weights.
+//! [`native`] reads `fleetgate.*`, [`fabio`] reads `urlprefix-`; [`service`] keeps, between two readings, the last good
+//! form of each of a service's routes; [`set`] makes documents of them, and lets routes outlive their last instance;
+//! [`memory`] is what outlives the process; [`share`] is the arithmetic of fabio's weights.
 //! Instances come as endpoints: a tag `T` is the label `tag.T`, a key of `Meta` is a label of its own name.
 
 mod claim;
 mod fabio;
+mod memory;
 mod native;
+mod service;
 mod set;
 mod share;
 

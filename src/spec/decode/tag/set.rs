@@ -4,22 +4,22 @@
 //! each is a route of its own. A route whose tag is wrong keeps its last good form. A service without instances keeps its
 //! routes for a while: they answer 503 and not 404.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::claim::Bounds;
-use super::fabio::{self, Prefix, Tag, Wrong};
-use super::native::{self, Native};
+use super::fabio::{self, Prefix};
+use super::native;
+use super::service::{Claims, Form, Look, Target, UNKNOWN, place};
 use super::share::weights;
-use super::{ASK_LABEL, is_usable, tags};
+use super::{ASK_LABEL, tags};
 use crate::spec::claims::{Asking, ClaimBook};
 use crate::spec::decode::documents::keep_equal;
 use crate::spec::document::{Documents, Item};
 use crate::spec::endpoint::{EndpointSpec, Labels};
 use crate::spec::matching::{MatchSpec, PathMatch};
 use crate::spec::name::{ItemRef, Name, ProviderId};
-use crate::spec::overlap::Overlap;
 use crate::spec::problem::Problem;
 use crate::spec::retry::Retry;
 use crate::spec::route::{Choice, Registered, RouteSpec, Steps, TargetSpec};
@@ -49,8 +49,14 @@ impl Rules {
 /// Services with what they ask for.
 #[derive(Debug)]
 pub struct TagSet {
-    rules: Rules,
-    services: BTreeMap<Arc<str>, Known>,
+    pub(super) rules: Rules,
+    pub(super) services: BTreeMap<Arc<str>, Known>,
+    /// Services that were listed and not read yet: what was there before is not known.
+    pub(super) unread: BTreeSet<Arc<str>>,
+    /// Whether a service that is not known asked for nothing before.
+    pub(super) knows_services: bool,
+    /// A moment in milliseconds of Unix time.
+    pub(super) clock: Option<(Instant, u64)>,
     routes: BTreeMap<Name, Arc<RouteSpec>>,
     upstreams: BTreeMap<Name, Arc<UpstreamSpec>>,
     /// Since when services claim their places.
@@ -58,80 +64,16 @@ pub struct TagSet {
 }
 
 #[derive(Debug)]
-struct Known {
-    claims: Claims,
+pub(super) struct Known {
+    pub(super) claims: Claims,
     /// What they were read from.
-    endpoints: Arc<[EndpointSpec]>,
+    pub(super) endpoints: Arc<[EndpointSpec]>,
     /// Since when it has no instance.
-    empty_since: Option<Instant>,
-}
-
-/// What the instances of a service ask for.
-#[derive(Debug, Default)]
-struct Claims {
-    /// Of ours, by name.
-    native: BTreeMap<String, Claim>,
-    /// Of fabio's, one a tag.
-    fabio: Vec<Target>,
-    /// What belongs to no route.
-    problems: Vec<Problem>,
-}
-
-/// What instances ask for by the name of a route of ours.
-#[derive(Debug, Default)]
-struct Claim {
-    /// The one that most of them ask for goes first. Empty: there never was a good form.
-    forms: Vec<Form>,
-    /// The last good form of each instance, by its id.
-    by_instance: BTreeMap<Arc<str>, Native>,
-    problems: Vec<Problem>,
-}
-
-/// Instances of a service that ask for the same requests.
-#[derive(Debug)]
-struct Form {
-    /// What the newest usable one asks for.
-    native: Native,
-    parts: Vec<FormPart>,
-    /// All instances of the service ask for it, and for the same steps.
-    everywhere: bool,
-    /// When the first of them was registered.
-    since: u64,
-    remarks: Vec<String>,
-}
-
-/// Those of them that also say the same otherwise.
-#[derive(Debug)]
-struct FormPart {
-    /// By [`ASK_LABEL`](super::ASK_LABEL).
-    ask: String,
-    steps: Option<Arc<Steps>>,
-    /// The sum of the weights of those that take traffic, or how many are registered where none does.
-    weight: u32,
-}
-
-/// A service's part in a route of fabio's.
-#[derive(Debug)]
-struct Target {
-    prefix: Prefix,
-    tag: String,
-    /// `None`: there never was a good form.
-    asked: Option<fabio::Asked>,
-    problem: Option<Problem>,
-    /// Instances with this tag that take traffic, and all of them.
-    usable: usize,
-    registered: usize,
-    /// Every instance of the service has it.
-    everywhere: bool,
-    /// When the first instance with it was registered.
-    since: u64,
+    pub(super) empty_since: Option<Instant>,
 }
 
 /// A service's target in a route that it may share with other services.
 type Part<'a> = (&'a Arc<str>, &'a Known, &'a Target);
-
-/// Most routes of one service: a registration must not eat the gateway's memory.
-const MOST: usize = 100;
 
 impl TagSet {
     /// Nothing is known yet.
@@ -139,6 +81,9 @@ impl TagSet {
         Self {
             rules,
             services: BTreeMap::new(),
+            unread: BTreeSet::new(),
+            knows_services: false,
+            clock: None,
             routes: BTreeMap::new(),
             upstreams: BTreeMap::new(),
             book: Arc::default(),
@@ -167,17 +112,23 @@ impl TagSet {
         for (service, known) in &self.services {
             let is_registered = known.empty_since.is_none();
             let forms = known.claims.native.values().flat_map(|claim| &claim.forms);
-            let native =
-                forms.flat_map(|form| places(&form.native.matching).into_iter().map(move |place| (place, form.since)));
-            let fabio = known.claims.fabio.iter().filter(|target| target.asked.is_some());
-            let fabio = fabio.flat_map(|target| {
-                places(&fabio::matching(&target.prefix)).into_iter().map(move |place| (place, target.since))
-            });
-            for (place, created) in native.chain(fabio) {
-                let of_place = all.entry(place.into()).or_default();
-                match of_place.iter_mut().find(|asking| asking.service == *service) {
-                    Some(known) => known.created = known.created.min(created),
-                    None => of_place.push(Asking { service: Arc::clone(service), created, is_registered }),
+            let native = forms.map(|form| (places(&form.native.matching), form.since, form.is_blocked));
+            let fabio = known.claims.fabio.iter().filter(|target| target.form.is_some());
+            let fabio =
+                fabio.map(|target| (places(&fabio::matching(&target.prefix)), target.since, target.is_blocked()));
+            for (places, created, is_blocked) in native.chain(fabio) {
+                for place in places {
+                    let of_place = all.entry(place.into()).or_default();
+                    match of_place.iter_mut().find(|asking| asking.service == *service) {
+                        Some(known) => {
+                            known.created = known.created.min(created);
+                            known.is_blocked &= is_blocked;
+                        }
+                        None => {
+                            let service = Arc::clone(service);
+                            of_place.push(Asking { service, created, is_registered, is_blocked });
+                        }
+                    }
                 }
             }
         }
@@ -196,9 +147,19 @@ impl TagSet {
         self.book.since(place, service).unwrap_or(BEHIND.saturating_add(created))
     }
 
-    /// Takes all services with their instances; of one that was not read (`None`) what is known stays.
+    /// Takes all services that ask for something with their instances; of one that was not read (`None`) what is known
+    /// stays.
     pub fn read(&mut self, services: &BTreeMap<Arc<str>, Option<Arc<[EndpointSpec]>>>, now: Instant) {
         self.services.retain(|service, _| services.contains_key(service));
+        self.recall(services, now);
+        let is_unread = |service: &Arc<str>| !self.knows_services || self.unread.contains(service);
+        let unread = services.iter().filter(|(service, endpoints)| endpoints.is_none() && is_unread(service));
+        self.unread = unread.map(|(service, _)| Arc::clone(service)).collect();
+        self.knows_services = true;
+    }
+
+    /// As [`Self::read`], where there may be other services, which may have had routes before they are read.
+    pub fn recall(&mut self, services: &BTreeMap<Arc<str>, Option<Arc<[EndpointSpec]>>>, now: Instant) {
         for (service, endpoints) in services {
             let before = self.services.remove(service);
             let after = match (endpoints, before) {
@@ -213,7 +174,9 @@ impl TagSet {
                     let asks = endpoints.iter().flat_map(tags).any(|tag| self.rules.asks(tag));
                     let before = before.map(|known| known.claims).unwrap_or_default();
                     asks.then(|| {
-                        let claims = read(service, endpoints, before, &self.rules);
+                        let knows_past = self.knows_services && !self.unread.contains(service);
+                        let look = Look { service, endpoints, rules: &self.rules, knows_past };
+                        let claims = Claims::read(look, before);
                         Known { claims, endpoints: Arc::clone(endpoints), empty_since: None }
                     })
                 }
@@ -253,7 +216,7 @@ impl TagSet {
                 continue;
             }
             documents.upstreams.insert(name.clone(), upstream);
-            for asked in known.claims.fabio.iter().filter_map(|target| target.asked.as_ref()) {
+            for asked in known.claims.fabio.iter().filter_map(Target::asked) {
                 let Some(name) = own_name(service, asked) else { continue };
                 let (subsets, tls, protocol) = (subsets(&known.claims), asked.tls.clone(), asked.protocol);
                 let settings = UpstreamSettings { subsets, tls, protocol, ..UpstreamSettings::default() };
@@ -276,7 +239,8 @@ impl TagSet {
                         documents.rejected.push(taken(service, "routes", &route));
                         continue;
                     }
-                    let registered = self.registered(Vec::new(), form.remarks.clone(), &[known]);
+                    let broken = if form.is_blocked { vec![UNKNOWN.to_owned()] } else { Vec::new() };
+                    let registered = self.registered(broken, form.remarks.clone(), &[known]);
                     let places = places(&form.native.matching);
                     let since = places.iter().map(|place| self.since(place, service, form.since)).collect();
                     let spec = native_route(&name, form, Registered { since, ..registered });
@@ -295,9 +259,7 @@ impl TagSet {
                 documents.rejected.extend(problems);
                 continue;
             };
-            let (host, path) = prefix;
-            let host = host.as_ref().map(ToString::to_string).unwrap_or_default();
-            let name = Name::derived(&format!("{}{host}{path}", fabio::PREFIX));
+            let name = Name::derived(&fabio::tag_of(prefix));
             let services: Vec<&str> = targets.iter().map(|(service, ..)| &***service).collect();
             if documents.routes.contains_key(&name) {
                 documents.rejected.push(taken(services[0], "routes", &name));
@@ -324,7 +286,7 @@ impl TagSet {
     fn fabio_route(&self, prefix: &Prefix, parts: &[Part<'_>]) -> Option<RouteSpec> {
         let right: Vec<_> = parts
             .iter()
-            .filter_map(|(service, known, target)| Some((*service, *known, *target, target.asked.as_ref()?)))
+            .filter_map(|(service, known, target)| Some((*service, *known, *target, target.asked()?)))
             .collect();
         let served: Vec<_> = right.iter().filter(|(.., asked)| asked.broken.is_none()).copied().collect();
         let reasons =
@@ -338,7 +300,7 @@ impl TagSet {
             remarks.push(format!("instances of `{service}` ask for different options: each has its own"));
         }
         let asked: Vec<_> =
-            parts.iter().map(|(_, _, target, asked)| (asked.share, target.usable, target.registered)).collect();
+            parts.iter().map(|(_, _, target, asked)| (asked.share, target.usable, target.ids.len())).collect();
         let targets = parts.iter().zip(weights(&asked)).map(|((service, _, target, asked), weight)| {
             let subset = (!target.everywhere).then(|| Name::derived(&target.tag));
             let (name, only_here) = match own_name(service, asked) {
@@ -454,195 +416,8 @@ fn form_name(route: &Name, form: &Form) -> Name {
     Name::derived(&format!("{route}-{}{:?}", hosts.join(","), form.native.matching.path))
 }
 
-fn place(service: &str) -> String {
-    format!("consul:{service}")
-}
-
 fn taken(service: &str, kind: &str, name: &Name) -> Problem {
     Problem::new(place(service), format!("{kind}.{name}"), "another service makes the same name: rename one of them")
-}
-
-/// What the instances of a service ask for; what is wrong keeps the form it had before.
-fn read(service: &str, endpoints: &[EndpointSpec], mut before: Claims, rules: &Rules) -> Claims {
-    let mut claims = Claims::default();
-    if rules.native {
-        claims.native = read_native(service, endpoints, &mut before.native, rules, &mut claims.problems);
-    }
-    if rules.fabio {
-        read_fabio(service, endpoints, &before.fabio, rules, &mut claims);
-    }
-    let count = |native: &BTreeMap<String, Claim>| native.values().map(|claim| claim.forms.len().max(1)).sum::<usize>();
-    let all = count(&claims.native) + claims.fabio.len();
-    if all > MOST {
-        let text = format!("asks for {all} routes, and {MOST} are the most for one service: the rest is left out");
-        claims.problems.push(Problem::new(place(service), "", text));
-        while count(&claims.native) > MOST {
-            claims.native.pop_last();
-        }
-        claims.fabio.truncate(MOST - count(&claims.native));
-    }
-    claims
-}
-
-fn read_native(
-    service: &str,
-    endpoints: &[EndpointSpec],
-    before: &mut BTreeMap<String, Claim>,
-    rules: &Rules,
-    ignored: &mut Vec<Problem>,
-) -> BTreeMap<String, Claim> {
-    type Asking<'a> = Vec<(&'a EndpointSpec, Result<Native, Vec<String>>)>;
-    let mut by_route: BTreeMap<String, Asking<'_>> = BTreeMap::new();
-    for endpoint in endpoints {
-        for (route, asked) in native::read(endpoint, &rules.bounds) {
-            by_route.entry(route).or_default().push((endpoint, asked));
-        }
-    }
-    let mut claims = BTreeMap::new();
-    for (route, mut asking) in by_route {
-        asking.sort_by_key(|(endpoint, _)| std::cmp::Reverse((is_usable(endpoint), endpoint.modified, &endpoint.id)));
-        let mut problems: BTreeMap<&str, (&EndpointSpec, usize)> = BTreeMap::new();
-        for (endpoint, asked) in &asking {
-            for text in asked.as_ref().err().into_iter().flatten() {
-                problems.entry(text).or_insert((endpoint, 0)).1 += 1;
-            }
-        }
-        let problems = problems
-            .into_iter()
-            .map(|(text, (endpoint, count))| Problem::new(place(service), of_instances(&endpoint.id, count), text));
-        let problems = problems.collect();
-        let mut former = before.remove(&route).unwrap_or_default();
-        let last_good = former.forms.first().map(|form| form.native.clone());
-        let newest_good = asking.iter().find_map(|(_, asked)| asked.clone().ok());
-        let good = asking.into_iter().filter_map(|(endpoint, asked)| {
-            let last = || former.by_instance.remove(&endpoint.id).or_else(|| last_good.clone());
-            let form = asked.ok().or_else(last).or_else(|| newest_good.clone());
-            Some((endpoint, form?))
-        });
-        let good: Vec<(&EndpointSpec, Native)> = good.collect();
-        let forms = forms(&good, endpoints.len());
-        for form in &forms {
-            if let Some(text) = never_strips(&form.native) {
-                ignored.push(Problem::new(place(service), "", text));
-            }
-        }
-        let by_instance = good.into_iter().map(|(endpoint, form)| (Arc::clone(&endpoint.id), form)).collect();
-        claims.insert(route, Claim { forms, by_instance, problems });
-    }
-    claims
-}
-
-/// Parts instances, the newest usable one first, by what they ask for.
-fn forms(asking: &[(&EndpointSpec, Native)], of: usize) -> Vec<Form> {
-    let mut groups: Vec<Vec<&(&EndpointSpec, Native)>> = Vec::new();
-    for asked in asking {
-        match groups.iter_mut().find(|group| group[0].1.matching == asked.1.matching) {
-            Some(group) => group.push(asked),
-            None => groups.push(vec![asked]),
-        }
-    }
-    // Stable: of two that as many ask for, the newer one goes first.
-    groups.sort_by_key(|group| std::cmp::Reverse(group.len()));
-    let several = groups.len() > 1;
-    let form = |group: Vec<&(&EndpointSpec, Native)>| {
-        let (newest, native) = group[0];
-        let mut remarks = Vec::new();
-        if several {
-            remarks.push(format!(
-                "conflict: instances ask for different hosts or paths; {} of {of} ask for this, and get its requests",
-                group.len()
-            ));
-        }
-        if let Some((other, _)) = group.iter().find(|(_, other)| other.middlewares != native.middlewares) {
-            remarks.push(format!(
-                "conflict: instances ask for different middlewares; `{}` is the newest and wins over `{}`",
-                newest.id, other.id
-            ));
-        }
-        let mut parts: BTreeMap<String, (Option<Arc<Steps>>, u64, u64)> = BTreeMap::new();
-        for (endpoint, asked) in &group {
-            // What never had a good form of its own says nothing by which it could be selected.
-            let ask = super::native_ask(&endpoint.labels).unwrap_or_default();
-            let (_, usable, registered) = parts.entry(ask).or_insert_with(|| (asked.steps.clone(), 0, 0));
-            *registered += 1;
-            *usable += if is_usable(endpoint) { u64::from(endpoint.weight) } else { 0 };
-        }
-        let any_usable = parts.values().any(|(_, usable, _)| *usable > 0);
-        let weight = |usable: u64, registered: u64| {
-            let weight = if any_usable { usable } else { registered };
-            u32::try_from(weight.min(1_000_000)).unwrap_or(1_000_000)
-        };
-        let everywhere = group.len() == of && group.iter().all(|(_, other)| other.steps == native.steps);
-        let parts = parts.into_iter();
-        let parts =
-            parts.map(|(ask, (steps, usable, registered))| FormPart { ask, steps, weight: weight(usable, registered) });
-        let since = since(group.iter().map(|(endpoint, _)| *endpoint));
-        Form { native: native.clone(), parts: parts.collect(), everywhere, since, remarks }
-    };
-    groups.into_iter().map(form).collect()
-}
-
-/// When the first of these was registered.
-fn since<'e>(endpoints: impl Iterator<Item = &'e EndpointSpec>) -> u64 {
-    endpoints.map(|endpoint| endpoint.created).filter(|created| *created > 0).min().unwrap_or(u64::MAX)
-}
-
-/// That no path which a route matches begins with what it strips.
-fn never_strips(native: &Native) -> Option<String> {
-    let strip = native.steps.as_ref()?.strip_prefix.as_ref()?.as_str();
-    let PathMatch::Prefix(path) = &native.matching.path else { return None };
-    let meets = PathMatch::Prefix(strip.to_owned()).overlap(&native.matching.path) > Overlap::None;
-    (!meets).then(|| format!("`strip_prefix={strip}` never applies: no path below `{path}` begins with `{strip}`"))
-}
-
-fn read_fabio(service: &str, endpoints: &[EndpointSpec], before: &[Target], rules: &Rules, claims: &mut Claims) {
-    let mut by_tag: BTreeMap<&str, Vec<&EndpointSpec>> = BTreeMap::new();
-    for endpoint in endpoints {
-        for tag in tags(endpoint).filter(|tag| tag.trim().starts_with(fabio::PREFIX)) {
-            by_tag.entry(tag).or_default().push(endpoint);
-        }
-    }
-    for (tag, having) in by_tag {
-        let problem = |text: &str| {
-            Problem::new(place(service), of_instances(&having[0].id, having.len()), format!("`{tag}`: {text}"))
-        };
-        let Tag { prefix, asked, ignored } = match fabio::read(tag, &rules.bounds) {
-            None => continue,
-            Some(Err(text)) => {
-                claims.problems.push(problem(&text));
-                continue;
-            }
-            Some(Ok(tag)) => tag,
-        };
-        claims.problems.extend(ignored.iter().map(|text| problem(text)));
-        let wrong = asked.as_ref().err().map(|wrong| problem(&wrong.text));
-        let last_good = before.iter().find(|target| target.prefix == prefix).and_then(|target| target.asked.clone());
-        let asked = match asked {
-            Ok(asked) => Some(asked),
-            // What was open before must not stay so now that somebody wants it guarded.
-            Err(Wrong { text, guards: true }) => {
-                Some(last_good.filter(fabio::Asked::is_guarded).unwrap_or_else(|| fabio::Asked {
-                    broken: Some(format!("`{tag}`: {text}")),
-                    ..fabio::Asked::default()
-                }))
-            }
-            Err(_) => last_good,
-        };
-        claims.fabio.push(Target {
-            asked,
-            problem: wrong,
-            usable: having.iter().filter(|endpoint| is_usable(endpoint)).count(),
-            registered: having.len(),
-            everywhere: having.len() == endpoints.len(),
-            since: since(having.iter().copied()),
-            prefix,
-            tag: tag.to_owned(),
-        });
-    }
-}
-
-fn of_instances(first: &str, count: usize) -> String {
-    if count > 1 { format!("{first} and {} more", count - 1) } else { first.to_owned() }
 }
 
 #[cfg(test)]

@@ -2,18 +2,34 @@ use super::super::native::tests::instance;
 use super::*;
 use crate::spec::endpoint::RegistryStatus;
 
+mod broken;
+
 const TTL: Duration = Duration::from_secs(60);
 
 struct World {
     set: TagSet,
     services: BTreeMap<Arc<str>, Option<Arc<[EndpointSpec]>>>,
+    began: Instant,
     now: Instant,
 }
 
 impl World {
     fn new(bounds: Bounds) -> Self {
         let rules = Rules { native: true, fabio: true, bounds, ttl: TTL };
-        Self { set: TagSet::new(rules), services: BTreeMap::new(), now: Instant::now() }
+        let now = Instant::now();
+        let set = TagSet::new(rules).dated(now, 1_000_000);
+        Self { set, services: BTreeMap::new(), began: now, now }
+    }
+
+    /// What the next process makes of the same services.
+    fn restarted(&self, saved: bool) -> Self {
+        let millis = u64::try_from((self.now - self.began).as_millis()).expect("a short time");
+        let mut set = TagSet::new(self.set.rules.clone()).dated(self.now, 1_000_000 + millis);
+        if saved {
+            let text = serde_json::to_string(&self.set.forms()).expect("JSON");
+            set = set.remembering(&serde_json::from_str(&text).expect("forms"));
+        }
+        Self { set, services: self.services.clone(), ..*self }
     }
 
     fn update(&mut self, service: &str, endpoints: &[EndpointSpec]) -> String {
