@@ -36,7 +36,8 @@ Signals:
   TERM, INT, QUIT  stops: leaves the registries, drains and ends; a second one ends at once
   HUP              reads the files of the configuration again, and opens logs again
   USR1             opens logs again
-  others           that would end a program by default are ignored, but for ABRT and KILL";
+  others           that would end a program by default are ignored, but for ABRT, KILL, XCPU
+                   and those of faults, such as SEGV";
 
 /// An API gateway for fleets of machines: Consul and etcd feed a balanced proxy with canaries.
 #[derive(Debug, Parser)]

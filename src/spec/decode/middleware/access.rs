@@ -110,7 +110,7 @@ pub(super) struct RawRule {
 
 impl RawIp {
     pub(super) fn resolve(self, scope: &Scope<'_>) -> Ip {
-        if self.allow.is_none() && self.deny.is_none() {
+        if self.allow.is_none() && self.deny.as_ref().is_none_or(Vec::is_empty) {
             scope.missing("changes nothing: give `allow` or `deny`");
         }
         // An empty list allows nobody.

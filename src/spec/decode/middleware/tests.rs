@@ -174,6 +174,7 @@ fn mistakes_are_told() {
             "compression.types[0]: `text` is not a media type, such as `text/*` or `application/json`",
         ),
         ("ip = {}", "ip: changes nothing: give `allow` or `deny`"),
+        ("ip = { deny = [] }", "ip: changes nothing: give `allow` or `deny`"),
         ("ip.deny = [\"10.0.0.0/33\"]", "ip.deny[0]: `10.0.0.0/33` is not a network such as `10.0.0.0/8`"),
         (
             "api_key = { header = \"a\", cookie = \"b\" }",

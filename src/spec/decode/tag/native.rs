@@ -176,6 +176,11 @@ fn add(drafts: &mut BTreeMap<String, Draft>, key: &str, value: Option<&str>, sai
     if *known_key == "weight" {
         return;
     }
+    // A template whose variable is empty asks for less than was meant.
+    if value.split(',').all(|part| part.trim().is_empty()) {
+        draft.hides_match |= MATCH_KEYS.contains(known_key);
+        return draft.wrong(format!("{said}: empty value: remove the tag if nothing is meant"));
+    }
     match draft.values.get(known_key) {
         Some(other) if other != value => {
             let text = format!("{said}: `{key}` is said twice, as `{other}` and as `{value}`");
@@ -362,9 +367,17 @@ pub(super) mod tests {
             wrong.matching.as_ref().map(|matching| (matching.hosts.len(), matching.path.clone()))
         };
         let at_a = (0, PathMatch::Prefix("/a".to_owned()));
-        for wrong in
-            ["strip_prefix=a", "middlewares=Auth", "midlewares=keys", "auth=keys", "middlewares", "pth=/b", "x"]
-        {
+        for wrong in [
+            "strip_prefix=a",
+            "middlewares=Auth",
+            "middlewares=",
+            "middlewares= ,",
+            "midlewares=keys",
+            "auth=keys",
+            "middlewares",
+            "pth=/b",
+            "x",
+        ] {
             assert_eq!(
                 matching(&["tag:fleetgate.path=/a", &format!("tag:fleetgate.{wrong}")]),
                 Some(at_a.clone()),
