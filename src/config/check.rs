@@ -57,7 +57,7 @@ pub fn check(path: Option<&Path>, environment: impl IntoIterator<Item = (String,
             known.listeners.extend(root.get("listeners").map(names).unwrap_or_default());
             known.add(root, origin, true, &mut errors, &mut warnings);
         }
-        for path in matching_files(&settings.discovery.file, &mut errors) {
+        for path in matching_files(&settings.discovery.file, &mut errors, &mut warnings) {
             let origin = shown(&path);
             match parse_file(&path, &origin) {
                 Ok(root) => known.add(&root, &origin, false, &mut errors, &mut warnings),
@@ -78,12 +78,16 @@ pub fn check(path: Option<&Path>, environment: impl IntoIterator<Item = (String,
     all.into_iter().map(finding).collect()
 }
 
-/// All files the patterns name, in the order that decides between equal names; and folders that cannot be looked into.
-fn matching_files(provider: &FileProvider, errors: &mut Vec<Problem>) -> Vec<PathBuf> {
+/// All files the patterns name, in the order that decides between equal names; and folders that cannot be looked into, or
+/// are not there.
+fn matching_files(provider: &FileProvider, errors: &mut Vec<Problem>, warnings: &mut Vec<Problem>) -> Vec<PathBuf> {
     let mut files = BTreeSet::new();
     for listing in provider.patterns.iter().filter_map(|pattern| file::list(pattern).ok()) {
         for (folder, reason) in listing.unreadable {
             errors.push(Problem::new(shown(&folder), "", format!("cannot be read: {reason}")));
+        }
+        if let Some((path, what)) = listing.missing {
+            warnings.push(Problem::new(shown(&path), "discovery.file.paths", what));
         }
         files.extend(listing.paths.into_iter().filter(|path| provider.main.as_ref() != Some(path)));
     }

@@ -82,6 +82,9 @@ pub struct Listing {
     pub folders: BTreeSet<PathBuf>,
     /// Folders that cannot be listed, with the reason: what is in them is not known.
     pub unreadable: BTreeMap<PathBuf, String>,
+    /// What the pattern names without wildcards and is not there, the file itself or the folder it begins in, with the
+    /// reason.
+    pub missing: Option<(PathBuf, &'static str)>,
 }
 
 /// A part of a pattern between two slashes.
@@ -99,6 +102,34 @@ enum Part {
 /// # Errors
 /// Why it is not a pattern.
 pub fn list(pattern: &Path) -> Result<Listing, String> {
+    let (root, parts) = split(pattern)?;
+    let mut listing = Listing::default();
+    expand(&root, &parts, &mut Vec::new(), &mut listing);
+    listing.missing = missing(&root, &parts, &listing);
+    Ok(listing)
+}
+
+/// The one path that a pattern without wildcards names.
+pub fn literal(pattern: &Path) -> Option<PathBuf> {
+    let (mut path, parts) = split(pattern).ok()?;
+    for part in &parts {
+        let Part::Plain(name) = part else { return None };
+        path.push(name);
+    }
+    Some(path)
+}
+
+/// Whether a pattern names this path, which need not exist.
+pub fn names(pattern: &Path, path: &Path) -> bool {
+    let options = glob::MatchOptions { require_literal_separator: true, ..FileProvider::MATCHING };
+    // As `list` builds its paths: without `.` and doubled slashes.
+    let pattern: PathBuf = pattern.components().collect();
+    let pattern = pattern.to_str().and_then(|text| Pattern::new(text).ok());
+    pattern.is_some_and(|pattern| pattern.matches_path_with(path, options))
+}
+
+/// The root of a pattern, and its parts below.
+fn split(pattern: &Path) -> Result<(PathBuf, Vec<Part>), String> {
     let text = pattern.to_str().ok_or("it is not UTF-8")?;
     Pattern::new(text).map_err(|error| error.to_string())?;
     let (mut root, mut parts) = (PathBuf::new(), Vec::new());
@@ -113,9 +144,26 @@ pub fn list(pattern: &Path) -> Result<Listing, String> {
             other => parts.push(Part::Plain(other.as_os_str().to_string_lossy().into_owned())),
         }
     }
-    let mut listing = Listing::default();
-    expand(&root, &parts, &mut Vec::new(), &mut listing);
-    Ok(listing)
+    Ok((root, parts))
+}
+
+fn missing(root: &Path, parts: &[Part], listing: &Listing) -> Option<(PathBuf, &'static str)> {
+    let mut start = root.to_owned();
+    let plain = parts.iter().map_while(|part| if let Part::Plain(name) = part { Some(name) } else { None });
+    start.extend(plain);
+    let is_literal = parts.iter().all(|part| matches!(part, Part::Plain(_)));
+    if is_literal {
+        let is_there = listing.paths.contains(&start) || listing.unreadable.contains_key(&start);
+        return (!is_there).then_some((start, "there is no such file"));
+    }
+    let what = match fs::metadata(if start.as_os_str().is_empty() { Path::new(".") } else { &start }) {
+        Ok(data) if data.is_dir() => return None,
+        Ok(_) => "is not a folder",
+        Err(error) if is_absent(&error) => "there is no such folder",
+        // It cannot be listed, for the same reason.
+        Err(_) => return None,
+    };
+    Some((start, what))
 }
 
 impl Part {
@@ -255,8 +303,29 @@ mod tests {
     fn listed(root: &Path, pattern: &str) -> Vec<String> {
         let pattern = PathBuf::from(Pattern::escape(&root.to_string_lossy())).join(pattern);
         let listing = list(&pattern).expect("a pattern");
+        assert!(listing.paths.iter().all(|path| names(&pattern, path)), "{pattern:?}: {listing:?}");
         let shown = |path: &PathBuf| path.strip_prefix(root).unwrap_or(path).display().to_string();
         listing.paths.iter().map(shown).collect()
+    }
+
+    #[test]
+    fn what_a_pattern_needs_and_does_not_find_is_told() {
+        let root = tempfile::tempdir().expect("a folder");
+        fs::create_dir(root.path().join("d")).expect("made");
+        fs::write(root.path().join("f.toml"), "").expect("written");
+        symlink("nowhere", root.path().join("l.toml")).expect("a link");
+        let missing = |pattern: &str| {
+            let (path, what) = list(&root.path().join(pattern)).expect("a pattern").missing?;
+            Some(format!("{} {what}", path.strip_prefix(root.path()).expect("below the root").display()))
+        };
+        for there in ["d/*.toml", "f.toml", "l.toml", "*/x/*.toml", "**/*.toml"] {
+            assert_eq!(missing(there), None, "{there}");
+        }
+        assert_eq!(missing("e.toml").as_deref(), Some("e.toml there is no such file"));
+        assert_eq!(missing("e/x/*.toml").as_deref(), Some("e/x there is no such folder"));
+        assert_eq!(missing("f.toml/*.toml").as_deref(), Some("f.toml is not a folder"));
+        assert_eq!(literal(Path::new("/a/b[*].toml")), Some(PathBuf::from("/a/b*.toml")));
+        assert_eq!(literal(Path::new("/a/*.toml")), None);
     }
 
     #[test]
@@ -294,6 +363,11 @@ mod tests {
             expected.sort();
             assert_eq!(listed(root, pattern), expected, "{pattern}");
         }
+        let names = |pattern: &str, path: &str| {
+            names(&PathBuf::from(Pattern::escape(&root.to_string_lossy())).join(pattern), &root.join(path))
+        };
+        assert!(names("gone/*.toml", "gone/1.toml") && names("./gone//*", "gone/1.toml") && names("**/x", "gone/y/x"));
+        assert!(!names("*.toml", "gone/1.toml") && !names("gone/*", "gone/.1") && !names("gone/1", "gone/2"));
         assert!(list(Path::new("/x/a**b")).is_err());
         symlink(".", root.join("a/here")).expect("a link");
         symlink("..", root.join("a/up")).expect("a link");

@@ -408,6 +408,16 @@ d/zero.toml: cannot be read: it is a device, not a file
 }
 
 #[test]
+fn a_pattern_that_leads_nowhere_is_a_warning() {
+    let text = format!("{LISTENER}[discovery.file]\npaths = [\"d/*.toml\", \"e.toml\", \"f/*.toml\"]\n");
+    let files = Files::new(&[("fleetgate.toml", &text), ("f/a.toml", "")]);
+    insta::assert_snapshot!(files.check(&[]), @"
+d: discovery.file.paths: warning: there is no such folder
+e.toml: discovery.file.paths: warning: there is no such file
+");
+}
+
+#[test]
 fn a_file_that_cannot_be_read_or_parsed_says_so() {
     let files = Files::new(&[("a.toml", "[listeners.web\naddress = 1\n"), ("b.ini", ""), ("c.toml", LISTENER)]);
     let told = |name: &str| {

@@ -235,7 +235,9 @@ impl Shelf {
         for (path, content) in look.files {
             let main = self.main.as_ref() == Some(&path);
             let place = path.display().to_string();
-            match format_of(&path).or(main.then_some(Format::Toml)) {
+            // What cannot be read is of no format.
+            let of_no_name = main || content.is_err() && self.scan.is_literal(&path);
+            match format_of(&path).or(of_no_name.then_some(Format::Toml)) {
                 Some(format) => files.push(FileText { path: place, format, main, bytes: content }),
                 None => problems.push(Problem::new(place, "", "its name must end in .toml, .yaml, .yml or .json")),
             }

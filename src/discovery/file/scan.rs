@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::clerk::{Clerk, HANGS};
+use super::format_of;
 use crate::spec::file::{self, Listing, MAX_ATTACHMENT_BYTES, MAX_DOCUMENT_BYTES};
 use crate::spec::problem::Problem;
 use crate::spec::settings::FileProvider as Settings;
@@ -82,9 +83,11 @@ enum Probe {
 #[derive(Debug)]
 pub(super) struct Scan {
     settings: Settings,
+    /// What patterns without wildcards name.
+    literals: BTreeSet<PathBuf>,
     clerk: Arc<Mutex<Clerk>>,
     seen: BTreeMap<PathBuf, Seen>,
-    /// The patterns that found a file, by their position.
+    /// The patterns that found a file, now or when it was there, by their position.
     found_by: BTreeMap<PathBuf, BTreeSet<usize>>,
     problems: Vec<Problem>,
     listed: BTreeSet<PathBuf>,
@@ -101,7 +104,7 @@ pub(super) struct Look {
     pub(super) replaced: BTreeSet<PathBuf>,
     /// A file is there that was not at the last look.
     pub(super) arrived: bool,
-    /// What is wrong with patterns, folders, and what is no file.
+    /// What is wrong with patterns and folders, and what is no file and not meant as one.
     pub(super) problems: Vec<Problem>,
     /// What could not be listed, and why: there may be files in it.
     pub(super) unlisted: Vec<Problem>,
@@ -112,7 +115,13 @@ pub(super) struct Look {
 impl Scan {
     pub(super) fn new(settings: Settings, clerk: Arc<Mutex<Clerk>>) -> Self {
         let (seen, found_by, problems, listed) = Default::default();
-        Self { settings, clerk, seen, found_by, problems, listed }
+        let literals = settings.patterns.iter().filter_map(|pattern| file::literal(pattern)).collect();
+        Self { settings, literals, clerk, seen, found_by, problems, listed }
+    }
+
+    /// Whether a pattern without wildcards names it.
+    pub(super) fn is_literal(&self, path: &Path) -> bool {
+        self.literals.contains(path)
     }
 
     fn clerk(&self) -> MutexGuard<'_, Clerk> {
@@ -130,7 +139,10 @@ impl Scan {
         for (at, pattern) in self.settings.patterns.iter().enumerate() {
             let place = pattern.display().to_string();
             match listings.get(pattern) {
-                Some(Some(Ok(Listing { paths, folders, unreadable: closed }))) => {
+                Some(Some(Ok(Listing { paths, folders, unreadable: closed, missing }))) => {
+                    if let Some((path, what)) = missing {
+                        look.problems.push(Problem::new(path.display().to_string(), "discovery.file.paths", *what));
+                    }
                     for path in paths {
                         found.entry(path.clone()).or_default().insert(at);
                     }
@@ -153,13 +165,21 @@ impl Scan {
         look.unlisted.extend(unreadable.iter().map(closed));
         look.problems.extend(look.unlisted.iter().cloned());
         let candidates = found.keys().chain(&self.settings.main).cloned().collect();
-        let mut seen = self.probe(candidates, former, reread, &mut look);
+        let mut seen = self.probe(candidates, reread, &mut look);
         self.drop_other_names_of_main(&mut seen);
 
         // What a folder that cannot be looked into had is not gone.
         let known: BTreeSet<PathBuf> = self.seen.keys().chain(former).cloned().collect();
         let missing = |path: &&PathBuf| !seen.contains_key(*path) && !self.is_main_by_another_name(path, &seen);
         let mut gone: Vec<PathBuf> = known.iter().filter(missing).cloned().collect();
+        // Those of an earlier process were found by nothing yet.
+        for path in &gone {
+            let patterns = &self.settings.patterns;
+            self.found_by.entry(path.clone()).or_insert_with(|| {
+                let names_it = |(_, pattern): &(usize, &PathBuf)| file::names(pattern, path);
+                patterns.iter().enumerate().filter(names_it).map(|(at, _)| at).collect()
+            });
+        }
         gone.retain(|path| {
             let closed = unreadable.iter().find(|(folder, _)| path.starts_with(folder));
             let of_hanging = || {
@@ -198,13 +218,7 @@ impl Scan {
     }
 
     /// Reads those of the paths that are files and have changed.
-    fn probe(
-        &self,
-        paths: BTreeSet<PathBuf>,
-        former: &BTreeSet<PathBuf>,
-        reread: bool,
-        look: &mut Look,
-    ) -> BTreeMap<PathBuf, Seen> {
+    fn probe(&self, paths: BTreeSet<PathBuf>, reread: bool, look: &mut Look) -> BTreeMap<PathBuf, Seen> {
         let settled = self.seen.iter().filter(|(_, seen)| seen.settled && !reread);
         let prints: BTreeMap<PathBuf, Print> =
             settled.filter_map(|(path, seen)| Some((path.clone(), seen.print?))).collect();
@@ -212,16 +226,18 @@ impl Scan {
         let mut seen = BTreeMap::new();
         for (path, answer) in answers {
             let unusable = |text: String| Seen { print: None, settled: false, content: Err(text) };
-            let was_known = former.contains(&path);
+            // A folder that `d/*` finds is none of its documents.
+            let is_meant = || {
+                let is_main = self.settings.main.as_ref() == Some(&path);
+                is_main || self.is_literal(&path) || format_of(&path).is_some()
+            };
             let now = match answer {
                 Some(Probe::Same) => match self.seen.get(&path) {
                     Some(before) => before.clone(),
                     None => continue,
                 },
                 Some(Probe::Read(seen)) => seen,
-                Some(Probe::Other(what)) if was_known || self.settings.main.as_ref() == Some(&path) => {
-                    unusable(format!("it is {what}, not a file"))
-                }
+                Some(Probe::Other(what)) if is_meant() => unusable(format!("it is {what}, not a file")),
                 Some(Probe::Other(what)) => {
                     let text = format!("is {what}, not a file: it is ignored");
                     look.problems.push(Problem::new(path.display().to_string(), "", text));
@@ -254,7 +270,7 @@ impl Scan {
     /// Of files that are gone those whose place is: the main file, a folder, everything that a pattern found.
     fn absences(&self, gone: &[PathBuf], seen: &BTreeMap<PathBuf, Seen>) -> BTreeMap<PathBuf, Arc<str>> {
         let parents: BTreeSet<PathBuf> = gone.iter().filter_map(|path| path.parent()).map(Path::to_owned).collect();
-        let lost = self.clerk().ask(parents, |folder| fs::metadata(folder).is_err_and(|error| file::is_absent(&error)));
+        let lost = self.clerk().ask(parents, |folder| !fs::metadata(folder).is_ok_and(|data| data.is_dir()));
         let still_found: BTreeSet<usize> =
             seen.keys().filter_map(|path| self.found_by.get(path)).flatten().copied().collect();
         let folders: BTreeSet<&Path> = seen.keys().filter_map(|path| path.parent()).collect();
@@ -437,12 +453,12 @@ mod tests {
     fn patterns_find_files_and_no_editor_leftovers() {
         let root = tempfile::tempdir().unwrap();
         let file = |name: &str| fs::write(root.path().join(name), "x").unwrap();
-        fs::create_dir_all(root.path().join("d/e.toml")).unwrap();
+        fs::create_dir_all(root.path().join("d/a.d")).unwrap();
         for name in ["a.toml", ".#a.toml", "a.toml~", "d/b.toml"] {
             file(name);
         }
         symlink("nowhere", root.path().join("broken.toml")).unwrap();
-        let patterns = ["*.toml", "d/*.toml", "a.*"].map(|pattern| root.path().join(pattern));
+        let patterns = ["*.toml", "d/*", "a.*"].map(|pattern| root.path().join(pattern));
         let mut all = scan(None, &patterns);
         let seen = all.look(&BTreeSet::new(), false);
         assert_eq!(names(seen.files.keys().cloned(), root.path()), ["a.toml", "a.toml~", "broken.toml", "d/b.toml"]);
@@ -452,6 +468,62 @@ mod tests {
         assert!(seen.changed && !all.look(&BTreeSet::new(), false).changed);
         let bad = scan(None, &[root.path().join("a**b")]).look(&BTreeSet::new(), false);
         assert_eq!(bad.problems.len(), 1);
+        let missing = scan(None, &[root.path().join("e/*.toml"), root.path().join("b.toml")]);
+        let problems = { missing }.look(&BTreeSet::new(), false).problems;
+        let problems: Vec<_> = problems.iter().map(|problem| problem.text.as_str()).collect();
+        assert_eq!(problems, ["there is no such file", "there is no such folder"]);
+    }
+
+    #[test]
+    fn what_is_meant_as_a_document_and_is_no_file_is_not_ignored() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        fs::create_dir_all(path("folder.toml")).unwrap();
+        fs::create_dir_all(path("folder")).unwrap();
+        fs::create_dir_all(path("literal")).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(path("pipe.yaml")).status().unwrap().success());
+        let _socket = std::os::unix::net::UnixListener::bind(path("socket.json")).unwrap();
+        symlink("/dev/zero", path("zero.yml")).unwrap();
+        let look = scan(None, &[path("*"), path("literal")]).look(&BTreeSet::new(), false);
+        let shown = |(path, content): (PathBuf, Content)| (names([path], root.path()).remove(0), content);
+        let files: BTreeMap<String, Content> = look.files.into_iter().map(shown).collect();
+        let expected = [
+            ("folder.toml", "it is a folder, not a file"),
+            ("literal", "it is a folder, not a file"),
+            ("pipe.yaml", "it is a named pipe, not a file"),
+            ("socket.json", "it is a socket, not a file"),
+            ("zero.yml", "it is a device, not a file"),
+        ];
+        assert_eq!(files, expected.map(|(name, text)| (name.to_owned(), Err(text.to_owned()))).into());
+        let ignored: Vec<_> = look.problems.into_iter().map(|problem| problem.place.into()).collect();
+        assert_eq!(names(ignored, root.path()), ["folder"]);
+    }
+
+    #[test]
+    fn what_an_earlier_process_knew_is_missed_as_what_this_one_saw() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        let former = BTreeSet::from([path("d/1.toml")]);
+        let told = || {
+            let mut scan = scan(None, &[path("other.toml"), path("d/*.toml")]);
+            // At the start, and later.
+            let looks = [scan.look(&former, false), scan.look(&former, false)];
+            let whys = looks.map(|look| look.absent.get(&path("d/1.toml")).map(ToString::to_string));
+            assert_eq!(whys[0], whys[1]);
+            whys[0].as_ref().map(|why| why.replace(&format!("{}/", root.path().display()), ""))
+        };
+        assert_eq!(told().as_deref(), Some("the folder d is gone"));
+        fs::create_dir(path("empty")).unwrap();
+        symlink("empty", path("d")).unwrap();
+        assert_eq!(told().as_deref(), Some("no file of d/*.toml is left"));
+        fs::remove_file(path("d")).unwrap();
+        fs::write(path("d"), "").unwrap();
+        assert_eq!(told().as_deref(), Some("the folder d is gone"));
+        fs::remove_file(path("d")).unwrap();
+        fs::create_dir(path("d")).unwrap();
+        assert_eq!(told().as_deref(), Some("no file of d/*.toml is left"));
+        fs::write(path("d/2.toml"), "").unwrap();
+        assert_eq!(told(), None, "one of several is deleted");
     }
 
     #[test]
