@@ -2,7 +2,7 @@
 //!
 //! Additions and changes never get here. What is lost waits: how long depends on how it was lost, and each wait ends with
 //! another look. A loss that looks like a fault of the place (the main file, a folder) or of the text (a section that
-//! nobody knows) is held until that is over, or until an operator accepts it.
+//! nobody knows, another file that cannot be read) is held until that is over, or until an operator accepts it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -50,8 +50,10 @@ enum Cause {
     Deleted,
     /// Most items of a file that is there, or the end of its text.
     Most,
-    /// Its place was gone, and is back without it.
+    /// Its place was gone, or another file could not be read, and is back without it.
     Returned,
+    /// This other file cannot be read, or not all of it.
+    Elsewhere(Arc<str>),
     /// Its place is gone: why.
     Absent(Arc<str>),
     /// Something in its file belongs to no item.
@@ -64,7 +66,7 @@ impl Cause {
             Self::Few => Some(MOVE_WAIT),
             Self::Deleted => Some(DELETION_WAIT),
             Self::Most | Self::Returned => Some(REWRITE_WAIT),
-            Self::Absent(_) | Self::Misplaced => None,
+            Self::Elsewhere(_) | Self::Absent(_) | Self::Misplaced => None,
         }
     }
 
@@ -72,7 +74,7 @@ impl Cause {
     fn is_told(&self) -> bool {
         match self {
             Self::Few | Self::Deleted => false,
-            Self::Most | Self::Returned | Self::Absent(_) | Self::Misplaced => true,
+            Self::Most | Self::Returned | Self::Elsewhere(_) | Self::Absent(_) | Self::Misplaced => true,
         }
     }
 }
@@ -84,6 +86,7 @@ impl fmt::Display for Cause {
             Self::Few | Self::Deleted => f.write_str("the loss is looked at once more"),
             Self::Most => write!(f, "the file lost most of its items or its end, and may still be being written: they go unless they are back within {seconds} s"),
             Self::Returned => write!(f, "they are not among what came back: they go unless they are back within {seconds} s"),
+            Self::Elsewhere(file) => write!(f, "not all of {file} can be read, and it may define them: they stay until that is right or the file is gone"),
             Self::Absent(why) => write!(f, "{why}: they stay until it is back"),
             Self::Misplaced => f.write_str("something in the file belongs to no item, and may be what they were meant to be: they stay until that is right"),
         }
@@ -197,10 +200,11 @@ impl Doubt {
 
 fn cause(loss: &Loss, cut: bool, absent: &BTreeMap<String, Arc<str>>) -> Cause {
     let lost = loss.items.len();
-    match absent.get(&loss.file) {
-        Some(why) if loss.gone => Cause::Absent(Arc::clone(why)),
-        _ if loss.gone => Cause::Deleted,
+    match (absent.get(&loss.file), &loss.unknown) {
+        (Some(why), _) if loss.gone => Cause::Absent(Arc::clone(why)),
         _ if loss.misplaced => Cause::Misplaced,
+        (_, Some(other)) => Cause::Elsewhere(Arc::clone(other)),
+        _ if loss.gone => Cause::Deleted,
         _ if cut || lost == loss.had || lost >= 2 && lost * 2 > loss.had => Cause::Most,
         _ => Cause::Few,
     }

@@ -155,6 +155,10 @@ impl FileSet {
             losses.extend(known.loss(&path, true, false, &defined));
             gone.push((path, known));
         }
+        for loss in &mut losses {
+            let other = present.iter().find(|(path, known, _)| *path != loss.file && !known.rejected.is_empty());
+            loss.unknown = other.map(|(path, ..)| path.as_str().into());
+        }
         let kept = judge(&losses);
         let present_files = present.iter_mut().map(|(path, known, _)| (path, known));
         for (path, known) in present_files.chain(gone.iter_mut().map(|(path, known)| (path, known))) {
@@ -330,6 +334,7 @@ impl Known {
             changed,
             unparsed: !self.parsed,
             misplaced: self.parsed && !self.rejected.is_empty(),
+            unknown: None,
             cut: self.lost.cut,
             had: own.len() + items.len(),
             items,

@@ -213,6 +213,44 @@ fn what_vanished_stays_while_something_in_the_file_belongs_to_no_item() {
 }
 
 #[test]
+fn what_vanished_stays_while_it_may_stand_in_another_file() {
+    let (all, some, moved) = (routes("ab"), routes("a"), routes("b"));
+    for wrong in [format!("{moved}[rout"), moved.replace("routes", "route")] {
+        for left in [&[("f", some.as_str())][..], &[]] {
+            let mut looks = Looks::new();
+            looks.at(&[("f", &all), ("other", "")]);
+            let mut files = vec![("g", wrong.as_str()), ("other", "")];
+            files.extend(left);
+            for _ in 0..3 {
+                assert_eq!(looks.at(&files), ["a", "b"], "{files:?}");
+                looks.pass(Duration::from_secs(3600));
+            }
+            assert!(looks.why().contains("not all of g can be read"), "{}", looks.why());
+            // What comes and changes does not wait.
+            let edited = format!("{some}{}", routes("c"));
+            assert_eq!(looks.at(&[("g", &wrong), ("h", &edited), ("other", "")]), ["a", "b", "c"]);
+            // It is mended: with what was missed, or without.
+            assert_eq!(looks.at(&[("g", &moved), ("h", &edited), ("other", "")]), ["a", "b", "c"]);
+            assert_eq!(looks.doubt.due(), None);
+        }
+        for end in [&[("f", some.as_str()), ("g", "")][..], &[("f", some.as_str())]] {
+            let mut looks = Looks::new();
+            looks.at(&[("f", &all)]);
+            assert_eq!(looks.at(&[("f", &some), ("g", &wrong)]), ["a", "b"]);
+            looks.pass(Duration::from_secs(3600));
+            assert_eq!(looks.at(end), ["a", "b"]);
+            looks.pass(REWRITE_WAIT);
+            assert_eq!(looks.at(end), ["a"]);
+        }
+        let mut looks = Looks::new();
+        looks.at(&[("f", &all)]);
+        looks.at(&[("f", &some), ("g", &wrong)]);
+        assert!(looks.doubt.accept("f"));
+        assert_eq!(looks.at(&[("f", &some), ("g", &wrong)]), ["a"]);
+    }
+}
+
+#[test]
 fn a_text_that_cannot_be_parsed_ends_no_wait() {
     let mut looks = Looks::new();
     looks.at(&[("f", &routes("abc"))]);

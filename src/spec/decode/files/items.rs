@@ -36,6 +36,8 @@ pub struct Loss {
     pub unparsed: bool,
     /// Something in it belongs to no item, such as an unknown section: what is lost may stand there.
     pub misplaced: bool,
+    /// Another file that is there and cannot be read, or not all of it: what is lost may stand there.
+    pub unknown: Option<Arc<str>>,
     /// Its text is a beginning of what it was, so its writer may not be done.
     pub cut: bool,
     /// How many items it had: those it has, and those that are lost.
