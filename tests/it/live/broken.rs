@@ -14,6 +14,7 @@ use crate::support::load::Load;
 use crate::support::origin::Origin;
 use crate::support::wait;
 
+mod files;
 mod random;
 
 /// Who defines the protected route.
