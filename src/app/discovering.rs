@@ -58,7 +58,7 @@ impl Discovering {
     ) -> Result<Self, StartError> {
         let remembered = loaded.states.iter().filter_map(|(id, saved)| Some((*id, Arc::clone(saved.forms()?))));
         let (mut verified, remembered) = (loaded.verified.clone(), remembered.collect());
-        // The catalog is read anew: it is judged by what is known of the services' instances.
+        // The watch of the catalog starts without its saved index: what it reads is checked against the saved instances.
         verified.remove(&ProviderId::ConsulTags);
         let mut all = Self { verified, remembered, ..Self::default() };
         let publisher = all.publisher(ProviderId::File);

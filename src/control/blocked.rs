@@ -22,10 +22,13 @@ pub(super) struct BlockedPart {
     pub(super) problem: Problem,
 }
 
-/// All that is blocked, and not accepted.
-pub(super) fn blocked_parts(states: &BTreeMap<ProviderId, Arc<ProviderState>>, overlay: &Overlay) -> Vec<BlockedPart> {
+/// All that has no known good form: what is blocked, and what an operator accepted to be served without.
+pub(super) fn parts(
+    states: &BTreeMap<ProviderId, Arc<ProviderState>>,
+    overlay: &Overlay,
+) -> (Vec<BlockedPart>, Vec<BlockedPart>) {
     let parts = states.iter().flat_map(|(provider, state)| blocked_of(*provider, state));
-    parts.filter(|part| !overlay.is_accepted(part.provider, &part.what)).collect()
+    parts.partition(|part| !overlay.is_accepted(part.provider, &part.what))
 }
 
 fn blocked_of(provider: ProviderId, state: &ProviderState) -> Vec<BlockedPart> {
@@ -133,19 +136,14 @@ pub(super) fn is_accepted<T>(provider: ProviderId, kind: Kind, name: &Name, item
         .is_some_and(|blocked| overlay.is_accepted(provider, &Accepted::Item(kind, name.clone(), blocked.text.clone())))
 }
 
-/// Tells what is served without, because an operator accepted that.
-pub(super) fn remarks(states: &BTreeMap<ProviderId, Arc<ProviderState>>, overlay: &Overlay) -> Vec<Problem> {
-    let parts = states.iter().flat_map(|(provider, state)| blocked_of(*provider, state));
-    let accepted = parts.filter(|part| overlay.is_accepted(part.provider, &part.what));
-    let remark = |part: BlockedPart| {
-        let key = match &part.what {
-            Accepted::Item(kind, name, _) => format!("{}.{name}", kind.as_str()),
-            Accepted::File(..) => String::new(),
-        };
-        let text = "an operator accepted that it is served without, until its text changes";
-        Problem::new(part.problem.place, key, text)
+/// Tells that something is served without, because an operator accepted that.
+pub(super) fn remark(accepted: BlockedPart) -> Problem {
+    let key = match &accepted.what {
+        Accepted::Item(kind, name, _) => format!("{}.{name}", kind.as_str()),
+        Accepted::File(..) => String::new(),
     };
-    accepted.map(remark).collect()
+    let text = "an operator accepted that it is served without, until its text changes";
+    Problem::new(accepted.problem.place, key, text)
 }
 
 /// What an operator accepts by a hold that blocks; `None`: it holds, and blocks nothing.
@@ -161,17 +159,8 @@ pub(super) fn accepted(hold: &Hold) -> Option<Accepted> {
 pub(super) fn forget_mended(overlay: &Overlay, states: &BTreeMap<ProviderId, Arc<ProviderState>>) -> Option<Overlay> {
     overlay.without_needless(|provider, what| {
         let Some(state) = states.get(&provider) else { return true };
-        let Some(documents) = state.documents.as_ref().filter(|_| state.kept.saved_documents.is_none()) else {
-            return true;
-        };
-        match what {
-            Accepted::Item(kind, name, text) => {
-                documents.entries().any(|entry| entry.kind == *kind && entry.name == name && entry.blocks == Some(text))
-            }
-            Accepted::File(path, text) => {
-                documents.unreadable.iter().any(|file| file.problem.place == *path && file.text == *text)
-            }
-        }
+        let is_read = state.documents.is_some() && state.kept.saved_documents.is_none();
+        !is_read || blocked_of(provider, state).iter().any(|part| part.what == *what)
     })
 }
 

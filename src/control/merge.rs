@@ -176,8 +176,9 @@ pub(super) fn merge(
     merged.report.diagnostics = resolved.diagnostics;
     merged.report_shadowed(&present);
     merged.report.closing = blocked::closing(&present.documents, overlay);
-    merged.blocked = blocked::blocked_parts(states, overlay);
-    merged.report.remarks.extend(blocked::remarks(states, overlay));
+    let (blocked, accepted) = blocked::parts(states, overlay);
+    merged.blocked = blocked;
+    merged.report.remarks.extend(accepted.into_iter().map(blocked::remark));
     merged.report_states(states, rules);
     merged.lay_over(overlay);
     merged

@@ -71,6 +71,9 @@ impl Overlay {
 
     /// This one without what is accepted of a provider and no longer needed; `None`: it all is.
     pub(super) fn without_needless(&self, is_needed: impl Fn(ProviderId, &Accepted) -> bool) -> Option<Self> {
+        if self.accepted.is_empty() {
+            return None;
+        }
         let mut next = self.clone();
         for (provider, accepted) in &mut next.accepted {
             accepted.retain(|what| is_needed(*provider, what));

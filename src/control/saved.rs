@@ -1,6 +1,6 @@
-//! Defines what of the gateway's knowledge outlives it: the last states that registries really showed, the last forms of
-//! documents that were good and that resolved, and what operators drained. A file a provider, read once at start and
-//! written anew as a whole.
+//! Keeps on disk what a gateway needs after a restart: the last states that registries really showed, the last forms of
+//! documents that were good and that resolved, and what operators drained. Each provider has one file, which is read
+//! once at start and always written as a whole.
 //!
 //! A file is a line of JSON and a line with its SHA-256. It is written beside its place, made durable and renamed,
 //! so that whatever happens there is a whole one. One that is cut, changed, of another schema or of another registry

@@ -157,23 +157,12 @@ impl Items {
     /// Takes from what the file said before what is known of items that are wrong now: whether they may have had a good
     /// form, and where they were asked for.
     pub(super) fn recall(&mut self, before: &Self) {
-        fn of<T: DecodeItem>(items: &mut [KnownItem<T>], before: &[KnownItem<T>]) {
-            for item in items.iter_mut().filter(|item| item.said.is_err()) {
-                let Some(former) = find(before, &item.name) else { continue };
-                item.is_first = former.is_first && former.said.is_err();
-                if item.stand_in.is_none() {
-                    item.stand_in = match &former.said {
-                        Ok(spec) => spec.blocking().map(Arc::new),
-                        Err(_) => former.stand_in.clone(),
-                    };
-                }
-            }
+        macro_rules! recall {
+            ($kind:ident) => {
+                recall(&mut self.$kind, &before.$kind);
+            };
         }
-        of(&mut self.routes, &before.routes);
-        of(&mut self.upstreams, &before.upstreams);
-        of(&mut self.middlewares, &before.middlewares);
-        of(&mut self.certificates, &before.certificates);
-        of(&mut self.consumers, &before.consumers);
+        each_kind!(recall);
     }
 
     /// Adds items that are not here.
@@ -181,6 +170,7 @@ impl Items {
         macro_rules! add {
             ($kind:ident) => {
                 self.$kind.extend(more.$kind);
+                // Stable: of two with a name the one that is here stays.
                 self.$kind.sort_by(|a, b| a.name.cmp(&b.name));
                 self.$kind.dedup_by(|second, first| second.name == first.name);
             };
@@ -254,16 +244,9 @@ impl Lost {
 
     /// All that the file had: what is lost, and of the others their present form.
     pub(super) fn over(self, items: Items) -> Items {
+        // Of two with a name the lost one stays, which is the fuller one.
         let mut all = self.items;
-        macro_rules! add {
-            ($kind:ident) => {
-                all.$kind.extend(items.$kind);
-                // Stable: of two with a name the lost one stays, which is the fuller one.
-                all.$kind.sort_by(|a, b| a.name.cmp(&b.name));
-                all.$kind.dedup_by(|second, first| second.name == first.name);
-            };
-        }
-        each_kind!(add);
+        all.add(items);
         all
     }
 
@@ -288,6 +271,19 @@ fn known<T>(
         text: text.clone(),
     };
     items.into_iter().map(known).collect()
+}
+
+fn recall<T: DecodeItem>(items: &mut [KnownItem<T>], before: &[KnownItem<T>]) {
+    for item in items.iter_mut().filter(|item| item.said.is_err()) {
+        let Some(former) = find(before, &item.name) else { continue };
+        item.is_first = former.is_first && former.said.is_err();
+        if item.stand_in.is_none() {
+            item.stand_in = match &former.said {
+                Ok(spec) => spec.blocking().map(Arc::new),
+                Err(_) => former.stand_in.clone(),
+            };
+        }
+    }
 }
 
 fn retain_in<T: DecodeItem>(items: &mut Vec<KnownItem<T>>, keep: &impl Fn(&ItemKey) -> bool) {
