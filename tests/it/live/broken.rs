@@ -72,6 +72,29 @@ impl Place {
         }
     }
 
+    /// A gateway that has saved the good form of the route.
+    async fn start_protected(&self, origin: &Origin) -> Gateway {
+        self.put(&[], "admin", PROTECTED).await;
+        let mut gateway = self.start(origin, "state", PROTECTED).await;
+        gateway.wait_ready().await;
+        refuses(&gateway, "/admin", 401).await;
+        saves(&gateway, &format!("{}.json", self.name()), &["/admin"]).await;
+        gateway
+    }
+
+    /// A gateway that is closed because it knows nothing but this text of the route, and what opens it is called.
+    async fn start_closed(&self, origin: &Origin, broken: &str) -> (Gateway, String) {
+        self.put(&[], "admin", PROTECTED).await;
+        self.put(&[], "admin", broken).await;
+        let gateway = self.start(origin, "state", broken).await;
+        refuses(&gateway, "/", 503).await;
+        let target = match self {
+            Self::File => format!("file:{}", gateway.folder().join("more/admin.json").display()),
+            Self::Kv(_) | Self::Etcd(_) => "routes/admin".to_owned(),
+        };
+        (gateway, target)
+    }
+
     /// Writes the route, for all of these gateways.
     async fn put(&self, gateways: &[&Gateway], name: &str, text: &str) {
         match self {
@@ -113,7 +136,7 @@ fn in_file(text: &str) -> String {
     format!(r#"{{"routes":{{"admin":{text}}}}}"#)
 }
 
-async fn refuses(gateway: &Gateway, path: &str, status: u16) {
+pub(super) async fn refuses(gateway: &Gateway, path: &str, status: u16) {
     let answer = gateway.until_status(path, status).await;
     if status == 503 {
         assert_eq!(answer.header("x-fleetgate-flag"), Some("NC"), "{}", answer.text());
@@ -132,12 +155,8 @@ async fn a_protected_route_with_a_typo_opens_at_no_start() {
     let origin = Origin::start("a").await;
     for place in Place::all().await {
         let name = place.name();
-        place.put(&[], "admin", PROTECTED).await;
-        let mut gateway = place.start(&origin, "state", PROTECTED).await;
-        gateway.wait_ready().await;
+        let mut gateway = place.start_protected(&origin).await;
         gateway.until_status("/", 200).await;
-        gateway.until_status("/admin", 401).await;
-        saves(&gateway, &format!("{name}.json"), &["/admin"]).await;
         place.put(&[&gateway], "admin", TYPO).await;
         rejects(&gateway, name, &["timout"]).await;
         place.saves_broken(&gateway, "timout").await;
@@ -178,11 +197,7 @@ async fn a_protected_route_that_cannot_be_read_keeps_a_new_gateway_closed() {
     let origin = Origin::start("a").await;
     for place in Place::all().await {
         let name = place.name();
-        place.put(&[], "admin", PROTECTED).await;
-        let mut old = place.start(&origin, "state", PROTECTED).await;
-        old.wait_ready().await;
-        old.until_status("/admin", 401).await;
-        saves(&old, &format!("{name}.json"), &["/admin"]).await;
+        let mut old = place.start_protected(&origin).await;
         for broken in [r#"{"match":{"path":"/adm"#, r#"{"match":{"path":7},"upstream":"app"}"#, ""] {
             place.put(&[&old], "admin", broken).await;
             wait::until(SOON, "a word about it", || async {
@@ -235,10 +250,7 @@ async fn a_route_that_was_never_good_changes_nothing() {
     let origin = Origin::start("a").await;
     for place in Place::all().await {
         let name = place.name();
-        place.put(&[], "admin", PROTECTED).await;
-        let mut gateway = place.start(&origin, "state", PROTECTED).await;
-        gateway.wait_ready().await;
-        saves(&gateway, &format!("{name}.json"), &["/admin"]).await;
+        let gateway = place.start_protected(&origin).await;
         let load = Load::start(gateway.address(), 2, |_, _| Request::get("/new/x"));
         match &place {
             Place::File => {
@@ -270,9 +282,7 @@ async fn a_file_that_cannot_be_read_is_no_empty_file() {
     let origin = Origin::start("a").await;
     let place = Place::File;
     for link in ["nowhere", "more/admin.json"] {
-        let mut gateway = place.start(&origin, "state", PROTECTED).await;
-        gateway.wait_ready().await;
-        saves(&gateway, "file.json", &["/admin"]).await;
+        let gateway = place.start_protected(&origin).await;
         let load = Load::start(gateway.address(), 2, |_, _| Request::get("/admin"));
         let path = gateway.folder().join("more/admin.json");
         let beside = gateway.folder().join("link");
@@ -341,15 +351,7 @@ async fn an_operator_may_accept_to_serve_without_a_broken_route() {
     for place in Place::all().await {
         let name = place.name();
         let broken = r#"{"match":{"path":"/adm"#;
-        place.put(&[], "admin", PROTECTED).await;
-        place.put(&[], "admin", broken).await;
-        let mut gateway = place.start(&origin, "state", broken).await;
-        refuses(&gateway, "/", 503).await;
-        let file = gateway.folder().join("more/admin.json");
-        let target = match &place {
-            Place::File => format!("file:{}", file.display()),
-            Place::Kv(_) | Place::Etcd(_) => "routes/admin".to_owned(),
-        };
+        let (mut gateway, target) = place.start_closed(&origin, broken).await;
         wait::until(SOON, "the command that opens it", || async {
             gateway.admin_get("/readyz").await.1.contains(&format!("fleetgate accept {target}"))
         })
@@ -457,14 +459,7 @@ async fn what_is_written_after_it_was_accepted_is_not_accepted() {
     let origin = Origin::start("a").await;
     for place in Place::all().await {
         let broken = r#"{"match":{"path":"/adm"#;
-        place.put(&[], "admin", PROTECTED).await;
-        place.put(&[], "admin", broken).await;
-        let mut gateway = place.start(&origin, "state", broken).await;
-        refuses(&gateway, "/", 503).await;
-        let target = match &place {
-            Place::File => format!("file:{}", gateway.folder().join("more/admin.json").display()),
-            Place::Kv(_) | Place::Etcd(_) => "routes/admin".to_owned(),
-        };
+        let (mut gateway, target) = place.start_closed(&origin, broken).await;
         let (fine, said) = run(&gateway, &["accept", &target, "--yes"]);
         assert!(fine, "{said}");
         gateway.wait_ready().await;

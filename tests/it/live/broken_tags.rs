@@ -1,7 +1,7 @@
 //! What is broken never opens, for routes that services ask for in tags: a protected route with a wrong tag keeps its
 //! protection over restarts, is closed at a gateway that never saw its good form, and keeps no gateway from being ready.
 
-use super::{SOON, config, provider, rejects, saved::saves};
+use super::{SOON, broken::refuses, config, provider, rejects, saved::saves};
 use crate::support::client::Request;
 use crate::support::consul::{Consul, Service};
 use crate::support::gateway::{Gateway, Setup};
@@ -33,13 +33,6 @@ async fn start(consul: &Consul, origin: &Origin, state: &str) -> Gateway {
 
 fn service(name: &str, origin: &Origin, tags: &[&str]) -> Service {
     Service::new(name, name, origin.address()).tags(tags)
-}
-
-async fn refuses(gateway: &Gateway, path: &str, status: u16) {
-    let answer = gateway.until_status(path, status).await;
-    if status == 503 {
-        assert_eq!(answer.header("x-fleetgate-flag"), Some("NC"), "{}", answer.text());
-    }
 }
 
 /// A protected route, and a mistake in its tags.
