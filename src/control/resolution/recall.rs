@@ -74,7 +74,7 @@ impl Forms {
         item: &ResolvedItem,
         documents: &Documents,
     ) -> bool {
-        let ResolvedItem { kind, name, has_name, subsets, created, may_be_outdated } = item;
+        let ResolvedItem { kind, name, has_name, subsets, created, may_be_outdated, unresolved } = item;
         let id = (name.clone(), provider);
         match kind {
             Kind::Route => {
@@ -84,7 +84,7 @@ impl Forms {
                 form.map(|form| self.recall_route(name, form)).is_some()
             }
             Kind::Upstream => {
-                let form = recalled::<UpstreamSpec>(documents, name, text).map(|form| {
+                let form = recalled::<UpstreamSpec>(documents, name, text, *unresolved).map(|form| {
                     let mut served = UpstreamSpec::clone(&form.own);
                     served.settings.subsets.extend(subsets.clone());
                     Form { served: Arc::new(served), ..form }
@@ -92,7 +92,7 @@ impl Forms {
                 form.map(|form| self.upstreams.recall(id, form, *has_name)).is_some()
             }
             Kind::Middleware => {
-                let form = recalled(documents, name, text);
+                let form = recalled(documents, name, text, *unresolved);
                 form.map(|form| self.middlewares.recall(id, form, *has_name)).is_some()
             }
             // They refer to nothing.
@@ -107,8 +107,8 @@ impl Forms {
         }
     }
 
-    /// What the next process is to know, by provider: forms that are not what their provider defines now, or that do not
-    /// resolve as it does.
+    /// What the next process is to know, by provider: forms that are not what their provider defines now, or that have
+    /// more than it defines.
     pub(in crate::control) fn to_save(&self) -> BTreeMap<ProviderId, ResolvedForms> {
         let mut items: BTreeMap<ProviderId, Vec<(FormText, ResolvedItem)>> = BTreeMap::new();
         let mut add = |provider: ProviderId, text: Option<FormText>, item: ResolvedItem| {
@@ -121,10 +121,12 @@ impl Forms {
             let subsets = subsets.map(|(name, labels)| (name.clone(), labels.clone())).collect();
             // What a registration asks for has no text.
             let text = form.text.clone().or_else(|| FormText::written(id.1, &id.0, &form.own));
-            add(id.1, text, item(Kind::Upstream, &id.0, has_name, subsets));
+            let item = item(Kind::Upstream, &id.0, has_name, subsets);
+            add(id.1, text, ResolvedItem { unresolved: !form.resolved, ..item });
         });
         each(&self.middlewares, |id, form, has_name| {
-            add(id.1, form.text.clone(), item(Kind::Middleware, &id.0, has_name, BTreeMap::new()));
+            let item = item(Kind::Middleware, &id.0, has_name, BTreeMap::new());
+            add(id.1, form.text.clone(), ResolvedItem { unresolved: !form.resolved, ..item });
         });
         for (name, form) in self.routes.iter().filter(|(_, form)| !form.is_present) {
             let item = item(Kind::Route, name, false, BTreeMap::new());
@@ -147,23 +149,24 @@ impl Forms {
     }
 }
 
-/// Every form of a library that resolved, and that the present documents alone do not make.
+/// Every form of a library that the present documents alone do not make.
 fn each<T>(library: &Library<T>, mut take: impl FnMut(&Id, &Form<T>, bool)) {
     for (id, form, has_name) in library.forms() {
-        if form.resolved && !(form.is_present && Arc::ptr_eq(&form.own, &form.served)) {
+        if !(form.is_present && Arc::ptr_eq(&form.own, &form.served)) {
             take(id, form, has_name);
         }
     }
 }
 
 fn item(kind: Kind, name: &Name, has_name: bool, subsets: BTreeMap<Name, Labels>) -> ResolvedItem {
-    ResolvedItem { kind, name: name.clone(), has_name, subsets, created: None, may_be_outdated: false }
+    let (created, may_be_outdated, unresolved) = (None, false, false);
+    ResolvedItem { kind, name: name.clone(), has_name, subsets, created, may_be_outdated, unresolved }
 }
 
-fn recalled<T: Referable>(documents: &Documents, name: &Name, text: &FormText) -> Option<Form<T>> {
+fn recalled<T: Referable>(documents: &Documents, name: &Name, text: &FormText, unresolved: bool) -> Option<Form<T>> {
     let good = T::items(documents).get(name)?.good.as_ref()?;
     let (own, served, text) = (Arc::clone(good), Arc::clone(good), Some(text.clone()));
-    Some(Form { own, resolved: true, served, text, is_present: false })
+    Some(Form { own, resolved: !unresolved, served, text, is_present: false })
 }
 
 #[cfg(test)]

@@ -41,6 +41,7 @@ fn note(book: &mut Book, world: &World, wanted: &[&str]) {
         subsets: BTreeMap::new(),
         created: Some(7),
         may_be_outdated: true,
+        unresolved: false,
     };
     let resolved = Arc::new([(ProviderId::ConsulKv, ResolvedForms::of([(text, item)]))].into());
     book.note(&Shown { states: world.states.clone(), wanted, settled: true, overlay, resolved });

@@ -96,6 +96,9 @@ pub struct ResolvedItem {
     /// Whether a later form may have resolved that no process of this gateway saw.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub may_be_outdated: bool,
+    /// Whether something that it refers to did not exist, and no earlier form of it resolved either.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unresolved: bool,
 }
 
 impl ResolvedForms {
@@ -251,7 +254,8 @@ mod tests {
 
     fn item(kind: Kind, text: &str) -> ResolvedItem {
         let (subsets, created) = Default::default();
-        ResolvedItem { kind, name: name(text), has_name: true, subsets, created, may_be_outdated: false }
+        let (may_be_outdated, unresolved) = (false, false);
+        ResolvedItem { kind, name: name(text), has_name: true, subsets, created, may_be_outdated, unresolved }
     }
 
     /// What the next process reads of it.

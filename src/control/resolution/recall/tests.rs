@@ -253,6 +253,27 @@ fn what_a_registration_asks_for_keeps_what_it_needs() {
     assert_eq!(again, told, "though no document said what it is");
 }
 
+/// Nothing that refers to nobody protects a route, but an upstream whose fallback is missing serves.
+#[test]
+fn what_is_deleted_before_it_resolved_stays_as_it_was_after_a_restart() {
+    const ROUTE: &str = "[routes.r]\nmatch = {}\nupstream = \"u\"\nmiddlewares = [\"keys\"]\n";
+    let upstream = "[upstreams.u]\nendpoints = [\"10.0.0.1:80\"]\nbreaker.fallback.upstream = \"nobody\"\n";
+    let keys = "[middlewares.keys]\nforward_auth = { upstream = \"nobody\", path = \"/\" }\n";
+    let mut edits = Edits::new(ROUTE);
+    edits.edit(ProviderId::Etcd, &format!("{upstream}{keys}"));
+    let kept = edits.edit(ProviderId::Etcd, "");
+    assert!(kept.contains("upstream u of etcd") && kept.contains("middleware keys of etcd"), "{kept}");
+    let (next, told) = edits.reread(ROUTE);
+    assert_eq!(told, kept);
+    let (mut next, told) = next.reread(ROUTE);
+    assert_eq!(told, kept);
+    // It never resolved, and so it is no last good form beside another mistake.
+    let wrong = format!("{upstream}{}", keys.replace("nobody", "somebody"));
+    let told = next.edit(ProviderId::Etcd, &wrong);
+    let mut fresh = Edits::new(ROUTE);
+    assert_eq!(told, fresh.edit(ProviderId::Etcd, &wrong));
+}
+
 /// What a provider may define, each as two texts or not at all.
 const PARTS: [[&str; 2]; 4] = [
     [
