@@ -336,7 +336,8 @@ impl<Q: Question> Follow<Q> {
 
     /// Reads from the leader and takes that.
     async fn ask_leader(&mut self, status: &WatchStatus) -> Result<(), WatchError> {
-        let reading = read_now(Arc::clone(&self.question), Arc::clone(&self.client), self.bounds).await?;
+        let seen = if self.has_read() { self.known.content_index() } else { status.index() };
+        let reading = read_now(Arc::clone(&self.question), Arc::clone(&self.client), self.bounds, seen).await?;
         self.take(reading, How::Fresh, status);
         Ok(())
     }
@@ -370,7 +371,8 @@ impl<Q: Question> Follow<Q> {
 
     fn check(&self) -> Boxed<Aside<Q::Entry>> {
         let (question, client, bounds) = (Arc::clone(&self.question), Arc::clone(&self.client), self.bounds);
-        Box::pin(async move { Aside::Checked(read_now(question, client, bounds).await) })
+        let seen = self.known.content_index();
+        Box::pin(async move { Aside::Checked(read_now(question, client, bounds, seen).await) })
     }
 
     fn prove(&self) -> Boxed<Aside<Q::Entry>> {
@@ -379,6 +381,11 @@ impl<Q: Question> Follow<Q> {
         let content_index = self.known.content_index();
         let held_for = self.held_since.map_or(Duration::ZERO, |since| since.elapsed());
         Box::pin(async move { Aside::Proven(prove(question, client, bounds, known, content_index, held_for).await) })
+    }
+
+    /// Whether what is known was read by this process.
+    fn has_read(&self) -> bool {
+        self.known.entries().is_some() && !self.unproven
     }
 
     fn amend(&self, reading: &mut Reading<Q::Entry>) {
@@ -399,7 +406,7 @@ impl<Q: Question> Follow<Q> {
             self.bucket.spent(reading.transfer);
         }
         let held_before = self.known.hold();
-        let first = self.known.entries().is_none() || self.unproven;
+        let first = !self.has_read();
         self.filtered = reading.answer.worth == Worth::Filtered;
         // An earlier process has seen more of this registry than there is. Below a prefix that is not empty the index
         // goes back by itself, too, once Consul has forgotten the last deletion.
@@ -651,11 +658,20 @@ async fn finished<T>(aside: &mut Option<(u64, Boxed<T>)>) -> (u64, T) {
     }
 }
 
-/// A read from the leader; one that is stale all the same is a failure.
-async fn read_now<Q: Question>(question: Arc<Q>, client: Arc<Client>, bounds: Bounds) -> ReadingOf<Q> {
-    let reply = client.read(&question.query(), Consistency::Default).await?;
-    client.ascertain().await;
-    match reading(question, reply, bounds).await?.0 {
+/// A read from the leader, of which a reading at index `seen` was taken before; one that is stale all the same is a failure.
+async fn read_now<Q: Question>(question: Arc<Q>, client: Arc<Client>, bounds: Bounds, seen: u64) -> ReadingOf<Q> {
+    let read = async |consistency| {
+        let reply = client.read(&question.query(), consistency).await?;
+        client.ascertain().await;
+        Ok(reading(Arc::clone(&question), reply, bounds).await?.0)
+    };
+    let mut reading = read(Consistency::Default).await?;
+    // A leader that has just started plays its log back, and answers with its past meanwhile. A consistent read waits for
+    // the end of that (Consul, `isReadyForConsistentReads`).
+    if reading.answer.index < seen {
+        reading = read(Consistency::Consistent).await?;
+    }
+    match reading {
         Reading { answer: super::answer::Answer { worth: Worth::Stale(reason), .. }, .. } => {
             Err(WatchError::failed(reason))
         }

@@ -24,6 +24,8 @@ pub struct Scene {
     pub damaged: &'static str,
     /// What a `?consistent` read says instead.
     pub consistent: Option<String>,
+    /// The index of a `?consistent` read, if it is another.
+    pub consistent_index: Option<u64>,
     /// What a read of keys says instead.
     pub keys: Option<String>,
     /// What `/v1/catalog/services` says.
@@ -80,6 +82,7 @@ impl Scene {
             damage: Damage::None,
             damaged: "",
             consistent: None,
+            consistent_index: None,
             keys: None,
             catalog: r#"{"consul":[],"web":[]}"#.to_owned(),
         }
@@ -194,14 +197,16 @@ fn answer(scene: &Scene, target: &str) -> (Vec<u8>, bool) {
         return plain(404, "");
     }
     let mut head = format!("HTTP/1.1 {} x\r\n", scene.status);
-    if let Some(index) = &scene.shown_index {
+    let is_consistent = target.contains("consistent");
+    let consistent_index = scene.consistent_index.filter(|_| is_consistent).map(|index| index.to_string());
+    if let Some(index) = consistent_index.as_ref().or(scene.shown_index.as_ref()) {
         head += &format!("X-Consul-Index: {index}\r\n");
     }
     for (name, value) in &scene.headers {
         head += &format!("{name}: {value}\r\n");
     }
     let of_keys = scene.keys.as_ref().filter(|_| keys);
-    let consistent = scene.consistent.as_ref().filter(|_| target.contains("consistent"));
+    let consistent = scene.consistent.as_ref().filter(|_| is_consistent);
     let body = of_keys.or(consistent).unwrap_or(&scene.body);
     let damage = if target.contains(scene.damaged) { scene.damage } else { Damage::None };
     let (length, sent) = match damage {
