@@ -309,10 +309,10 @@ impl Tables<'_> {
     /// Whether a route names a middleware that its last form did not have, and that does not exist. Where a later form
     /// may have resolved unseen, one that exists may have come with that.
     fn names_new_middleware(&self, spec: &RouteSpec, last: &RouteForm) -> bool {
-        let had: BTreeSet<&ItemRef> = middlewares_of(&last.spec).collect();
+        let had: BTreeSet<&ItemRef> = last.spec.all_middlewares().collect();
         let is_missing = |reference: &ItemRef| self.middlewares.present(reference).is_none();
         let is_outdated = last.is_outdated_by(spec);
-        middlewares_of(spec).any(|reference| !had.contains(reference) && (is_outdated || is_missing(reference)))
+        spec.all_middlewares().any(|reference| !had.contains(reference) && (is_outdated || is_missing(reference)))
     }
 
     /// What of a route does not exist, or does not go together.
@@ -505,10 +505,6 @@ fn fallback_of(spec: &UpstreamSpec) -> Option<&ItemRef> {
         Fallback::Upstream(reference) => Some(reference),
         Fallback::Answer(_) => None,
     }
-}
-
-fn middlewares_of(spec: &RouteSpec) -> impl Iterator<Item = &ItemRef> {
-    spec.middlewares.iter().chain(spec.targets.iter().flat_map(|target| &target.middlewares))
 }
 
 fn unqualified(name: &Name) -> ItemRef {

@@ -44,6 +44,11 @@ impl RouteSpec {
         Self { matching, priority, listeners, targets, sticky, timeout, retry, middlewares, registered }
     }
 
+    /// The middlewares of the route and of all its targets.
+    pub fn all_middlewares(&self) -> impl Iterator<Item = &ItemRef> {
+        self.middlewares.iter().chain(self.targets.iter().flat_map(|target| &target.middlewares))
+    }
+
     /// A route that answers every request 503 `NC` that this one matches.
     pub fn blocking(&self) -> Self {
         Self::blocked(self.matching.clone(), self.priority, self.listeners.clone())

@@ -40,8 +40,8 @@ pub(super) struct Table<'p, T> {
     present: BTreeMap<Id, Form<T>>,
     names: BTreeMap<&'p Name, ProviderId>,
     winners: &'p Winners<T>,
-    /// Names that nobody has because an item blocks them that may have had a good form, with who defines that.
-    blocked: BTreeMap<&'p Name, ProviderId>,
+    /// Items that may have had a good form which is not known: by name, who defines them.
+    blocked: BTreeMap<&'p Name, Vec<ProviderId>>,
     before: &'p Library<T>,
 }
 
@@ -84,7 +84,7 @@ impl<T> Library<T> {
 
 impl<'p, T: Referable + Clone + PartialEq> Table<'p, T> {
     pub(super) fn new(winners: &'p Winners<T>, now: &Present<'p>, before: &'p Library<T>) -> Self {
-        let (mut present, mut blocked) = (BTreeMap::new(), BTreeMap::new());
+        let (mut present, mut blocked) = (BTreeMap::new(), BTreeMap::<_, Vec<_>>::new());
         for (provider, documents) in &now.documents {
             for (name, item) in T::items(documents) {
                 if let Some(good) = &item.good {
@@ -94,8 +94,8 @@ impl<'p, T: Referable + Clone + PartialEq> Table<'p, T> {
                     let text = now.text(T::KIND, name, *provider, &item.place).or_else(known);
                     let (own, served) = (Arc::clone(good), Arc::clone(good));
                     present.insert(id, Form { own, resolved: true, served, text, is_present: true });
-                } else if item.blocked.is_some() && !winners.contains_key(name) {
-                    blocked.entry(name).or_insert(*provider);
+                } else if item.blocked.is_some() {
+                    blocked.entry(name).or_default().push(*provider);
                 }
             }
         }
@@ -147,14 +147,11 @@ impl<'p, T: Referable + Clone + PartialEq> Table<'p, T> {
         if present.is_some() || scope == Scope::Present {
             return present;
         }
+        // Nothing that is remembered stands in for an item that blocks its name.
+        let blocked = self.blocked.get(&reference.name);
         let provider = match reference.provider {
-            Some(provider) => provider,
-            None => {
-                let by = *self.before.names.get(&reference.name)?;
-                // Another provider's item does not stand in for one that blocks its name.
-                let is_blocked = self.blocked.get(&reference.name).is_some_and(|blocking| *blocking != by);
-                (!is_blocked).then_some(by)?
-            }
+            Some(provider) => blocked.is_none_or(|by| !by.contains(&provider)).then_some(provider)?,
+            None => *self.before.names.get(&reference.name).filter(|_| blocked.is_none())?,
         };
         let id = (reference.name.clone(), provider);
         self.before.forms.contains_key(&id).then_some(id)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::library::{Form, Id, Library};
 use super::route_form::RouteForm;
-use super::{Forms, Referable, middlewares_of};
+use super::{Forms, Referable};
 use crate::control::merge::{Rules, merge};
 use crate::control::overlay::Overlay;
 use crate::control::saved::SavedState;
@@ -136,7 +136,7 @@ impl Forms {
         let mut saved: BTreeMap<ProviderId, ResolvedForms> =
             items.into_iter().map(|(provider, items)| (provider, ResolvedForms::of(items))).collect();
         for (name, form) in self.routes.iter().filter(|(_, form)| form.provider == ProviderId::ConsulTags) {
-            let middlewares: BTreeSet<String> = middlewares_of(&form.spec).map(ToString::to_string).collect();
+            let middlewares: BTreeSet<String> = form.spec.all_middlewares().map(ToString::to_string).collect();
             if !middlewares.is_empty() {
                 saved.entry(form.provider).or_default().registered.insert(name.clone(), middlewares);
             }

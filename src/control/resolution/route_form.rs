@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::middlewares_of;
 use crate::spec::decode::resolved::FormText;
 use crate::spec::matching::{Conditions, MatchSpec, PathMatch};
 use crate::spec::name::{ItemRef, ProviderId};
@@ -86,8 +85,8 @@ impl RouteForm {
         created: Option<u64>,
     ) -> Option<Cow<'_, Self>> {
         if self.is_outline {
-            let had: BTreeSet<&ItemRef> = middlewares_of(&self.spec).collect();
-            let is_guarded = middlewares_of(spec).all(|reference| had.contains(reference));
+            let had: BTreeSet<&ItemRef> = self.spec.all_middlewares().collect();
+            let is_guarded = spec.all_middlewares().all(|reference| had.contains(reference));
             return (self.provider == provider && is_guarded)
                 .then(|| Cow::Owned(Self { is_present: false, ..Self::resolved(provider, spec, None, created) }));
         }

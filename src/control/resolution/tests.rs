@@ -1,10 +1,12 @@
 //! What is served after mistakes, text in and text out: a file is edited, and what stays of what was there before.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use super::super::fixture::{World, consul};
 use super::super::merge::Merger;
 use crate::snapshot::RouteState;
+use crate::spec::document::{Blocked, TextId};
 use crate::spec::name::ProviderId;
 
 /// Edits, and what is merged after each.
@@ -251,6 +253,29 @@ fn another_providers_middleware_does_not_stand_in_for_one_that_is_blocked() {
     assert!(edits.file(route).contains("route r of file to u: resolved"));
     let told = edits.edit(ProviderId::Etcd, "[middlewares.keys]\napi_key = { haeder = \"x\" }\n");
     assert!(told.contains("route r of file to u: unresolved: there is no middleware `keys`"), "{told}");
+}
+
+/// Its last good form may not be the one that is remembered.
+#[test]
+fn what_is_remembered_of_a_middleware_does_not_stand_in_for_it_while_it_is_blocked() {
+    for reference in ["keys", "keys@etcd"] {
+        let route = format!(
+            "[routes.r]\nmatch = {{}}\nupstream = \"u\"\nmiddlewares = [\"{reference}\"]\n[upstreams.u]\nendpoints = [\"10.0.0.1:80\"]\n"
+        );
+        let mut edits = Edits::new(&route);
+        let told = edits.edit(ProviderId::Etcd, "[middlewares.keys]\napi_key.header = \"x\"\n");
+        assert!(told.contains("route r of file to u: resolved"), "{told}");
+        let state = Arc::make_mut(edits.world.states.get_mut(&ProviderId::Etcd).expect("etcd's"));
+        let documents = Arc::make_mut(state.documents.as_mut().expect("documents"));
+        let item = documents.middlewares.get_mut("keys").expect("a middleware");
+        item.good = None;
+        item.blocked = Some(Blocked { stand_in: None, hides: Vec::new(), text: TextId::of(b"{", None) });
+        let told = edits.told();
+        assert!(
+            told.contains(&format!("route r of file to u: unresolved: there is no middleware `{reference}`")),
+            "{told}"
+        );
+    }
 }
 
 /// What goes first is read last, and does not resolve: the other provider's route was never served in its place.

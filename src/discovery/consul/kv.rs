@@ -115,6 +115,7 @@ impl Question for Keys {
     fn publish(&self, Shown { entries, origin, .. }: Shown<'_, Value>) {
         let mut documents = self.documents.lock().unwrap_or_else(PoisonError::into_inner);
         let stored = entries.iter().map(|(key, Value { bytes, past })| (&**key, Stored { bytes, past: *past }));
+        documents.of_registry(self.publisher.current().disbeliefs());
         let now = documents.update(stored);
         self.publisher.documents_of(now, documents.forms(), origin);
     }

@@ -117,6 +117,7 @@ impl Gathered {
         let Some(ranges) = self.ranges.iter().map(Option::as_ref).collect::<Option<Vec<_>>>() else { return };
         let texts = ranges.iter().flat_map(|range| &range.texts);
         let stored = texts.map(|(key, (bytes, past))| (key.as_str(), Stored { bytes, past: *past }));
+        self.set.of_registry(publisher.current().disbeliefs());
         let mut documents = self.set.update(stored);
         documents.rejected.extend(ranges.iter().flat_map(|range| range.unreadable.iter().cloned()));
         let held = ranges.iter().flat_map(|range| &range.held);

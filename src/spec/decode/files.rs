@@ -74,6 +74,8 @@ struct Known {
     is_complete: bool,
     /// An earlier process knew it, and this one has not looked at it: what is not among its items may have been in it since.
     is_recalled: bool,
+    /// What it said when the earlier process looked last, where that is known.
+    seen: Option<TextId>,
 }
 
 impl FileSet {
@@ -90,7 +92,7 @@ impl FileSet {
     /// As an earlier process left them. The first update says which of their files are still there.
     pub fn remembering(mut self, saved: &SavedForms) -> Self {
         for (path, file) in &saved.files {
-            let mut known = Known::unread(file.is_complete);
+            let mut known = Known { seen: file.seen.clone(), ..Known::unread(file.is_complete) };
             for version in &file.texts {
                 known.recall(path, version, &self.read);
             }
@@ -206,7 +208,8 @@ impl FileSet {
     pub fn forms(&self) -> SavedForms {
         let mut forms = SavedForms::default();
         for (path, known) in &self.files {
-            forms.files.insert(path.clone(), SavedFile { is_complete: known.is_complete, ..SavedFile::default() });
+            let (is_complete, seen) = (known.is_complete, known.text_id());
+            forms.files.insert(path.clone(), SavedFile { is_complete, seen, ..SavedFile::default() });
         }
         for entry in self.last.entries() {
             let item = (entry.kind, entry.name.clone());
@@ -250,8 +253,13 @@ impl Known {
     /// Nothing was read of it yet.
     fn unread(is_complete: bool) -> Self {
         let (attachments, items, lost, rejected) = Default::default();
-        let (bytes, parsed, gone, is_recalled) = (Err(String::new()), false, false, true);
-        Self { bytes, attachments, items, lost, rejected, parsed, gone, is_complete, is_recalled }
+        let (bytes, parsed, gone, is_recalled, seen) = (Err(String::new()), false, false, true, None);
+        Self { bytes, attachments, items, lost, rejected, parsed, gone, is_complete, is_recalled, seen }
+    }
+
+    /// What it says now; nothing where it cannot be read.
+    fn text_id(&self) -> Option<TextId> {
+        self.bytes.as_ref().ok().map(|bytes| TextId::of(bytes, None))
     }
 
     /// `knows_all_files`: one that was not known was not there.
@@ -276,7 +284,8 @@ impl Known {
                 let text = TextId::of(file.bytes.as_deref().unwrap_or_default(), None);
                 let (mut items, rejected) = Items::of(sections, origin.as_ref(), &text, are_new);
                 if let Some(before) = &before {
-                    items.recall(&before.items);
+                    let missed = before.is_recalled && before.seen.as_ref() != Some(&text);
+                    items.recall(&before.items, missed);
                 }
                 let lost = before.map_or_else(Lost::default, |before| {
                     let cut = is_cut(before.bytes.as_deref(), file.bytes.as_deref());
@@ -284,8 +293,8 @@ impl Known {
                 });
                 // What stands in a section that nobody knows, or has no name, may have been an item.
                 let is_complete = was_complete || rejected.is_empty();
-                let (parsed, gone, is_recalled) = (true, false, false);
-                Self { bytes: file.bytes, attachments, items, lost, rejected, parsed, gone, is_complete, is_recalled }
+                let (bytes, parsed, gone, is_recalled, seen) = (file.bytes, true, false, false, None);
+                Self { bytes, attachments, items, lost, rejected, parsed, gone, is_complete, is_recalled, seen }
             }
             Err(rejected) => {
                 let before = before.unwrap_or_else(|| Self::unread(was_complete));
@@ -553,6 +562,20 @@ main.toml:6:5: upstreams.u: expected a table, found a number
             let healed = restarted(&next).update(vec![file("a.toml", GOOD)]);
             assert_eq!([form(&healed, "a"), form(&healed, "b")], ["good", "gone"]);
         }
+        // Where the file asks for more protection than the saved form has, that may have been in it meanwhile.
+        let wider = |upstream: &str| {
+            GOOD.replace("upstream = \"u\"", &format!("upstream = {upstream}\nmiddlewares = [\"keys\"]"))
+        };
+        let missed = restarted(&set).update(vec![file("a.toml", &wider("5"))]);
+        assert_eq!(form(&missed, "a"), "blocked there");
+        let mut seen = restarted(&set);
+        seen.update(vec![file("a.toml", GOOD)]);
+        assert_eq!(form(&seen.update(vec![file("a.toml", &wider("5"))]), "a"), "last good");
+        // What was live stays.
+        assert_eq!(form(&restarted(&seen).update(vec![file("a.toml", &wider("5"))]), "a"), "last good");
+        assert_eq!(form(&restarted(&seen).update(vec![file("a.toml", &wider("6"))]), "a"), "blocked there");
+        seen.update(vec![file("a.toml", &wider("\"u\""))]);
+        assert_eq!(form(&restarted(&seen).update(vec![file("a.toml", &wider("7"))]), "a"), "last good");
         // A file that never could be read is still not known, and neither is one that came meanwhile.
         let mut unknown = FileSet::new();
         unknown.update(vec![file("a.toml", "[routes.a")]);

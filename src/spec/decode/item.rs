@@ -19,7 +19,7 @@ use super::middleware::RawMiddleware;
 use super::parse::{SyntaxError, parse_bytes};
 use super::reader::{Mistake, Reading, read, resembles};
 use super::route::RawRoute;
-use super::scope::{Reference, Report, Scope};
+use super::scope::{Reference, Referent, Report, Scope};
 use super::tree::Node;
 use super::upstream::RawUpstream;
 
@@ -40,6 +40,10 @@ pub trait DecodeItem: PartialEq + Sized {
     fn blocking(&self) -> Option<Self> {
         None
     }
+    /// Whether another text, which names these, asks for more protection than this form has.
+    fn has_less_than(&self, _names: &[Reference]) -> bool {
+        false
+    }
 }
 
 impl DecodeItem for RouteSpec {
@@ -58,6 +62,13 @@ impl DecodeItem for RouteSpec {
 
     fn blocking(&self) -> Option<Self> {
         Some(Self::blocking(self))
+    }
+
+    fn has_less_than(&self, names: &[Reference]) -> bool {
+        names.iter().any(|reference| match &reference.to {
+            Referent::Middleware(named) => self.all_middlewares().all(|own| own != named),
+            Referent::Upstream(_) | Referent::Subset(..) | Referent::Listener(_) | Referent::Provider(_) => false,
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::document::Kind;
+use crate::spec::document::{Kind, TextId};
 use crate::spec::name::Name;
 
 use super::documents::{Past, Stored};
@@ -25,6 +25,9 @@ pub struct SavedForms {
     /// Of routes that services ask for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tags: Option<SavedTags>,
+    /// The registry has been another one since, so that keys may have another past there.
+    #[serde(skip)]
+    pub is_former: bool,
 }
 
 /// What is remembered of routes that services ask for.
@@ -82,6 +85,9 @@ pub struct SavedFile {
     /// Whether all that it defined is among this.
     #[serde(default)]
     pub is_complete: bool,
+    /// What it said last, where it could be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<TextId>,
     /// The texts that its items' last good forms were decoded from.
     #[serde(default)]
     pub texts: Vec<SavedText>,
@@ -136,6 +142,9 @@ pub struct SavedKey {
     /// It provably never had a good form.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_new: bool,
+    /// Its last good form is known no more: it may have had a later one than `good`, unseen.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub outdated: bool,
 }
 
 impl SavedForms {
@@ -164,7 +173,7 @@ impl SavedKey {
 /// Texts hold private keys: they are never shown.
 impl fmt::Debug for SavedForms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { keys, files, tags } = self;
+        let Self { keys, files, tags, .. } = self;
         f.debug_struct("SavedForms").field("keys", &keys.keys()).field("files", files).field("tags", tags).finish()
     }
 }

@@ -369,8 +369,18 @@ impl Gateway {
         self.killed().start_listening().await
     }
 
+    /// As [`Self::restart_unready`], but it ends by SIGTERM, as service managers do it.
+    pub async fn restart_in_order(mut self) -> Self {
+        self.terminate().await;
+        self.ended().start_listening().await
+    }
+
     fn killed(mut self) -> Setup {
         self.process.kill();
+        self.ended()
+    }
+
+    fn ended(mut self) -> Setup {
         // What tests wrote since the start is to stay.
         self.setup.files.clear();
         std::mem::replace(&mut self.setup, Setup::new(""))

@@ -9,6 +9,7 @@ use crate::spec::consumer::ConsumerSpec;
 use crate::spec::decode::format::Format;
 use crate::spec::decode::item::DecodeItem;
 use crate::spec::decode::saved::SavedItem;
+use crate::spec::decode::scope::Reference;
 use crate::spec::decode::sections::{SectionItem, Sections};
 use crate::spec::document::{Blocked, Documents, Item, Kind, TextId};
 use crate::spec::middleware::MiddlewareSpec;
@@ -56,6 +57,10 @@ struct KnownItem<T> {
     said: Result<Arc<T>, Vec<Problem>>,
     /// What blocks its requests where it may have had a good form.
     stand_in: Option<Arc<T>>,
+    /// What it refers to, where it is wrong.
+    names: Vec<Reference>,
+    /// What blocks the requests of its last good form that was seen, where it may have had another one since.
+    outdated: Option<Option<Arc<T>>>,
     /// What its good form was decoded from.
     origin: Option<Arc<Origin>>,
     /// Whether its file had no such item before.
@@ -139,6 +144,8 @@ impl Items {
                 place: path.into(),
                 said: Err(Vec::new()),
                 stand_in: None,
+                names: Vec::new(),
+                outdated: None,
                 origin: None,
                 is_first,
                 text: TextId::of(&[], None),
@@ -155,11 +162,11 @@ impl Items {
     }
 
     /// Takes from what the file said before what is known of items that are wrong now: whether they may have had a good
-    /// form, and where they were asked for.
-    pub(super) fn recall(&mut self, before: &Self) {
+    /// form, and where they were asked for. `missed`: the file may have been edited since, unseen.
+    pub(super) fn recall(&mut self, before: &Self, missed: bool) {
         macro_rules! recall {
             ($kind:ident) => {
-                recall(&mut self.$kind, &before.$kind);
+                recall(&mut self.$kind, &before.$kind, missed);
             };
         }
         each_kind!(recall);
@@ -265,6 +272,8 @@ fn known<T>(
         name: item.name,
         place: item.place.into(),
         origin: origin.filter(|_| item.decoded.item.is_ok()).cloned(),
+        names: item.decoded.references,
+        outdated: None,
         said: item.decoded.item.map(Arc::new),
         stand_in: item.decoded.stand_in.map(Arc::new),
         is_first,
@@ -273,10 +282,15 @@ fn known<T>(
     items.into_iter().map(known).collect()
 }
 
-fn recall<T: DecodeItem>(items: &mut [KnownItem<T>], before: &[KnownItem<T>]) {
+fn recall<T: DecodeItem>(items: &mut [KnownItem<T>], before: &[KnownItem<T>], missed: bool) {
     for item in items.iter_mut().filter(|item| item.said.is_err()) {
         let Some(former) = find(before, &item.name) else { continue };
         item.is_first = former.is_first && former.said.is_err();
+        item.outdated = match &former.said {
+            // What asks for more may be a mistake made in one that was more protected already.
+            Ok(spec) => (missed && spec.has_less_than(&item.names)).then(|| spec.blocking().map(Arc::new)),
+            Err(_) => former.outdated.clone(),
+        };
         if item.stand_in.is_none() {
             item.stand_in = match &former.said {
                 Ok(spec) => spec.blocking().map(Arc::new),
@@ -313,7 +327,7 @@ fn merge<T: DecodeItem>(
     origins: &mut Origins,
 ) {
     for item in items {
-        let KnownItem { name, place, said, stand_in, origin, is_first, text } =
+        let KnownItem { name, place, said, stand_in, outdated, origin, is_first, text, .. } =
             find(instead, &item.name).unwrap_or(item);
         // What never was any good takes a name from nobody.
         let taken = merged.get_mut(name).filter(|winner| winner.good.is_some() || winner.blocked.is_some());
@@ -330,7 +344,7 @@ fn merge<T: DecodeItem>(
             continue;
         }
         let last = last.get(name);
-        let last_good = last.and_then(|item| item.good.clone());
+        let last_good = last.and_then(|item| item.good.clone()).filter(|_| outdated.is_none());
         let (good, problems) = match (said, last_good) {
             // What says the same must not look changed.
             (Ok(spec), Some(last)) if *last == **spec => (Some(last), Vec::new()),
@@ -340,7 +354,7 @@ fn merge<T: DecodeItem>(
         let was_new = last.map_or(*is_first, |last| last.good.is_none() && last.blocked.is_none());
         let blocked = (good.is_none() && !was_new).then(|| Blocked {
             stand_in: stand_in.clone(),
-            hides: Vec::new(),
+            hides: outdated.iter().flatten().cloned().map(Some).collect(),
             text: text.clone(),
         });
         if let Some(origin) = origin {

@@ -136,7 +136,8 @@ impl Run {
             gateway.kill();
             fs::remove_dir_all(gateway.folder().join("state")).unwrap_or_default();
         }
-        let gateway = gateway.restart_unready().await;
+        let gateway =
+            if self.rng.random() { gateway.restart_in_order().await } else { gateway.restart_unready().await };
         self.gateways.insert(which, loaded(gateway));
     }
 
