@@ -114,6 +114,13 @@ struct Wipe {
     settles: Option<Instant>,
 }
 
+impl Wipe {
+    /// Of a registry that is empty, as far as is known, and of which nothing is known to be lost.
+    fn new(why: Arc<str>) -> Self {
+        Self { why, ends: None, unseen: BTreeMap::new(), told: false, settles: None }
+    }
+}
+
 impl Registry {
     fn of(provider: ProviderId) -> Option<Self> {
         match provider {
@@ -149,7 +156,12 @@ impl Guard {
         now: Instant,
     ) -> Self {
         let damping = damping.then(Damping::default);
-        let (states, served, pools, wipes) = Default::default();
+        let (states, served, pools) = Default::default();
+        // What an earlier process held is held on.
+        let wipe = |why: &Arc<str>| Wipe::new(Arc::clone(why));
+        let disbelieved =
+            saved.iter().filter_map(|(id, saved)| Some((Registry::of(*id)?, saved.disbelieved.as_ref()?)));
+        let wipes = disbelieved.map(|(registry, why)| (registry, wipe(why))).collect();
         let (failed, optional) = Default::default();
         let saved_at = now + SAVED_AFTER;
         let (doubted, beside, released, releases) = Default::default();
@@ -452,8 +464,7 @@ impl Guard {
         let pools = self.pools.iter().filter(|(key, _)| of_registry(key));
         let filled = filled && pools.clone().any(|(_, pool)| pool.now.size() > 0);
         let ends = self.wipe_hold.filter(|_| filled).map(|hold| now + hold);
-        let new = Wipe { why, ends, unseen: BTreeMap::new(), told: false, settles: None };
-        let wipe = self.wipes.entry(registry).or_insert(new);
+        let wipe = self.wipes.entry(registry).or_insert_with(|| Wipe { ends, ..Wipe::new(why) });
         // Its watches notice one after the other; those that list nothing would never start the clock again.
         wipe.ends = ends.or(wipe.ends.and(self.wipe_hold).map(|hold| now + hold));
         for (key, pool) in pools {

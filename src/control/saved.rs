@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::content::{Content, Part};
 use super::overlay::Overlay;
-use crate::discovery::state::{Origin, ProviderState};
+use crate::discovery::state::{Origin, ProviderState, SourceState};
 use crate::spec::decode::SavedForms;
 use crate::spec::decode::resolved::ResolvedForms;
 use crate::spec::document::Documents;
@@ -75,6 +75,8 @@ pub struct SavedState {
     pub(super) resolved: Arc<ResolvedForms>,
     /// By the source's text.
     pub(super) sources: BTreeMap<String, (Arc<[EndpointSpec]>, SystemTime)>,
+    /// Why its registry was not believed, and what it had lost was held.
+    pub(super) disbelieved: Option<Arc<str>>,
 }
 
 impl SavedState {
@@ -154,11 +156,14 @@ struct Page {
     forms: Option<Arc<SavedForms>>,
     /// The last forms that resolved, where they are others.
     resolved: Arc<ResolvedForms>,
+    /// Why the registry is not believed, and something of this is held.
+    disbelieved: Option<Arc<str>>,
 }
 
 impl Page {
     fn reads_alike(&self, other: &Self) -> bool {
-        self.sources == other.sources && self.forms == other.forms && self.resolved == other.resolved
+        let same_contents = self.sources == other.sources && self.forms == other.forms;
+        same_contents && self.resolved == other.resolved && self.disbelieved == other.disbelieved
     }
 }
 
@@ -378,6 +383,9 @@ impl Book {
             if let Some(forms) = forms {
                 page.forms = Some(Arc::clone(forms));
             }
+            if state.kept.why.is_some() || has_answered(state) {
+                page.disbelieved.clone_from(&state.kept.why);
+            }
             // Before all was read nobody knows what resolves.
             if now.settled && state.documents.is_some() {
                 let resolved = now.resolved.get(id).cloned().unwrap_or_default();
@@ -387,6 +395,13 @@ impl Book {
             }
         }
     }
+}
+
+/// Whether the registry has said something of all that is served of it.
+fn has_answered(state: &ProviderState) -> bool {
+    let is_read = state.documents.is_some() || !state.sources.is_empty();
+    let is_saved = |source: &SourceState| matches!(source.origin, Origin::Saved(_));
+    is_read && state.kept.saved_documents.is_none() && !state.sources.values().any(is_saved)
 }
 
 /// What the documents of a state were made of, where its registry shows them now.

@@ -160,6 +160,29 @@ fn what_other_servers_do_not_list_is_held_and_what_they_list_flows() {
 }
 
 #[test]
+fn what_an_earlier_process_held_is_held_on() {
+    let mut world = World::new();
+    world.source(&consul("a"), &lines(0, 2));
+    let known = (Arc::clone(&world.states[&ProviderId::Consul].sources[&consul("a")].endpoints), std::time::UNIX_EPOCH);
+    let (sources, why) = ([(consul("a").to_string(), known)].into(), Some("its counter went back".into()));
+    let saved = SavedState { sources, disbelieved: why, ..SavedState::default() };
+    let restarted = || Told::with([(ProviderId::Consul, saved.clone())].into());
+    let mut told = restarted();
+    told.shows("a", "");
+    assert_eq!(told.served("a"), "[0.1] [0.2]");
+    assert_eq!(told.holds(ProviderId::Consul).len(), 1);
+    told.shows("a", "10.0.0.1:80");
+    assert_eq!(told.served("a"), "0.1 [0.2]");
+    told.passes(HOLD);
+    assert_eq!(told.served("a"), "0.1", "it has its time");
+    // Filled meanwhile, it is believed.
+    let mut told = restarted();
+    told.shows("a", &lines(0, 2));
+    told.shows("a", "10.0.0.1:80");
+    assert_eq!(told.served("a"), "0.1");
+}
+
+#[test]
 fn a_registry_that_fills_again_ends_its_holds() {
     let mut told = Told::fleet(&["a"], 2);
     told.goes_back();

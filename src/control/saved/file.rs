@@ -30,6 +30,9 @@ pub(super) struct StateFile {
     /// The last forms that resolved, where they are others; earlier versions did not save them.
     #[serde(default, skip_serializing_if = "ResolvedForms::is_empty")]
     resolved: ResolvedForms,
+    /// Why the registry was not believed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    disbelieved: Option<Arc<str>>,
     /// Good texts by key, as earlier versions wrote them.
     #[serde(default, skip_serializing)]
     documents: Option<BTreeMap<String, Arc<str>>>,
@@ -77,6 +80,7 @@ impl StateFile {
             sources: sources.map(|(name, all)| (name.clone(), all.iter().map(endpoint).collect())).collect(),
             forms: page.forms.as_deref().cloned(),
             resolved: ResolvedForms::clone(&page.resolved),
+            disbelieved: page.disbelieved.clone(),
             documents: None,
         }
     }
@@ -106,8 +110,10 @@ impl StateFile {
         }
         state.resolved = Arc::new(self.resolved);
         page.resolved = Arc::clone(&state.resolved);
+        (state.disbelieved, page.disbelieved) = (self.disbelieved.clone(), self.disbelieved);
         let old = self.documents.map(SavedForms::of_good_keys);
-        if let Some(forms) = self.forms.or(old) {
+        if let Some(mut forms) = self.forms.or(old) {
+            forms.is_former = state.disbelieved.is_some();
             if let Some((watch, prefix)) = &identity.documents {
                 let mut set = DocumentSet::new(identity.id, prefix.clone()).remembering(&forms);
                 state.documents = Some((Arc::new(set.remembered(&forms)), at(watch)));

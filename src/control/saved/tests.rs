@@ -105,6 +105,42 @@ fn what_was_noted_comes_back() {
     assert_eq!(counts(&store), [0; 4]);
 }
 
+/// What is held goes on being held in the next process, which learns of the loss from nobody else.
+#[test]
+fn why_a_registry_was_not_believed_comes_back_until_it_has_answered_otherwise() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut book, at) = book();
+    let why: Option<Arc<str>> = Some("its counter went back".into());
+    let mut world = World::new();
+    world.source_of(&consul("web"), "10.0.0.1:80", Origin::Held, &[]);
+    let held = |world: &mut World, why: &Option<Arc<str>>| {
+        let state = world.states.get_mut(&ProviderId::Consul).expect("Consul's");
+        Arc::make_mut(state).kept.why.clone_from(why);
+    };
+    held(&mut world, &why);
+    note(&mut book, &world, &["web"]);
+    let (store, _) = open(folder.path(), "here");
+    save(&store, &book, at);
+    drop(store);
+    let (_store, loaded) = open(folder.path(), "here");
+    assert_eq!(loaded.states[&ProviderId::Consul].disbelieved, why);
+    assert_eq!(loaded.states[&ProviderId::ConsulKv].disbelieved, None);
+    // Until it has answered nobody knows better.
+    let mut book = loaded.book;
+    for unanswered in [World::new(), {
+        let mut world = World::new();
+        world.source_of(&consul("web"), "10.0.0.1:80", Origin::Saved(at), &[]);
+        world
+    }] {
+        note(&mut book, &unanswered, &["web"]);
+        assert_eq!(book.providers[&ProviderId::Consul].disbelieved, why);
+    }
+    world.source(&consul("web"), "10.0.0.1:80");
+    held(&mut world, &None);
+    note(&mut book, &world, &["web"]);
+    assert_eq!(book.providers[&ProviderId::Consul].disbelieved, None);
+}
+
 #[test]
 fn good_texts_that_an_earlier_version_saved_are_read() {
     let folder = tempfile::tempdir().expect("a folder");

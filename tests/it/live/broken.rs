@@ -15,6 +15,7 @@ use crate::support::origin::Origin;
 use crate::support::wait;
 
 mod files;
+mod imports;
 mod random;
 
 /// Who defines the protected route.

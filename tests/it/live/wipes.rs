@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use super::{SOON, config, live, provider, takes};
+use super::{SOON, config, live, provider, saved::saves, takes};
 use crate::operator::run;
 use crate::support::client::Request;
 use crate::support::consul::{Consul, Service};
@@ -395,4 +395,74 @@ async fn a_restored_consul_takes_away_in_time_what_it_does_not_know() {
     shows(&patient, "web", &[(&a, "healthy")]).await;
     load.more(50).await;
     load.stop().await.assert_all_ok();
+}
+
+/// What is held stays held, however a gateway ends, and however often.
+#[tokio::test]
+async fn what_a_wiped_consul_lost_is_held_over_restarts() {
+    let Some(mut consul) = Consul::start().await else { return };
+    let a = Origin::start("a").await;
+    let service = Service::new("web", "a", a.address());
+    let route = r#"{"match":{"path":"/kv"},"upstream":"web"}"#;
+    consul.register(&service).await;
+    consul.kv_put("fleetgate/routes/of-kv", route).await;
+    let discovery = format!("discovery.consul.address = \"{}\"\nupstreams.web.consul.service = \"web\"", consul.url());
+    let mut gateway = before(&discovery).await;
+    gateway.until_status("/kv", 200).await;
+    saves(&gateway, "consul-kv.json", &["/kv"]).await;
+    saves(&gateway, "consul.json", &[&a.address().to_string()]).await;
+    consul.kill();
+    consul.start_empty().await;
+    for restart in 0..4 {
+        shows(&gateway, "web", &[(&a, "held")]).await;
+        holds(&gateway, "consul-kv", &["routes.of-kv is held"]).await;
+        for path in ["/file", "/kv"] {
+            assert_eq!(gateway.get(path).await.status, 200, "{path}, after {restart} restarts");
+        }
+        gateway = if restart == 2 { gateway.restart_unready().await } else { gateway.restart_in_order().await };
+        gateway.wait_ready().await;
+    }
+    // Filled again, it is believed.
+    shows(&gateway, "web", &[(&a, "held")]).await;
+    consul.register(&service).await;
+    consul.kv_put("fleetgate/routes/of-kv", route).await;
+    shows(&gateway, "web", &[(&a, "healthy")]).await;
+    holds(&gateway, "consul-kv", &[]).await;
+    consul.deregister("a").await;
+    gateway.until_status("/file", 503).await;
+    let gateway = gateway.restart_in_order().await;
+    gateway.until_status("/kv", 503).await;
+}
+
+#[tokio::test]
+async fn what_a_wiped_etcd_lost_is_held_over_restarts() {
+    let Some(mut etcd) = Etcd::start().await else { return };
+    let a = Origin::start("a").await;
+    let route = r#"{"match":{"path":"/etcd"},"upstream":"web"}"#;
+    let fill = async |etcd: &Etcd| {
+        etcd.put("/fleetgate/endpoints/web/a", &a.address().to_string()).await;
+        etcd.put("/fleetgate/routes/of-etcd", route).await;
+    };
+    fill(&etcd).await;
+    let discovery = format!("discovery.etcd.endpoints = [\"{}\"]\nupstreams.web.etcd = {{}}", etcd.url());
+    let mut gateway = before(&discovery).await;
+    gateway.until_status("/etcd", 200).await;
+    saves(&gateway, "etcd.json", &["routes/of-etcd", &a.address().to_string()]).await;
+    etcd.kill();
+    etcd.start_empty().await;
+    for restart in 0..4 {
+        shows(&gateway, "web", &[(&a, "held")]).await;
+        holds(&gateway, "etcd", &["routes.of-etcd is held"]).await;
+        for path in ["/file", "/etcd"] {
+            assert_eq!(gateway.get(path).await.status, 200, "{path}, after {restart} restarts");
+        }
+        gateway = if restart == 2 { gateway.restart_unready().await } else { gateway.restart_in_order().await };
+        gateway.wait_ready().await;
+    }
+    shows(&gateway, "web", &[(&a, "held")]).await;
+    fill(&etcd).await;
+    shows(&gateway, "web", &[(&a, "healthy")]).await;
+    holds(&gateway, "etcd", &[]).await;
+    etcd.delete("/fleetgate/endpoints/web/a").await;
+    gateway.until_status("/file", 503).await;
 }
