@@ -28,8 +28,9 @@ impl World {
     /// Consul (without tags) and etcd are on; nothing was read.
     pub(super) fn new() -> Self {
         let precedence = vec![ProviderId::File, ProviderId::Etcd, ProviderId::ConsulKv];
-        let rules =
-            Rules { precedence, etcd_prefix: Some("/fleetgate/".to_owned()), consul: true, listeners: BTreeMap::new() };
+        let listener_names = ["web", "inside"].map(|name| name.parse().expect("a name")).into();
+        let (etcd_prefix, listeners) = (Some("/fleetgate/".to_owned()), BTreeMap::new());
+        let rules = Rules { precedence, etcd_prefix, consul: true, listeners, listener_names };
         let on = ProviderId::ALL.into_iter().filter(|id| *id != ProviderId::ConsulTags);
         let states = on.map(|id| (id, Arc::default())).collect();
         Self { documents: BTreeMap::new(), states, rules, overlay: Arc::default() }

@@ -10,7 +10,7 @@ use super::blocked::{self, BlockedPart};
 use super::claims::{Claimant, Claims, Instances, Seniority};
 use super::holds;
 use super::overlay::Overlay;
-use super::resolution::{Forms, Present, ResolvedRoute};
+use super::resolution::{Forms, Present, ResolvedRoute, widened};
 use crate::discovery::state::{Origin, ProviderState};
 use crate::snapshot::certificate::Certificate;
 use crate::snapshot::consumer::Consumer;
@@ -42,6 +42,8 @@ pub struct Rules {
     pub consul: bool,
     /// The middlewares of listeners that have some.
     pub listeners: BTreeMap<Name, Vec<ItemRef>>,
+    /// The names of all listeners.
+    pub listener_names: BTreeSet<Name>,
 }
 
 impl Rules {
@@ -54,6 +56,7 @@ impl Rules {
             etcd_prefix: discovery.etcd.as_ref().map(|etcd| etcd.prefix.clone()),
             consul: discovery.consul.is_some(),
             listeners: listeners.map(|(name, listener)| (name.clone(), listener.middlewares.clone())).collect(),
+            listener_names: settings.listeners.keys().cloned().collect(),
         }
     }
 }
@@ -160,13 +163,14 @@ pub(super) fn merge(
     merged.listeners.clone_from(&rules.listeners);
     for route in resolved.routes {
         let seniority = seniority(&route.name, route.provider, &present.documents);
-        let ResolvedRoute { name, provider, spec, state } = route;
+        let ResolvedRoute { name, provider, spec, state, blocks } = route;
+        if let Some(spec) = blocks {
+            merged.add_blocking(name.clone(), provider, spec, &present);
+        }
         merged.routes.push(MergedRoute { name, provider, spec, state, seniority });
     }
     for (name, provider, spec) in blocked::hidden(&present.documents, overlay) {
-        let seniority = seniority(&name, provider, &present.documents);
-        let state = RouteState::Unresolved(spec.registered.broken.clone());
-        merged.routes.push(MergedRoute { name, provider, spec, state, seniority });
+        merged.add_blocking(name, provider, widened(spec, &rules.listener_names), &present);
     }
     merged.claims = Claims::of(&merged.claimants());
     merged.settle_claims();
@@ -263,6 +267,13 @@ fn seniority(name: &Name, provider: ProviderId, documents: &[(ProviderId, &Docum
 }
 
 impl Merged {
+    /// Adds what answers 503 in place of a route.
+    fn add_blocking(&mut self, name: Name, provider: ProviderId, spec: Arc<RouteSpec>, present: &Present<'_>) {
+        let seniority = seniority(&name, provider, &present.documents);
+        let state = RouteState::Unresolved(spec.registered.broken.clone());
+        self.routes.push(MergedRoute { name, provider, spec, state, seniority });
+    }
+
     fn claimants(&self) -> Vec<Claimant<'_>> {
         let routes = self.routes.iter();
         let claimants = routes.map(|MergedRoute { name, provider, spec, seniority, .. }| Claimant {

@@ -23,10 +23,12 @@ use crate::spec::route::RouteSpec;
 use crate::spec::upstream::{UpstreamSource, UpstreamSpec};
 
 mod library;
+mod listening;
 mod recall;
 mod route_form;
 
 use library::{Form, Id, Library, Table};
+pub(super) use listening::widened;
 pub(super) use recall::recall;
 use route_form::RouteForm;
 
@@ -34,6 +36,8 @@ const KEPT: &str = "the last form that resolved stays in use";
 const UNRESOLVED: &str = "every request gets 503 (NC) until it resolves";
 const UNPROTECTED: &str =
     "every request gets 503 (NC) until it resolves: a middleware that the last form did not have may protect the route";
+const ELSEWHERE: &str =
+    "requests of all listeners that it does not name get 503 (NC) where it matches, until it resolves";
 const WITHOUT_FALLBACK: &str = "requests that its breaker refuses get 503";
 
 /// What all providers define now, and who won each name.
@@ -102,12 +106,16 @@ pub(super) struct ResolvedRoute {
     pub(super) provider: ProviderId,
     pub(super) spec: Arc<RouteSpec>,
     pub(super) state: RouteState,
+    /// What answers 503 in its place on listeners that may have been meant.
+    pub(super) blocks: Option<Arc<RouteSpec>>,
 }
 
 /// Present and remembered items, to look references up in.
 struct Tables<'p> {
     upstreams: Table<'p, UpstreamSpec>,
     middlewares: Table<'p, MiddlewareSpec>,
+    /// The names of all listeners.
+    listeners: &'p BTreeSet<Name>,
 }
 
 /// What a reference may find.
@@ -152,7 +160,7 @@ impl Forms {
         let middlewares = Table::new(&present.middlewares, present, &self.middlewares);
         let middlewares =
             middlewares.settle(|_, spec| middleware_faults(&upstreams, spec), &mut faults, Kind::Middleware);
-        let tables = Tables { upstreams, middlewares };
+        let tables = Tables { upstreams, middlewares, listeners: &rules.listener_names };
 
         let (mut resolved, mut served) = (Resolved::default(), Needs::default());
         let (mut routes, mut formers) = (BTreeMap::new(), BTreeMap::new());
@@ -220,7 +228,7 @@ impl Forms {
         for name in &listeners {
             tables.need_list(&rules.listeners[name], &mut remembered);
         }
-        let Tables { upstreams, middlewares } = tables;
+        let Tables { upstreams, middlewares, .. } = tables;
         for (id, subsets) in &served.upstreams {
             remembered.upstreams.entry(id.clone()).or_default().extend(subsets.iter().cloned());
         }
@@ -265,6 +273,7 @@ impl Tables<'_> {
             provider,
             spec: Arc::clone(spec),
             state,
+            blocks: None,
         };
         let faults = self.route_faults(spec, Scope::Present);
         let refused = &spec.registered.broken;
@@ -286,17 +295,26 @@ impl Tables<'_> {
             ),
             effect: effect.into(),
         };
+        // All that is wrong may be where it is served.
+        let lacks_listeners_only =
+            refused.is_empty() && listening::faults(spec, self.listeners).count() == faults.len();
+        let split = || listening::split(spec, self.listeners).filter(|_| lacks_listeners_only);
         match keeps {
             Some(last) => {
                 let state = RouteState::Kept(faults.clone());
                 (route(last.provider, &last.spec, state), Some(diagnostic(DiagnosticKind::Kept, KEPT)))
+            }
+            None if let Some((served, blocked)) = split() => {
+                let blocks = blocked.map(Arc::new);
+                let route = ResolvedRoute { blocks, ..route(provider, &Arc::new(served), RouteState::Resolved) };
+                (route, Some(diagnostic(DiagnosticKind::Unresolved, ELSEWHERE)))
             }
             None => {
                 let effect = if unprotected { UNPROTECTED } else { UNRESOLVED };
                 // What a registration may not have is told with the registration.
                 let told = (!faults.is_empty()).then(|| diagnostic(DiagnosticKind::Unresolved, effect));
                 let reasons = refused.iter().chain(&faults).cloned().collect();
-                (route(provider, spec, RouteState::Unresolved(reasons)), told)
+                (route(provider, &widened(Arc::clone(spec), self.listeners), RouteState::Unresolved(reasons)), told)
             }
         }
     }
@@ -338,6 +356,7 @@ impl Tables<'_> {
             }
             faults.extend(unfit(&middlewares, &of_route, &target.label()));
         }
+        faults.extend(listening::faults(spec, self.listeners));
         faults
     }
 

@@ -255,6 +255,46 @@ fn another_providers_middleware_does_not_stand_in_for_one_that_is_blocked() {
     assert!(told.contains("route r of file to u: unresolved: there is no middleware `keys`"), "{told}");
 }
 
+#[test]
+fn a_wrong_name_of_a_listener_opens_its_route_on_no_other_one() {
+    let route = |listeners: &str| {
+        format!(
+            "[routes.r]\nmatch = {{ path = \"/r\" }}\nlisteners = {listeners}\nupstream = \"u\"\n[upstreams.u]\nendpoints = [\"10.0.0.1:80\"]\n"
+        )
+    };
+    let served = |edits: &mut Edits, listeners: &str| {
+        edits.file(&route(listeners));
+        let told = |route: &super::super::merge::MergedRoute| {
+            let names: Vec<&str> = route.spec.listeners.iter().map(|name| name.as_str()).collect();
+            format!("{} {}", names.join(","), if route.state.is_served() { "200" } else { "503" })
+        };
+        edits.merger.merged().routes.iter().map(told).collect::<Vec<_>>().join("; ")
+    };
+    let mut edits = Edits::new("");
+    assert_eq!(served(&mut edits, "[\"wbe\"]"), " 503", "one of them is meant");
+    assert!(edits.diagnostics().contains("there is no listener `wbe`: correct the name"), "{}", edits.diagnostics());
+    assert_eq!(served(&mut edits, "[\"web\"]"), "web 200");
+    for wrong in ["[\"wbe\"]", "[\"web\", \"isnide\"]"] {
+        assert_eq!(served(&mut edits, wrong), "web 200", "the last form stays: {wrong}");
+        assert!(edits.diagnostics().starts_with("kept file: "), "{}", edits.diagnostics());
+    }
+    assert_eq!(served(&mut Edits::new(""), "[\"web\", \"isnide\"]"), "inside 503; web 200");
+    assert_eq!(served(&mut Edits::new(""), "[\"web\", \"inside\", \"x\"]"), "inside,web 200");
+    // Nor does what stands in for a text that is wrong itself.
+    edits = Edits::new("");
+    let broken = route("[\"wbe\"]").replace("upstream = ", "timout = 5\nupstream = ");
+    let set = &mut crate::spec::decode::DocumentSet::new(ProviderId::Etcd, "/");
+    let text = broken.replace("[routes.r]\n", "").replace("[upstreams.u]\nendpoints = [\"10.0.0.1:80\"]\n", "");
+    let stored = crate::spec::decode::Stored { bytes: text.as_bytes(), past: Default::default() };
+    let documents = Arc::new(set.update([("/routes/r", stored)]));
+    assert!(documents.routes["r"].blocked.as_ref().is_some_and(|blocked| blocked.stand_in.is_some()), "{documents:?}");
+    Arc::make_mut(edits.world.states.get_mut(&ProviderId::Etcd).expect("etcd's")).documents = Some(documents);
+    edits.told();
+    assert!(
+        edits.merger.merged().routes.iter().all(|route| route.spec.listeners.is_empty() && !route.state.is_served())
+    );
+}
+
 /// Its last good form may not be the one that is remembered.
 #[test]
 fn what_is_remembered_of_a_middleware_does_not_stand_in_for_it_while_it_is_blocked() {

@@ -16,6 +16,7 @@ use crate::support::wait;
 
 mod files;
 mod imports;
+mod listeners;
 mod random;
 
 /// Who defines the protected route.
