@@ -40,7 +40,7 @@ pub enum LogError {
 pub fn init(settings: &Telemetry, outputs: &Outputs) -> Result<(), LogError> {
     let colour = settings.log_format == LogFormat::Text && io::stderr().is_terminal();
     let stream = outputs.stderr();
-    subscriber(settings, move || stream.clone(), colour)?.try_init().map_err(|_| LogError::Set)
+    subscriber(settings, move || OneLine(stream.clone()), colour)?.try_init().map_err(|_| LogError::Set)
 }
 
 /// Tells panics from now on in our own log. What the standard library does instead waits for the reader of standard
@@ -63,6 +63,34 @@ pub fn tell_panics(outputs: &Outputs) {
             let _ = writeln!(stream.clone(), "fleetgate: thread `{thread}` panicked at {place}: {message}{trace}");
         }
     }));
+}
+
+/// A writer of events, each of which stays one line: what registries and files say may hold line breaks, and would
+/// otherwise write lines of its own.
+struct OneLine<W>(W);
+
+impl<W: io::Write> io::Write for OneLine<W> {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let (line, end) = event.strip_suffix(b"\n").map_or((event, &b""[..]), |line| (line, b"\n"));
+        if !line.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
+            return self.0.write(event);
+        }
+        let mut whole = Vec::with_capacity(event.len() + 16);
+        for byte in line {
+            match byte {
+                b'\n' => whole.extend_from_slice(b"\\n"),
+                b'\r' => whole.extend_from_slice(b"\\r"),
+                byte => whole.push(*byte),
+            }
+        }
+        whole.extend_from_slice(end);
+        self.0.write_all(&whole)?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Checks a filter.
@@ -122,10 +150,12 @@ mod tests {
             log_format,
             events: None,
         };
-        let subscriber = subscriber(&settings, move || writer.clone(), false).expect("a subscriber");
+        let subscriber = subscriber(&settings, move || OneLine(writer.clone()), false).expect("a subscriber");
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(upstream = "users", "hello");
             tracing::debug!("detail");
+            let hostile = "a\r\n2026-11-30T00:00:00Z ERROR forged";
+            tracing::error!(hostile, "from outside: {hostile}");
         });
         let text = lines.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         String::from_utf8(text).expect("UTF-8")
@@ -140,8 +170,18 @@ mod tests {
     }
 
     #[test]
+    fn nothing_that_is_told_makes_a_line_of_its_own() {
+        let text = logged("error", LogFormat::Text);
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.contains("from outside: a\\r\\n2026-11-30"), "{text}");
+        assert_eq!(logged("error", LogFormat::Json).lines().count(), 1);
+    }
+
+    #[test]
     fn json_lines_are_json() {
-        let value: serde_json::Value = serde_json::from_str(&logged("info", LogFormat::Json)).expect("one line");
+        let text = logged("info", LogFormat::Json);
+        let first = text.lines().next().expect("a line");
+        let value: serde_json::Value = serde_json::from_str(first).expect("JSON");
         assert_eq!((value["level"].as_str(), value["message"].as_str()), (Some("INFO"), Some("hello")));
         assert_eq!(value["upstream"], "users");
     }
