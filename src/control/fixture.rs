@@ -38,7 +38,13 @@ impl World {
 
     /// A provider's documents, in the form of one TOML file.
     pub(super) fn documents(&mut self, provider: ProviderId, text: &str) {
-        let file = FileText { path: provider.to_string(), format: Format::Toml, main: false, bytes: Ok(text.into()) };
+        let file = FileText {
+            path: provider.to_string(),
+            format: Format::Toml,
+            main: false,
+            bytes: Ok(text.into()),
+            writing: None,
+        };
         let set = self.documents.entry(provider).or_default();
         let (documents, forms) = (set.update(vec![file]), set.forms());
         let state = self.state(provider);

@@ -140,7 +140,7 @@ impl Store {
         let file = |(number, items): (usize, &BTreeMap<usize, String>)| {
             let sections = ["routes", "middlewares", "upstreams"].map(|kind| section(items, kind)).join(",");
             let bytes = Ok(format!("{{{sections}}}").into());
-            FileText { path: format!("{number}.json"), format: Format::Json, main: false, bytes }
+            FileText { path: format!("{number}.json"), format: Format::Json, main: false, bytes, writing: None }
         };
         self.files.iter().enumerate().map(file).collect()
     }

@@ -27,6 +27,8 @@ const MAX_WAIT: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(super) struct Doubt {
     files: BTreeMap<String, BTreeMap<ItemKey, Suspect>>,
+    /// The main file, while the gateway would not start with it.
+    unfit: Option<String>,
 }
 
 /// A lost item that stays for now.
@@ -58,6 +60,8 @@ enum Cause {
     Absent(Arc<str>),
     /// Something in its file belongs to no item.
     Misplaced,
+    /// The gateway would not start with its file.
+    Unfit,
 }
 
 impl Cause {
@@ -66,7 +70,7 @@ impl Cause {
             Self::Few => Some(MOVE_WAIT),
             Self::Deleted => Some(DELETION_WAIT),
             Self::Most | Self::Returned => Some(REWRITE_WAIT),
-            Self::Elsewhere(_) | Self::Absent(_) | Self::Misplaced => None,
+            Self::Elsewhere(_) | Self::Absent(_) | Self::Misplaced | Self::Unfit => None,
         }
     }
 
@@ -74,7 +78,8 @@ impl Cause {
     fn is_told(&self) -> bool {
         match self {
             Self::Few | Self::Deleted => false,
-            Self::Most | Self::Returned | Self::Elsewhere(_) | Self::Absent(_) | Self::Misplaced => true,
+            Self::Most | Self::Returned => true,
+            Self::Elsewhere(_) | Self::Absent(_) | Self::Misplaced | Self::Unfit => true,
         }
     }
 }
@@ -89,6 +94,7 @@ impl fmt::Display for Cause {
             Self::Elsewhere(file) => write!(f, "not all of {file} can be read, and it may define them: they stay until that is right or the file is gone"),
             Self::Absent(why) => write!(f, "{why}: they stay until it is back"),
             Self::Misplaced => f.write_str("something in the file belongs to no item, and may be what they were meant to be: they stay until that is right"),
+            Self::Unfit => f.write_str("the gateway would not start with the file as it is: they stay until that is right"),
         }
     }
 }
@@ -117,6 +123,11 @@ impl Suspect {
 }
 
 impl Doubt {
+    /// Notes the file that the gateway would not start with, if it is so now.
+    pub(super) fn note_unfit(&mut self, file: Option<&str>) {
+        self.unfit = file.map(str::to_owned);
+    }
+
     /// Which of the lost items stay. `absent` says of files that are gone why that is suspect, where it is; `replaced`
     /// are files that were exchanged as a whole, so that a text which ends early is meant so; `arrived`: files came
     /// that were not there at the last look.
@@ -133,7 +144,11 @@ impl Doubt {
         for loss in losses {
             let mut known = before.remove(&loss.file).unwrap_or_default();
             let cut = loss.cut && !replaced.contains(&loss.file);
-            let cause = cause(loss, cut, absent);
+            let cause = match cause(loss, cut, absent) {
+                cause @ (Cause::Absent(_) | Cause::Misplaced) => cause,
+                _ if self.unfit.as_ref() == Some(&loss.file) => Cause::Unfit,
+                cause => cause,
+            };
             // What the file lost while most of it is in doubt is so by the same edit.
             let of_parts = if cut || cause == Cause::Most || known.values().any(|it| it.cause == Cause::Most) {
                 Some(Cause::Most)

@@ -238,7 +238,10 @@ impl Shelf {
             // What cannot be read is of no format.
             let of_no_name = main || content.is_err() && self.scan.is_literal(&path);
             match format_of(&path).or(of_no_name.then_some(Format::Toml)) {
-                Some(format) => files.push(FileText { path: place, format, main, bytes: content }),
+                Some(format) => {
+                    let writing = look.writings.get(&path).cloned();
+                    files.push(FileText { path: place, format, main, bytes: content, writing });
+                }
                 None => problems.push(Problem::new(place, "", "its name must end in .toml, .yaml, .yml or .json")),
             }
         }
@@ -248,6 +251,7 @@ impl Shelf {
         let absent = look.absent.iter().map(|(path, why)| (shown(path), Arc::clone(why))).collect();
         let replaced = look.replaced.iter().map(shown).collect();
         let doubt = &mut self.doubt;
+        doubt.note_unfit(of_main.as_deref().filter(|_| !self.changes.invalid.is_empty()));
         let judge = |losses: &[Loss]| doubt.judge(losses, &absent, &replaced, look.arrived, now);
         let mut documents = self.set.update_beside(files, &look.unlisted, judge);
         let mut holds = self.doubt.holds();

@@ -98,6 +98,8 @@ pub(super) struct Scan {
 pub(super) struct Look {
     /// What the files say that are there, or may be.
     pub(super) files: BTreeMap<PathBuf, Content>,
+    /// What tells each writing of them from the next one.
+    pub(super) writings: BTreeMap<PathBuf, String>,
     /// Why it is suspect that a file is not there, where it is.
     pub(super) absent: BTreeMap<PathBuf, Arc<str>>,
     /// Files that were exchanged for others since the last look, not written to.
@@ -213,6 +215,8 @@ impl Scan {
         look.changed |= look.problems != self.problems;
         self.problems.clone_from(&look.problems);
         look.files = seen.iter().map(|(path, seen)| (path.clone(), seen.content.clone())).collect();
+        let writing = |(path, seen): (&PathBuf, &Seen)| Some((path.clone(), format!("{:?}", seen.print?)));
+        look.writings = seen.iter().filter_map(writing).collect();
         self.seen = seen;
         look
     }

@@ -293,8 +293,13 @@ mod tests {
                             [upstreams.ca]\nendpoints = [\"h:80\"]\ntls.ca = \"absent.pem\"\n";
         let mut set = FileSet::new();
         let bytes = Ok(FILE.into());
-        let documents =
-            set.update(vec![FileText { path: "d/a.toml".into(), format: Format::Toml, main: false, bytes }]);
+        let documents = set.update(vec![FileText {
+            path: "d/a.toml".into(),
+            format: Format::Toml,
+            main: false,
+            bytes,
+            writing: None,
+        }]);
         let saved = set.forms();
         assert_eq!(saved.decode_files(&unread).upstreams.keys().map(Name::as_str).collect::<Vec<_>>(), ["u"]);
         let texts = saved.texts();

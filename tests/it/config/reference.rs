@@ -33,7 +33,8 @@ fn the_examples_in_three_formats_say_the_same() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples/canary").with_extension(extension);
         let bytes = Ok(fs::read(path).unwrap());
         let format = Format::of_extension(extension).unwrap();
-        let documents = FileSet::new().update(vec![FileText { path: "x".into(), format, main: true, bytes }]);
+        let documents =
+            FileSet::new().update(vec![FileText { path: "x".into(), format, main: true, bytes, writing: None }]);
         let routes = documents.routes.into_iter().map(|(name, item)| (name, item.good.unwrap()));
         let upstreams = documents.upstreams.into_iter().map(|(name, item)| (name, item.good.unwrap()));
         (routes.collect::<Vec<_>>(), upstreams.collect::<Vec<_>>())

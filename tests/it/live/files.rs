@@ -288,6 +288,28 @@ async fn what_is_held_goes_when_an_operator_accepts_it() {
     }
 }
 
+/// A full disk or a tool that fails leaves nothing of it; the gateway would not start with that.
+#[tokio::test]
+async fn a_main_file_that_is_emptied_loses_no_route() {
+    let origin = Origin::start("app").await;
+    let gateway = start(&origin).await;
+    let whole = main(&origin, "");
+    let load = load(&gateway);
+    for nothing in ["", "# to be written\n", "[upstreams.other]\nendpoints = [\"127.0.0.1:1\"]\n"] {
+        fs::write(gateway.folder().join("fleetgate.toml"), nothing).unwrap();
+        holds(&gateway, &["fleetgate.toml", "would not start"]).await;
+        // Longer than the loss of most items of a file waits.
+        wait::always(Duration::from_secs(6), "the loss to be held", || async {
+            held(&provider(&gateway, "file").await).contains("would not start")
+        })
+        .await;
+        gateway.write_config(&whole);
+        holds_nothing(&gateway).await;
+    }
+    load.more(100).await;
+    load.stop().await.assert_all_ok();
+}
+
 /// Whatever hangs about in its folders, a gateway ends when it is told to.
 #[tokio::test]
 async fn a_gateway_with_odd_files_serves_and_ends_in_time() {

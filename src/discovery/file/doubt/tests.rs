@@ -29,6 +29,7 @@ impl Looks {
             path: (*path).to_owned(),
             format: Format::Toml,
             main: false,
+            writing: None,
             bytes: Ok(text.as_bytes().to_vec()),
         };
         let (doubt, now) = (&mut self.doubt, self.now);
@@ -319,7 +320,7 @@ proptest! {
             looks.pass(Duration::from_secs(6));
         }
         let there = names(&FileSet::new().update(borrowed.iter().map(|(path, text)| FileText {
-            path: (*path).to_owned(), format: Format::Toml, main: false, bytes: Ok(text.as_bytes().to_vec()),
+            path: (*path).to_owned(), format: Format::Toml, main: false, bytes: Ok(text.as_bytes().to_vec()), writing: None,
         }).collect()));
         prop_assert_eq!(looks.at(&borrowed), there);
         prop_assert!(looks.doubt.files.is_empty());

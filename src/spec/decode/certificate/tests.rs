@@ -150,7 +150,13 @@ impl Files {
 
     fn update(&mut self) -> Documents {
         let path = self.folder.path().join("fleetgate.toml").display().to_string();
-        let file = FileText { path, format: Format::Toml, main: true, bytes: Ok(self.text.clone().into_bytes()) };
+        let file = FileText {
+            path,
+            format: Format::Toml,
+            main: true,
+            bytes: Ok(self.text.clone().into_bytes()),
+            writing: None,
+        };
         self.set.update(vec![file])
     }
 

@@ -203,6 +203,14 @@ impl Items {
         self.keys().next().is_none()
     }
 
+    pub(super) fn has_good(&self) -> bool {
+        fn of<T>(items: &[KnownItem<T>]) -> bool {
+            items.iter().any(|item| item.said.is_ok())
+        }
+        let guards = of(&self.routes) || of(&self.middlewares) || of(&self.consumers);
+        guards || of(&self.upstreams) || of(&self.certificates)
+    }
+
     fn retain(&mut self, keep: impl Fn(&ItemKey) -> bool) {
         macro_rules! retain {
             ($kind:ident) => {
@@ -285,7 +293,7 @@ fn known<T>(
 fn recall<T: DecodeItem>(items: &mut [KnownItem<T>], before: &[KnownItem<T>], missed: bool) {
     for item in items.iter_mut().filter(|item| item.said.is_err()) {
         let Some(former) = find(before, &item.name) else { continue };
-        item.is_first = former.is_first && former.said.is_err();
+        item.is_first = former.is_first && former.said.is_err() && !missed;
         item.outdated = match &former.said {
             // What asks for more may be a mistake made in one that was more protected already.
             Ok(spec) => (missed && spec.has_less_than(&item.names)).then(|| spec.blocking().map(Arc::new)),
@@ -351,7 +359,7 @@ fn merge<T: DecodeItem>(
             (Ok(spec), _) => (Some(Arc::clone(spec)), Vec::new()),
             (Err(problems), last_good) => (last_good, problems.clone()),
         };
-        let was_new = last.map_or(*is_first, |last| last.good.is_none() && last.blocked.is_none());
+        let was_new = *is_first && last.is_none_or(|last| last.good.is_none() && last.blocked.is_none());
         let blocked = (good.is_none() && !was_new).then(|| Blocked {
             stand_in: stand_in.clone(),
             hides: outdated.iter().flatten().cloned().map(Some).collect(),
