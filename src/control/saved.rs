@@ -158,10 +158,30 @@ struct Page {
     resolved: Arc<ResolvedForms>,
     /// Why the registry is not believed, and something of this is held.
     disbelieved: Option<Arc<str>>,
+    /// How often it had turned out to be another registry when all of this was live last.
+    registry: u64,
 }
 
 impl Page {
+    /// Notes whether the registry is believed: what is held of a former one is not the word of the present one.
+    fn note_registry(&mut self, state: &ProviderState) {
+        let is_live = |source: &SourceState| source.origin == Origin::Live;
+        let is_all_live = state.kept.addresses.is_empty()
+            && state.sources.values().all(is_live)
+            && (state.documents.is_none() || live_forms(state).is_some());
+        if state.kept.why.is_some() {
+            self.disbelieved.clone_from(&state.kept.why);
+        } else if is_all_live && has_answered(state) {
+            (self.disbelieved, self.registry) = (None, state.disbeliefs());
+        } else if state.disbeliefs() != self.registry {
+            self.disbelieved.get_or_insert_with(|| "another registry answered than before".into());
+        } else if has_answered(state) {
+            self.disbelieved = None;
+        }
+    }
+
     fn reads_alike(&self, other: &Self) -> bool {
+        // How often the registry was exchanged is of this process alone.
         let same_contents = self.sources == other.sources && self.forms == other.forms;
         same_contents && self.resolved == other.resolved && self.disbelieved == other.disbelieved
     }
@@ -383,9 +403,7 @@ impl Book {
             if let Some(forms) = forms {
                 page.forms = Some(Arc::clone(forms));
             }
-            if state.kept.why.is_some() || has_answered(state) {
-                page.disbelieved.clone_from(&state.kept.why);
-            }
+            page.note_registry(state);
             // Before all was read nobody knows what resolves.
             if now.settled && state.documents.is_some() {
                 let resolved = now.resolved.get(id).cloned().unwrap_or_default();

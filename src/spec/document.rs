@@ -44,14 +44,6 @@ impl Kind {
         }
     }
 
-    /// Whether one of them may keep requests out.
-    pub fn guards(self) -> bool {
-        match self {
-            Self::Route | Self::Middleware | Self::Consumer => true,
-            Self::Upstream | Self::Certificate => false,
-        }
-    }
-
     /// One of them, in a message.
     pub fn noun(self) -> &'static str {
         match self {

@@ -135,6 +135,12 @@ fn why_a_registry_was_not_believed_comes_back_until_it_has_answered_otherwise() 
         note(&mut book, &unanswered, &["web"]);
         assert_eq!(book.providers[&ProviderId::Consul].disbelieved, why);
     }
+    // Nor does it matter whether control or the watch holds on to it.
+    world.source_of(&consul("web"), "10.0.0.1:80", Origin::Held, &[]);
+    Arc::make_mut(world.states.get_mut(&ProviderId::Consul).expect("Consul's")).regressions = 1;
+    held(&mut world, &None);
+    note(&mut book, &world, &["web"]);
+    assert!(book.providers[&ProviderId::Consul].disbelieved.is_some());
     world.source(&consul("web"), "10.0.0.1:80");
     held(&mut world, &None);
     note(&mut book, &world, &["web"]);

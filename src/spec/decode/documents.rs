@@ -249,9 +249,11 @@ impl<T: DecodeItem> KnownKey<T> {
         match missed {
             Missed::AsSaved(saved) => saved.keys.get(key).is_some_and(|saved| saved.outdated),
             Missed::Moments | Missed::Edits if had_only_what_was_seen(before, now) => false,
-            Missed::Moments | Missed::Edits if skips_texts => T::KIND.guards(),
-            Missed::Moments => false,
             // What asks for more may be a mistake made in one that was more protected already.
+            Missed::Moments | Missed::Edits if skips_texts => {
+                self.item.good.as_ref().is_some_and(|good| good.is_open() || good.has_less_than(names))
+            }
+            Missed::Moments => false,
             Missed::Edits => self.item.good.as_ref().is_some_and(|good| good.has_less_than(names)),
         }
     }

@@ -40,6 +40,10 @@ pub trait DecodeItem: PartialEq + Sized {
     fn blocking(&self) -> Option<Self> {
         None
     }
+    /// Whether nothing protects it.
+    fn is_open(&self) -> bool {
+        false
+    }
     /// Whether another text, which names these, asks for more protection than this form has.
     fn has_less_than(&self, _names: &[Reference]) -> bool {
         false
@@ -62,6 +66,10 @@ impl DecodeItem for RouteSpec {
 
     fn blocking(&self) -> Option<Self> {
         Some(Self::blocking(self))
+    }
+
+    fn is_open(&self) -> bool {
+        self.all_middlewares().next().is_none()
     }
 
     fn has_less_than(&self, names: &[Reference]) -> bool {

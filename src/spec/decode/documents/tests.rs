@@ -247,10 +247,24 @@ fn a_good_text_that_was_missed_is_no_longer_the_last_one() {
     }
 }
 
+/// It protects, if less well than the one that was missed may have.
+#[test]
+fn a_protected_form_serves_where_another_one_was_missed_that_asks_for_no_more() {
+    let guarded = WIDER.replace(",\"timout\":\"3s\"", "");
+    let more = WIDER.replace("[\"keys\"]", "[\"keys\",\"more\"]");
+    for (text, wanted) in [("{", "last good"), (WIDER, "last good"), (&more, "blocked at")] {
+        let mut set = set();
+        set.update([(KEY, stored(guarded.as_bytes(), etcd(3, 1)))]);
+        let shown = form(&set.update([(KEY, stored(text.as_bytes(), etcd(3, 5)))]));
+        assert!(shown.starts_with(wanted), "{text}: {shown}");
+    }
+}
+
 #[test]
 fn where_another_match_was_missed_both_are_blocked() {
     let mut set = set();
     set.update([(KEY, stored(ROUTE.as_bytes(), etcd(3, 1)))]);
+    // Nothing of it asks for protection.
     let moved = UNKNOWN_KEY.replace("/a", "/b");
     let documents = set.update([(KEY, stored(moved.as_bytes(), etcd(3, 3)))]);
     assert_eq!(form(&documents), "blocked at Prefix(\"/b\")");
