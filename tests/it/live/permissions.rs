@@ -7,8 +7,10 @@ use serde_json::json;
 
 use super::saved::saves;
 use super::{SOON, config, fails, live, provider, stops, takes};
+use crate::readme::{blocks, readme};
 use crate::support::client::Request;
 use crate::support::consul::{Consul, Service};
+use crate::support::etcd::Etcd;
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::load::Load;
 use crate::support::origin::Origin;
@@ -193,4 +195,139 @@ async fn a_key_that_is_hidden_at_a_restart_still_protects() {
     consul.policy("gateway", READ).await;
     live(&gateway, "consul-kv").await;
     assert_eq!(gateway.get("/hidden").await.status, 401);
+}
+
+/// Waits until the providers tell this.
+async fn told(gateway: &Gateway, part: &str) {
+    wait::until_ok(SOON, &format!("a word about `{part}`"), || async {
+        let providers = gateway.api("providers").await.to_string();
+        let remarks = gateway.api("status").await["remarks"].to_string();
+        if providers.contains(part) || remarks.contains(part) { Ok(()) } else { Err(providers + &remarks) }
+    })
+    .await;
+}
+
+/// Waits until every provider is live, and what it writes is written.
+async fn until_all_is_well(gateway: &Gateway, names: &[&str], registered: &str) {
+    for name in names {
+        live(gateway, name).await;
+    }
+    wait::until_ok(SOON, "its registration", || async {
+        let registration = provider(gateway, registered).await["registration"].clone();
+        if registration["registered"] == true && registration["error"].is_null() { Ok(()) } else { Err(registration) }
+    })
+    .await;
+}
+
+/// A newcomer copies the policy from the README: a gateway that does all it can does it with that, and says what it lacks
+/// without any line of it.
+#[tokio::test]
+async fn the_policy_of_the_readme_suffices_and_each_line_is_needed() {
+    let Some(consul) = Consul::start_with_acl().await else { return };
+    let origin = Origin::start("a").await;
+    consul.register(&Service::new("web", "a", origin.address()).tags(&["fleetgate.path=/tag"])).await;
+    consul.kv_put("fleetgate/routes/of-kv", r#"{"match":{"path":"/kv"},"upstream":"web"}"#).await;
+    consul.kv_put("fleetgate/routes/bad", "{ no JSON").await;
+    let policy = blocks(&readme(), "hcl").remove(0);
+    consul.policy("gateway", &policy).await;
+    let token = consul.token(&["gateway"]).await;
+    let gateway = Gateway::start(&config(&format!(
+        "[discovery.consul]\naddress = \"{}\"\ntoken = \"{}\"\nwait = \"1s\"\ntags = true\nwrite_status = true\n\
+         register = {{ id = \"gw\" }}\n[upstreams.web]\nconsul.service = \"web\"",
+        consul.url(),
+        token.secret
+    )))
+    .await;
+    for path in ["/kv", "/tag"] {
+        gateway.until_status(path, 200).await;
+    }
+    let names = ["consul", "consul-kv", "consul-tags"];
+    until_all_is_well(&gateway, &names, "consul").await;
+    wait::until_ok(SOON, "a claim and the problem in KV", || async {
+        let keys = consul.kv_keys("fleetgate-fleet/").await.unwrap_or_default();
+        let has = |start: &str| keys.iter().any(|key| key.starts_with(start));
+        let both = has("fleetgate-fleet/claims/") && has("fleetgate-fleet/status/routes/bad");
+        if both { Ok(()) } else { Err(keys) }
+    })
+    .await;
+    assert_eq!(gateway.api("status").await["remarks"], json!([]));
+    let said = gateway.stderr().text();
+    assert!(!said.contains("cannot write") && !said.contains("may not"), "{said}");
+
+    let lines: Vec<&str> = policy.lines().collect();
+    let lacks = |line: &str| match line.split(" {").next() {
+        Some("service_prefix \"\"") => "may not read the service `web`",
+        Some("node_prefix \"\"") => "`node:read`",
+        Some("key_prefix \"fleetgate/\"") => "may not read `fleetgate/routes/of-kv`",
+        Some("key_prefix \"fleetgate-fleet/\"") => "claims are not shared",
+        Some("service \"fleetgate\"") => "403",
+        _ => panic!("what is lacking without `{line}`?"),
+    };
+    for line in &lines {
+        let rest: Vec<&str> = lines.iter().filter(|other| *other != line).copied().collect();
+        consul.policy("gateway", &rest.join("\n")).await;
+        if line.contains("\"fleetgate\"") {
+            // Only a registration that is gone is made again.
+            consul.deregister("fleetgate-gw").await;
+        }
+        told(&gateway, lacks(line)).await;
+        consul.policy("gateway", &policy).await;
+        until_all_is_well(&gateway, &names, "consul").await;
+    }
+}
+
+/// The same with the ranges of etcd.
+#[tokio::test]
+async fn the_ranges_of_the_readme_suffice_and_each_is_needed() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let origin = Origin::start("a").await;
+    etcd.put("/fleetgate/endpoints/web/a", &origin.address().to_string()).await;
+    etcd.put("/fleetgate/routes/web", r#"{"match":{"path":"/web"},"upstream":"web"}"#).await;
+    etcd.put("/fleetgate/routes/bad", "{ no JSON").await;
+    let commands = blocks(&readme(), "sh").into_iter().find(|block| block.contains("grant-permission")).unwrap();
+    let ranges: Vec<(String, &str)> = commands
+        .lines()
+        .map(|line| {
+            let words: Vec<&str> = line.split_whitespace().take(7).collect();
+            let ["etcdctl", "role", "grant-permission", "fleetgate", what, "--prefix=true", prefix] = words[..] else {
+                panic!("{line}")
+            };
+            (what.to_uppercase(), prefix)
+        })
+        .collect();
+    etcd.call("auth/user/add", json!({ "name": "fleetgate", "password": "secret" })).await;
+    etcd.call("auth/role/add", json!({ "name": "fleetgate" })).await;
+    for (what, prefix) in &ranges {
+        etcd.permit("fleetgate", what, prefix).await;
+    }
+    etcd.grant("fleetgate", "fleetgate").await;
+    etcd.enable_auth("root-secret").await;
+    let text = config(&format!(
+        "[discovery.etcd]\nendpoints = [\"{}\"]\nuser = \"fleetgate\"\npassword = \"secret\"\nwrite_status = true\n\
+         register = {{ id = \"gw\" }}\n[upstreams.web]\netcd = {{}}",
+        etcd.url()
+    ));
+    let gateway = Gateway::start(&text).await;
+    gateway.until_status("/web", 200).await;
+    until_all_is_well(&gateway, &["etcd"], "etcd").await;
+    wait::until_ok(SOON, "the problem in etcd", || async {
+        let told = etcd.below("/fleetgate-fleet/status/").await;
+        if told.iter().any(|(key, _)| key.ends_with("routes/bad")) { Ok(()) } else { Err(told) }
+    })
+    .await;
+    let said = gateway.stderr().text();
+    assert!(!said.contains("cannot write") && !said.contains("permission"), "{said}");
+    drop(gateway);
+
+    for (what, prefix) in &ranges {
+        etcd.forbid("fleetgate", prefix).await;
+        let gateway = Setup::new(&text).start_listening().await;
+        wait::until_ok(SOON, &format!("what is lacking without {prefix}"), || async {
+            let said = gateway.stderr().text();
+            if said.contains("permission denied") { Ok(()) } else { Err(said) }
+        })
+        .await;
+        drop(gateway);
+        etcd.permit("fleetgate", what, prefix).await;
+    }
 }

@@ -296,7 +296,9 @@ impl Consul {
 
     /// The keys below a prefix, in order; `None` without any.
     pub async fn kv_keys(&self, prefix: &str) -> Option<Vec<String>> {
-        let answer = self.client.get(format!("{}/v1/kv/{prefix}?keys", self.url())).send().await.unwrap();
+        let request = self.client.get(format!("{}/v1/kv/{prefix}?keys", self.url()));
+        let request = if self.acl { request.header("x-consul-token", MANAGEMENT) } else { request };
+        let answer = request.send().await.unwrap();
         if answer.status().is_success() { Some(answer.json().await.unwrap()) } else { None }
     }
 

@@ -425,9 +425,20 @@ impl Etcd {
     pub async fn reader(&self, name: &str, password: &str, prefix: &str) {
         self.call("auth/user/add", json!({ "name": name, "password": password })).await;
         self.call("auth/role/add", json!({ "name": name })).await;
-        let permission = json!({ "permType": "READ", "key": encoded(prefix), "range_end": prefix_end(prefix) });
-        self.call("auth/role/grant", json!({ "name": name, "perm": permission })).await;
+        self.permit(name, "READ", prefix).await;
         self.call("auth/user/grant", json!({ "user": name, "role": name })).await;
+    }
+
+    /// Lets a role do this below a prefix: `READ`, `READWRITE`.
+    pub async fn permit(&self, role: &str, what: &str, prefix: &str) {
+        let permission = json!({ "permType": what, "key": encoded(prefix), "range_end": prefix_end(prefix) });
+        self.call("auth/role/grant", json!({ "name": role, "perm": permission })).await;
+    }
+
+    /// Takes from a role what it may do below a prefix.
+    pub async fn forbid(&self, role: &str, prefix: &str) {
+        let range = json!({ "role": role, "key": encoded(prefix), "range_end": prefix_end(prefix) });
+        self.call("auth/role/revoke", range).await;
     }
 
     /// Lets a user read what the role of another [`Self::reader`] may.
