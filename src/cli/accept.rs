@@ -7,11 +7,13 @@ use serde_json::{Value, json};
 use super::admin::{Access, list, text};
 use super::table::printable;
 use super::{FAILED, FINE, say};
+use crate::spec::file;
 
 /// What is accepted, and how.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// A provider (`consul`), `upstreams/NAME`, `routes/NAME`, another KIND/NAME or KIND/NAME@PROVIDER, or `file:PATH`
+    /// A provider (`consul`), `upstreams/NAME`, `routes/NAME`, another KIND/NAME or KIND/NAME@PROVIDER, or `file:PATH`, as
+    /// `fleetgate status` lists it
     target: String,
     /// Doesn't ask
     #[arg(long)]
@@ -37,6 +39,7 @@ fn accept(
     out: &mut dyn Write,
     remarks: &mut dyn Write,
 ) -> u8 {
+    let target = &absolute(target);
     let path = format!("/api/v1/holds?target={}", super::admin::segment(target));
     loop {
         let holds = match access.ask(&path) {
@@ -73,6 +76,12 @@ fn accept(
             Err(failure) => return fail(remarks, &failure.text),
         }
     }
+}
+
+/// `file:PATH` with its path as gateways know files, whatever folder it is written in.
+fn absolute(target: &str) -> String {
+    let path = target.strip_prefix("file:").and_then(|path| std::path::absolute(path).ok());
+    path.map_or_else(|| target.to_owned(), |path| format!("file:{}", file::without_dots(&path).display()))
 }
 
 fn fail(remarks: &mut dyn Write, error: &str) -> u8 {

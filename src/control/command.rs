@@ -11,8 +11,6 @@ use super::overlay::Overlay;
 pub use super::saved::Saving;
 use super::saved::{Keeping, Kept, Saver};
 use crate::snapshot::Snapshot;
-use crate::snapshot::report::{self, Hold};
-use crate::spec::name::ProviderId;
 
 /// An operator's word.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,57 +139,6 @@ impl Commands {
             answered.await.map_err(|_| Refusal::Unheard)?
         };
         tokio::time::timeout(PATIENCE, given).await.unwrap_or(Err(Refusal::Unheard))
-    }
-}
-
-/// The holds that an acceptance releases; none where nothing is held under its name. Pure.
-///
-/// # Errors
-/// A name that is nobody's, a set of holds that is not the one the operator saw, and holds that all have to stay.
-pub(super) fn released<'s>(
-    snapshot: &'s Snapshot,
-    providers: impl Fn(ProviderId) -> bool,
-    acceptance: &Acceptance,
-) -> Result<Vec<&'s Hold>, Refusal> {
-    let Acceptance { target, digest } = acceptance;
-    let named: Vec<&Hold> = snapshot.report.holds.iter().filter(|hold| hold.is_named(target)).collect();
-    if named.is_empty() {
-        return known(snapshot, providers, target).map(|()| Vec::new());
-    }
-    let released: Vec<&Hold> = named.iter().copied().filter(|hold| hold.refused.is_none()).collect();
-    if released.is_empty() {
-        let mut reasons: Vec<&str> = named.iter().filter_map(|hold| hold.refused.as_deref()).collect();
-        reasons.sort_unstable();
-        reasons.dedup();
-        let text = format!("what `{target}` holds stays while that may only be hidden: {}", reasons.join("; "));
-        return Err(Refusal::Impossible(text));
-    }
-    match digest {
-        None => Err(Refusal::Unseen(format!(
-            "look first at what would be lost: GET /api/v1/holds?target={target} tells it, and the digest to send"
-        ))),
-        Some(digest) if *digest != report::digest_of(named.iter().copied()) => Err(Refusal::Changed(format!(
-            "what `{target}` holds has changed since it was looked at; nothing is accepted"
-        ))),
-        Some(_) => Ok(released),
-    }
-}
-
-/// Whether a name that nothing is held under is anything's at all.
-fn known(snapshot: &Snapshot, providers: impl Fn(ProviderId) -> bool, target: &str) -> Result<(), Refusal> {
-    let bare = target.split_once('@').map_or(target, |(bare, _)| bare);
-    match bare.split_once('/') {
-        Some(("upstreams", name)) if snapshot.upstreams().any(|upstream| *upstream.label == *name) => Ok(()),
-        Some(("routes", name)) if snapshot.routes.routes().iter().any(|route| route.name.as_str() == name) => Ok(()),
-        _ if target.starts_with("file:") => Ok(()),
-        Some(_) => Err(Refusal::Unknown(format!(
-            "nothing is held under the name `{target}`; `fleetgate status` lists what is"
-        ))),
-        None => {
-            let provider: ProviderId = target.parse().map_err(Refusal::Unknown)?;
-            let off = || Refusal::Unknown(format!("provider `{provider}` is not on"));
-            providers(provider).then_some(()).ok_or_else(off)
-        }
     }
 }
 

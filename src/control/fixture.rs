@@ -10,6 +10,7 @@ use crate::spec::decode::{FileSet, FileText, Format};
 use crate::spec::endpoint::{EndpointSpec, Labels, RegistryStatus};
 use crate::spec::name::ProviderId;
 use crate::spec::problem::Problem;
+use crate::spec::settings::FileProvider;
 use crate::spec::source::{ConsulService, Source};
 
 use super::merge::{Merged, Rules, merge};
@@ -30,7 +31,8 @@ impl World {
         let precedence = vec![ProviderId::File, ProviderId::Etcd, ProviderId::ConsulKv];
         let listener_names = ["web", "inside"].map(|name| name.parse().expect("a name")).into();
         let (etcd_prefix, listeners) = (Some("/fleetgate/".to_owned()), BTreeMap::new());
-        let rules = Rules { precedence, etcd_prefix, consul: true, listeners, listener_names };
+        let rules =
+            Rules { precedence, etcd_prefix, consul: true, listeners, listener_names, files: FileProvider::default() };
         let on = ProviderId::ALL.into_iter().filter(|id| *id != ProviderId::ConsulTags);
         let states = on.map(|id| (id, Arc::default())).collect();
         Self { documents: BTreeMap::new(), states, rules, overlay: Arc::default() }

@@ -23,7 +23,7 @@ use crate::spec::middleware::MiddlewareSpec;
 use crate::spec::name::{ItemRef, Name, ProviderId};
 use crate::spec::problem::Problem;
 use crate::spec::route::RouteSpec;
-use crate::spec::settings::Settings;
+use crate::spec::settings::{FileProvider, Settings};
 use crate::spec::source::Source;
 use crate::spec::upstream::{UpstreamSource, UpstreamSpec};
 
@@ -44,6 +44,8 @@ pub struct Rules {
     pub listeners: BTreeMap<Name, Vec<ItemRef>>,
     /// The names of all listeners.
     pub listener_names: BTreeSet<Name>,
+    /// The files that are read.
+    pub files: FileProvider,
 }
 
 impl Rules {
@@ -57,6 +59,7 @@ impl Rules {
             consul: discovery.consul.is_some(),
             listeners: listeners.map(|(name, listener)| (name.clone(), listener.middlewares.clone())).collect(),
             listener_names: settings.listeners.keys().cloned().collect(),
+            files: discovery.file.clone(),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! served (pure), [`build`] makes the next snapshot of it and of the one before
 //! (pure: what did not change is the same object), [`pace`] decides when it goes out, [`grace`] what stays until
 //! its replacement was read, [`claims`] which of equal routes is asked, [`guard`] what is not believed though a watch confirmed it, [`saved`] what an earlier
-//! process knew, [`recall`] what of that stands in for items that do not resolve, [`damping`] who comes and goes too often, [`command`] is what operators say, [`overlay`] what of that
+//! process knew, [`recall`] what of that stands in for items that do not resolve, [`damping`] who comes and goes too often, [`command`] is what operators say, [`acceptance`] what it names, [`overlay`] what of that
 //! is kept, [`holds`] lists what operators may accept, [`diagnostics`] tells what items have wrong with each other, [`gateways`] counts the others, [`history`] what was applied and why, [`explain`] tells what a request would meet, [`uses`] tells discovery what
 //! requests use, and [`Control::run`] is the loop.
 
@@ -27,6 +27,7 @@ use crate::spec::hold::HeldPart;
 use crate::spec::name::ProviderId;
 use crate::spec::source::Source;
 
+mod acceptance;
 mod blocked;
 mod build;
 mod claims;
@@ -52,6 +53,7 @@ pub mod uses;
 
 use saved::{SavedState, Shown};
 
+use acceptance::{AcceptedNames, Nameable};
 use command::{Acceptance, Command, Order, Outcome, Refusal};
 use history::History;
 use merge::Merged;
@@ -120,6 +122,7 @@ impl Control {
         let builder = build::Builder::new(now).labelled(std::mem::take(&mut self.labels));
         let mut builder = builder.of(Arc::clone(&self.fleet));
         let mut retired: Vec<Arc<RouteTable>> = Vec::new();
+        let mut accepted = AcceptedNames::default();
         let mut merger = merge::Merger::recalling(forms);
         self.publish(&mut guard, &mut merger, &mut builder, &mut retired);
         let mut due = builder.due();
@@ -143,7 +146,7 @@ impl Control {
                         self.look(&mut guard);
                         self.publish(&mut guard, &mut merger, &mut builder, &mut retired);
                     }
-                    let outcome = self.obey(&order.command, &mut guard);
+                    let outcome = self.obey(&order.command, &mut guard, &mut accepted);
                     if matches!(outcome, Ok(Outcome::Done(_))) {
                         self.look(&mut guard);
                         pace.published(Instant::now());
@@ -259,14 +262,19 @@ impl Control {
     }
 
     /// Does what an operator says; a changed overlay waits to be published.
-    fn obey(&self, command: &Command, guard: &mut guard::Guard) -> Result<Outcome, Refusal> {
+    fn obey(
+        &self,
+        command: &Command,
+        guard: &mut guard::Guard,
+        accepted: &mut AcceptedNames,
+    ) -> Result<Outcome, Refusal> {
         let (overlay, snapshot) = (Arc::clone(&self.overlay.borrow()), Arc::clone(&self.snapshot.borrow()));
         let (changed, done) = match command {
             Command::Drain(place) => (command::drained(&overlay, &snapshot, place)?, format!("{place} is drained")),
             Command::Undrain(place) => {
                 (command::undrained(&overlay, &snapshot, place)?, format!("{place} is not drained"))
             }
-            Command::Accept(acceptance) => return self.accept(acceptance, &snapshot, guard),
+            Command::Accept(acceptance) => return self.accept(acceptance, &snapshot, guard, accepted),
         };
         let Some(next) = changed else { return Ok(Outcome::Unchanged(format!("{done} already"))) };
         self.overlay.send_replace(Arc::new(next));
@@ -280,17 +288,20 @@ impl Control {
         acceptance: &Acceptance,
         snapshot: &Snapshot,
         guard: &mut guard::Guard,
+        accepted: &mut AcceptedNames,
     ) -> Result<Outcome, Refusal> {
         let target = &acceptance.target;
-        let released = command::released(snapshot, |provider| guard.served().contains_key(&provider), acceptance)?;
+        let nameable = Nameable { snapshot, states: guard.served(), files: &self.rules.files, accepted };
+        let released = nameable.released(acceptance)?;
         if released.is_empty() {
-            return Ok(Outcome::Unchanged(format!("{target} holds nothing")));
+            let again = if accepted.has(target) { ", which was accepted before" } else { "" };
+            return Ok(Outcome::Unchanged(format!("nothing is held under {target}{again}")));
         }
         let (mut names, mut nobody) = (Vec::new(), Vec::new());
         let mut overlay = Overlay::clone(&self.overlay.borrow());
         for hold in released {
-            if let Some(accepted) = blocked::accepted(hold) {
-                overlay.accept(hold.provider, accepted);
+            if let Some(blocked) = blocked::accepted(hold) {
+                overlay.accept(hold.provider, blocked);
                 names.push(hold.id.as_str());
                 continue;
             }
@@ -311,6 +322,9 @@ impl Control {
             [one] if *one == &**target => format!("{target} is accepted"),
             _ => format!("{target} is accepted: {}", names.join(", ")),
         };
+        for name in names.into_iter().chain([&**target]) {
+            accepted.add(name);
+        }
         tracing::info!("{text}, says an operator");
         self.history.command(&Command::Accept(acceptance.clone()), &text);
         Ok(Outcome::Done(text))

@@ -1,11 +1,13 @@
 //! Defines what people have to know about what they wrote: bad, shadowed and dangling items.
 
 use std::borrow::Cow;
+use std::path::Path;
 
 use serde::Serialize;
 
 use super::contest::Contest;
 use crate::spec::document::{Kind, TextId};
+use crate::spec::file;
 use crate::spec::hold::HeldPart;
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::problem::Problem;
@@ -174,9 +176,16 @@ impl Hold {
     pub fn is_named(&self, target: &str) -> bool {
         let provider = self.provider.as_str();
         let bare = target.strip_suffix(provider).and_then(|rest| rest.strip_suffix('@'));
-        let names = |name: &str| self.id == name || self.also.iter().any(|also| also == name);
+        let names =
+            |name: &str| self.id == name || self.also.iter().any(|also| also == name) || is_file(&self.id, name);
         target == provider || names(target) || bare.is_some_and(names)
     }
+}
+
+/// Whether two ids are of one file, however its path is written.
+fn is_file(id: &str, name: &str) -> bool {
+    let path = |id: &str| Some(file::without_dots(Path::new(id.strip_prefix("file:")?)));
+    path(id).is_some_and(|own| path(name) == Some(own))
 }
 
 /// What a set of holds is known by: another set, or another loss, has another digest.

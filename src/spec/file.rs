@@ -73,6 +73,19 @@ fn too_large(limit: u64) -> io::Error {
     io::Error::other(format!("it is larger than {limit}"))
 }
 
+/// A path without `.` and `..`, by its text alone: links are not followed.
+pub fn without_dots(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir if plain.file_name().is_some() => drop(plain.pop()),
+            part => plain.push(part),
+        }
+    }
+    plain
+}
+
 /// What a pattern names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {

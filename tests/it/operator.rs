@@ -80,12 +80,15 @@ async fn a_refused_command_says_why_and_fails() {
         (&["drain", "../status", &address], "there is no upstream `../status`"),
         (&["accept", "consul"], "provider `consul` is not on"),
         (&["accept", "nobody"], "`nobody` is not a provider"),
+        (&["accept", "routes/user"], "nothing of that name is defined"),
+        (&["accept", "routes.d/users.toml"], "file:PATH"),
+        (&["accept", "file:/nowhere/users.toml"], "no document comes from such a file"),
     ] {
         let (fine, said) = run(&gateway, arguments);
         assert!(!fine && said.contains(why), "{arguments:?}: {said}");
     }
     let (fine, said) = run(&gateway, &["accept", "file"]);
-    assert!(fine && said.contains("file holds nothing"), "{said}");
+    assert!(fine && said.contains("nothing is held under file"), "{said}");
     assert_eq!(gateway.endpoints("users").await, [(address, "healthy".to_owned())]);
 }
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{SOON, provider, rejects};
 use crate::operator::run;
 use crate::support::client::Request;
-use crate::support::gateway::{Gateway, Setup};
+use crate::support::gateway::{Gateway, Setup, fleetgate};
 use crate::support::load::Load;
 use crate::support::origin::Origin;
 use crate::support::{place, wait};
@@ -266,10 +266,21 @@ async fn what_is_held_goes_when_an_operator_accepts_it() {
     let gateway = start(&origin).await;
     shell(&gateway, "mv routes.d away.d; mv fleetgate.toml away.toml");
     holds(&gateway, &["routes.d/a.toml", "routes.d/x.toml", "routes.d/y.toml", "fleetgate.toml"]).await;
-    let file = gateway.folder().join("routes.d/x.toml");
-    let (fine, said) = run(&gateway, &["accept", &format!("file:{}", file.display()), "--yes"]);
+    // A path is that of the folder where the command is given.
+    let accept = |folder: &str, path: &str| {
+        let admin = format!("http://{}", gateway.admin());
+        let mut command = fleetgate(&["accept", &format!("file:{path}"), "--yes", "--admin", &admin]);
+        let output = command.current_dir(gateway.folder().join(folder)).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.success(), said)
+    };
+    let (fine, said) = accept("away.d", "routes.d/x.toml");
+    assert!(!fine && said.contains("no document comes from such a file") && said.contains("routes.d/x.toml"), "{said}");
+    let (fine, said) = accept("away.d", "../routes.d/x.toml");
     assert!(fine && said.contains("routes/x"), "{said}");
     gateway.until_status("/x", 404).await;
+    let (fine, said) = accept("", "routes.d/x.toml");
+    assert!(fine && said.contains("accepted before"), "{said}");
     assert_eq!((gateway.get("/y").await.status, gateway.get("/main").await.status), (200, 200));
     let (fine, said) = run(&gateway, &["accept", "file", "--yes"]);
     assert!(fine && said.contains("routes/main"), "{said}");
