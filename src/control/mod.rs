@@ -269,14 +269,17 @@ impl Control {
         accepted: &mut AcceptedNames,
     ) -> Result<Outcome, Refusal> {
         let (overlay, snapshot) = (Arc::clone(&self.overlay.borrow()), Arc::clone(&self.snapshot.borrow()));
-        let (changed, done) = match command {
-            Command::Drain(place) => (command::drained(&overlay, &snapshot, place)?, format!("{place} is drained")),
+        let (changed, place, done, unchanged) = match command {
+            Command::Drain(place) => {
+                (command::drained(&overlay, &snapshot, place)?, place, "is drained", "is drained already")
+            }
             Command::Undrain(place) => {
-                (command::undrained(&overlay, &snapshot, place)?, format!("{place} is not drained"))
+                (command::undrained(&overlay, &snapshot, place)?, place, "takes new requests again", "was not drained")
             }
             Command::Accept(acceptance) => return self.accept(acceptance, &snapshot, guard, accepted),
         };
-        let Some(next) = changed else { return Ok(Outcome::Unchanged(format!("{done} already"))) };
+        let Some(next) = changed else { return Ok(Outcome::Unchanged(format!("{place} {unchanged}"))) };
+        let done = format!("{place} {done}");
         self.overlay.send_replace(Arc::new(next));
         tracing::info!("{done}, says an operator");
         self.history.command(command, &done);

@@ -153,6 +153,9 @@ async fn a_drain_says_whether_a_restart_forgets_it() {
         let (_, status) = run(&gateway, &["status"]);
         assert_eq!(status.contains("state_dir "), state_dir == "open", "{status}");
         let (fine, said) = run(&gateway, &["undrain", "users", &address]);
-        assert!(fine && said.contains("is not drained") && said.contains(';') == (state_dir == "open"), "{said}");
+        let again = format!("{address} of upstream `users` takes new requests again");
+        assert!(fine && said.contains(&again) && said.contains(';') == (state_dir == "open"), "{said}");
+        let (fine, said) = run(&gateway, &["undrain", "users", &address]);
+        assert!(fine && said.contains("of upstream `users` was not drained"), "{said}");
     }
 }
