@@ -11,6 +11,8 @@ use super::overlay::Overlay;
 pub use super::saved::Saving;
 use super::saved::{Keeping, Kept, Saver};
 use crate::snapshot::Snapshot;
+use crate::snapshot::upstream::selects;
+use crate::spec::endpoint::Labels;
 
 /// An operator's word.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,6 +165,25 @@ pub(super) fn drained(overlay: &Overlay, snapshot: &Snapshot, place: &Place) -> 
     let mut next = overlay.clone();
     next.drain(label, *address);
     Ok(Some(next))
+}
+
+/// What to add to the word of a drain where it was the last endpoint that takes traffic, of its upstream or of a subset.
+/// Pure.
+pub(super) fn nothing_left(snapshot: &Snapshot, place: &Place) -> String {
+    let Place { upstream: label, address } = place;
+    let Some(upstream) = snapshot.upstreams().find(|upstream| upstream.label == *label) else { return String::new() };
+    if upstream.usable(None).is_empty() {
+        return format!("; upstream `{label}` has no endpoint left that takes traffic");
+    }
+    let endpoint = upstream.endpoints.iter().find(|endpoint| endpoint.address == *address);
+    let had_it = |labels: &Labels| endpoint.is_some_and(|endpoint| selects(labels, &endpoint.labels));
+    let subsets = upstream.settings.subsets.iter();
+    let empty = subsets.filter(|(_, labels)| had_it(labels) && upstream.usable(Some(labels)).is_empty());
+    let names: Vec<String> = empty.map(|(name, _)| format!("`{name}`")).collect();
+    match names.as_slice() {
+        [] => String::new(),
+        names => format!("; subset {} of it has no endpoint left that takes traffic", names.join(", ")),
+    }
 }
 
 /// The overlay after a drain was taken back; `None` when there was none. Pure.

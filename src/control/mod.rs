@@ -146,12 +146,17 @@ impl Control {
                         self.look(&mut guard);
                         self.publish(&mut guard, &mut merger, &mut builder, &mut retired);
                     }
-                    let outcome = self.obey(&order.command, &mut guard, &mut accepted);
+                    let mut outcome = self.obey(&order.command, &mut guard, &mut accepted);
                     if matches!(outcome, Ok(Outcome::Done(_))) {
                         self.look(&mut guard);
                         pace.published(Instant::now());
                         self.publish(&mut guard, &mut merger, &mut builder, &mut retired);
                         due = builder.due();
+                    }
+                    if let (Command::Drain(place), Ok(Outcome::Done(text) | Outcome::Unchanged(text))) =
+                        (&order.command, &mut outcome)
+                    {
+                        text.push_str(&command::nothing_left(&self.snapshot.borrow(), place));
                     }
                     // Who gave it may have gone away; it holds all the same.
                     let _ = order.answer.send(outcome);

@@ -227,6 +227,26 @@ async fn a_drain_is_in_force_when_it_is_answered_and_survives_its_endpoint() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_drain_says_what_has_no_endpoint_left() {
+    let mut running = Running::start();
+    running.world.documents(
+        ProviderId::File,
+        "[upstreams.u]\nconsul = { service = \"u\" }\nsubsets = { old = { version = \"1\" }, new = { version = \"2\" } }",
+    );
+    running.publish(ProviderId::File);
+    running.endpoints("10.0.0.1:80 version=1\n10.0.0.2:80 version=2\n10.0.0.3:80 version=2");
+    running.snapshot.wait_for(|snapshot| snapshot.upstreams().any(|it| it.endpoints.len() == 3)).await.expect("lives");
+    for (address, left) in [
+        ("10.0.0.2:80", ""),
+        ("10.0.0.1:80", "; subset `old` of it has no endpoint left that takes traffic"),
+        ("10.0.0.3:80", "; upstream `u` has no endpoint left that takes traffic"),
+    ] {
+        let said = running.commands.give(Command::Drain(place(address))).await;
+        assert_eq!(said, Ok(Outcome::Done(format!("{address} of upstream `u` is drained{left}"))));
+    }
+}
+
 /// Gives the holds of a name as they are told, with the digest of them.
 fn acceptance(running: &Running, target: &str) -> (Vec<String>, Command) {
     let snapshot = running.snapshot.borrow();
