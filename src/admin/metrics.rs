@@ -127,7 +127,7 @@ impl Source for Picture {
             if let Some(at) = provider::least_recent(provider) {
                 samples.value(definitions::DISCOVERY_LAST_SUCCESS, &[name], unix(at.unwrap_or(UNIX_EPOCH)));
             }
-            let rejected = snapshot.report.rejected.iter().filter(|(by, _)| *by == provider.id()).count();
+            let rejected = snapshot.report.rejected.iter().filter(|one| one.provider == provider.id()).count();
             samples.value(definitions::DISCOVERY_REJECTED, &[name], rejected as f64);
             let contests = snapshot.report.contests.iter();
             let shadowed = contests.filter(|contest| contest.provider == provider.id() && contest.is_shadowed());

@@ -51,8 +51,8 @@ pub(super) fn tell(before: &Report, now: &Report) {
     }
     let (rejected_before, rejected) = (before.rejected.iter().collect(), now.rejected.iter().collect::<BTreeSet<_>>());
     let new: Vec<_> = rejected.difference(&rejected_before).collect();
-    for (provider, problem) in new.iter().take(MAX_LINES) {
-        tracing::warn!(%provider, "rejected: {problem}");
+    for rejected in new.iter().take(MAX_LINES) {
+        tracing::warn!(provider = %rejected.provider, "rejected: {}", rejected.line());
     }
     if let Some(more) = new.len().checked_sub(MAX_LINES + 1) {
         tracing::warn!("rejected: {} more; /api/v1/providers has them", more + 1);

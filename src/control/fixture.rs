@@ -205,8 +205,8 @@ pub(super) fn told_report(report: &crate::snapshot::Report) -> String {
         let (kind, name, provider, by) = (hidden.kind, &hidden.name, hidden.provider, hidden.by);
         writeln!(text, "shadowed {kind}.{name} of {provider} by {by}").expect("text");
     }
-    for (provider, problem) in &report.rejected {
-        writeln!(text, "rejected by {provider}: {problem}").expect("text");
+    for one in &report.rejected {
+        writeln!(text, "rejected by {}: {}", one.provider, one.line()).expect("text");
     }
     for one in report.diagnostics.iter().filter(|one| one.kind != DiagnosticKind::Shadowed) {
         writeln!(text, "{} of {}: {}", one.kind.as_str(), one.provider, one.line()).expect("text");

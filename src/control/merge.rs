@@ -10,6 +10,7 @@ use super::blocked::{self, BlockedPart};
 use super::claims::{Claimant, Claims, Instances, Seniority};
 use super::holds;
 use super::overlay::Overlay;
+use super::rejected;
 use super::resolution::{Forms, Present, ResolvedRoute, widened};
 use crate::discovery::state::{Origin, ProviderState};
 use crate::snapshot::certificate::Certificate;
@@ -198,9 +199,6 @@ fn awaits_documents(provider: ProviderId, state: &ProviderState) -> bool {
     has_documents && state.documents.is_none() && !state.kept.documents_may_be_missing
 }
 
-/// Problems told of one provider's documents.
-const MAX_REJECTED: usize = 1000;
-
 /// What a provider serves of the saved state, a line a source and a line for the documents.
 fn from_saved(provider: ProviderId, state: &ProviderState, wanted: &BTreeSet<Source>) -> Vec<Problem> {
     let sources = state.sources.iter().filter_map(|(source, known)| match known.origin {
@@ -378,24 +376,9 @@ impl Merged {
 
     /// Tells what of the states is bad or held.
     fn report_states(&mut self, states: &BTreeMap<ProviderId, Arc<ProviderState>>, rules: &Rules) {
-        let rejected = &mut self.report.rejected;
-        rejected.clear();
         self.report.pending = states.values().flat_map(|state| state.pending.iter().cloned()).collect();
-        for (provider, state) in in_order(states, rules) {
-            let Some(documents) = &state.documents else { continue };
-            let of_items = documents.entries().flat_map(|entry| entry.problems);
-            let mut problems = of_items.chain(&documents.rejected);
-            rejected.extend(problems.by_ref().take(MAX_REJECTED).map(|problem| (provider, problem.clone())));
-            let more = problems.count();
-            if more > 0 {
-                let text = format!("{more} more problems of its documents are not told");
-                rejected.push((provider, Problem::new(provider.to_string(), "", text)));
-            }
-        }
-        for (provider, state) in states {
-            let problems = state.sources.values().flat_map(|source| source.problems.iter().cloned());
-            rejected.extend(problems.map(|problem| (*provider, problem)));
-        }
+        let ordered = in_order(states, rules).into_iter().map(|(provider, state)| (provider, &**state));
+        self.report.rejected = rejected::list(ordered, &self.blocked);
         let lacks =
             |(id, state): (&ProviderId, &Arc<ProviderState>)| Some((*id, state.missing_right(None)?.to_string()));
         self.report.missing_rights =

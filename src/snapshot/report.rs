@@ -15,8 +15,8 @@ use crate::spec::problem::Problem;
 /// Everything worth telling about the documents and registrations behind a snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Bad documents and entries, by provider. An item with a last good form is still served in it.
-    pub rejected: Vec<(ProviderId, Problem)>,
+    /// Documents and entries that cannot be used as they are written.
+    pub rejected: Vec<Rejected>,
     /// What is served though its registry does not list it, and why, by provider.
     pub held: Vec<(ProviderId, Problem)>,
     /// The part of that which operators may accept.
@@ -66,6 +66,30 @@ impl Report {
         });
         unread.chain(self.closing.iter().map(|(provider, problem)| format!("{provider}: {problem}")))
     }
+}
+
+/// Something that cannot be used as it is written.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Rejected {
+    /// Who has it.
+    #[serde(skip)]
+    pub provider: ProviderId,
+    /// Where it lies, and what is wrong.
+    #[serde(flatten)]
+    pub problem: Problem,
+    /// What this gateway does meanwhile.
+    pub effect: &'static str,
+}
+
+impl Rejected {
+    /// In one line, for logs and lists.
+    pub fn line(&self) -> Problem {
+        with_effect(&self.problem, self.effect)
+    }
+}
+
+fn with_effect(Problem { place, key, text }: &Problem, effect: &str) -> Problem {
+    Problem::new(place.clone(), key.clone(), format!("{text}; {effect}"))
 }
 
 /// An item hidden by a provider of higher precedence; `NAME@PROVIDER` still reaches it.
@@ -135,8 +159,7 @@ impl Diagnostic {
 
     /// In one line, for logs and lists.
     pub fn line(&self) -> Problem {
-        let Problem { place, key, text } = &self.problem;
-        Problem::new(place.clone(), key.clone(), format!("{text}; {}", self.effect))
+        with_effect(&self.problem, &self.effect)
     }
 }
 

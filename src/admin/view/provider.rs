@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{List, time_text};
 use crate::discovery::status::{ProviderStatus, WatchState, WatchStatus};
-use crate::snapshot::report::Shadowed;
+use crate::snapshot::report::{Rejected, Shadowed};
 use crate::snapshot::{Diagnostic, Report};
 use crate::spec::name::ProviderId;
 use crate::spec::problem::Problem;
@@ -33,7 +33,7 @@ pub struct ProviderView {
     /// By name.
     pub watches: Vec<WatchView>,
     /// Documents and registrations that can't be used as they are; an item's last good form is still served.
-    pub rejected: Vec<Problem>,
+    pub rejected: Vec<Rejected>,
     /// What is served though the registry does not list it, and why.
     pub held: Vec<Problem>,
     /// Items of its that another provider's item of the same name hides.
@@ -156,7 +156,7 @@ fn view(provider: &ProviderStatus, report: &Report) -> ProviderView {
             error: it.error,
         }),
         watches,
-        rejected: report.rejected.iter().filter(|(by, _)| *by == id).map(|(_, problem)| problem.clone()).collect(),
+        rejected: report.rejected.iter().filter(|one| one.provider == id).cloned().collect(),
         held: report.held.iter().filter(|(by, _)| *by == id).map(|(_, problem)| problem.clone()).collect(),
         shadowed: report.shadowed.iter().filter(|item| item.provider == id).cloned().collect(),
         diagnostics: report.diagnostics.iter().filter(|one| one.provider == id).cloned().collect(),
@@ -203,10 +203,15 @@ mod tests {
         }
         consul.set_registered(Registered { place: "fleetgate-gw-1".to_owned(), stands: true, error: None });
         consul.set_token_expires_at(Some(UNIX_EPOCH + Duration::from_secs(100)));
+        let rejected = |provider, place: &str, text: &str| Rejected {
+            provider,
+            problem: Problem::new(place, "", text),
+            effect: "it is not used",
+        };
         let report = Report {
             rejected: vec![
-                (ProviderId::Consul, Problem::new("consul:users", "", "port 0")),
-                (ProviderId::Etcd, Problem::new("etcd:/x", "", "bad JSON")),
+                rejected(ProviderId::Consul, "consul:users", "port 0"),
+                rejected(ProviderId::Etcd, "etcd:/x", "bad JSON"),
             ],
             ..Report::default()
         };
@@ -232,7 +237,7 @@ mod tests {
                     "name": "consul:users", "state": "live", "failures": 0, "error": null,
                     "verified_at": null, "index": 42, "sessions": 0, "polled": false
                 }],
-                "rejected": [{ "place": "consul:users", "key": "", "text": "port 0" }],
+                "rejected": [{ "place": "consul:users", "key": "", "text": "port 0", "effect": "it is not used" }],
                 "held": [],
                 "shadowed": [],
                 "diagnostics": []

@@ -10,6 +10,7 @@ use super::{provider, route, time_text, upstream};
 use crate::admin::State;
 use crate::control::command::Saving;
 use crate::middleware::fleet::Standing;
+use crate::snapshot::report::Rejected;
 use crate::snapshot::{Diagnostic, DiagnosticKind, NamedMiddleware};
 use crate::spec::document::Kind;
 use crate::spec::name::{Name, ProviderId};
@@ -158,8 +159,19 @@ pub fn view(state: &State) -> StatusView {
         let [kept, unresolved, shadowed] =
             [DiagnosticKind::Kept, DiagnosticKind::Unresolved, DiagnosticKind::Shadowed].map(count);
         let diagnosed = provider.diagnostics.iter().map(Diagnostic::line);
-        let problems = provider.held.into_iter().chain(failing).chain(provider.rejected).chain(diagnosed);
-        let mut problems: Vec<Problem> = problems.collect();
+        // What is blocked is told once, with its key and with the command that accepts it.
+        let is_told = |held: &Problem, one: &Rejected| {
+            held.place == one.problem.place && held.text.contains(one.problem.text.as_str())
+        };
+        let mut held = provider.held;
+        for held in &mut held {
+            if let Some(one) = provider.rejected.iter().find(|one| is_told(held, one)) {
+                held.key.clone_from(&one.problem.key);
+            }
+        }
+        let unusable = provider.rejected.iter().filter(|one| !held.iter().any(|held| is_told(held, one)));
+        let unusable: Vec<Problem> = unusable.map(Rejected::line).collect();
+        let mut problems: Vec<Problem> = held.into_iter().chain(failing).chain(unusable).chain(diagnosed).collect();
         let more_problems = problems.len().saturating_sub(MOST_PROBLEMS);
         problems.truncate(MOST_PROBLEMS);
         ProviderSummary {

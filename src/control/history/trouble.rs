@@ -30,6 +30,8 @@ struct Complaint {
     texts: Vec<String>,
     /// Whether a last good form serves.
     serves: bool,
+    /// Whether it may have had one that is not known.
+    blocks: bool,
 }
 
 impl Rejected {
@@ -42,6 +44,9 @@ impl Rejected {
         for (place, complaint) in new.take(MAX_REJECTED) {
             let serves = match (place.1, complaint.serves) {
                 (Some(_), true) => "; its last good form serves",
+                (Some(_), false) if complaint.blocks => {
+                    "; its last good form is not known, and nothing takes its place"
+                }
                 (Some(_), false) => "; it never had a good form, and is absent",
                 (None, _) => "",
             };
@@ -178,7 +183,7 @@ fn complaints(states: &BTreeMap<ProviderId, Arc<ProviderState>>) -> BTreeMap<Pla
 fn add_items(provider: ProviderId, documents: &Documents, found: &mut BTreeMap<Place, Complaint>) {
     for entry in documents.entries().filter(|entry| !entry.problems.is_empty()) {
         let texts = entry.problems.iter().take(MOST_PROBLEMS).map(ToString::to_string).collect();
-        let complaint = Complaint { texts, serves: entry.serves };
+        let complaint = Complaint { texts, serves: entry.serves, blocks: entry.blocks.is_some() };
         found.insert((provider, Some(entry.kind), entry.name.as_str().into()), complaint);
     }
 }
@@ -186,7 +191,8 @@ fn add_items(provider: ProviderId, documents: &Documents, found: &mut BTreeMap<P
 fn add_places(provider: ProviderId, problems: &[Problem], found: &mut BTreeMap<Place, Complaint>) {
     for problem in problems {
         let texts = vec![problem.to_string()];
-        found.insert((provider, None, problem.place.as_str().into()), Complaint { texts, serves: false });
+        found
+            .insert((provider, None, problem.place.as_str().into()), Complaint { texts, serves: false, blocks: false });
     }
 }
 

@@ -99,7 +99,7 @@ fn an_item_that_may_have_had_a_good_form_keeps_its_name_and_a_new_one_hides_noth
     world.documents(ProviderId::File, "[upstreams.u]\nendpoints = 5\n");
     insta::assert_snapshot!(told(&world.merge()), @r"
     upstream u of etcd from text: 10.0.0.2:80
-    rejected by file: file:2:13: upstreams.u.endpoints: expected a list, found a number
+    rejected by file: file:2:13: upstreams.u.endpoints: expected a list, found a number; it never had a good form, and is ignored
     ");
     // Once it had one, that stays, and wins.
     world.documents(ProviderId::File, &at("10.0.0.1:80"));
@@ -107,7 +107,7 @@ fn an_item_that_may_have_had_a_good_form_keeps_its_name_and_a_new_one_hides_noth
     insta::assert_snapshot!(told(&world.merge()), @r"
     upstream u of file from text: 10.0.0.1:80
     shadowed upstreams.u of etcd by file
-    rejected by file: file:2:13: upstreams.u.endpoints: expected a list, found a number
+    rejected by file: file:2:13: upstreams.u.endpoints: expected a list, found a number; its last good form stays in use
     ");
 }
 
@@ -144,7 +144,7 @@ fn sources_are_wanted_and_known_once_they_answered() {
     upstream a of file from consul:A held: 10.0.0.1:80
     upstream b of file from etcd:/fleetgate/endpoints/b/:
     upstream c of file from consul:A held: 10.0.0.1:80
-    rejected by consul: consul:A: node/x: port 0
+    rejected by consul: consul:A: node/x: port 0; it is not used
     wanted consul:A
     wanted etcd:/fleetgate/endpoints/b/
     ");

@@ -186,6 +186,14 @@ async fn a_protected_route_with_a_typo_opens_at_no_start() {
         other.wait_ready().await;
         refuses(&other, "/admin", 503).await;
         refuses(&gateway, "/admin", 401).await;
+        // Each says what it does, and status tells it once.
+        let kept = "its last good form stays in use";
+        for (gateway, effect) in [(&gateway, kept), (&other, "requests that it matches get 503 (NC)")] {
+            let log = gateway.stderr().text();
+            assert!(log.lines().any(|line| line.contains("timout") && line.contains(effect)), "{name}: {log}");
+            let (_, status) = run(gateway, &["status"]);
+            assert_eq!(status.matches("timout").count(), 1, "{name}: {status}");
+        }
 
         place.put(&[&gateway, &other], "admin", PROTECTED).await;
         refuses(&other, "/admin", 401).await;
@@ -265,7 +273,7 @@ async fn a_route_that_was_never_good_changes_nothing() {
                 place.put(&[], "empty", "").await;
             }
         }
-        rejects(&gateway, name, &["upstrem"]).await;
+        rejects(&gateway, name, &["upstrem", "it never had a good form, and is ignored"]).await;
         load.more(50).await;
         load.stop().await.assert_all_ok();
         if let Place::File = place {
