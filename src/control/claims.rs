@@ -100,13 +100,17 @@ impl Claims {
             let known: Vec<Instances> = members.iter().map(|(route, _)| instances(*route)).collect();
             let winner = winner(routes, members, &known);
             for (at, (position, host)) in members.iter().enumerate().filter(|(at, _)| *at != winner) {
-                let (route, by) = (&routes[*position], &routes[members[winner].0]);
+                let (first, first_host) = members[winner];
+                let (route, by) = (&routes[*position], &routes[first]);
                 // One that could not have yielded to the winner is behind the first claim, whatever its instances.
                 let yields = at < winner && may_take(by, route);
                 let reason = match known[at] {
                     Instances::None if yields => ContestReason::NoInstance,
                     Instances::Critical if yields && by.spec.is_guarded_like(route.spec) => ContestReason::Critical,
-                    Instances::None | Instances::Critical | Instances::Some => ContestReason::FirstClaim,
+                    Instances::None | Instances::Critical | Instances::Some => match by.spec.is_unclaimed(first_host) {
+                        true => ContestReason::OldestInstance,
+                        false => ContestReason::FirstClaim,
+                    },
                 };
                 contests.push(Contest {
                     route: route.name.clone(),

@@ -31,9 +31,11 @@ pub struct Contest {
 pub enum ContestReason {
     /// Both match the same, and the other one is the first claim.
     FirstClaim,
-    /// Both match the same; this one claimed it first, and has no registered instance.
+    /// Both match the same, no claims are known, and the service of the other one has the oldest instance.
+    OldestInstance,
+    /// Both match the same; this one would go first, and has no registered instance.
     NoInstance,
-    /// Both match the same with the same middlewares; this one claimed it first, and all its instances are critical.
+    /// Both match the same with the same middlewares; this one would go first, and all its instances are critical.
     Critical,
     /// A tag asks for what a document matches as a whole.
     Covered,
@@ -49,7 +51,13 @@ impl Contest {
 
     /// Whether both routes match the same, so that only one of them is asked.
     pub fn is_of_equals(&self) -> bool {
-        matches!(self.reason, ContestReason::FirstClaim | ContestReason::NoInstance | ContestReason::Critical)
+        match self.reason {
+            ContestReason::FirstClaim
+            | ContestReason::OldestInstance
+            | ContestReason::NoInstance
+            | ContestReason::Critical => true,
+            ContestReason::Covered | ContestReason::Overlapped => false,
+        }
     }
 
     /// What those who look at the route have to know.
@@ -57,11 +65,15 @@ impl Contest {
         let Self { by, place, .. } = self;
         match self.reason {
             ContestReason::FirstClaim => format!("shadowed by {by}: of equal routes the first claim stays, at {place}"),
+            ContestReason::OldestInstance => format!(
+                "shadowed by {by}: claims are not shared, and of equal routes that of the service with the oldest instance \
+                 goes first, at {place}"
+            ),
             ContestReason::NoInstance => {
-                format!("shadowed by {by}: this is the first claim of {place}, but has no registered instance")
+                format!("shadowed by {by}: this would go first at {place}, but has no registered instance")
             }
             ContestReason::Critical => {
-                format!("shadowed by {by}: this is the first claim of {place}, but all its instances are critical")
+                format!("shadowed by {by}: this would go first at {place}, but all its instances are critical")
             }
             ContestReason::Covered => format!(
                 "shadowed by {by}: this document of {} covers {place}, and `discovery.consul.tag_hosts` is unset",

@@ -68,6 +68,12 @@ pub struct Registered {
     pub remarks: Vec<String>,
 }
 
+impl Registered {
+    /// Later than any time of a claim: from here on `since` is the age of the instances of a service whose claim is not
+    /// known.
+    pub const UNCLAIMED: u64 = 1 << 62;
+}
+
 /// One possible destination of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetSpec {
@@ -204,6 +210,11 @@ impl RouteSpec {
     /// Since when it is claimed for its host at this position.
     pub fn since(&self, host: usize) -> u64 {
         self.registered.since.get(host).copied().unwrap_or(u64::MAX)
+    }
+
+    /// Whether that host is ordered by the age of instances, since no claim of it is known.
+    pub fn is_unclaimed(&self, host: usize) -> bool {
+        self.registered.since.get(host).is_some_and(|since| *since >= Registered::UNCLAIMED)
     }
 
     /// Whether a request that passes one passes the same as with the other: middlewares, and who may come.

@@ -98,6 +98,18 @@ fn losers(lines: &[&str]) -> Vec<String> {
 fn the_first_claim_stays_whatever_its_name() {
     let told = told(&["evil consul-tags host=shop.com since=9", "web consul-tags host=shop.com since=4"]);
     assert_eq!(told, ["evil at shop.com/: shadowed by web: of equal routes the first claim stays, at shop.com/"]);
+    let unclaimed = Registered::UNCLAIMED;
+    let [old, young] = [unclaimed + 4, unclaimed + 9].map(|since| format!("consul-tags host=shop.com since={since}"));
+    let said = self::told(&[&format!("evil {young}"), &format!("web {old}")]);
+    assert_eq!(
+        said,
+        [
+            "evil at shop.com/: shadowed by web: claims are not shared, and of equal routes that of the service with the \
+          oldest instance goes first, at shop.com/"
+        ]
+    );
+    let said = self::told(&[&format!("evil {young}"), "web consul-tags host=shop.com since=4"]);
+    assert!(said[0].contains("the first claim stays"), "another gateway has shared it: {said:?}");
     let losers =
         losers(&["evil consul-tags host=shop.com,b.com since=9,1", "web consul-tags host=b.com,shop.com since=2,4"]);
     assert_eq!(losers, ["web behind evil", "evil behind web"], "each host has its own first claim");

@@ -59,8 +59,11 @@ pub(super) fn won(name: &Name, report: &Report) -> &'static str {
     match won.map(|contest| contest.reason) {
         None | Some(ContestReason::Covered | ContestReason::Overlapped) => "",
         Some(ContestReason::FirstClaim) => ", and of equal routes it is the first claim",
-        Some(ContestReason::NoInstance) => ", and the first claim of the same has no registered instance",
-        Some(ContestReason::Critical) => ", and all instances of the first claim of the same are critical",
+        Some(ContestReason::OldestInstance) => {
+            ", and of equal routes its service has the oldest instance, while claims are not shared"
+        }
+        Some(ContestReason::NoInstance) => ", and the one that would go first has no registered instance",
+        Some(ContestReason::Critical) => ", and all instances of the one that would go first are critical",
     }
 }
 

@@ -298,6 +298,7 @@ async fn without_the_right_to_write_claims_are_not_shared() {
         if status.contains("claims are not shared") { Ok(()) } else { Err(status) }
     })
     .await;
+    shows(&reader, "evil", "shadowed", "the service with the oldest instance goes first").await;
     // Beside one that may write it uses what that one has written.
     let writer = start(write.secret.clone()).await;
     answers(&writer, "shop.example.com", "/", "web/v1").await;
@@ -306,6 +307,7 @@ async fn without_the_right_to_write_claims_are_not_shared() {
         if status.contains("claims are not shared") { Err(status) } else { Ok(()) }
     })
     .await;
+    shows(&reader, "evil", "shadowed", "the first claim stays").await;
 }
 
 /// S-M4: what a document covers is no tag's, whatever its host.

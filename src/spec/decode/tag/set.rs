@@ -142,9 +142,7 @@ impl TagSet {
 
     /// Since when a service claims a place.
     fn since(&self, place: &str, service: &str, created: u64) -> u64 {
-        // Later than any time of a claim.
-        const BEHIND: u64 = 1 << 62;
-        self.book.since(place, service).unwrap_or(BEHIND.saturating_add(created))
+        self.book.since(place, service).unwrap_or(Registered::UNCLAIMED.saturating_add(created))
     }
 
     /// Takes all services that ask for something with their instances; of one that was not read (`None`) what is known
