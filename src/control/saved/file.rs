@@ -13,6 +13,7 @@ use super::{Identity, Page, SavedState, Verified, folder};
 use crate::spec::decode::resolved::ResolvedForms;
 use crate::spec::decode::{DocumentSet, SavedForms};
 use crate::spec::endpoint::{EndpointSpec, Labels, RegistryStatus};
+use crate::spec::name::ProviderId;
 
 /// Files of another schema are not read.
 const SCHEMA: u64 = 1;
@@ -159,7 +160,11 @@ pub(super) fn read<T: for<'de> Deserialize<'de>>(path: &Path, identity: &str) ->
         return Err(Unusable::Foreign("another version wrote it"));
     }
     if envelope["identity"] != identity {
-        return Err(Unusable::Foreign("it is of another registry, by its addresses, prefix or namespace"));
+        let of_files = path.file_stem().is_some_and(|name| name == ProviderId::File.as_str());
+        return Err(Unusable::Foreign(match of_files {
+            true => "it is of other files: the path of the configuration file, or `discovery.file.paths`, was another",
+            false => "it is of another registry, by its addresses, prefix or namespace",
+        }));
     }
     serde_json::from_value(envelope["content"].take()).map_err(|error| Unusable::Corrupt(error.to_string()))
 }

@@ -109,6 +109,24 @@ async fn a_folder_that_takes_nothing_keeps_nobody_from_serving() {
     }
 }
 
+/// The saved state of files belongs to the path of the configuration file: where that was renamed, the log says so.
+#[tokio::test]
+async fn a_renamed_configuration_file_is_named_as_what_differs() {
+    let origin = Origin::start("a").await;
+    let text = format!(
+        "listeners.web.address = \"127.0.0.1:0\"\nadmin.address = \"127.0.0.1:0\"\ndiscovery.state_dir = \"state\"\n\
+         upstreams.app.endpoints = [\"{}\"]\nroutes.app = {{ match = {{}}, upstream = \"app\" }}",
+        origin.address()
+    );
+    let mut gateway = Setup::new(&text).start().await;
+    saves(&gateway, "file.json", &["routes"]).await;
+    gateway.terminate().await;
+    let saved = fs::read_to_string(gateway.folder().join("state/file.json")).unwrap();
+    let gateway = Setup::named("other.toml", &text).file("state/file.json", &saved).start().await;
+    assert!(gateway.stderr().contains("the path of the configuration file"), "{}", gateway.stderr().text());
+    assert_eq!(gateway.get("/").await.served_by(), "a/v1");
+}
+
 /// Fault case 54: a file that is cut, changed, of another provider or of another registry is not used and counted;
 /// what does not need it is served, and the registry's word is.
 #[tokio::test]
