@@ -64,7 +64,13 @@ impl Report {
             let why = right.map(|(_, right)| format!(": {right}")).unwrap_or_default();
             format!("{provider} has not been read yet{why}")
         });
-        unread.chain(self.closing.iter().map(|(provider, problem)| format!("{provider}: {problem}")))
+        unread.chain(self.closing.iter().map(|(provider, problem)| {
+            // A key's place names its registry.
+            match problem.place.strip_prefix(provider.as_str()).is_some_and(|rest| rest.starts_with(':')) {
+                true => problem.to_string(),
+                false => format!("{provider}: {problem}"),
+            }
+        }))
     }
 }
 

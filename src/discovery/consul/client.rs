@@ -209,6 +209,10 @@ impl Client {
         self.fetch(lane, request(&lane.client), SHORT_TIMEOUT).await
     }
 
+    fn no_answer(&self, why: &str) -> WatchError {
+        WatchError::failed(format!("{}: {why}", self.transport.shown()))
+    }
+
     async fn fetch(&self, lane: &Lane, mut request: RequestBuilder, limit: Duration) -> Result<Reply, WatchError> {
         if let Some(token) = self.token.header() {
             request = request.header("x-consul-token", token);
@@ -216,15 +220,15 @@ impl Client {
         let started = Instant::now();
         let fetched = async {
             lane.opened(|client| client.get(self.url(&Query::leader(), ""))).await;
-            let response = request.send().await.map_err(|error| WatchError::failed(describe(error)))?;
+            let response = request.send().await.map_err(|error| self.no_answer(&describe(error)))?;
             if self.tls && response.version() < Version::HTTP_2 {
                 self.budget.has_no_http2();
             }
-            let reply = complete(response, started).await?;
+            let reply = complete(response, started).await.map_err(|error| self.no_answer(&error.text))?;
             self.status.cost.answered(reply.body.len());
             Ok(reply)
         };
-        let late = |_| Err(WatchError::failed(format!("no complete answer within {limit:?}")));
+        let late = |_| Err(self.no_answer(&format!("no complete answer within {limit:?}")));
         timeout(limit, fetched).await.unwrap_or_else(late).inspect_err(|_| lane.failed())
     }
 }

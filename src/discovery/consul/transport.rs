@@ -64,6 +64,8 @@ impl Lane {
 /// How an agent is reached.
 struct Way {
     base: String,
+    /// The agent as messages name it: without a user or password that its URL may have.
+    shown: String,
     socket: Option<PathBuf>,
     /// Where to connect, where the URL has the name to verify.
     real_host: Option<String>,
@@ -118,6 +120,11 @@ impl Transport {
         &self.way.base
     }
 
+    /// The agent, for messages.
+    pub(super) fn shown(&self) -> &str {
+        &self.way.shown
+    }
+
     /// How many connections were opened since the start.
     pub(super) fn opened(&self) -> u64 {
         self.way.connections.opened()
@@ -169,7 +176,8 @@ impl Way {
     fn new(settings: &Settings, lanes: usize, connections: Arc<Connections>) -> Result<Self, ClientError> {
         if let Some(path) = settings.address.strip_prefix("unix://") {
             let (base, socket) = ("http://localhost".to_owned(), Some(PathBuf::from(path)));
-            return Ok(Self { base, socket, real_host: None, tls: None, lanes, connections });
+            let shown = settings.address.clone();
+            return Ok(Self { base, shown, socket, real_host: None, tls: None, lanes, connections });
         }
         let wrong = || ClientError::Address(settings.address.clone());
         let url = Url::parse(&settings.address).map_err(|_| wrong())?;
@@ -183,7 +191,8 @@ impl Way {
         let shown = tls.as_ref().and_then(|tls| tls.server_name.as_deref());
         let real_host = shown.map(|_| host.trim_start_matches('[').trim_end_matches(']').to_owned());
         let base = format!("{}://{}:{port}", url.scheme(), shown.unwrap_or(host));
-        Ok(Self { base, socket: None, real_host, tls, lanes, connections })
+        let shown = format!("{}://{host}:{port}", url.scheme());
+        Ok(Self { base, shown, socket: None, real_host, tls, lanes, connections })
     }
 
     /// Reads the files off the runtime, where a disk that hangs would keep others waiting. Only the end of the runtime
@@ -268,7 +277,7 @@ fn at(path: &Path, text: &dyn std::fmt::Display) -> ClientError {
     ClientError::File { path: path.display().to_string(), text: text.to_string() }
 }
 
-/// An error with its causes, without the address: that is the same for every watch.
+/// An error with its causes, without the URL of the request.
 pub(super) fn describe(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut text = error.to_string();

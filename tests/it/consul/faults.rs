@@ -33,7 +33,11 @@ async fn a_consul_that_dies_and_comes_back_changes_nothing() {
             "kill" => consul.kill(),
             _ => consul.terminate().await,
         }
-        wait::until(SOON, "the failure", || async { failure(&watch).is_some() }).await;
+        let url = consul.url();
+        wait::until(SOON, "the failure, and of whom", || async {
+            failure(&watch).is_some_and(|text| text.contains(&url))
+        })
+        .await;
         assert_eq!(running.shown("web"), "a b c");
         consul.start_again().await;
         wait::until(SOON, "the watch to live", || async { failure(&watch).is_none() && watch.sessions() > sessions })

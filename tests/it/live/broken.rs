@@ -230,6 +230,7 @@ async fn a_protected_route_that_cannot_be_read_keeps_a_new_gateway_closed() {
             .await;
             let told = run(&new, &["status"]).1 + &new.stderr().text();
             assert_eq!(told.matches("serves the rest without it").count(), 2, "{name}: {told}");
+            assert!(!told.contains(&format!("{name}: {name}:")), "{told}");
             place.put(&[&old, &new], "admin", PROTECTED).await;
             let mut new = new;
             new.wait_ready().await;

@@ -17,6 +17,7 @@ use super::{ASK_LABEL, tags};
 use crate::spec::claims::{Asking, ClaimBook};
 use crate::spec::decode::documents::keep_equal;
 use crate::spec::document::{Documents, Item};
+use crate::spec::encode::duration_text;
 use crate::spec::endpoint::{EndpointSpec, Labels};
 use crate::spec::matching::{MatchSpec, PathMatch};
 use crate::spec::name::{ItemRef, Name, ProviderId};
@@ -275,7 +276,8 @@ impl TagSet {
 
     fn registered(&self, broken: Vec<String>, mut remarks: Vec<String>, services: &[&Known]) -> Registered {
         if services.iter().all(|known| known.empty_since.is_some()) {
-            remarks.push(format!("its last instance is gone; the route stays for {:?} after it", self.rules.ttl));
+            let ttl = duration_text(self.rules.ttl);
+            remarks.push(format!("its last instance is gone; the route stays for {ttl} after it"));
         }
         Registered { yields: self.rules.bounds.yields(), since: Vec::new(), broken, remarks }
     }

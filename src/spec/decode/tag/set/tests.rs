@@ -167,9 +167,9 @@ fn a_bad_tag_keeps_the_last_good_form_of_its_route_alone() {
 fn routes_outlive_their_last_instance_for_a_while() {
     let mut world = World::new(Bounds::default());
     world.update("s", &[instance("a", 1, &["tag:fleetgate.path=/a", "tag:urlprefix-/f"])]);
-    let outlived = "s: Prefix(\"/a\") to s 1\n  remark its last instance is gone; the route stays for 60s after it\n\
+    let outlived = "s: Prefix(\"/a\") to s 1\n  remark its last instance is gone; the route stays for 1m after it\n\
                     urlprefix--f-ef0cf1ef: Start(\"/f\") to s 1\n  \
-                    remark its last instance is gone; the route stays for 60s after it\nupstream s";
+                    remark its last instance is gone; the route stays for 1m after it\nupstream s";
     let outlived = outlived.replace("urlprefix--f-ef0cf1ef", Name::derived("urlprefix-/f").as_str());
     assert_eq!(world.update("s", &[]), outlived);
     world.now += TTL - Duration::from_secs(1);
