@@ -5,7 +5,7 @@
 //! (pure: what did not change is the same object), [`pace`] decides when it goes out, [`grace`] what stays until
 //! its replacement was read, [`claims`] which of equal routes is asked, [`guard`] what is not believed though a watch confirmed it, [`saved`] what an earlier
 //! process knew, [`recall`] what of that stands in for items that do not resolve, [`damping`] who comes and goes too often, [`command`] is what operators say, [`acceptance`] what it names, [`overlay`] what of that
-//! is kept, [`holds`] lists what operators may accept, [`rejected`] tells what cannot be used as it is written, [`diagnostics`] what items have wrong with each other, [`gateways`] counts the others, [`history`] what was applied and why, [`explain`] tells what a request would meet, [`uses`] tells discovery what
+//! is kept, [`holds`] lists what operators may accept, [`rejected`] tells what cannot be used as it is written, [`removals`] which documents are gone, [`diagnostics`] what items have wrong with each other, [`gateways`] counts the others, [`history`] what was applied and why, [`explain`] tells what a request would meet, [`uses`] tells discovery what
 //! requests use, and [`Control::run`] is the loop.
 
 use std::borrow::Cow;
@@ -48,6 +48,7 @@ pub mod overlay;
 mod pace;
 mod recall;
 mod rejected;
+mod removals;
 mod resolution;
 pub mod saved;
 pub mod uses;
@@ -227,6 +228,9 @@ impl Control {
         }
         let merged = merger.merged();
         self.fleet.registered(gateways::count(&self.gateways, guard.served()));
+        if let Some(shown) = &*self.shown.borrow() {
+            removals::tell(&removals::between(&shown.states, guard.served()));
+        }
         self.shown.send_replace(Some(Arc::new(Shown {
             states: guard.served().clone(),
             wanted: Arc::clone(&self.wanted.borrow()),

@@ -93,3 +93,45 @@ async fn an_edit_to_another_list_fails_no_request() {
     }
     stays.stop().await.assert_all_ok();
 }
+
+/// All documents of a registry are deleted by one command: they go, unlike those of files, and the log says which.
+#[tokio::test]
+async fn documents_that_are_deleted_at_once_are_named_in_the_log() {
+    let (Some(consul), Some(etcd)) = (Consul::start().await, Etcd::start().await) else { return };
+    let a = Origin::start("a").await;
+    let upstream = format!(r#"{{"endpoints":["{}"]}}"#, a.address());
+    let route = |name: &str| format!(r#"{{"match":{{"path":"/{name}"}},"upstream":"app"}}"#);
+    consul.kv_put("fleetgate/upstreams/app", &upstream).await;
+    for name in ["a", "b"] {
+        consul.kv_put(&format!("fleetgate/routes/{name}"), &route(name)).await;
+    }
+    for name in ["c", "d"] {
+        etcd.put(&format!("/fleetgate/routes/{name}"), &route(name)).await;
+    }
+    let gateway = Gateway::start(&format!(
+        "listeners.web.address = \"127.0.0.1:0\"\nadmin.address = \"127.0.0.1:0\"\n\
+         discovery.consul.address = \"{}\"\ndiscovery.etcd.endpoints = [\"{}\"]",
+        consul.url(),
+        etcd.url()
+    ))
+    .await;
+    for path in ["/a", "/b", "/c", "/d"] {
+        gateway.until_status(path, 200).await;
+    }
+    let logged = async |text: &str| {
+        wait::until_ok(SOON, text, || async {
+            let log = gateway.stderr().text();
+            if log.contains(text) { Ok(()) } else { Err(log) }
+        })
+        .await;
+    };
+    etcd.delete("/fleetgate/routes/c").await;
+    logged("a document is gone from etcd: route c").await;
+    gateway.until_status("/c", 404).await;
+    consul.kv_delete_tree("fleetgate/").await;
+    logged("3 documents are gone from consul-kv: routes a, b, upstream app; it has none left").await;
+    for path in ["/a", "/b"] {
+        gateway.until_status(path, 404).await;
+    }
+    assert_eq!(gateway.get("/d").await.served_by(), "a/v1", "what a route still needs is retained");
+}
