@@ -66,7 +66,7 @@ const ITEMS: [(&str, &str, &str); 2] = [
     ("routes", "admin", r#"{"match":{"path":"/admin"},"upstream":"app","middlewares":["keys"]}"#),
     ("middlewares", "keys", r#"{"api_key":{"header":"x-key"}}"#),
 ];
-const BREAKS: usize = 7;
+const BREAKS: usize = 8;
 
 /// The text of an item with a mistake in it.
 fn broken(item: usize, mistake: usize, rng: &mut StdRng) -> String {
@@ -78,6 +78,7 @@ fn broken(item: usize, mistake: usize, rng: &mut StdRng) -> String {
         3 => "null".to_owned(),
         4 => good.replace("path", "paht").replace("header", "haeder"),
         5 => "\u{feff}[]".to_owned(),
+        6 => format!(r#"{},"listeners":["wbe"]}}"#, &good[..good.len() - 1]),
         _ => r#"{"match":5,"api_key":7}"#.to_owned(),
     }
 }
