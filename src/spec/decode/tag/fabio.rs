@@ -1,8 +1,8 @@
 //! Defines how fabio's `urlprefix-` tags are read: as fabio 1.6 reads them. Pure.
 //!
 //! `urlprefix-HOST/PATH OPTION...`: the host in lower case, the path as text (a request's path begins with it),
-//! options by `KEY=VALUE`. Options that fabio does not know mean nothing, as there, but are reported; one that looks like
-//! one of access closes its route.
+//! options by `KEY=VALUE`. Options that fabio does not know mean nothing, as there, but are reported. Other than there, what
+//! looks like an option of access and says not who may come closes its route: an empty or misspelt `allow`, an address.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -71,19 +71,63 @@ const ACCESS: [&str; 3] = ["allow", "deny", "auth"];
 /// Options of fabio's that have no meaning here, and need none.
 const NEEDLESS: [&str; 2] = ["register", "pxyproto"];
 
+/// Whether a tag is one of fabio's, or may be meant to be.
+pub(super) fn asks(tag: &str) -> bool {
+    let tag = tag.trim();
+    tag.starts_with(PREFIX) || misspelt(tag).is_some()
+}
+
+/// What follows in a tag that begins almost as those of fabio do: `URLPREFIX-`, `urlprefix_`, `urlprefx-`.
+fn misspelt(tag: &str) -> Option<&str> {
+    const WORD: &str = "urlprefix";
+    // Of what begins so a prefix with one mistake has a half.
+    let lower = || tag.to_ascii_lowercase();
+    if tag.len() > 1024 || !tag.contains('/') || !["urlp", "efix"].iter().any(|half| lower().contains(half)) {
+        return None;
+    }
+    let letters: Vec<(usize, char)> =
+        tag.char_indices().filter(|(_, c)| c.is_alphanumeric()).take(WORD.len() + 1).collect();
+    let ends = [WORD.len(), WORD.len() - 1, WORD.len() + 1].into_iter().filter_map(|length| {
+        let word: String = letters.get(..length)?.iter().flat_map(|(_, c)| c.to_lowercase()).collect();
+        let (distance, (at, last)) = (strsim::osa_distance(&word, WORD), letters[length - 1]);
+        let end = at + last.len_utf8();
+        let place = tag[end..].trim_start_matches(|c: char| !c.is_alphanumeric() && !matches!(c, '/' | '*' | '['));
+        let place = place.strip_prefix("/-").unwrap_or(place);
+        let rank = (tag[..end].contains('/') && distance > 0, place.len() == tag.len() - end, distance);
+        (distance <= 1).then_some((rank, place))
+    });
+    ends.min_by_key(|(rank, _)| *rank).map(|(_, place)| place).filter(|place| place.contains('/'))
+}
+
 /// Reads a tag; `None` when it is another's.
 ///
 /// # Errors
 /// What is wrong with its host or path: then there is no route it could belong to.
 pub(super) fn read(tag: &str, bounds: &Bounds) -> Option<Result<Tag, String>> {
-    let said = tag.trim().strip_prefix(PREFIX)?.trim();
+    let (said, is_misspelt) = match tag.trim().strip_prefix(PREFIX) {
+        Some(said) if !said.starts_with(['-', '_', '=']) => (said.trim(), false),
+        Some(_) | None => (misspelt(tag.trim())?.trim(), true),
+    };
     let (place, options) = said.split_once(char::is_whitespace).unwrap_or((said, ""));
     let is_list = place.contains(&format!(",{PREFIX}"));
     if is_list || options.split_whitespace().any(|option| option.starts_with(PREFIX)) {
         return Some(Err("has two prefixes: register a tag for each".to_owned()));
     }
+    // `/path,allow=ip:...` is a path, and was hardly meant as one.
+    if let Some(at) = access_within(place) {
+        let text = format!("`{}` belongs to the path: write a blank before an option", &place[at..]);
+        return Some(prefix(&place[..at], bounds).map_err(|_| text.clone()).map(|prefix| Tag {
+            prefix,
+            asked: Err(Wrong { text, guards: true }),
+            ignored: Vec::new(),
+        }));
+    }
     Some(prefix(place, bounds).map(|prefix| {
         let mut ignored = Vec::new();
+        if is_misspelt {
+            let text = format!("almost a tag of fabio's, which begins with `{PREFIX}`");
+            return Tag { prefix, asked: Err(Wrong { text, guards: false }), ignored };
+        }
         let asked = asked(options, &mut ignored);
         if let Ok(Asked { steps: Some(steps), .. }) = &asked
             && let Some(strip) = &steps.strip_prefix
@@ -97,6 +141,15 @@ pub(super) fn read(tag: &str, bounds: &Bounds) -> Option<Result<Tag, String>> {
         }
         Tag { prefix, asked, ignored }
     }))
+}
+
+/// Where an option of access begins in a path, with what parts it from the rest, if anything does.
+fn access_within(place: &str) -> Option<usize> {
+    let marks = place.char_indices().filter(|(_, c)| matches!(c, ',' | ';' | '?' | '&' | '|'));
+    let is_access =
+        |rest: &str| ACCESS.iter().any(|key| rest.strip_prefix(key).is_some_and(|it| it.starts_with(['=', ':'])));
+    let at = marks.into_iter().find(|(at, _)| is_access(&place[at + 1..])).map(|(at, _)| at);
+    at.or_else(|| ["allow=ip:", "deny=ip:"].iter().find_map(|option| place.find(option)))
 }
 
 /// What a route of this prefix matches.
@@ -161,9 +214,9 @@ fn asked(options: &str, ignored: &mut Vec<String>) -> Result<Asked, Wrong> {
             "host" => steps.host = host(value).map_err(wrong)?,
             "weight" => asked.share = share(value).map_err(wrong)?,
             "redirect" => steps.redirect = Some(redirect(value).map_err(wrong)?),
-            // As in fabio, though it may be meant otherwise.
-            "allow" | "deny" if option.ends_with('=') => {
-                ignored.push(format!("`{option}` is empty, ignored: it keeps nobody out"))
+            // fabio serves everybody then; a template whose variable is empty means somebody.
+            "allow" | "deny" if value.is_empty() => {
+                return Err(wrong("empty value: remove the option if everybody may come".to_owned()));
             }
             "allow" | "deny" if steps.access != Access::Anybody => {
                 return Err(wrong("only one of `allow` and `deny`, and once".to_owned()));
@@ -189,6 +242,13 @@ fn asked(options: &str, ignored: &mut Vec<String>) -> Result<Asked, Wrong> {
                     );
                     return Err(Wrong { text, guards: true });
                 }
+                if is_network(option.split_once('=').map_or(key, |(_, value)| value)) {
+                    let text = format!(
+                        "`{option}`: unknown option with an address; did you mean `allow` or `deny`? The route is never \
+                         served without"
+                    );
+                    return Err(Wrong { text, guards: true });
+                }
                 ignored.push(format!("`{option}`: unknown option, ignored; {}", nearest(key, &OPTIONS)));
             }
         }
@@ -208,6 +268,12 @@ fn resembles(key: &str, access: &str) -> bool {
     let word: String = key.chars().take_while(|c| *c != ':').filter(char::is_ascii_alphanumeric).collect();
     let word = word.to_ascii_lowercase();
     word.starts_with(access) || strsim::normalized_damerau_levenshtein(&word, access) >= 0.7
+}
+
+/// Whether a value says whose address may come: `ip:10.0.0.0/8`, `10.0.0.1`.
+fn is_network(value: &str) -> bool {
+    let is_address = |item: &str| item.trim().parse::<IpNet>().is_ok() || item.trim().parse::<IpAddr>().is_ok();
+    value.to_ascii_lowercase().contains("ip:") || value.split([',', '=']).any(is_address)
 }
 
 /// `dst` is the endpoint's address, anything else is sent as it is.
@@ -410,10 +476,34 @@ mod tests {
             ),
             (
                 "urlprefix-/a allow= path=/b",
-                "/a ignored: `allow=` is empty, ignored: it keeps nobody out ignored: `path=/b`: unknown option, ignored; \
-                 did you mean `auth`?",
+                "/a closed: `allow=`: empty value: remove the option if everybody may come",
             ),
-            ("urlprefix-/a allow", "/a closed: `allow`: `` is not `ip:ADDRESS` or `ip:NETWORK/BITS`"),
+            ("urlprefix-/a deny=", "/a closed: `deny=`: empty value: remove the option if everybody may come"),
+            ("urlprefix-/a allow", "/a closed: `allow`: empty value: remove the option if everybody may come"),
+            (
+                "urlprefix-/a permit=ip:10.0.0.1",
+                "/a closed: `permit=ip:10.0.0.1`: unknown option with an address; did you mean `allow` or `deny`? The route \
+                 is never served without",
+            ),
+            (
+                "urlprefix-/a IP:10.0.0.1/32",
+                "/a closed: `IP:10.0.0.1/32`: unknown option with an address; did you mean `allow` or `deny`? The route is \
+                 never served without",
+            ),
+            (
+                "urlprefix-/a from=10.0.0.0/8,x",
+                "/a closed: `from=10.0.0.0/8,x`: unknown option with an address; did you mean `allow` or `deny`? The route \
+                 is never served without",
+            ),
+            (
+                "urlprefix-/a,allow=ip:10.0.0.1",
+                "/a closed: `,allow=ip:10.0.0.1` belongs to the path: write a blank before an option",
+            ),
+            ("URLPREFIX-/a allow=ip:10.0.0.1", "/a wrong: almost a tag of fabio's, which begins with `urlprefix-`"),
+            ("urlprefix_a.com/b", "a.com/b wrong: almost a tag of fabio's, which begins with `urlprefix-`"),
+            ("urlprefx-/a", "/a wrong: almost a tag of fabio's, which begins with `urlprefix-`"),
+            ("urlprefix/a", "/a wrong: almost a tag of fabio's, which begins with `urlprefix-`"),
+            ("url.rewrite=/prefix", "not one"),
             ("urlprefix-/a, urlprefix-/b", "no place: has two prefixes: register a tag for each"),
             ("urlprefix-/a,urlprefix-/b", "no place: has two prefixes: register a tag for each"),
             ("urlprefix-/a urlprefix-/b", "no place: has two prefixes: register a tag for each"),

@@ -135,7 +135,7 @@ fn recalled(look: Look<'_>, instances: &BTreeMap<Arc<str>, SavedInstance>) -> Cl
     if look.rules.fabio {
         let mut by_tag: BTreeMap<(&str, bool), Vec<&EndpointSpec>> = BTreeMap::new();
         for endpoint in look.endpoints {
-            let good = tags(endpoint).filter(|tag| tag.trim().starts_with(fabio::PREFIX)).map(|tag| (tag, true));
+            let good = tags(endpoint).filter(|tag| fabio::asks(tag)).map(|tag| (tag, true));
             let saved = instances.get(&endpoint.id);
             let blocked = saved.into_iter().flat_map(|saved| &saved.blocked_prefixes).map(|tag| (tag.as_str(), false));
             for key in good.chain(blocked) {

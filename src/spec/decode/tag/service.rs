@@ -146,7 +146,7 @@ impl Claims {
     fn read_fabio(&mut self, look: Look<'_>, before: &Self) {
         let mut by_tag: BTreeMap<&str, Vec<&EndpointSpec>> = BTreeMap::new();
         for endpoint in look.endpoints {
-            for tag in tags(endpoint).filter(|tag| tag.trim().starts_with(fabio::PREFIX)) {
+            for tag in tags(endpoint).filter(|tag| fabio::asks(tag)) {
                 by_tag.entry(tag).or_default().push(endpoint);
             }
         }

@@ -43,7 +43,7 @@ pub struct Rules {
 impl Rules {
     /// Whether a tag makes its service one of those that are read.
     pub fn asks(&self, tag: &str) -> bool {
-        self.native && native::asks(tag) || self.fabio && tag.trim().starts_with(fabio::PREFIX)
+        self.native && native::asks(tag) || self.fabio && fabio::asks(tag)
     }
 }
 

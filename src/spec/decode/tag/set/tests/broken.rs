@@ -249,6 +249,10 @@ const NATIVE: &[&[&str]] = &[
 const FABIO: &[&str] = &[
     "urlprefix-/f weight=x",
     "urlprefix-/f alow=ip:10.0.0.0/8",
+    "urlprefix-/f allow=",
+    "urlprefix-/f permit=ip:10.0.0.0/8",
+    "urlprefix-/f,allow=ip:10.0.0.0/8",
+    "urlprefix_/f allow=ip:10.0.0.0/8",
     "urlprefix-/f allow=ip:10.0.0.0/8 strip=f",
     "urlprefix-/f",
     "urlprefix-/f allow=ip:10.0.0.0/8",
