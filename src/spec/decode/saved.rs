@@ -51,6 +51,9 @@ pub struct SavedService {
     /// Since when it has none, in milliseconds of Unix time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gone_ms: Option<u64>,
+    /// Since which index of the registry its routes are asked for, by their names and places.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub asked: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
 /// What is remembered of an instance that asks for routes.

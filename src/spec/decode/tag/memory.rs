@@ -1,13 +1,14 @@
 //! What is remembered of the tags of services from one process to the next: for each instance, the tags that its routes'
 //! last good forms were decoded from, and the routes that may have had one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::fabio::{self, Tag};
 use super::native::{self, Native, matching_tags, tags_of};
+use super::order::Ages;
 use super::service::{Claim, Claims, LastForm, Look, TargetForm, UNKNOWN, newest_usable_first, target};
 use super::set::{Known, TagSet};
 use super::{is_usable, tags};
@@ -21,12 +22,13 @@ impl TagSet {
     pub fn remembering(mut self, saved: &SavedTags) -> Self {
         self.knows_services = saved.is_complete;
         self.unread.clone_from(&saved.unread);
-        for (service, SavedService { instances, gone_ms }) in &saved.services {
+        for (service, SavedService { instances, gone_ms, asked }) in &saved.services {
             let endpoints: Arc<[EndpointSpec]> = instances.iter().map(|(id, saved)| endpoint(id, saved)).collect();
-            let look = Look { service, endpoints: &endpoints, rules: &self.rules, knows_past: true };
-            let claims = recalled(look, instances);
+            let missed = BTreeSet::new();
+            let look = Look { service, endpoints: &endpoints, rules: &self.rules, knows_past: true, missed: &missed };
+            let claims = Claims { ages: Ages(asked.clone()), ..recalled(look, instances) };
             let empty_since = gone_ms.and_then(|gone| self.instant(gone));
-            self.services.insert(Arc::clone(service), Known { claims, endpoints, empty_since });
+            self.services.insert(Arc::clone(service), Known { claims, endpoints, empty_since, is_recalled: true });
         }
         self
     }
@@ -57,7 +59,7 @@ impl TagSet {
             let instances =
                 instances.map(|endpoint| (Arc::clone(&endpoint.id), saved(&known.claims, endpoint))).collect();
             let gone_ms = known.empty_since.and_then(|since| self.unix_millis(since));
-            (Arc::clone(service), SavedService { instances, gone_ms })
+            (Arc::clone(service), SavedService { instances, gone_ms, asked: known.claims.ages.0.clone() })
         });
         SavedTags { is_complete: self.knows_services, unread: self.unread.clone(), services: services.collect() }
     }

@@ -2,13 +2,14 @@
 //!
 //! [`native`] reads `fleetgate.*`, [`fabio`] reads `urlprefix-`; [`service`] keeps, between two readings, the last good
 //! form of each of a service's routes; [`set`] makes documents of them, and lets routes outlive their last instance;
-//! [`memory`] is what outlives the process; [`share`] is the arithmetic of fabio's weights.
+//! [`order`] tells equal routes of one service from each other; [`memory`] is what outlives the process; [`share`] is the arithmetic of fabio's weights.
 //! Instances come as endpoints: a tag `T` is the label `tag.T`, a key of `Meta` is a label of its own name.
 
 mod claim;
 mod fabio;
 mod memory;
 mod native;
+mod order;
 mod service;
 mod set;
 mod share;

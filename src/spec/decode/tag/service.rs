@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::fabio::{self, Prefix, Tag, Wrong};
 use super::native::{self, Native, WrongRoute};
+use super::order::{self, Ages};
 use super::set::Rules;
 use super::{is_usable, tags};
 use crate::spec::endpoint::EndpointSpec;
@@ -27,6 +28,14 @@ pub(super) struct Look<'a> {
     pub(super) rules: &'a Rules,
     /// Whether what is not known of the service was not there before.
     pub(super) knows_past: bool,
+    /// Instances that may have had a good form all the same, which came and went unseen.
+    pub(super) missed: &'a BTreeSet<Arc<str>>,
+}
+
+impl Look<'_> {
+    fn knows_past_of(&self, endpoint: &EndpointSpec) -> bool {
+        self.knows_past && !self.missed.contains(&endpoint.id)
+    }
 }
 
 /// What the instances of a service ask for.
@@ -34,6 +43,8 @@ pub(super) struct Look<'a> {
 pub(super) struct Claims {
     /// Of ours, by name.
     pub(super) native: BTreeMap<String, Claim>,
+    /// Since when routes of ours are asked for.
+    pub(super) ages: Ages,
     /// Of fabio's, one a tag.
     pub(super) fabio: Vec<Target>,
     /// Tags of fabio's without a place, each with the id of an instance that has it.
@@ -72,6 +83,8 @@ pub(super) struct Form {
     pub(super) everywhere: bool,
     /// When the first of them was registered.
     pub(super) since: u64,
+    /// Since when one of them is registered as it is.
+    pub(super) modified: u64,
     pub(super) remarks: Vec<String>,
     /// What the newest usable one asks for is not known but for what it matches: nothing is served.
     pub(super) is_blocked: bool,
@@ -120,6 +133,7 @@ impl Claims {
         let mut claims = Self::default();
         if look.rules.native {
             claims.native = read_native(look, &before, &mut claims.problems);
+            claims.ages = order::ages(&claims.native, &before.ages);
         }
         if look.rules.fabio {
             claims.read_fabio(look, &before);
@@ -151,7 +165,7 @@ impl Claims {
             }
         }
         let knows_past = |having: &[&EndpointSpec]| {
-            look.knows_past && having.iter().all(|endpoint| !before.unknown.contains(&endpoint.id))
+            having.iter().all(|endpoint| look.knows_past_of(endpoint) && !before.unknown.contains(&endpoint.id))
         };
         let mut unplaced = Vec::new();
         for (tag, having) in &by_tag {
@@ -310,7 +324,7 @@ fn read_native(look: Look<'_>, before: &Claims, ignored: &mut Vec<Problem>) -> B
                 Ok(native) => LastForm::Good(native),
                 Err(wrong) => {
                     let own = former.and_then(|former| former.by_instance.get(&endpoint.id));
-                    last_or_unknown(wrong, own, former, newest_good.as_ref(), look.knows_past)?
+                    last_or_unknown(wrong, own, former, newest_good.as_ref(), look.knows_past_of(endpoint))?
                 }
             };
             Some((endpoint, form))
@@ -446,7 +460,8 @@ fn form(group: &[&Member<'_>], several: bool, of: usize) -> Form {
         .map(|(ask, (steps, usable, registered))| FormPart { ask, steps, weight: weight(usable, registered) })
         .collect();
     let since = since(group.iter().map(|member| member.endpoint));
-    Form { native, parts, everywhere, since, remarks, is_blocked: newest.native.is_none() }
+    let modified = group.iter().map(|member| member.endpoint.modified).min().unwrap_or_default();
+    Form { native, parts, everywhere, since, modified, remarks, is_blocked: newest.native.is_none() }
 }
 
 /// When the first of these was registered.

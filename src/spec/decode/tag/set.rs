@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::claim::Bounds;
 use super::fabio::{self, Prefix};
 use super::native;
+use super::order::{self, places};
 use super::service::{Claims, Form, Look, Target, UNKNOWN, place};
 use super::share::weights;
 use super::{ASK_LABEL, tags};
@@ -19,7 +20,7 @@ use crate::spec::decode::documents::keep_equal;
 use crate::spec::document::{Documents, Item};
 use crate::spec::encode::duration_text;
 use crate::spec::endpoint::{EndpointSpec, Labels};
-use crate::spec::matching::{MatchSpec, PathMatch};
+use crate::spec::matching::MatchSpec;
 use crate::spec::name::{ItemRef, Name, ProviderId};
 use crate::spec::problem::Problem;
 use crate::spec::retry::Retry;
@@ -56,6 +57,8 @@ pub struct TagSet {
     pub(super) unread: BTreeSet<Arc<str>>,
     /// Whether a service that is not known asked for nothing before.
     pub(super) knows_services: bool,
+    /// Whether this process read all services.
+    has_read: bool,
     /// A moment in milliseconds of Unix time.
     pub(super) clock: Option<(Instant, u64)>,
     routes: BTreeMap<Name, Arc<RouteSpec>>,
@@ -71,6 +74,31 @@ pub(super) struct Known {
     pub(super) endpoints: Arc<[EndpointSpec]>,
     /// Since when it has no instance.
     pub(super) empty_since: Option<Instant>,
+    /// This process did not read it yet.
+    pub(super) is_recalled: bool,
+}
+
+impl Known {
+    /// The places that it asks for, with when the first instance that does was registered, and whether it is closed.
+    fn asked_places(&self) -> impl Iterator<Item = (String, u64, bool)> {
+        let forms = self.claims.native.values().flat_map(|claim| &claim.forms);
+        let native = forms.map(|form| (places(&form.native.matching), form.since, form.is_blocked));
+        let fabio = self.claims.fabio.iter().filter(|target| target.form.is_some());
+        let fabio = fabio.map(|target| (places(&fabio::matching(&target.prefix)), target.since, target.is_blocked()));
+        native
+            .chain(fabio)
+            .flat_map(|(places, since, is_blocked)| places.into_iter().map(move |place| (place, since, is_blocked)))
+    }
+
+    /// When the first instance that asks for it was registered, of each place.
+    fn since(&self) -> BTreeMap<String, u64> {
+        let mut all = BTreeMap::new();
+        for (place, since, _) in self.asked_places() {
+            let known = all.entry(place).or_insert(since);
+            *known = since.min(*known);
+        }
+        all
+    }
 }
 
 /// A service's target in a route that it may share with other services.
@@ -84,6 +112,7 @@ impl TagSet {
             services: BTreeMap::new(),
             unread: BTreeSet::new(),
             knows_services: false,
+            has_read: false,
             clock: None,
             routes: BTreeMap::new(),
             upstreams: BTreeMap::new(),
@@ -112,23 +141,16 @@ impl TagSet {
         let mut all: BTreeMap<Arc<str>, Vec<Asking>> = BTreeMap::new();
         for (service, known) in &self.services {
             let is_registered = known.empty_since.is_none();
-            let forms = known.claims.native.values().flat_map(|claim| &claim.forms);
-            let native = forms.map(|form| (places(&form.native.matching), form.since, form.is_blocked));
-            let fabio = known.claims.fabio.iter().filter(|target| target.form.is_some());
-            let fabio =
-                fabio.map(|target| (places(&fabio::matching(&target.prefix)), target.since, target.is_blocked()));
-            for (places, created, is_blocked) in native.chain(fabio) {
-                for place in places {
-                    let of_place = all.entry(place.into()).or_default();
-                    match of_place.iter_mut().find(|asking| asking.service == *service) {
-                        Some(known) => {
-                            known.created = known.created.min(created);
-                            known.is_blocked &= is_blocked;
-                        }
-                        None => {
-                            let service = Arc::clone(service);
-                            of_place.push(Asking { service, created, is_registered, is_blocked });
-                        }
+            for (place, created, is_blocked) in known.asked_places() {
+                let of_place = all.entry(place.into()).or_default();
+                match of_place.iter_mut().find(|asking| asking.service == *service) {
+                    Some(known) => {
+                        known.created = known.created.min(created);
+                        known.is_blocked &= is_blocked;
+                    }
+                    None => {
+                        let service = Arc::clone(service);
+                        of_place.push(Asking { service, created, is_registered, is_blocked });
                     }
                 }
             }
@@ -141,42 +163,55 @@ impl TagSet {
         self.book = book;
     }
 
-    /// Since when a service claims a place.
-    fn since(&self, place: &str, service: &str, created: u64) -> u64 {
-        self.book.since(place, service).unwrap_or(Registered::UNCLAIMED.saturating_add(created))
+    /// Since when a service claims a place; `order` tells its routes for that place from each other.
+    fn since(&self, place: &str, service: &str, created: &BTreeMap<String, u64>, order: u64) -> u64 {
+        const BEHIND: u64 = Registered::UNCLAIMED >> order::BITS;
+        let created = created.get(place).copied().unwrap_or(u64::MAX);
+        let since = self.book.since(place, service).unwrap_or(BEHIND.saturating_add(created));
+        since.min(2 * BEHIND) << order::BITS | order
     }
 
     /// Takes all services that ask for something with their instances; of one that was not read (`None`) what is known
     /// stays.
     pub fn read(&mut self, services: &BTreeMap<Arc<str>, Option<Arc<[EndpointSpec]>>>, now: Instant) {
         self.services.retain(|service, _| services.contains_key(service));
-        self.recall(services, now);
+        self.take(services, now, false);
         let is_unread = |service: &Arc<str>| !self.knows_services || self.unread.contains(service);
         let unread = services.iter().filter(|(service, endpoints)| endpoints.is_none() && is_unread(service));
         self.unread = unread.map(|(service, _)| Arc::clone(service)).collect();
         self.knows_services = true;
+        self.has_read = true;
     }
 
-    /// As [`Self::read`], where there may be other services, which may have had routes before they are read.
+    /// As [`Self::read`], where there may be other services, which may have had routes before they are read, and where
+    /// these instances are remembered and not read.
     pub fn recall(&mut self, services: &BTreeMap<Arc<str>, Option<Arc<[EndpointSpec]>>>, now: Instant) {
+        self.take(services, now, true);
+    }
+
+    fn take(&mut self, services: &BTreeMap<Arc<str>, Option<Arc<[EndpointSpec]>>>, now: Instant, is_recalled: bool) {
         for (service, endpoints) in services {
             let before = self.services.remove(service);
             let after = match (endpoints, before) {
                 (None, before) => before,
-                (Some(endpoints), before) if endpoints.is_empty() => before.and_then(|known| self.outlived(known, now)),
+                (Some(endpoints), before) if endpoints.is_empty() => {
+                    let before = before.map(|known| Known { is_recalled: known.is_recalled && is_recalled, ..known });
+                    before.and_then(|known| self.outlived(known, now))
+                }
                 (Some(endpoints), Some(before))
                     if Arc::ptr_eq(endpoints, &before.endpoints) && before.empty_since.is_none() =>
                 {
-                    Some(before)
+                    Some(Known { is_recalled: before.is_recalled && is_recalled, ..before })
                 }
                 (Some(endpoints), before) => {
-                    let asks = endpoints.iter().flat_map(tags).any(|tag| self.rules.asks(tag));
+                    let asks = |endpoint: &EndpointSpec| tags(endpoint).any(|tag| self.rules.asks(tag));
+                    let missed = self.missed(before.as_ref(), endpoints);
                     let before = before.map(|known| known.claims).unwrap_or_default();
-                    asks.then(|| {
+                    endpoints.iter().any(asks).then(|| {
                         let knows_past = self.knows_services && !self.unread.contains(service);
-                        let look = Look { service, endpoints, rules: &self.rules, knows_past };
+                        let look = Look { service, endpoints, rules: &self.rules, knows_past, missed: &missed };
                         let claims = Claims::read(look, before);
-                        Known { claims, endpoints: Arc::clone(endpoints), empty_since: None }
+                        Known { claims, endpoints: Arc::clone(endpoints), empty_since: None, is_recalled }
                     })
                 }
             };
@@ -184,6 +219,22 @@ impl TagSet {
                 self.services.insert(Arc::clone(service), after);
             }
         }
+    }
+
+    /// Instances whose registration changed since an earlier process saw them last: they may have had good forms.
+    fn missed(&self, before: Option<&Known>, endpoints: &[EndpointSpec]) -> BTreeSet<Arc<str>> {
+        let known: BTreeMap<&str, u64> = match before {
+            Some(known) if known.is_recalled => {
+                known.endpoints.iter().map(|known| (&*known.id, known.modified)).collect()
+            }
+            None if !self.has_read => BTreeMap::new(),
+            Some(_) | None => return BTreeSet::new(),
+        };
+        let is_missed = |endpoint: &&EndpointSpec| match known.get(&*endpoint.id) {
+            Some(modified) => *modified != endpoint.modified,
+            None => endpoint.created != endpoint.modified,
+        };
+        endpoints.iter().filter(is_missed).map(|endpoint| Arc::clone(&endpoint.id)).collect()
     }
 
     /// What is known of a service without instances, until its time is over.
@@ -224,8 +275,9 @@ impl TagSet {
                 let item = Item::good(good, Arc::clone(&place));
                 documents.upstreams.insert(name, item);
             }
-            for (route, claim) in &known.claims.native {
-                let route = route_name(&name, route);
+            let created = known.since();
+            for (asked, claim) in &known.claims.native {
+                let route = route_name(&name, asked);
                 if claim.forms.is_empty() {
                     documents.rejected.extend(claim.problems.iter().cloned());
                 }
@@ -241,7 +293,11 @@ impl TagSet {
                     let broken = if form.is_blocked { vec![UNKNOWN.to_owned()] } else { Vec::new() };
                     let registered = self.registered(broken, form.remarks.clone(), &[known]);
                     let places = places(&form.native.matching);
-                    let since = places.iter().map(|place| self.since(place, service, form.since)).collect();
+                    let since = places.iter().map(|place| {
+                        let order = known.claims.ages.order(asked, place, form.is_open());
+                        self.since(place, service, &created, order)
+                    });
+                    let since = since.collect();
                     let spec = native_route(&name, form, Registered { since, ..registered });
                     let good = keep_equal(self.routes.get(&route).cloned(), spec);
                     let problems = if position == 0 { claim.problems.clone() } else { Vec::new() };
@@ -315,9 +371,12 @@ impl TagSet {
         let targets = targets.collect();
         let services: Vec<&Known> = parts.iter().map(|(_, known, ..)| *known).collect();
         let matching = fabio::matching(prefix);
+        let is_open = broken.is_empty() && parts.iter().any(|(.., asked)| !asked.is_guarded());
         let of_place = |place: String| {
             let parts = parts.iter();
-            parts.map(|(service, _, target, _)| self.since(&place, service, target.since)).min().unwrap_or(u64::MAX)
+            let since =
+                parts.map(|(service, known, ..)| self.since(&place, service, &known.since(), order::last(is_open)));
+            since.min().unwrap_or(u64::MAX)
         };
         let since = places(&matching).into_iter().map(of_place).collect();
         let registered = Registered { since, ..self.registered(broken, remarks, &services) };
@@ -393,21 +452,6 @@ fn route_name(upstream: &Name, route: &str) -> Name {
     }
     let text = format!("{upstream}.{}", route.to_ascii_lowercase());
     text.parse().unwrap_or_else(|_| Name::derived(&text))
-}
-
-/// The places that a route claims, one for each of its hosts.
-fn places(matching: &MatchSpec) -> Vec<String> {
-    let path = match &matching.path {
-        PathMatch::Prefix(path) if path.is_empty() => "/".to_owned(),
-        PathMatch::Prefix(path) | PathMatch::Exact(path) => path.clone(),
-        // A path in normal form has no blank.
-        PathMatch::Start(path) => format!("{path} (as text)"),
-        PathMatch::Regex(pattern) => format!("{} (as an expression)", pattern.source()),
-    };
-    match matching.hosts.as_slice() {
-        [] => vec![path],
-        hosts => hosts.iter().map(|host| format!("{host}{path}")).collect(),
-    }
 }
 
 /// The name of a route beside the one that most instances ask for by the same name.

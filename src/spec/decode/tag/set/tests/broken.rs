@@ -8,7 +8,7 @@ use crate::spec::route::Access;
 
 /// What happens to requests, by place: `closed`, `guarded` or `open`.
 fn guards(documents: &Documents) -> BTreeMap<String, &'static str> {
-    let mut guards = BTreeMap::new();
+    let mut guards: BTreeMap<String, (u64, &'static str)> = BTreeMap::new();
     for spec in documents.routes.values().filter_map(|item| item.good.as_ref()) {
         let is_open = |target: &TargetSpec| {
             let access = target.steps.as_ref().map(|steps| &steps.access);
@@ -19,13 +19,21 @@ fn guards(documents: &Documents) -> BTreeMap<String, &'static str> {
             _ if !spec.middlewares.is_empty() || !spec.targets.iter().any(is_open) => "guarded",
             _ => "open",
         };
-        for place in places(&spec.matching) {
-            let known = guards.entry(place).or_insert(guard);
-            // Of equal routes any may be asked.
-            *known = (*known).max(guard);
+        for (at, place) in places(&spec.matching).into_iter().enumerate() {
+            // Of equal routes the first one is asked, and of those that are as old any.
+            let (since, known) = guards.entry(place).or_insert((u64::MAX, guard));
+            let now = spec.since(at);
+            *known = if now == *since {
+                (*known).max(guard)
+            } else if now < *since {
+                guard
+            } else {
+                *known
+            };
+            *since = now.min(*since);
         }
     }
-    guards
+    guards.into_iter().map(|(place, (_, guard))| (place, guard)).collect()
 }
 
 fn world() -> World {
@@ -224,6 +232,67 @@ fn a_mistake_in_a_place_or_a_name_loses_no_route() {
         native = native.restarted(true);
     }
     assert_eq!(at(&mut native, "s", 4, &["fleetgate.routes.y.path=/b"]), "/b open");
+}
+
+#[test]
+fn of_equal_routes_of_a_service_the_guarded_one_and_then_the_older_one_goes_first() {
+    let first = |world: &mut World| {
+        let documents = world.set.update(&world.services, world.now);
+        let of = |(name, item): (&Name, &Item<RouteSpec>)| {
+            let spec = item.good.as_ref().expect("good");
+            (spec.since(0), name.to_string())
+        };
+        documents.routes.iter().map(of).min().expect("a route").1
+    };
+    let adm = ["fleetgate.routes.adm.path=/p", "fleetgate.routes.adm.middlewares=keys"];
+    let ad = ["fleetgate.routes.ad.path=/p", "fleetgate.routes.ad.middlewares=other"];
+    let mut world = world();
+    at(&mut world, "s", 1, &adm);
+    assert_eq!(at(&mut world, "s", 2, &[&adm[..], &["fleetgate.path=/p"]].concat()), "/p guarded");
+    assert_eq!(first(&mut world), "s.adm");
+    at(&mut world, "s", 3, &[&adm[..], &ad].concat());
+    assert_eq!(first(&mut world), "s.adm", "older");
+    // Over restarts and redeploys.
+    let mut next = world.restarted(true);
+    assert_eq!(first(&mut next), "s.adm");
+    next.services.insert("s".into(), Some([tagged("t", 9, &[&adm[..], &ad].concat())].into()));
+    assert_eq!(first(&mut next), "s.adm");
+    assert_eq!(first(&mut world.restarted(false)), "s.ad", "by name, where nobody knows");
+    at(&mut next, "s", 10, &[&["fleetgate.routes.adm.path=/q"], &ad[..]].concat());
+    at(&mut next, "s", 11, &[&adm[..], &ad].concat());
+    assert_eq!(first(&mut next), "s.ad", "the other one was away meanwhile");
+}
+
+/// That a wrong registration never was right is believed of what was seen.
+#[test]
+fn a_registration_that_changed_while_no_gateway_ran_may_have_been_right() {
+    for (wrong, wanted) in
+        [(KEYS_TYPO, "/a closed, /o open"), (&["urlprefix-/f weight=x"], "/f (as text) closed, /o open")]
+    {
+        let mut world = world();
+        at(&mut world, "other", 1, &["fleetgate.path=/o"]);
+        assert_eq!(at(&mut world, "s", 2, wrong), "/o open");
+        let changed = EndpointSpec { modified: 7, ..tagged("s", 2, wrong) };
+        for remembered in [false, true] {
+            let mut next = world.restarted(true);
+            if remembered {
+                next.set.recall(&next.services.clone(), next.now);
+            }
+            next.services.insert("s".into(), Some([changed.clone()].into()));
+            assert_eq!(shown(&mut next), wanted);
+            assert_eq!(shown(&mut next.restarted(true)), wanted);
+        }
+        // While it runs, it saw all.
+        world.services.insert("s".into(), Some([changed.clone()].into()));
+        assert_eq!(shown(&mut world), "/o open");
+        // One that is new and was changed already.
+        let mut next = world.restarted(true);
+        next.services.remove("s");
+        next.told();
+        let mut next = next.restarted(true);
+        next.services.insert("s".into(), Some([changed].into()));
+        assert_eq!(shown(&mut next), wanted);
+    }
 }
 
 /// A step of a random history of one service's instances.
