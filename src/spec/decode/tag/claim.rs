@@ -1,5 +1,7 @@
 //! Defines what a registration may claim, and the bounds that an operator sets to that.
 
+use std::collections::BTreeSet;
+
 use crate::spec::decode::condition::{parse_host, parse_prefix};
 use crate::spec::matching::{HostMatch, MatchSpec, PathMatch};
 
@@ -43,19 +45,24 @@ impl Bounds {
         self.hosts.is_none()
     }
 
+    /// Whether a route may ask for this host.
+    pub(super) fn allows(&self, host: &HostMatch) -> bool {
+        let hosts = self.hosts.as_ref().filter(|_| !self.any_host);
+        hosts.is_none_or(|allowed| allowed.iter().any(|allowed| covers(allowed, host)))
+    }
+
+    /// The paths below which all are that a route may ask for.
+    pub(super) fn widest_paths(&self) -> BTreeSet<String> {
+        self.paths.iter().flatten().cloned().chain(self.paths.is_none().then(String::new)).collect()
+    }
+
     /// Whether a route may ask for this; the reason otherwise.
     pub(super) fn check(&self, matching: &MatchSpec) -> Result<(), String> {
-        if let (Some(allowed), false) = (&self.hosts, self.any_host) {
-            if matching.hosts.is_empty() {
-                return Err(
-                    "claims every host, and `discovery.consul.tag_hosts` does not allow that: name a host".into()
-                );
-            }
-            for host in &matching.hosts {
-                if !allowed.iter().any(|allowed| covers(allowed, host)) {
-                    return Err(format!("claims the host `{host}`, which `discovery.consul.tag_hosts` does not allow"));
-                }
-            }
+        if self.hosts.is_some() && !self.any_host && matching.hosts.is_empty() {
+            return Err("claims every host, and `discovery.consul.tag_hosts` does not allow that: name a host".into());
+        }
+        if let Some(host) = matching.hosts.iter().find(|host| !self.allows(host)) {
+            return Err(format!("claims the host `{host}`, which `discovery.consul.tag_hosts` does not allow"));
         }
         let Some(allowed) = &self.paths else { return Ok(()) };
         let below = |bound: &str, text: &str, whole: bool| {

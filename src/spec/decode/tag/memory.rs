@@ -77,8 +77,9 @@ fn saved(claims: &Claims, endpoint: &EndpointSpec) -> SavedInstance {
     for (route, claim) in &claims.native {
         match claim.by_instance.get(id) {
             Some(LastForm::Good(native)) => saved.tags.extend(tags_of(route, native)),
-            Some(LastForm::Unknown(matching)) => {
-                let tags = matching.iter().flat_map(|matching| matching_tags("", matching)).collect();
+            Some(LastForm::Unknown(matchings)) => {
+                let tags: BTreeSet<_> = matchings.iter().flat_map(|matching| matching_tags("", matching)).collect();
+                let tags = tags.into_iter().collect();
                 saved.blocked.insert(route.clone(), tags);
             }
             None => {}
@@ -115,7 +116,7 @@ fn endpoint(id: &Arc<str>, saved: &SavedInstance) -> EndpointSpec {
 
 /// What the instances asked for.
 fn recalled(look: Look<'_>, instances: &BTreeMap<Arc<str>, SavedInstance>) -> Claims {
-    let mut claims = Claims::default();
+    let mut claims = Claims { seen: look.ids(), ..Claims::default() };
     if look.rules.native {
         let mut by_route: BTreeMap<String, Vec<(&EndpointSpec, LastForm)>> = BTreeMap::new();
         for endpoint in look.endpoints {
@@ -124,7 +125,7 @@ fn recalled(look: Look<'_>, instances: &BTreeMap<Arc<str>, SavedInstance>) -> Cl
             let good = good.filter_map(|(route, asked)| Some((route, LastForm::Good(asked.ok()?))));
             let blocked = instances.get(&endpoint.id).into_iter().flat_map(|saved| &saved.blocked);
             let blocked =
-                blocked.map(|(route, tags)| (route.clone(), LastForm::Unknown(matching(endpoint, tags, look))));
+                blocked.map(|(route, tags)| (route.clone(), LastForm::Unknown(matchings(endpoint, tags, look))));
             for (route, form) in good.chain(blocked) {
                 by_route.entry(route).or_default().push((endpoint, form));
             }
@@ -168,11 +169,14 @@ fn recalled(look: Look<'_>, instances: &BTreeMap<Arc<str>, SavedInstance>) -> Cl
     claims
 }
 
-/// What a route matches by these tags, as far as it may be claimed.
-fn matching(endpoint: &EndpointSpec, tags: &[String], look: Look<'_>) -> Option<MatchSpec> {
+/// What a route may match by these tags, as far as it may be claimed.
+fn matchings(endpoint: &EndpointSpec, tags: &[String], look: Look<'_>) -> Vec<MatchSpec> {
     let labels = tags.iter().map(|tag| (format!("tag.{tag}"), "true".to_owned())).collect();
     let endpoint = EndpointSpec { labels: Arc::new(labels), ..endpoint.clone() };
-    let route = native::read(&endpoint, &look.rules.bounds).routes.remove("")?;
-    let Native { matching, .. } = route.ok()?;
-    Some(matching)
+    match native::read(&endpoint, &look.rules.bounds).routes.remove("") {
+        Some(Ok(Native { matching, .. })) => vec![matching],
+        // Several paths are a path that is said twice.
+        Some(Err(wrong)) => wrong.matchings,
+        None => Vec::new(),
+    }
 }

@@ -1,16 +1,19 @@
 //! Defines how `fleetgate.*` tags and `Meta` of one instance are read. Pure.
 
+mod draft;
+mod near;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use self::draft::Drafts;
+use self::near::{is_misspelt_bare, misspelt_label, misspelt_tag};
 use super::claim::Bounds;
 use super::tags;
-use crate::spec::decode::condition::{parse_host, parse_path, parse_prefix};
-use crate::spec::decode::reader::unknown_key;
 use crate::spec::endpoint::{EndpointSpec, Labels};
-use crate::spec::matching::{Conditions, MatchSpec, PathMatch};
+use crate::spec::matching::{MatchSpec, PathMatch};
 use crate::spec::name::{ItemRef, Name};
-use crate::spec::route::{Steps, StripPrefix};
+use crate::spec::route::Steps;
 
 /// A route that a service asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +28,7 @@ pub(super) struct Native {
 pub(super) struct Asked {
     /// By name (`""` is the one without).
     pub(super) routes: BTreeMap<String, Result<Native, WrongRoute>>,
-    /// Something is said of a route whose name cannot be told: it may be of any.
+    /// Something is said that may be of any route.
     pub(super) has_stray: bool,
 }
 
@@ -33,22 +36,28 @@ pub(super) struct Asked {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct WrongRoute {
     pub(super) problems: Vec<String>,
-    /// What it matches, where that can be told and may be claimed.
-    pub(super) matching: Option<MatchSpec>,
+    /// What it may match, as far as that can be told and may be claimed.
+    pub(super) matchings: Vec<MatchSpec>,
 }
 
 const BARE: &str = "fleetgate";
 const TAG: &str = "fleetgate.";
 const META: &str = "fleetgate-";
+/// What stands for the route of which a stray option may be.
+pub(super) const STRAY: &str = ".";
 const KEYS: [&str; 5] = ["host", "path", "strip_prefix", "middlewares", "weight"];
 const KEYS_OF_ROUTES: [&str; 4] = ["host", "path", "strip_prefix", "middlewares"];
-/// Those that say what a route matches.
-const MATCH_KEYS: [&str; 2] = ["host", "path"];
 
-/// Whether a tag asks for anything of ours.
+/// Whether a tag asks for anything of ours, or may be meant to.
 pub(super) fn asks(tag: &str) -> bool {
     let tag = tag.trim();
-    tag == BARE || tag.starts_with(TAG)
+    tag == BARE || tag.starts_with(TAG) || misspelt_tag(tag).is_some() || is_misspelt_bare(tag)
+}
+
+/// Whether a key of Meta is misspelt.
+fn is_misspelt(label: &str) -> bool {
+    let is_meta = !label.starts_with("tag.") && !label.starts_with(META) && label != ASK_LABEL;
+    is_meta && misspelt_label(label, "").is_some()
 }
 
 /// The weight that an instance asks for, instead of what its registry says.
@@ -75,10 +84,13 @@ pub fn ask(labels: &Labels) -> Option<String> {
     if !tags.clone().any(asks) {
         return None;
     }
-    let said = tags.map(str::trim).filter_map(|tag| tag.strip_prefix(TAG)).map(str::to_owned);
-    let meta = labels.iter().filter_map(|(label, value)| {
-        let key = label.strip_prefix(META)?.replace('-', ".");
-        Some(format!("{key}={}", value.trim()))
+    let said = tags.map(str::trim).filter_map(|tag| match tag.strip_prefix(TAG) {
+        Some(said) => Some(said.to_owned()),
+        None => misspelt_tag(tag).map(|_| tag.to_owned()),
+    });
+    let meta = labels.iter().filter_map(|(label, value)| match label.strip_prefix(META) {
+        Some(key) => Some(format!("{}={}", key.replace('-', "."), value.trim())),
+        None => is_misspelt(label).then(|| format!("{label}={}", value.trim())),
     });
     let mut said: Vec<String> = said.chain(meta).filter(|said| !said.starts_with("weight=")).collect();
     said.sort_unstable();
@@ -88,26 +100,58 @@ pub fn ask(labels: &Labels) -> Option<String> {
 
 /// What an instance asks for.
 pub(super) fn read(endpoint: &EndpointSpec, bounds: &Bounds) -> Asked {
-    let mut drafts: BTreeMap<String, Draft> = BTreeMap::new();
     if !tags(endpoint).any(asks) {
         return Asked::default();
     }
-    for tag in tags(endpoint) {
-        let Some(said) = tag.trim().strip_prefix(TAG) else { continue };
-        let (key, value) = match said.split_once('=') {
-            Some((key, value)) => (key, Some(value.trim())),
-            None => (said, None),
-        };
-        add(&mut drafts, key.trim(), value, &format!("`{TAG}{said}`"));
+    let mut drafts = Drafts::new();
+    let is_bare = |tag: &str| tag == BARE || tag.starts_with(TAG) || misspelt_tag(tag).is_some();
+    let has_meta = endpoint.labels.keys().any(|label| label.starts_with(META));
+    if let (true, Some(tag)) =
+        (has_meta && !tags(endpoint).map(str::trim).any(is_bare), tags(endpoint).find(|tag| asks(tag)))
+    {
+        draft::add_misspelt_bare(&mut drafts, tag.trim());
     }
-    for (label, value) in endpoint.labels.iter() {
-        if let Some(key) = label.strip_prefix(META) {
-            add(&mut drafts, &key.replace('-', "."), Some(value.trim()), &format!("`{label}` of Meta"));
+    for tag in tags(endpoint).map(str::trim) {
+        if let Some(said) = tag.strip_prefix(TAG) {
+            let (key, value) = match said.split_once('=') {
+                Some((key, value)) => (key, Some(value.trim())),
+                None => (said, None),
+            };
+            draft::add(&mut drafts, key.trim(), value, &format!("`{TAG}{said}`"));
+        } else if let Some(miss) = misspelt_tag(tag) {
+            draft::add_misspelt(&mut drafts, miss.name, miss.key, miss.value, &format!("`{tag}`"));
         }
     }
+    for (label, value) in endpoint.labels.iter() {
+        let said = format!("`{label}` of Meta");
+        if let Some(key) = label.strip_prefix(META) {
+            draft::add(&mut drafts, &key.replace('-', "."), Some(value.trim()), &said);
+        } else if is_misspelt(label)
+            && let Some(miss) = misspelt_label(label, value)
+        {
+            draft::add_misspelt(&mut drafts, miss.name, miss.key, miss.value, &said);
+        }
+    }
+    draft::mark_strays(&mut drafts);
     let has_stray = drafts.values().any(|draft| draft.is_stray);
     let routes = drafts.into_iter().filter_map(|(name, draft)| Some((name, draft.resolve(bounds)?)));
-    Asked { routes: routes.collect(), has_stray }
+    let mut routes: BTreeMap<String, Result<Native, WrongRoute>> = routes.collect();
+    if has_stray {
+        // It may be an option that one of them lost, or one of a route that is not asked for any more, in the same place.
+        let mut all: Vec<MatchSpec> = Vec::new();
+        for asked in routes.values_mut() {
+            if let Ok(Native { matching, .. }) = asked {
+                *asked = Err(WrongRoute { problems: Vec::new(), matchings: vec![matching.clone()] });
+            }
+            let matchings = asked.as_ref().err().into_iter().flat_map(|wrong| &wrong.matchings);
+            all.extend(matchings.filter(|matching| !all.contains(matching)).cloned().collect::<Vec<_>>());
+        }
+        let stray = routes.entry(STRAY.to_owned()).or_insert_with(|| Err(WrongRoute::default()));
+        if let Err(wrong) = stray {
+            wrong.matchings = all;
+        }
+    }
+    Asked { routes, has_stray }
 }
 
 /// Tags that ask for a route: [`read`] makes the same of them.
@@ -143,120 +187,11 @@ fn joined<T: ToString>(list: &[T]) -> String {
     list.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// What is said of one route.
-#[derive(Debug, Default)]
-struct Draft {
-    values: BTreeMap<&'static str, String>,
-    problems: Vec<String>,
-    /// Something that is wrong may say what it matches.
-    hides_match: bool,
-    /// Something of it may be said of another route.
-    is_stray: bool,
-    /// Unknown keys.
-    unknown: Vec<String>,
-}
-
-fn add(drafts: &mut BTreeMap<String, Draft>, key: &str, value: Option<&str>, said: &str) {
-    let (name, key, known) = match key.strip_prefix("routes.").map(|rest| rest.rsplit_once('.')) {
-        Some(Some((name, key))) => (name, key, &KEYS_OF_ROUTES[..]),
-        Some(None) => ("", key, &KEYS[..]),
-        None => ("", key, &KEYS[..]),
-    };
-    let draft = drafts.entry(name.to_owned()).or_default();
-    let Some(known_key) = known.iter().find(|known| **known == key) else {
-        draft.is_stray |= key.contains('.');
-        draft.unknown.push(key.to_owned());
-        let text = if value.is_none() { "a value is missing: `KEY=VALUE`".to_owned() } else { unknown_key(key, known) };
-        return draft.wrong(format!("{said}: {text}"));
-    };
-    let Some(value) = value else {
-        draft.hides_match |= MATCH_KEYS.contains(known_key);
-        return draft.wrong(format!("{said}: a value is missing: `KEY=VALUE`"));
-    };
-    if *known_key == "weight" {
-        return;
-    }
-    // A template whose variable is empty asks for less than was meant.
-    if value.split(',').all(|part| part.trim().is_empty()) {
-        draft.hides_match |= MATCH_KEYS.contains(known_key);
-        return draft.wrong(format!("{said}: empty value: remove the tag if nothing is meant"));
-    }
-    match draft.values.get(known_key) {
-        Some(other) if other != value => {
-            let text = format!("{said}: `{key}` is said twice, as `{other}` and as `{value}`");
-            draft.hides_match |= MATCH_KEYS.contains(known_key);
-            draft.wrong(text);
-        }
-        _ => drop(draft.values.insert(known_key, value.to_owned())),
-    }
-}
-
-/// Whether an unknown key may be meant for a known one. Few are taken for that: a route whose match cannot be told
-/// blocks nothing.
-fn may_mean(key: &str, known: &str) -> bool {
-    let key = key.to_ascii_lowercase();
-    key.starts_with(known) || strsim::normalized_damerau_levenshtein(&key, known) >= 0.6
-}
-
-impl Draft {
-    fn wrong(&mut self, text: String) {
-        self.problems.push(text);
-    }
-
-    fn check<T>(&mut self, key: &str, result: Result<T, String>) -> Option<T> {
-        result.map_err(|error| self.wrong(format!("`{key}`: {error}"))).ok()
-    }
-
-    /// The route; nothing when nothing of a route is said.
-    fn resolve(mut self, bounds: &Bounds) -> Option<Result<Native, WrongRoute>> {
-        let values = std::mem::take(&mut self.values);
-        if values.is_empty() && self.problems.is_empty() {
-            return None;
-        }
-        let is_hidden =
-            |known: &&str| !values.contains_key(*known) && self.unknown.iter().any(|unknown| may_mean(unknown, known));
-        let mut hides_match = self.hides_match || self.is_stray || MATCH_KEYS.iter().any(is_hidden);
-        hides_match |= !MATCH_KEYS.iter().any(|key| values.contains_key(*key));
-        let known_problems = self.problems.len();
-        let mut hosts = Vec::new();
-        for text in values.get("host").into_iter().flat_map(|text| text.split(',')) {
-            hosts.extend(self.check("host", parse_host(text.trim())));
-        }
-        let path = values.get("path").and_then(|text| self.check("path", parse_prefix(text)));
-        hides_match |= self.problems.len() > known_problems;
-        let strip_prefix = values.get("strip_prefix").and_then(|text| self.check("strip_prefix", parse_path(text)));
-        if !values.contains_key("host") && !values.contains_key("path") && self.problems.is_empty() {
-            self.wrong("says what to do, and not with which requests: give `host` or `path`".to_owned());
-        }
-        let mut middlewares: Vec<ItemRef> = Vec::new();
-        let named = values.get("middlewares").into_iter().flat_map(|text| text.split(',')).map(str::trim);
-        for name in named.filter(|name| !name.is_empty()) {
-            let reference = self.check("middlewares", name.parse::<ItemRef>());
-            middlewares.extend(reference.filter(|reference| !middlewares.contains(reference)));
-        }
-        let path = PathMatch::Prefix(path.unwrap_or_default());
-        let matching = MatchSpec { hosts, path, methods: Vec::new(), conditions: Conditions::default() };
-        let claim = bounds.check(&matching);
-        let is_told = !hides_match && claim.is_ok();
-        if let (true, Err(text)) = (self.problems.is_empty(), claim) {
-            self.wrong(text);
-        }
-        if !self.problems.is_empty() {
-            return Some(Err(WrongRoute { problems: self.problems, matching: is_told.then_some(matching) }));
-        }
-        let strip_prefix =
-            strip_prefix.as_deref().map(|path| path.trim_end_matches('/')).filter(|path| !path.is_empty());
-        // A path in normal form fits into a header.
-        let strip_prefix = strip_prefix.and_then(|path| StripPrefix::new(path).ok());
-        let steps = strip_prefix.map(|path| Steps { strip_prefix: Some(path), ..Steps::default() });
-        Some(Ok(Native { matching, steps: steps.map(Arc::new), middlewares }))
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
     use crate::spec::endpoint::RegistryStatus;
+    use crate::spec::route::StripPrefix;
 
     /// An instance: its labels as `tag:TEXT` or `KEY=VALUE` of Meta.
     pub(in crate::spec::decode::tag) fn instance(id: &str, modified: u64, said: &[&str]) -> EndpointSpec {
@@ -341,15 +276,15 @@ pub(super) mod tests {
             "tag:fleetgate.routes.a.b.path=/x/",
             "fleetgate-routes-c-path=/",
             "fleetgate-routes-c-middlewares=keys, limit@file",
-            "fleetgate-routes-c-strip-prefix=/x",
             "tag:fleetgate.routes.c.strip_prefix=/y/%C3%A4/",
         ];
         let routes = |endpoint: &EndpointSpec| -> BTreeMap<String, Native> {
             let routes = read(endpoint, &Bounds::default()).routes.into_iter();
             routes.filter_map(|(name, asked)| Some((name, asked.ok()?))).collect()
         };
-        for said in [&said[..5], &[said[0], said[1], said[2], said[3], said[5]]] {
+        for said in [&said[..4], &[said[0], said[1], said[2], said[3], said[4]]] {
             let wanted = routes(&instance("a", 1, said));
+            assert_eq!(wanted.len(), 3);
             let tags = wanted.iter().flat_map(|(name, native)| tags_of(name, native));
             let tags: Vec<String> = tags.map(|tag| format!("tag:{tag}")).collect();
             let again = routes(&instance("a", 1, &tags.iter().map(String::as_str).collect::<Vec<_>>()));
@@ -364,7 +299,8 @@ pub(super) mod tests {
         let matching = |said: &[&str]| {
             let asked = read(&instance("a", 1, said), &bounds).routes;
             let wrong = asked[""].as_ref().expect_err("it is wrong");
-            wrong.matching.as_ref().map(|matching| (matching.hosts.len(), matching.path.clone()))
+            let told = wrong.matchings.iter().map(|matching| (matching.hosts.len(), matching.path.clone()));
+            told.collect::<Vec<_>>()
         };
         let at_a = (0, PathMatch::Prefix("/a".to_owned()));
         for wrong in [
@@ -378,19 +314,91 @@ pub(super) mod tests {
             "pth=/b",
             "x",
         ] {
-            assert_eq!(
-                matching(&["tag:fleetgate.path=/a", &format!("tag:fleetgate.{wrong}")]),
-                Some(at_a.clone()),
-                "{wrong}"
-            );
+            let told = matching(&["tag:fleetgate.path=/a", &format!("tag:fleetgate.{wrong}")]);
+            assert_eq!(told, std::slice::from_ref(&at_a), "{wrong}");
         }
-        for wrong in ["hots=a.com", "hostname=a.com", "host=a b", "host", "path=/b", "route.b.host=a.com"] {
-            assert_eq!(matching(&["tag:fleetgate.path=/a", &format!("tag:fleetgate.{wrong}")]), None, "{wrong}");
+        // A host by another word, and what is wrong beside a good path.
+        for (wrong, hosts) in [
+            ("hots=a.com", 1),
+            ("hostname=a.com", 1),
+            ("host=a.com,b b", 1),
+            ("route.b.host=a.com", 0),
+            (".middlewares=keys", 0),
+            ("routes.middlewares=keys", 0),
+            ("routes.b=x", 0),
+            ("routes=b", 0),
+            ("routes.b c.middlewares=keys", 0),
+            ("routes.b.middlewares=keys", 0),
+            ("path=/b", 0),
+        ] {
+            let told = matching(&["tag:fleetgate.path=/a", &format!("tag:fleetgate.{wrong}")]);
+            assert_eq!(told, [(hosts, at_a.1.clone())], "{wrong}");
         }
-        assert_eq!(matching(&["tag:fleetgate.host=a.com", "tag:fleetgate.pth=/a"]), None);
-        assert_eq!(matching(&["tag:fleetgate.strip_prefix=/a"]), None);
+        for wrong in ["host=a b", "host"] {
+            assert_eq!(matching(&["tag:fleetgate.path=/a", &format!("tag:fleetgate.{wrong}")]), [], "{wrong}");
+        }
+        // Without a path that can be read, all of its hosts, as far as they may be claimed.
+        for wrong in ["pth=/a", "path=a", "path=", "path", "path=/a b"] {
+            let told = matching(&["tag:fleetgate.host=a.com", &format!("tag:fleetgate.{wrong}")]);
+            assert_eq!(told, [(1, at_a.1.clone())], "{wrong}");
+        }
+        assert_eq!(matching(&["tag:fleetgate.strip_prefix=/a"]), []);
         // It may not be claimed, so no good form of it is served anywhere.
-        assert_eq!(matching(&["tag:fleetgate.path=/b", "tag:fleetgate.middlewares=Auth"]), None);
+        assert_eq!(matching(&["tag:fleetgate.path=/b", "tag:fleetgate.middlewares=Auth"]), []);
+    }
+
+    #[test]
+    fn of_what_is_said_twice_all_is_told() {
+        let said = ["tag:fleetgate.path=/a", "tag:fleetgate.path=/b", "tag:fleetgate.host=a.com"];
+        let asked = read(&instance("a", 1, &said), &Bounds::default()).routes;
+        let wrong = asked[""].as_ref().expect_err("it is wrong");
+        let told: Vec<_> = wrong.matchings.iter().map(|it| (it.hosts[0].to_string(), it.path.clone())).collect();
+        let at = |path: &str| ("a.com".to_owned(), PathMatch::Prefix(path.to_owned()));
+        assert_eq!(told, [at("/a"), at("/b")]);
+        let mut bounds = Bounds::default();
+        bounds.add_host("*.ok.test").expect("a host");
+        let said = ["tag:fleetgate.host=a.ok.test,b.test", "tag:fleetgate.path=/a"];
+        let asked = read(&instance("a", 1, &said), &bounds).routes;
+        let told = &asked[""].as_ref().expect_err("it may not be claimed").matchings[0];
+        assert_eq!(told.hosts.iter().map(ToString::to_string).collect::<Vec<_>>(), ["a.ok.test"]);
+    }
+
+    /// A name that is misspelt in one tag leaves another one with options and without a place.
+    #[test]
+    fn what_may_be_said_of_any_route_stands_in_the_way_of_all() {
+        let stray = |said: &[&str]| read(&instance("a", 1, said), &Bounds::default()).has_stray;
+        let place = "tag:fleetgate.routes.adm.path=/p";
+        for wrong in [
+            "tag:fleetgate.middlewares=keys",
+            "tag:fleetgate.route.adm.middlewares=keys",
+            "tag:fleetgate.routes.amd.middlewares=keys",
+            "tag:fleetgate.routes.Adm.middlewares=keys",
+            "tag:fleetgate.routes.Adm.host=a.com",
+            "tag:fleetgate.routes.\"adm.middlewares=keys",
+            "tag:fleetgate.routes.a dm.path=/p",
+            "tag:fleetgate.routes.middlewares=keys",
+            "tag:fleetgate.routes.adm=x",
+            "tag:fleetgate..middlewares=keys",
+            "tag:FLEETGATE.middlewares=keys",
+            "fleetgate_middlewares=keys",
+            "fleetgate-routes-a-dm-middlewares=keys",
+        ] {
+            let asked = read(&instance("a", 1, &[place, wrong]), &Bounds::default());
+            assert!(asked.has_stray, "{wrong}");
+            assert!(asked.routes.values().all(Result::is_err), "{wrong}");
+            let problems = asked.routes.values().filter_map(|asked| asked.as_ref().err()).flat_map(|it| &it.problems);
+            assert!(problems.clone().any(|text| text.contains("may be meant")), "{wrong}: {problems:?}");
+        }
+        for right in [
+            "tag:fleetgate.routes.adm.middlewares=keys",
+            "tag:fleetgate.weight=3",
+            "tag:fleetgate.routes.old.strip_prefix=/old",
+            "tag:FLEETGATE.weight=3",
+            "tag:fleetgate_managed=true",
+            "fleetgate_version=1",
+        ] {
+            assert!(!stray(&[place, right]), "{right}");
+        }
     }
 
     #[test]

@@ -33,6 +33,10 @@ pub(super) struct Look<'a> {
 }
 
 impl Look<'_> {
+    pub(super) fn ids(&self) -> BTreeSet<Arc<str>> {
+        self.endpoints.iter().map(|endpoint| Arc::clone(&endpoint.id)).collect()
+    }
+
     fn knows_past_of(&self, endpoint: &EndpointSpec) -> bool {
         self.knows_past && !self.missed.contains(&endpoint.id)
     }
@@ -51,6 +55,8 @@ pub(super) struct Claims {
     pub(super) unplaced: BTreeSet<(Arc<str>, Arc<str>)>,
     /// Instances that may have had a place of which no tag is known.
     pub(super) unknown: BTreeSet<Arc<str>>,
+    /// The instances.
+    pub(super) seen: BTreeSet<Arc<str>>,
     /// What belongs to no route.
     pub(super) problems: Vec<Problem>,
 }
@@ -69,8 +75,8 @@ pub(super) struct Claim {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum LastForm {
     Good(Native),
-    /// It may have had a good form, which is not known here; it matched this, where that is known.
-    Unknown(Option<MatchSpec>),
+    /// It may have had a good form, which is not known here; it may have matched this, where that is known.
+    Unknown(Vec<MatchSpec>),
 }
 
 /// Instances of a service that ask for the same requests.
@@ -130,7 +136,7 @@ pub(super) struct TargetForm {
 impl Claims {
     /// What the instances ask for now; what is wrong keeps the form it had before.
     pub(super) fn read(look: Look<'_>, before: Self) -> Self {
-        let mut claims = Self::default();
+        let mut claims = Self { seen: look.ids(), ..Self::default() };
         if look.rules.native {
             claims.native = read_native(look, &before, &mut claims.problems);
             claims.ages = order::ages(&claims.native, &before.ages);
@@ -293,9 +299,10 @@ fn read_native(look: Look<'_>, before: &Claims, ignored: &mut Vec<Problem>) -> B
     for endpoint in look.endpoints {
         let native::Asked { mut routes, has_stray } = native::read(endpoint, &look.rules.bounds);
         if has_stray {
-            // What is said of no known route may belong to one that it does not ask for any more.
-            for (name, _) in before.native.iter().filter(|(_, claim)| claim.by_instance.contains_key(&endpoint.id)) {
-                if !routes.contains_key(name) {
+            // What is said of no known route may belong to one that it does not ask for any more, or that the others ask for.
+            let is_new = !before.seen.contains(&endpoint.id);
+            for (name, claim) in &before.native {
+                if (is_new || claim.by_instance.contains_key(&endpoint.id)) && !routes.contains_key(name) {
                     routes.insert(name.clone(), Err(WrongRoute::default()));
                 }
             }
@@ -304,6 +311,11 @@ fn read_native(look: Look<'_>, before: &Claims, ignored: &mut Vec<Problem>) -> B
             by_route.entry(route).or_default().push((endpoint, asked));
         }
     }
+    // What may have been any route may have been this one.
+    let stray = before.native.get(native::STRAY).map(|claim| &claim.by_instance);
+    let knows_past = |endpoint: &EndpointSpec| {
+        look.knows_past_of(endpoint) && !stray.is_some_and(|stray| stray.contains_key(&endpoint.id))
+    };
     let mut claims = BTreeMap::new();
     for (route, mut asking) in by_route {
         asking.sort_by_key(|(endpoint, _)| newest_usable_first(endpoint));
@@ -324,7 +336,7 @@ fn read_native(look: Look<'_>, before: &Claims, ignored: &mut Vec<Problem>) -> B
                 Ok(native) => LastForm::Good(native),
                 Err(wrong) => {
                     let own = former.and_then(|former| former.by_instance.get(&endpoint.id));
-                    last_or_unknown(wrong, own, former, newest_good.as_ref(), look.knows_past_of(endpoint))?
+                    last_or_unknown(wrong, own, former, newest_good.as_ref(), knows_past(endpoint))?
                 }
             };
             Some((endpoint, form))
@@ -353,17 +365,17 @@ fn last_or_unknown(
         Some(own) => Some(own.clone()),
         // An instance that is new asks for what the others did.
         None if knows_past => of_route().or_else(|| newest_good.cloned().map(LastForm::Good)),
-        None => Some(LastForm::Unknown(None)),
+        None => Some(LastForm::Unknown(Vec::new())),
     };
     Some(match last? {
         LastForm::Unknown(known) => {
             let of_others = || match of_route() {
-                Some(LastForm::Good(native)) => Some(native.matching),
-                Some(LastForm::Unknown(matching)) => matching,
-                None => None,
+                Some(LastForm::Good(native)) => vec![native.matching],
+                Some(LastForm::Unknown(matchings)) => matchings,
+                None => newest_good.map(|native| native.matching.clone()).into_iter().collect(),
             };
-            let known = wrong.matching.or(known).or_else(of_others);
-            LastForm::Unknown(known.or_else(|| newest_good.map(|native| native.matching.clone())))
+            let known = if wrong.matchings.is_empty() { known } else { wrong.matchings };
+            LastForm::Unknown(if known.is_empty() { of_others() } else { known })
         }
         good @ LastForm::Good(_) => good,
     })
@@ -385,11 +397,17 @@ struct Member<'a> {
 impl Claim {
     /// Of instances of a service that has `of` of them, the newest usable one first.
     pub(super) fn of(asking: Vec<(&EndpointSpec, LastForm)>, of: usize, problems: Vec<Problem>) -> Self {
-        let members = asking.iter().filter_map(|(endpoint, form)| match form {
-            LastForm::Good(native) => Some(Member { endpoint, matching: &native.matching, native: Some(native) }),
-            LastForm::Unknown(matching) => Some(Member { endpoint, matching: matching.as_ref()?, native: None }),
-        });
-        let members: Vec<Member<'_>> = members.collect();
+        let mut members = Vec::new();
+        for (endpoint, form) in &asking {
+            match form {
+                LastForm::Good(native) => {
+                    members.push(Member { endpoint, matching: &native.matching, native: Some(native) })
+                }
+                LastForm::Unknown(matchings) => {
+                    members.extend(matchings.iter().map(|matching| Member { endpoint, matching, native: None }))
+                }
+            }
+        }
         let forms = forms(&members, of);
         let by_instance = asking.into_iter().map(|(endpoint, form)| (Arc::clone(&endpoint.id), form)).collect();
         Self { forms, by_instance, problems }
@@ -398,7 +416,7 @@ impl Claim {
     /// What an instance asks for that is new and wrong.
     fn last(&self) -> Option<LastForm> {
         match self.forms.first() {
-            Some(form) if form.is_blocked => Some(LastForm::Unknown(Some(form.native.matching.clone()))),
+            Some(form) if form.is_blocked => Some(LastForm::Unknown(vec![form.native.matching.clone()])),
             Some(form) => Some(LastForm::Good(form.native.clone())),
             None => self.by_instance.values().next().cloned(),
         }

@@ -90,6 +90,14 @@ impl Known {
             .flat_map(|(places, since, is_blocked)| places.into_iter().map(move |place| (place, since, is_blocked)))
     }
 
+    /// Whether what stands for any of its routes closes what one of them closes, too.
+    fn is_closed_twice(&self, route: &str, form: &Form) -> bool {
+        let others = self.claims.native.iter().filter(|(name, _)| name.as_str() != native::STRAY);
+        let mut others = others.flat_map(|(_, claim)| &claim.forms);
+        let is_same = |other: &Form| other.is_blocked && other.native.matching == form.native.matching;
+        route == native::STRAY && others.any(is_same)
+    }
+
     /// When the first instance that asks for it was registered, of each place.
     fn since(&self) -> BTreeMap<String, u64> {
         let mut all = BTreeMap::new();
@@ -278,10 +286,11 @@ impl TagSet {
             let created = known.since();
             for (asked, claim) in &known.claims.native {
                 let route = route_name(&name, asked);
-                if claim.forms.is_empty() {
+                let forms: Vec<&Form> = claim.forms.iter().filter(|form| !known.is_closed_twice(asked, form)).collect();
+                if forms.is_empty() {
                     documents.rejected.extend(claim.problems.iter().cloned());
                 }
-                for (position, form) in claim.forms.iter().enumerate() {
+                for (position, form) in forms.into_iter().enumerate() {
                     let route = match position {
                         0 => route.clone(),
                         _ => form_name(&route, form),

@@ -70,6 +70,22 @@ fn at_a_first_look_what_is_wrong_closes_what_it_matches() {
         (&["fleetgate.routes.x.host=a.com", "fleetgate.routes.x.middlewares=Keys"], "a.com/ closed"),
         (KEYS_ELSEWHERE, ""),
         (&["fleetgate.middlewares=keys"], ""),
+        (&["fleetgate.path=/a", "fleetgate..middlewares=keys"], "/a closed"),
+        (&["fleetgate.path=/a", "fleetgate.routes.middlewares=keys"], "/a closed"),
+        (&["fleetgate.path=/a", "fleetgate.routes.adm=x"], "/a closed"),
+        (&["fleetgate.path=/a", "fleetgate.route.x=1"], "/a closed"),
+        (&["fleetgate.path=/a", "fleetgate.path=/c"], "/a closed, /c closed"),
+        (&["fleetgate.path=/a", "FLEETGATE.middlewares=keys"], "/a closed"),
+        (&["fleetgate.path=/a", "fleetgate-middlewares=keys"], "/a closed"),
+        (&["fleetgate_path=/a", "fleetgate_middlewares=keys"], "/a closed"),
+        (&["fleetgate.route.x.path=/a", "fleetgate.route.x.middlewares=keys"], "/a closed"),
+        (&["fleetgate.host=a.com,b b", "fleetgate.path=/a"], "a.com/a closed"),
+        (&["fleetgate.host=a.com", "fleetgate.path=/a b"], "a.com/ closed"),
+        (&["fleetgate.routes.adm.path=/a", "fleetgate.routes.amd.middlewares=keys"], "/a closed"),
+        (&["fleetgate.path=/a", "fleetgate.routes.old.strip_prefix=/old"], "/a open"),
+        (&["urlprefix-/f allow="], "/f (as text) closed"),
+        (&["urlprefix-/f permit=ip:10.0.0.0/8"], "/f (as text) closed"),
+        (&["URLPREFIX-/f allow=ip:10.0.0.0/8"], "/f (as text) closed"),
         (ALLOW_TYPO, "/f (as text) closed"),
         (&["urlprefix-/f weight=x"], "/f (as text) closed"),
         (&["urlprefix-f weight=x"], ""),
@@ -77,7 +93,7 @@ fn at_a_first_look_what_is_wrong_closes_what_it_matches() {
         let mut world = world();
         assert_eq!(at(&mut world, "s", 1, tags), wanted, "{tags:?}");
         assert_eq!(shown(&mut world), wanted, "{tags:?}");
-        assert!(world.told().contains("consul:s: s: "), "it is reported");
+        assert!(world.told().contains("consul:s: s: "), "it is reported: {tags:?}");
         for saved in [true, false] {
             assert_eq!(shown(&mut world.restarted(saved)), wanted, "{tags:?}");
         }
@@ -234,6 +250,54 @@ fn a_mistake_in_a_place_or_a_name_loses_no_route() {
     assert_eq!(at(&mut native, "s", 4, &["fleetgate.routes.y.path=/b"]), "/b open");
 }
 
+/// What an instance that was edited keeps, and what of it is new and changes nothing.
+#[test]
+fn an_option_that_is_lost_to_another_name_changes_nothing() {
+    let named = |name: &str, rest: &[&str]| {
+        let tags = [format!("fleetgate.routes.{name}.path=/p"), "fleetgate.routes.adm.middlewares=keys".to_owned()];
+        tags.into_iter().chain(rest.iter().map(|tag| (*tag).to_owned())).collect::<Vec<_>>()
+    };
+    let good = named("adm", &["fleetgate.path=/web"]);
+    let place =
+        |text: &str| vec![text.to_owned(), "fleetgate.routes.adm.path=/p".to_owned(), "fleetgate.path=/web".to_owned()];
+    let mut mistakes: Vec<Vec<String>> =
+        ["ad", "zz", "a dm", "Adm"].map(|name| named(name, &["fleetgate.path=/web"])).into();
+    mistakes.push(vec!["fleetgate.path=/p".to_owned(), "fleetgate.routes.adm.middlewares=keys".to_owned()]);
+    for wrong in ["route.adm", "routes.amd", "routes.Adm", "routes.\"adm", "routes.s", "routes", ""] {
+        mistakes.push(place(&format!("fleetgate.{wrong}.middlewares=keys")));
+    }
+    for wrong in ["FLEETGATE.routes.adm.", "fleetgate_routes_adm_", "fleetgate-routes.adm.", "fleetgate/routes/adm/"] {
+        mistakes.push(place(&format!("{wrong}middlewares=keys")));
+    }
+    for wrong in mistakes {
+        let tagged =
+            |modified, tags: &[String]| tagged("s", modified, &tags.iter().map(String::as_str).collect::<Vec<_>>());
+        let mut live = world();
+        live.services.insert("s".into(), Some([tagged(1, &good)].into()));
+        let before = "/p guarded, /web open";
+        assert_eq!(shown(&mut live), before);
+        live.services.insert("s".into(), Some([tagged(2, &wrong)].into()));
+        let told = wrong.join(" ");
+        assert_eq!(shown(&mut live), before, "{told}");
+        assert!(live.told().contains("may be meant"), "{told}: {}", live.told());
+        let mut next = live.restarted(true);
+        assert_eq!(shown(&mut next), before, "after a restart: {told}");
+        let new = guards(&{
+            let mut new = live.restarted(false);
+            new.set.update(&new.services, new.now)
+        });
+        assert_eq!(new.get("/p"), Some(&"closed"), "at a new gateway: {told}");
+        let routes = live.restarted(false).told();
+        assert_eq!(routes.matches(": Prefix(\"/p\")").count(), 1, "nothing shadows itself: {routes}");
+        // Another instance in its place, as wrong.
+        let other = EndpointSpec { id: "t".into(), ..tagged(9, &wrong) };
+        next.services.insert("s".into(), Some([other].into()));
+        assert_eq!(shown(&mut next), before, "in another instance: {told}");
+        next.services.insert("s".into(), Some([tagged(10, &good)].into()));
+        assert!(!next.told().contains("problem") && shown(&mut next) == before, "mended: {told}");
+    }
+}
+
 #[test]
 fn of_equal_routes_of_a_service_the_guarded_one_and_then_the_older_one_goes_first() {
     let first = |world: &mut World| {
@@ -306,14 +370,21 @@ enum Step {
     Restart { saved: bool },
 }
 
-/// The first three are wrong: what they match can be read, and is what the others match.
+/// Those before the first one that is right are wrong: what they match can be read, and is what the others match.
 const NATIVE: &[&[&str]] = &[
+    &["fleetgate.path=/a", "fleetgate..middlewares=keys"],
+    &["fleetgate.path=/a", "fleetgate-middlewares=keys"],
+    &["fleetgate.path=/a", "fleetgate.routes.s.middlewares=keys"],
+    &["fleetgate.routes.ad.path=/a", "fleetgate.routes.adm.middlewares=keys"],
+    &["fleetgate.routes.adm.path=/a", "fleetgate.routes.amd.middlewares=keys"],
+    &["fleetgate.path=/a", "fleetgate.routes.adm.middlewares=keys"],
     &["fleetgate.path=/a", "fleetgate.midlewares=keys"],
     &["fleetgate.path=/a", "fleetgate.middlewares=Keys"],
     &["fleetgate.path=/a", "fleetgate.strip_prefix=a"],
     &["fleetgate.path=/a"],
     KEYS,
     &["fleetgate.path=/a", "fleetgate.middlewares=keys", "fleetgate.strip_prefix=/a"],
+    &["fleetgate.routes.adm.path=/a", "fleetgate.routes.adm.middlewares=keys"],
 ];
 const FABIO: &[&str] = &[
     "urlprefix-/f weight=x",
@@ -372,6 +443,133 @@ fn play(steps: &[Step], natives: &[&[&str]], fabios: &[&str], mut check: impl Fn
         }
         check(&mut whole, &mut other, step);
     }
+}
+
+/// Registrations that protect the place they begin with, each in tags or Meta, and what of them may be misspelt: not the
+/// values that say what is matched.
+const PROTECTED: &[(&[&str], &[&str])] = &[
+    (&["/a"], KEYS),
+    (&["/a"], &["fleetgate.routes.adm.path=/a", "fleetgate.routes.adm.middlewares=keys", "fleetgate.path=/o"]),
+    (&["/a"], &["fleetgate.path=/a", "fleetgate.middlewares=keys", "fleetgate.routes.o.path=/o"]),
+    (&["a.com/a", "a.com/", "/a"], &["fleetgate.host=a.com", "fleetgate.path=/a", "fleetgate.middlewares=keys"]),
+    (&["/a"], &["fleetgate", "META fleetgate-path=/a", "META fleetgate-middlewares=keys"]),
+    (&["/a"], &["fleetgate.path=/a", "META fleetgate-middlewares=keys"]),
+    (&["/f (as text)"], &["urlprefix-/f allow=ip:10.0.0.0/8", "urlprefix-/g"]),
+    (&["/f (as text)"], &["urlprefix-/f deny=ip:10.0.0.0/8 strip=/f", "fleetgate.path=/o"]),
+];
+
+/// A mistake of somebody who types.
+#[derive(Clone, Debug)]
+enum Typo {
+    Drop,
+    Insert(char),
+    Replace(char),
+    Swap,
+    Upper,
+}
+
+fn typo() -> impl Strategy<Value = Typo> {
+    let of_tags = || {
+        prop::sample::select(vec![
+            '.', '-', '_', '/', ':', '=', ' ', ',', '"', 'a', 's', 'x', 'M', '0', '\u{200b}', 'é',
+        ])
+    };
+    prop_oneof![
+        Just(Typo::Drop),
+        of_tags().prop_map(Typo::Insert),
+        of_tags().prop_map(Typo::Replace),
+        Just(Typo::Swap),
+        Just(Typo::Upper),
+    ]
+}
+
+/// A text with a mistake at one of these positions.
+fn misspell(text: &str, positions: &[usize], at: prop::sample::Index, typo: &Typo) -> String {
+    let mut chars: Vec<char> = text.chars().collect();
+    let at = positions[at.index(positions.len())];
+    match typo {
+        Typo::Drop => drop(chars.remove(at)),
+        Typo::Insert(c) => chars.insert(at, *c),
+        Typo::Replace(c) => chars[at] = *c,
+        Typo::Swap if at + 1 < chars.len() && positions.contains(&(at + 1)) => chars.swap(at, at + 1),
+        Typo::Swap => {}
+        Typo::Upper => chars[at] = chars[at].to_ascii_uppercase(),
+    }
+    chars.into_iter().collect()
+}
+
+/// Where a tag may be misspelt: a key of Meta has few characters to be so.
+fn positions(tag: &str) -> Vec<usize> {
+    let key = tag.find('=').unwrap_or(tag.len());
+    if let Some(blank) = tag.strip_prefix("urlprefix-").and_then(|rest| rest.find(' ')) {
+        let options = "urlprefix-".len() + blank + 1;
+        return (0.."urlprefix".len()).chain(options..tag.len()).collect();
+    }
+    if tag.starts_with("urlprefix-") {
+        return (0.."urlprefix".len()).collect();
+    }
+    // `=` is no part of a key of Meta.
+    if tag.contains("middlewares") && !tag.starts_with("META") { (0..tag.len()).collect() } else { (0..key).collect() }
+}
+
+fn registered(modified: u64, tags: &[String]) -> EndpointSpec {
+    let said: Vec<String> = tags
+        .iter()
+        .map(|tag| match tag.strip_prefix("META ") {
+            Some(meta) => meta.to_owned(),
+            None => format!("tag:{tag}"),
+        })
+        .collect();
+    instance("s", modified, &said.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    /// A single mistake of a typist in what protects a place opens it nowhere: not at a gateway that runs, not after its
+    /// restart, not at a new one; and at the first two nothing else changes either.
+    #[test]
+    fn a_typo_opens_nothing(
+        which in any::<prop::sample::Index>(),
+        tag in any::<prop::sample::Index>(),
+        at in any::<prop::sample::Index>(),
+        typo in typo(),
+    ) {
+        let (places, tags) = PROTECTED[which.index(PROTECTED.len())];
+        let good: Vec<String> = tags.iter().map(|tag| (*tag).to_owned()).collect();
+        let position = tag.index(good.len());
+        let mut wrong = good.clone();
+        wrong[position] = match good[position].strip_prefix("META ") {
+            // A key of Meta has no other characters.
+            Some(meta) => {
+                let typo = match &typo {
+                    Typo::Insert(c) if !c.is_ascii_alphanumeric() => Typo::Insert('_'),
+                    Typo::Replace(c) if !c.is_ascii_alphanumeric() => Typo::Replace('_'),
+                    typo => typo.clone(),
+                };
+                format!("META {}", misspell(meta, &(0..meta.find('=').expect("a value")).collect::<Vec<_>>(), at, &typo))
+            }
+            None => misspell(&good[position], &positions(&good[position]), at, &typo),
+        };
+        let told = &wrong[position];
+        let mut live = world();
+        at_of(&mut live, registered(1, &good));
+        let before = guards(&live.set.documents());
+        at_of(&mut live, registered(2, &wrong));
+        let after = guards(&live.set.documents());
+        prop_assert_eq!(&before, &after, "live: {}", told);
+        let mut next = live.restarted(true);
+        prop_assert_eq!(&before, &guards(&next.set.update(&next.services, next.now)), "restarted: {}", told);
+        let mut new = live.restarted(false);
+        let new = guards(&new.set.update(&new.services, new.now));
+        let guard = places.iter().find_map(|place| new.get(*place));
+        prop_assert!(matches!(guard, Some(&"guarded" | &"closed")), "new: {} {:?}", told, new);
+    }
+}
+
+fn at_of(world: &mut World, endpoint: EndpointSpec) {
+    world.services.insert("s".into(), Some([endpoint].into()));
+    world.set.update(&world.services, world.now);
 }
 
 proptest! {
