@@ -9,6 +9,8 @@ use crate::support::load::Load;
 use crate::support::origin::Origin;
 use crate::support::wait;
 
+mod typos;
+
 /// Serves everything openly but what services ask for; what `/` covers may be claimed.
 fn settings(consul: &Consul, origin: &Origin, state: &str) -> String {
     config(&format!(
