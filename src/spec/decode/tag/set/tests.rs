@@ -3,6 +3,7 @@ use super::*;
 use crate::spec::endpoint::RegistryStatus;
 
 mod broken;
+mod typos;
 
 const TTL: Duration = Duration::from_secs(60);
 
