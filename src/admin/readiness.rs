@@ -62,8 +62,7 @@ impl Readiness {
         loop {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
             let mut reasons = unanswered(&snapshot);
-            // What answers nothing but 503 is of no use, however long it waits for that to end.
-            let is_closed = snapshot.is_closed() || shut(&snapshot).next().is_some();
+            let is_closed = snapshot.is_closed();
             if reasons.is_empty() {
                 let answered = *answered.get_or_insert_with(Instant::now);
                 let unchecked = unchecked(&snapshot);
@@ -71,6 +70,7 @@ impl Readiness {
                     reasons.push(format!("{unchecked} endpoints wait for their first health check"));
                 }
             }
+            // Not for documents: a gateway that is closed answers nothing but 503.
             let waited = limit.is_some_and(|limit| started.elapsed() >= limit);
             if !reasons.is_empty() && waited && !is_closed {
                 tracing::warn!(?reasons, "ready by runtime.ready_timeout, though endpoints are missing");
@@ -119,14 +119,7 @@ fn unanswered(snapshot: &Snapshot) -> Vec<String> {
         [_, ..] => format!("upstream {}: {} has not answered yet", upstream.label, upstream.source_text()),
         [] => format!("upstream {}: its host names are not resolved yet", upstream.label),
     });
-    snapshot.report.closed_by().chain(shut(snapshot)).chain(sources).collect()
-}
-
-/// Listeners whose middlewares do not exist: they answer 503 to everything.
-fn shut(snapshot: &Snapshot) -> impl Iterator<Item = String> {
-    let unresolved =
-        snapshot.middlewares.listeners.iter().filter_map(|(name, list)| Some((name, list.as_ref().err()?)));
-    unresolved.map(|(name, reasons)| format!("listener {name} answers 503 to every request: {}", reasons.join("; ")))
+    snapshot.report.closed_by().chain(sources).collect()
 }
 
 /// Endpoints whose first active check has not ended.

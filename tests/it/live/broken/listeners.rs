@@ -2,8 +2,7 @@
 
 use super::{Place, TYPO, refuses, restart};
 use crate::live::{SOON, provider};
-use crate::support::consul::Consul;
-use crate::support::gateway::{Gateway, Setup};
+use crate::support::gateway::Gateway;
 use crate::support::origin::Origin;
 use crate::support::wait;
 
@@ -15,35 +14,6 @@ async fn tells(gateway: &Gateway, name: &str) {
         if told.contains("there is no listener `wbe`") { Ok(()) } else { Err(told) }
     })
     .await;
-}
-
-/// A middleware of the whole listener: whoever balances gateways is told not to use this one.
-#[tokio::test]
-async fn a_gateway_whose_listener_is_shut_is_not_ready() {
-    let Some(consul) = Consul::start().await else { return };
-    let origin = Origin::start("a").await;
-    let [good, wrong] = ["header", "haeder"].map(|key| format!(r#"{{"api_key":{{"{key}":"x-key"}}}}"#));
-    consul.kv_put("fleetgate/middlewares/keys", &good).await;
-    consul.kv_put("fleetgate/middlewares/keys", &wrong).await;
-    let place = Place::Kv(consul);
-    let settings = place.settings(&origin, "state").replace("middlewares.keys.api_key.header = \"x-key\"", "");
-    let settings = format!("runtime.ready_timeout = \"1s\"\nlisteners.web.middlewares = [\"keys\"]\n{settings}");
-    let mut gateway = Setup::new(&settings).start_listening().await;
-    refuses(&gateway, "/", 503).await;
-    wait::until_ok(SOON, "the reason", || async {
-        let told = gateway.admin_get("/readyz").await;
-        if told.0 == 503 && told.1.contains("listener web answers 503 to every request: there is no middleware `keys`")
-        {
-            Ok(())
-        } else {
-            Err(told)
-        }
-    })
-    .await;
-    let Place::Kv(consul) = &place else { unreachable!("it is Consul's") };
-    consul.kv_put("fleetgate/middlewares/keys", &good).await;
-    gateway.wait_ready().await;
-    refuses(&gateway, "/", 401).await;
 }
 
 #[tokio::test]
