@@ -92,7 +92,9 @@ impl Guard {
         }
         if now.saturating_duration_since(self.pruned_at) >= PRUNE {
             self.pruned_at = now;
-            moves.prune(now, WINDOW, |source, address| self.holds(source, address));
+            moves.prune(now, WINDOW, |source, address| {
+                self.holds(source, address) || self.remembers(source, address, now)
+            });
         }
         let mut released: BTreeMap<Source, BTreeSet<Address>> = BTreeMap::new();
         for (source, address) in moves.released().filter(|(source, address)| self.holds(source, address)) {
@@ -106,6 +108,12 @@ impl Guard {
             _ => Arc::new(addresses),
         };
         self.released = released.into_iter().map(|(it, addresses)| (it.clone(), shared(&it, addresses))).collect();
+    }
+
+    /// Whether a loss of most of a source, now, would hold this address of it, which it may have lost before.
+    fn remembers(&self, source: &Source, address: &Address, now: Instant) -> bool {
+        let pool = self.pools.get(&(source.provider(), Part::Source(source.clone())));
+        pool.is_some_and(|pool| now.saturating_duration_since(pool.peak_at) <= WINDOW && pool.peak.has(address))
     }
 
     /// Whether an address would be served of a source though its last read does not list it.

@@ -182,6 +182,36 @@ fn what_an_earlier_process_held_is_held_on() {
     assert_eq!(told.served("a"), "0.1");
 }
 
+/// What its watch kept for a while is remembered longer than the move.
+#[test]
+fn what_moved_before_all_was_lost_is_not_held_for_whom_it_left() {
+    let mut told = Told::new();
+    for (service, network) in [("b", 1), ("c", 2)] {
+        told.shows(service, &lines(network, 5));
+    }
+    told.shows("a", &lines(0, 4));
+    told.shows("d", "");
+    told.passes(60 * SECOND);
+    told.shows("d", "10.0.0.4:80");
+    told.keeps("a", &lines(0, 3), &["10.0.0.4:80"]);
+    for _ in 0..4 {
+        told.passes(SECOND);
+    }
+    told.shows("a", &lines(0, 3));
+    for _ in 0..8 {
+        told.passes(SECOND);
+    }
+    for service in ["a", "b", "c", "d"] {
+        told.shows(service, "");
+    }
+    told.passes(SECOND);
+    assert_eq!(told.served("b"), "[1.1] [1.2] [1.3] [1.4] [1.5]");
+    told.shows("d", "10.0.0.4:80");
+    told.passes(SECOND);
+    assert!(!told.served("a").contains("0.4"), "{}", told.served("a"));
+    assert_eq!(told.served("d"), "0.4");
+}
+
 #[test]
 fn a_registry_that_fills_again_ends_its_holds() {
     let mut told = Told::fleet(&["a"], 2);
