@@ -158,10 +158,9 @@ impl Guard {
         let damping = damping.then(Damping::default);
         let (states, served, pools) = Default::default();
         // What an earlier process held is held on.
-        let wipe = |why: &Arc<str>| Wipe::new(Arc::clone(why));
         let disbelieved =
             saved.iter().filter_map(|(id, saved)| Some((Registry::of(*id)?, saved.disbelieved.as_ref()?)));
-        let wipes = disbelieved.map(|(registry, why)| (registry, wipe(why))).collect();
+        let wipes = disbelieved.map(|(registry, why)| (registry, Wipe::new(Arc::clone(why)))).collect();
         let (failed, optional) = Default::default();
         let saved_at = now + SAVED_AFTER;
         let (doubted, beside, released, releases) = Default::default();

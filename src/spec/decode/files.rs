@@ -62,7 +62,6 @@ type Attachments = BTreeMap<PathBuf, Result<Vec<u8>, String>>;
 /// What is known of a file.
 struct Known {
     bytes: Result<Vec<u8>, String>,
-    writing: Option<String>,
     attachments: Attachments,
     items: Items,
     /// What the file had and lost, or lost a part of, and what is kept of it for now.
@@ -77,7 +76,7 @@ struct Known {
     is_complete: bool,
     /// An earlier process knew it, and this one has not looked at it: what is not among its items may have been in it since.
     is_recalled: bool,
-    /// What it said when the earlier process looked last, where that is known.
+    /// What it said when it was looked at last, by this process or an earlier one, where that is known.
     seen: Option<TextId>,
 }
 
@@ -211,7 +210,7 @@ impl FileSet {
     pub fn forms(&self) -> SavedForms {
         let mut forms = SavedForms::default();
         for (path, known) in &self.files {
-            let (is_complete, seen) = (known.is_complete, seen(&known.bytes, known.writing.as_deref()));
+            let (is_complete, seen) = (known.is_complete, known.seen.clone());
             forms.files.insert(path.clone(), SavedFile { is_complete, seen, ..SavedFile::default() });
         }
         for entry in self.last.entries() {
@@ -257,8 +256,7 @@ impl Known {
     fn unread(is_complete: bool) -> Self {
         let (attachments, items, lost, rejected) = Default::default();
         let (bytes, parsed, gone, is_recalled) = (Err(String::new()), false, false, true);
-        let (writing, seen) = (None, None);
-        Self { bytes, writing, attachments, items, lost, rejected, parsed, gone, is_complete, is_recalled, seen }
+        Self { bytes, attachments, items, lost, rejected, parsed, gone, is_complete, is_recalled, seen: None }
     }
 
     /// `knows_all_files`: one that was not known was not there.
@@ -266,9 +264,9 @@ impl Known {
         let was_complete = before.as_ref().map_or(knows_all_files, |before| before.is_complete);
         let are_new = was_complete && before.as_ref().is_none_or(|before| !before.is_recalled);
         // Whether it may have said something else meanwhile.
-        let missed = before.as_ref().is_some_and(|before| {
-            before.is_recalled && (before.seen.is_none() || before.seen != seen(&file.bytes, file.writing.as_deref()))
-        });
+        let seen = seen(&file.bytes, file.writing.as_deref());
+        let missed =
+            before.as_ref().is_some_and(|before| before.is_recalled && (before.seen.is_none() || before.seen != seen));
         let parsed = match &file.bytes {
             Ok(bytes) => parse_bytes(bytes, Some(file.format)).map_err(|errors| {
                 let problem = |error: SyntaxError| Problem::new(error.spot.in_origin(&file.path), "", error.text);
@@ -295,28 +293,17 @@ impl Known {
                 });
                 // What stands in a section that nobody knows, or has no name, may have been an item.
                 let is_complete = was_complete || rejected.is_empty();
-                let (bytes, writing, parsed, gone, is_recalled, seen) =
-                    (file.bytes, file.writing, true, false, false, None);
-                Self {
-                    bytes,
-                    writing,
-                    attachments,
-                    items,
-                    lost,
-                    rejected,
-                    parsed,
-                    gone,
-                    is_complete,
-                    is_recalled,
-                    seen,
-                }
+                let (bytes, parsed, gone, is_recalled) = (file.bytes, true, false, false);
+                Self { bytes, attachments, items, lost, rejected, parsed, gone, is_complete, is_recalled, seen }
             }
             Err(rejected) => {
                 let before = before.unwrap_or_else(|| Self::unread(was_complete));
-                let (bytes, writing, parsed, gone) = (file.bytes, file.writing, false, false);
+                let (bytes, parsed, gone) = (file.bytes, false, false);
                 // One without anything good may have had its first good text then.
                 let is_complete = before.is_complete && (!missed || before.items.has_good());
-                Self { bytes, writing, rejected, parsed, gone, is_complete, ..before }
+                // One that cannot be read at all may still be the one that was.
+                let seen = seen.or_else(|| before.seen.clone());
+                Self { bytes, rejected, parsed, gone, is_complete, seen, ..before }
             }
         }
     }

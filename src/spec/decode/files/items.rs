@@ -207,8 +207,14 @@ impl Items {
         fn of<T>(items: &[KnownItem<T>]) -> bool {
             items.iter().any(|item| item.said.is_ok())
         }
-        let guards = of(&self.routes) || of(&self.middlewares) || of(&self.consumers);
-        guards || of(&self.upstreams) || of(&self.certificates)
+        let mut found = false;
+        macro_rules! look {
+            ($kind:ident) => {
+                found |= of(&self.$kind);
+            };
+        }
+        each_kind!(look);
+        found
     }
 
     fn retain(&mut self, keep: impl Fn(&ItemKey) -> bool) {
