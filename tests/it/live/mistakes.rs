@@ -65,6 +65,19 @@ impl Place {
         .await
     }
 
+    /// Defines the route `shop` with what it needs, before any gateway is there.
+    async fn fill(&self, origin: &Origin) {
+        for (item, document) in
+            [("upstreams/shop", shop(origin)), ("middlewares/stamp", stamp()), ("routes/shop", route())]
+        {
+            self.set(None, item, Some(document)).await;
+        }
+        // In files the loss of most items waits.
+        for number in 0..6 {
+            self.set(None, &format!("upstreams/other-{number}"), Some(json!({ "endpoints": [] }))).await;
+        }
+    }
+
     /// Writes a document, `KIND/NAME`, or deletes it.
     async fn set(&self, gateway: Option<&Gateway>, item: &str, document: Option<Value>) {
         match self {
@@ -199,14 +212,7 @@ fn stamped(answer: &Answer) -> bool {
 async fn a_wrong_name_or_a_removal_in_use_fails_no_request() {
     let a = Origin::start("a").await;
     for place in Place::all().await {
-        for (item, document) in [("upstreams/shop", shop(&a)), ("middlewares/stamp", stamp()), ("routes/shop", route())]
-        {
-            place.set(None, item, Some(document)).await;
-        }
-        // In files the loss of most items waits.
-        for number in 0..6 {
-            place.set(None, &format!("upstreams/other-{number}"), Some(json!({ "endpoints": [] }))).await;
-        }
+        place.fill(&a).await;
         let gateway = place.gateway("").await;
         gateway.until_status("/shop", 200).await;
         let load = Load::start_judging(gateway.address(), 2, |_, _| Request::get("/shop"), stamped);

@@ -397,6 +397,20 @@ async fn a_restored_consul_takes_away_in_time_what_it_does_not_know() {
     load.stop().await.assert_all_ok();
 }
 
+/// Starts a gateway again and again, which serves and holds `web` and the route `of-NAME` of a provider all the time.
+async fn still_held(mut gateway: Gateway, a: &Origin, provider: &str, name: &str) -> Gateway {
+    for restart in 0..4 {
+        shows(&gateway, "web", &[(a, "held")]).await;
+        holds(&gateway, provider, &[&format!("routes.of-{name} is held")]).await;
+        for path in ["/file", &format!("/{name}")] {
+            assert_eq!(gateway.get(path).await.status, 200, "{path}, after {restart} restarts");
+        }
+        gateway = if restart == 2 { gateway.restart_unready().await } else { gateway.restart_in_order().await };
+        gateway.wait_ready().await;
+    }
+    gateway
+}
+
 /// What is held stays held, however a gateway ends, and however often.
 #[tokio::test]
 async fn what_a_wiped_consul_lost_is_held_over_restarts() {
@@ -407,21 +421,13 @@ async fn what_a_wiped_consul_lost_is_held_over_restarts() {
     consul.register(&service).await;
     consul.kv_put("fleetgate/routes/of-kv", route).await;
     let discovery = format!("discovery.consul.address = \"{}\"\nupstreams.web.consul.service = \"web\"", consul.url());
-    let mut gateway = before(&discovery).await;
+    let gateway = before(&discovery).await;
     gateway.until_status("/kv", 200).await;
     saves(&gateway, "consul-kv.json", &["/kv"]).await;
     saves(&gateway, "consul.json", &[&a.address().to_string()]).await;
     consul.kill();
     consul.start_empty().await;
-    for restart in 0..4 {
-        shows(&gateway, "web", &[(&a, "held")]).await;
-        holds(&gateway, "consul-kv", &["routes.of-kv is held"]).await;
-        for path in ["/file", "/kv"] {
-            assert_eq!(gateway.get(path).await.status, 200, "{path}, after {restart} restarts");
-        }
-        gateway = if restart == 2 { gateway.restart_unready().await } else { gateway.restart_in_order().await };
-        gateway.wait_ready().await;
-    }
+    let gateway = still_held(gateway, &a, "consul-kv", "kv").await;
     // Filled again, it is believed.
     shows(&gateway, "web", &[(&a, "held")]).await;
     consul.register(&service).await;
@@ -445,20 +451,12 @@ async fn what_a_wiped_etcd_lost_is_held_over_restarts() {
     };
     fill(&etcd).await;
     let discovery = format!("discovery.etcd.endpoints = [\"{}\"]\nupstreams.web.etcd = {{}}", etcd.url());
-    let mut gateway = before(&discovery).await;
+    let gateway = before(&discovery).await;
     gateway.until_status("/etcd", 200).await;
     saves(&gateway, "etcd.json", &["routes/of-etcd", &a.address().to_string()]).await;
     etcd.kill();
     etcd.start_empty().await;
-    for restart in 0..4 {
-        shows(&gateway, "web", &[(&a, "held")]).await;
-        holds(&gateway, "etcd", &["routes.of-etcd is held"]).await;
-        for path in ["/file", "/etcd"] {
-            assert_eq!(gateway.get(path).await.status, 200, "{path}, after {restart} restarts");
-        }
-        gateway = if restart == 2 { gateway.restart_unready().await } else { gateway.restart_in_order().await };
-        gateway.wait_ready().await;
-    }
+    let gateway = still_held(gateway, &a, "etcd", "etcd").await;
     shows(&gateway, "web", &[(&a, "held")]).await;
     fill(&etcd).await;
     shows(&gateway, "web", &[(&a, "healthy")]).await;

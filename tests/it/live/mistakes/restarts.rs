@@ -53,14 +53,7 @@ async fn serves(gateway: &Gateway, path: &'static str, good: fn(&Answer) -> bool
 async fn a_mistake_changes_nothing_over_restarts() {
     let a = Origin::start("a").await;
     for place in Place::all().await {
-        for (item, document) in [("upstreams/shop", shop(&a)), ("middlewares/stamp", stamp()), ("routes/shop", route())]
-        {
-            place.set(None, item, Some(document)).await;
-        }
-        // In files the loss of most items waits.
-        for number in 0..6 {
-            place.set(None, &format!("upstreams/other-{number}"), Some(json!({ "endpoints": [] }))).await;
-        }
+        place.fill(&a).await;
         let mut gateway = place.gateway_saving("state", "").await;
         let file = format!("{}.json", place.provider());
         gateway.until_status("/shop", 200).await;
