@@ -165,10 +165,16 @@ struct Page {
 impl Page {
     /// Notes whether the registry is believed: what is held of a former one is not the word of the present one.
     fn note_registry(&mut self, state: &ProviderState) {
-        let is_live = |source: &SourceState| source.origin == Origin::Live;
+        let believed = self.registry;
+        // What was read before the registry turned out to be another one still looks live until it is read again.
+        let is_listed = |part: Option<&Source>| {
+            state.disbeliefs() == believed || state.listed.get(&part.cloned()).is_some_and(|after| *after > believed)
+        };
+        let is_live =
+            |(source, known): (&Source, &SourceState)| known.origin == Origin::Live && is_listed(Some(source));
         let is_all_live = state.kept.addresses.is_empty()
-            && state.sources.values().all(is_live)
-            && (state.documents.is_none() || live_forms(state).is_some());
+            && state.sources.iter().all(is_live)
+            && (state.documents.is_none() || live_forms(state).is_some() && is_listed(None));
         if state.kept.why.is_some() {
             self.disbelieved.clone_from(&state.kept.why);
         } else if is_all_live && has_answered(state) {

@@ -85,11 +85,20 @@ impl Publisher {
 
     /// As [`Self::documents`], with what they were made of, to be saved.
     pub fn documents_of(&self, documents: Documents, forms: SavedForms, origin: Origin) {
+        self.publish_documents(documents, forms, origin, true);
+    }
+
+    /// As [`Self::documents_of`], where some were read before the registry went back or was exchanged, and not since.
+    pub fn documents_in_part(&self, documents: Documents, forms: SavedForms, origin: Origin) {
+        self.publish_documents(documents, forms, origin, false);
+    }
+
+    fn publish_documents(&self, documents: Documents, forms: SavedForms, origin: Origin, is_whole: bool) {
         let held = origin == Origin::Held;
         self.change(|before| {
             let same_documents = before.documents.as_deref() == Some(&documents);
             if same_documents && *before.forms == forms && before.documents_held == held {
-                return listed_again(before, None);
+                return if is_whole { listed_again(before, None) } else { None };
             }
             let mut state = ProviderState::clone(before);
             state.documents_held = held;
@@ -97,7 +106,9 @@ impl Publisher {
                 state.documents = Some(Arc::new(documents));
             }
             state.forms = Arc::new(forms);
-            note_listed(&mut state, None);
+            if is_whole {
+                note_listed(&mut state, None);
+            }
             Some(state)
         });
     }

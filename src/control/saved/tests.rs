@@ -141,8 +141,23 @@ fn why_a_registry_was_not_believed_comes_back_until_it_has_answered_otherwise() 
     held(&mut world, &None);
     note(&mut book, &world, &["web"]);
     assert!(book.providers[&ProviderId::Consul].disbelieved.is_some());
+    // What was read before looks live until it is read again, and is no word of the present registry.
     world.source(&consul("web"), "10.0.0.1:80");
     held(&mut world, &None);
+    note(&mut book, &world, &["web"]);
+    assert!(book.providers[&ProviderId::Consul].disbelieved.is_some());
+    let state = Arc::make_mut(world.states.get_mut(&ProviderId::Consul).expect("Consul's"));
+    state.listed.insert(Some(consul("web")), 1);
+    note(&mut book, &world, &["web"]);
+    assert_eq!(book.providers[&ProviderId::Consul].disbelieved, None);
+    // Once more, and its documents, too.
+    let state = Arc::make_mut(world.states.get_mut(&ProviderId::Consul).expect("Consul's"));
+    (state.regressions, state.documents) = (2, Some(Arc::default()));
+    state.listed.insert(Some(consul("web")), 2);
+    note(&mut book, &world, &["web"]);
+    assert!(book.providers[&ProviderId::Consul].disbelieved.is_some());
+    let state = Arc::make_mut(world.states.get_mut(&ProviderId::Consul).expect("Consul's"));
+    state.listed.insert(None, 2);
     note(&mut book, &world, &["web"]);
     assert_eq!(book.providers[&ProviderId::Consul].disbelieved, None);
 }

@@ -84,19 +84,23 @@ impl Feed {
 pub(super) struct Gathered {
     set: DocumentSet,
     ranges: Vec<Option<Range>>,
+    /// How often the store had turned out to be another one when all ranges were read last.
+    whole_at: u64,
 }
 
 /// What a range shows.
 struct Range {
+    /// How often the store had turned out to be another one by then.
+    read_at: u64,
     texts: BTreeMap<String, (Arc<[u8]>, Past)>,
     unreadable: Vec<Problem>,
     held: BTreeSet<String>,
 }
 
 impl Range {
-    fn of(mirror: &Mirror) -> Self {
+    fn of(mirror: &Mirror, read_at: u64) -> Self {
         let held = mirror.held(&[]).map(|key| String::from_utf8_lossy(key).into_owned()).collect();
-        let mut range = Self { texts: BTreeMap::new(), unreadable: Vec::new(), held };
+        let mut range = Self { read_at, texts: BTreeMap::new(), unreadable: Vec::new(), held };
         for (key, value) in mirror.shown(&[]) {
             if let Ok(key) = std::str::from_utf8(key) {
                 let past = [value.created, value.modified, value.version].map(|it| u64::try_from(it).ok());
@@ -117,7 +121,10 @@ impl Gathered {
         let Some(ranges) = self.ranges.iter().map(Option::as_ref).collect::<Option<Vec<_>>>() else { return };
         let texts = ranges.iter().flat_map(|range| &range.texts);
         let stored = texts.map(|(key, (bytes, past))| (key.as_str(), Stored { bytes, past: *past }));
-        self.set.of_registry(publisher.current().disbeliefs());
+        let now = publisher.current().disbeliefs();
+        // Each watch notices by itself that the store is another one, and what the others read is older until they do.
+        let is_whole = now == self.whole_at || ranges.iter().all(|range| range.read_at > self.whole_at);
+        self.set.of_registry(now);
         let mut documents = self.set.update(stored);
         documents.rejected.extend(ranges.iter().flat_map(|range| range.unreadable.iter().cloned()));
         let held = ranges.iter().flat_map(|range| &range.held);
@@ -125,7 +132,12 @@ impl Gathered {
             held.map(|key| (HeldPart::Document(key.as_str().into()), unconfirmed(Vec::new()))).collect();
         let origin = if held.is_empty() { Origin::Live } else { Origin::Held };
         publisher.holds(None, held);
-        publisher.documents_of(documents, self.set.forms(), origin);
+        if is_whole {
+            self.whole_at = now;
+            publisher.documents_of(documents, self.set.forms(), origin);
+        } else {
+            publisher.documents_in_part(documents, self.set.forms(), origin);
+        }
     }
 }
 
@@ -141,7 +153,7 @@ impl View {
         if let Some(remembered) = publisher.remembered() {
             set = set.remembering(remembered);
         }
-        let gathered = Arc::new(Mutex::new(Gathered { set, ranges }));
+        let gathered = Arc::new(Mutex::new(Gathered { set, ranges, whole_at: 0 }));
         std::array::from_fn(|index| Self::Documents(Arc::clone(&gathered), index))
     }
 
@@ -207,7 +219,7 @@ impl View {
         match self {
             Self::Documents(gathered, index) => {
                 let mut gathered = gathered.lock().unwrap_or_else(PoisonError::into_inner);
-                gathered.ranges[*index] = Some(Range::of(mirror));
+                gathered.ranges[*index] = Some(Range::of(mirror, publisher.current().disbeliefs()));
                 gathered.publish(publisher);
             }
             Self::Endpoints(feeds, beside) => {
@@ -235,5 +247,39 @@ impl View {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::mirror::Listing;
+    use super::*;
+
+    /// Watches notice one after the other that a store was wiped: what the others read before is not the new one's.
+    #[test]
+    fn documents_are_listed_again_when_all_their_ranges_are() {
+        let (publisher, _reader) = Publisher::new(ProviderId::Etcd);
+        let [mut one, mut other] = View::documents::<2>("/fleetgate/", &publisher);
+        let mirror = |revision| {
+            let mut mirror = Mirror::default();
+            mirror.adopt(Listing { cluster: 1, revision, entries: BTreeMap::new() }, 0);
+            mirror
+        };
+        let listed = || publisher.current().listed.get(&None).copied();
+        one.publish(&mirror(9), None, &publisher);
+        other.publish(&mirror(9), None, &publisher);
+        assert!(publisher.current().documents.is_some() && listed().is_none());
+        publisher.regressed();
+        one.publish(&mirror(1), None, &publisher);
+        assert_eq!(listed(), None);
+        publisher.regressed();
+        other.publish(&mirror(1), None, &publisher);
+        assert_eq!(listed(), Some(2));
+        // Another store, which one of them is the first to meet.
+        publisher.other_servers();
+        other.publish(&mirror(1), None, &publisher);
+        assert_eq!(listed(), Some(2));
+        one.publish(&mirror(1), None, &publisher);
+        assert_eq!(listed(), Some(3));
     }
 }

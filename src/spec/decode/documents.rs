@@ -164,6 +164,9 @@ impl DocumentSet {
                 }
             }
         }
+        if self.has_later(&present) {
+            self.begin_anew();
+        }
         let place = |key: &str| format!("{}:{key}", self.provider);
         let documents = Documents {
             routes: refresh(&mut self.routes, &mut present, missed, &mut rejected, &place),
@@ -175,6 +178,23 @@ impl DocumentSet {
         };
         rejected.sort();
         Documents { rejected, ..documents }
+    }
+
+    /// Whether a later text of one of these keys is known, so that they are of another registry, or of one that went back:
+    /// an edit, or a deletion and a new key, has a higher index than all before it.
+    fn has_later(&self, present: &BTreeMap<Kind, BTreeMap<&str, Candidate<'_>>>) -> bool {
+        fn of<T: DecodeItem>(known: &Known<T>, present: &BTreeMap<Kind, BTreeMap<&str, Candidate<'_>>>) -> bool {
+            let mut present = present.get(&T::KIND).into_iter().flatten();
+            present.any(|(key, candidate)| {
+                let known = known.get(*key).and_then(|known| known.known_past().modified);
+                known.zip(candidate.stored.past.modified).is_some_and(|(known, now)| now < known)
+            })
+        }
+        of(&self.routes, present)
+            || of(&self.upstreams, present)
+            || of(&self.middlewares, present)
+            || of(&self.certificates, present)
+            || of(&self.consumers, present)
     }
 
     /// What is to be remembered of the last update.

@@ -334,6 +334,19 @@ fn a_key_that_is_imported_into_another_registry_is_no_new_one() {
         set.of_registry(1);
         assert_eq!(form(&set.update([(KEY, stored(b"{", consul(index, index)))])), "new");
     }
+    // No process saw it: a registry does not go back but by being another one, or restored.
+    for texts in [[ROUTE, ROUTE], [ROUTE, "{"]] {
+        let mut set = set();
+        let past = [etcd(30, 1), etcd(30, 2)];
+        texts.into_iter().zip(past).for_each(|(text, past)| drop(set.update([(KEY, stored(text.as_bytes(), past))])));
+        for now in [etcd(2, 1), etcd(29, 1), consul(31, 31)] {
+            assert_eq!(form(&restarted(&set).update([(KEY, stored(b"{", now))])), known, "{now:?}");
+            let mut here = restarted(&set);
+            here.update([(KEY, stored(texts[1].as_bytes(), past[1]))]);
+            assert_eq!(form(&here.update([(KEY, stored(b"{", now))])), known, "{now:?}");
+        }
+        assert_eq!(form(&restarted(&set).update([(KEY, stored(b"{", etcd(40, 1)))])), "new", "it was put anew");
+    }
     // An earlier process saw the registry wiped.
     let mut before = set();
     before.update([(KEY, stored(ROUTE.as_bytes(), consul(50, 50)))]);
