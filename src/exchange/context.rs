@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::fmt::{self, Debug};
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use futures_util::future::LocalBoxFuture;
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
+use super::client::ClientAddress;
 use super::error::ProxyError;
 use super::flag::Flag;
 use super::payload::Payload;
@@ -47,7 +47,7 @@ pub trait Exchange: Debug {
     fn flag(&self, flag: Flag);
 
     /// The client, which is the first one that no trusted proxy is.
-    fn client(&self) -> IpAddr;
+    fn client(&self) -> ClientAddress;
 
     /// Whether the client speaks TLS, with the gateway or with a trusted proxy before it.
     fn is_secure(&self) -> bool;

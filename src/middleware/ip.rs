@@ -22,7 +22,7 @@ impl Ip {
 impl Middleware for Ip {
     async fn handle(&self, request: Request<Incoming>, next: Next) -> Result<Response<Payload>, ProxyError> {
         let exchange = next.exchange();
-        if self.0.admits(exchange.client()) {
+        if self.0.admits(exchange.client().known()) {
             return Ok(next.run(request).await);
         }
         exchange.judged(Verdict { by: "ip", refused: Some("address") });

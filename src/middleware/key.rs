@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use aws_lc_rs::digest;
 use http::Request;
 
-use crate::exchange::Exchange;
+use crate::exchange::{ClientAddress, Exchange};
 use crate::spec::middleware::limit::LimitKey;
 
 /// Makes keys of requests: a hash whose secret is of this process, so that nobody can choose keys that meet.
@@ -55,7 +55,11 @@ fn each<B>(parts: &[LimitKey], request: &Request<B>, exchange: &dyn Exchange, mu
             }
         };
         if seen.is_none() {
-            sees(0, &place(exchange.client()).to_be_bytes());
+            match exchange.client() {
+                ClientAddress::Known(address) => sees(0, &place(address).to_be_bytes()),
+                // All whom one proxy leaves unknown share: else each could have a budget for every thing it sends.
+                ClientAddress::Unknown { peer } => sees(2, &place(peer).to_be_bytes()),
+            }
         }
     }
 }

@@ -44,7 +44,7 @@ fn holds<B>(rule: &Rule, request: &Request<B>, identity: &Identity, exchange: &d
         && rule.claims.iter().all(|(name, value)| identity.claims.get(name).is_some_and(|claim| says(claim, value)))
         && any_or_none(&rule.methods, |method| method == request.method())
         && any_or_none(&rule.paths, |prefix| is_below(path, prefix))
-        && any_or_none(&rule.ips, |network| network.contains(&exchange.client()))
+        && (rule.ips.is_empty() || exchange.client().is_in(&rule.ips))
         && all_hold(&rule.when, request.headers(), request.uri().query())
 }
 

@@ -4,12 +4,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
-use ipnet::IpNet;
 
 use super::values::Values;
 use super::{Middleware, Next};
 use crate::exchange::header::X_FLEETGATE_FLAG;
-use crate::exchange::{Exchange, Flag, Payload, ProxyError};
+use crate::exchange::{Flag, Payload, ProxyError};
 use crate::spec::middleware::transform;
 
 /// Answers everybody alike.
@@ -55,7 +54,7 @@ impl Maintenance {
 impl Middleware for Maintenance {
     async fn handle(&self, request: Request<Incoming>, next: Next) -> Result<Response<Payload>, ProxyError> {
         let exchange = next.exchange();
-        if contains(&self.spec.allow, exchange) {
+        if exchange.client().is_in(&self.spec.allow) {
             return Ok(next.run(request).await);
         }
         let error = ProxyError::Maintenance { seconds: self.seconds };
@@ -69,8 +68,4 @@ impl Middleware for Maintenance {
         headers.insert(X_FLEETGATE_FLAG, HeaderValue::from_static(Flag::Maintenance.as_str()));
         Ok(response)
     }
-}
-
-fn contains(networks: &[IpNet], exchange: &std::rc::Rc<dyn Exchange>) -> bool {
-    networks.iter().any(|network| network.contains(&exchange.client()))
 }

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use super::carrier::Carrier;
 use super::forward::{Aim, Destination, Fallback};
 use super::frame::Frame;
-use super::headers::{self, Noted};
+use super::headers::{self, Noted, Sender};
 use super::local::{Chain, LocalRoute, LocalSnapshot};
 use super::outbound::Added;
 use super::steps;
@@ -66,6 +66,8 @@ pub(super) struct Aimed {
 pub(super) fn arrive(frame: &mut Frame, request: &mut Request<Incoming>, noted: Noted) -> Result<Arrival, ProxyError> {
     let (worker, connection) = (Rc::clone(&frame.worker), Rc::clone(&frame.connection));
     let listener = &connection.listener.settings;
+    let Sender { client, is_secure } = connection.peer.sender(request.headers(), noted, &listener.trusted_proxies);
+    (frame.client, frame.is_secure) = (client, is_secure);
     let mut added = Added::default();
     frame.request_id = Some(headers::request_id(request.headers_mut(), noted, &mut added, || worker.random()));
     let passed = gate::check(request, noted.has(Noted::FRAMING), listener).map_err(|(error, reason)| {
@@ -73,12 +75,11 @@ pub(super) fn arrive(frame: &mut Frame, request: &mut Request<Incoming>, noted: 
         error
     })?;
     if let Some(redirect) = &listener.redirect_to_https
-        && !connection.peer.came_by_https(request.headers())
+        && !frame.is_secure
     {
         let location = passed.https_location(request, redirect)?;
         return steps::to_https(frame, redirect, location).map(Arrival::Answered);
     }
-    frame.client = connection.peer.client(request.headers(), &listener.trusted_proxies);
 
     let local = worker.local();
     if local.is_closed {
@@ -169,10 +170,10 @@ fn choose(
     let mut fresh = None;
     let key = match route.route.sticky() {
         None => None,
-        Some(sticky) => match (sticky_key(sticky, view, frame.client, &mut buffer), sticky) {
+        Some(sticky) => match (sticky_key(sticky, view, frame.client.known(), &mut buffer), sticky) {
             (None, Sticky::Cookie(name)) => {
                 let key = format!("{:016x}{:016x}", worker.random(), worker.random());
-                let secure = if frame.connection.peer.is_over_tls() { "; Secure" } else { "" };
+                let secure = if frame.is_secure { "; Secure" } else { "" };
                 let cookie = format!("{name}={key}; Path=/; HttpOnly; SameSite=Lax{secure}");
                 fresh = Some((key, HeaderValue::try_from(cookie).ok()));
                 None

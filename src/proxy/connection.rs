@@ -25,7 +25,7 @@ use super::serve::serve;
 use super::tls::{Shaken, shake};
 use super::wire::Wire;
 use super::worker::{LocalListener, Worker};
-use crate::exchange::Flag;
+use crate::exchange::{ClientAddress, Flag};
 use crate::telemetry::access_log::Record;
 use crate::telemetry::audit::Authentication;
 
@@ -323,7 +323,7 @@ fn refused_by_hyper(worker: &Worker, connection: &ClientConnection, error: &hype
             Record {
                 time: SystemTime::now(),
                 listener: connection.listener.name.as_str(),
-                client: connection.peer.address,
+                client: ClientAddress::Known(connection.peer.address),
                 method: "",
                 host: b"",
                 path: "",

@@ -1,6 +1,5 @@
 //! Defines the tries at endpoints: pick, try, judge, and again elsewhere as far as the route's retries go.
 
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +16,7 @@ use super::pick::Picked;
 use super::retry::{Next, Outcome, Repeatable, Tries};
 use super::room;
 use super::worker::Worker;
-use crate::exchange::{Flag, Flow, ProxyError, grpc};
+use crate::exchange::{ClientAddress, Flag, Flow, ProxyError, grpc};
 use crate::snapshot::{RequestView, RetryPermit, Trial, Upstream, Verdict, affinity};
 use crate::spec::retry::{Condition, Retry};
 use crate::spec::route::HostPolicy;
@@ -57,9 +56,9 @@ pub(super) struct Aim {
 }
 
 impl Aim {
-    pub(super) fn new(upstream: &Upstream, view: &RequestView<'_>, client: IpAddr) -> Self {
+    pub(super) fn new(upstream: &Upstream, view: &RequestView<'_>, client: ClientAddress) -> Self {
         Self {
-            key: upstream.settings.hash.as_ref().and_then(|hash| affinity::key(hash, view, client)),
+            key: upstream.settings.hash.as_ref().and_then(|hash| affinity::key(hash, view, client.known())),
             stay: upstream.affinity.sessions().and_then(|sessions| sessions.find(view)),
         }
     }

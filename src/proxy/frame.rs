@@ -1,7 +1,6 @@
 //! Defines the frame of an exchange: everything known about it, told to log and metrics exactly once, when it ends.
 
 use std::any::Any;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,7 +26,7 @@ use super::worker::Worker;
 use crate::exchange::body::BodyError;
 use crate::exchange::error::CLIENT_CLOSED_REQUEST;
 use crate::exchange::header::TRACEPARENT;
-use crate::exchange::{Body, Consumer, Flag, Flow, Payload, Verdict, grpc};
+use crate::exchange::{Body, ClientAddress, Consumer, Flag, Flow, Payload, Verdict, grpc};
 use crate::snapshot::Admission;
 use crate::telemetry::access_log::Record;
 use crate::telemetry::audit::Authentication;
@@ -52,7 +51,9 @@ pub(super) struct Frame {
     /// It is a call of gRPC.
     pub(super) is_call: bool,
     pub(super) request_id: Option<HeaderValue>,
-    pub(super) client: IpAddr,
+    pub(super) client: ClientAddress,
+    /// Whether the client speaks TLS, with the gateway or with a trusted proxy before it.
+    pub(super) is_secure: bool,
     pub(super) route: Option<Rc<LocalRoute>>,
     pub(super) target: Option<usize>,
     upstream: Option<(usize, Rc<LocalUpstream>)>,
@@ -119,7 +120,8 @@ impl Frame {
             // gRPC is spoken in HTTP/2 alone.
             is_call: request.version() == Version::HTTP_2 && grpc::is_call(request.headers()),
             request_id: None,
-            client: connection.peer.address,
+            client: ClientAddress::Known(connection.peer.address),
+            is_secure: connection.peer.is_over_tls(),
             route: None,
             target: None,
             upstream: None,
@@ -159,6 +161,7 @@ impl Frame {
             is_call: false,
             request_id: self.request_id.clone(),
             client: self.client,
+            is_secure: self.is_secure,
             route: self.route.clone(),
             target: None,
             upstream: None,
@@ -300,6 +303,7 @@ impl Frame {
                 why: verdict.refused.unwrap_or_default(),
                 listener: self.connection.listener.name.as_str(),
                 client: self.client,
+                peer: self.client.unknown_behind(),
                 consumer: self.consumer.as_ref().map_or("", |consumer| &consumer.name),
                 method: self.method.as_str(),
                 host: &String::from_utf8_lossy(host),

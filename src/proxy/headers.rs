@@ -8,11 +8,11 @@ use ipnet::IpNet;
 
 use super::outbound::Added;
 use super::tls::Presented;
-use crate::exchange::ClientCertificate;
 use crate::exchange::header::{
     KEEP_ALIVE, PROXY_CONNECTION, PSEUDONYM, VIA, VIA_2, VIA_10, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR,
     X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REAL_IP, X_REQUEST_ID,
 };
+use crate::exchange::{ClientAddress, ClientCertificate, forwarded};
 use crate::snapshot::gate::resembles_framing;
 
 /// Longest `X-Request-Id` that is kept, in bytes.
@@ -256,31 +256,27 @@ impl Peer {
         self.proto == HTTPS
     }
 
-    /// Whether a trusted proxy in front says that its client speaks TLS with it.
-    pub(super) fn came_by_https(&self, headers: &HeaderMap) -> bool {
-        self.trusted && headers.get(X_FORWARDED_PROTO).is_some_and(|proto| proto == HTTPS)
-    }
-
-    /// The client's address: the peer's, or the last one in `X-Forwarded-For` that no trusted proxy has.
-    pub(super) fn client(&self, headers: &HeaderMap, trusted_proxies: &[IpNet]) -> IpAddr {
-        if !self.trusted {
-            return self.address;
+    /// Who sent a request, and whether it spoke TLS with whoever is trusted and nearest to it.
+    pub(super) fn sender(&self, headers: &HeaderMap, noted: Noted, trusted_proxies: &[IpNet]) -> Sender {
+        let is_secure = self.is_over_tls();
+        if !self.trusted || !noted.has(Noted::CLAIMS) {
+            return Sender { client: ClientAddress::Known(self.address), is_secure };
         }
-        let mut client = self.address;
-        let lines: Vec<&str> =
-            headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
-        for part in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
-            let Ok(address) = part.trim().parse::<IpAddr>() else { break };
-            client = address.to_canonical();
-            if !trusts(trusted_proxies, client) {
-                break;
-            }
-        }
-        client
+        let lines = headers.get_all(X_FORWARDED_FOR);
+        let origin = forwarded::origin(&lines, self.address, |address| trusts(trusted_proxies, address));
+        let is_https = forwarded::is_https(&headers.get_all(X_FORWARDED_PROTO), origin.place);
+        Sender { client: origin.client, is_secure: is_https.unwrap_or(is_secure) }
     }
 
     /// Adds the forwarding headers. Those of an untrusted peer are replaced, whatever it claims.
-    pub(super) fn forward(&self, headers: &mut HeaderMap, noted: Noted, host: Option<&HeaderValue>, added: &mut Added) {
+    pub(super) fn forward(
+        &self,
+        headers: &mut HeaderMap,
+        noted: Noted,
+        host: Option<&HeaderValue>,
+        is_secure: bool,
+        added: &mut Added,
+    ) {
         if !noted.has(Noted::CLAIMS) {
             added.put(X_FORWARDED_FOR, self.text.clone());
             added.put(X_FORWARDED_PROTO, self.proto.clone());
@@ -292,7 +288,10 @@ impl Peer {
             }
             return;
         }
-        let line = if self.trusted { self.appended(headers) } else { self.text.clone() };
+        let line = match self.trusted {
+            true => forwarded::appended(&headers.get_all(X_FORWARDED_FOR), &self.text),
+            false => self.text.clone(),
+        };
         headers.remove(X_FORWARDED_FOR);
         if !self.trusted {
             for name in [header::FORWARDED, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REAL_IP] {
@@ -306,8 +305,10 @@ impl Peer {
             added.put(X_FORWARDED_CLIENT_CERT, header.clone());
         }
         added.put(X_FORWARDED_FOR, line);
-        if !headers.contains_key(X_FORWARDED_PROTO) {
-            added.put(X_FORWARDED_PROTO, self.proto.clone());
+        // One line with one protocol, which every service reads alike.
+        if !forwarded::is_plain_proto(&headers.get_all(X_FORWARDED_PROTO)) {
+            headers.remove(X_FORWARDED_PROTO);
+            added.put(X_FORWARDED_PROTO, if is_secure { HTTPS } else { HTTP });
         }
         if let Some(host) = host
             && !headers.contains_key(X_FORWARDED_HOST)
@@ -315,14 +316,14 @@ impl Peer {
             added.put(X_FORWARDED_HOST, host.clone());
         }
     }
+}
 
-    /// The peer's address behind those that it says it forwards for.
-    fn appended(&self, headers: &HeaderMap) -> HeaderValue {
-        let known = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
-        let line: Vec<&[u8]> = known.chain([self.text.as_bytes()]).collect();
-        // Joined from valid values.
-        HeaderValue::from_bytes(&line.join(&b", "[..])).unwrap_or_else(|_| self.text.clone())
-    }
+/// Who sent a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sender {
+    pub(super) client: ClientAddress,
+    /// Whether it speaks TLS, with the gateway or with a trusted proxy before it.
+    pub(super) is_secure: bool,
 }
 
 const HTTP: HeaderValue = HeaderValue::from_static("http");
@@ -425,9 +426,14 @@ mod tests {
         map
     }
 
+    fn trusted() -> Vec<IpNet> {
+        vec!["10.0.0.0/8".parse().expect("a network")]
+    }
+
     fn forwarded(peer: &Peer, claimed: &HeaderMap, host: &HeaderValue) -> HeaderMap {
         let (mut map, mut added) = (claimed.clone(), Added::default());
-        peer.forward(&mut map, Noted::of(claimed), Some(host), &mut added);
+        let is_secure = peer.sender(claimed, Noted::of(claimed), &trusted()).is_secure;
+        peer.forward(&mut map, Noted::of(claimed), Some(host), is_secure, &mut added);
         let map = with(map, &added);
         assert!(map.keys().all(|name| map.get_all(name).iter().count() == 1), "each of them once: {map:?}");
         map
@@ -435,7 +441,7 @@ mod tests {
 
     #[test]
     fn only_trusted_proxies_are_believed() {
-        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().expect("a network")];
+        let trusted = trusted();
         let claimed = headers(&[
             ("x-forwarded-for", "6.6.6.6, 1.2.3.4, 10.0.0.9"),
             ("x-forwarded-proto", "https"),
@@ -447,7 +453,8 @@ mod tests {
         let host = HeaderValue::from_static("a.example");
 
         let proxy = Peer::new("10.0.0.1".parse().expect("an address"), &trusted);
-        assert_eq!(proxy.client(&claimed, &trusted).to_string(), "1.2.3.4");
+        let sender = proxy.sender(&claimed, Noted::of(&claimed), &trusted);
+        assert_eq!((sender.client.to_string().as_str(), sender.is_secure), ("1.2.3.4", true));
         let map = forwarded(&proxy, &claimed, &host);
         assert_eq!(map[X_FORWARDED_FOR], "6.6.6.6, 1.2.3.4, 10.0.0.9, 10.0.0.1");
         assert_eq!(
@@ -464,7 +471,8 @@ mod tests {
         assert!(!forwarded(&verified(None), &claimed, &host).contains_key(X_FORWARDED_CLIENT_CERT));
 
         let stranger = Peer::new("::ffff:9.9.9.9".parse().expect("an address"), &trusted);
-        assert_eq!(stranger.client(&claimed, &trusted).to_string(), "9.9.9.9");
+        let sender = stranger.sender(&claimed, Noted::of(&claimed), &trusted);
+        assert_eq!((sender.client.to_string().as_str(), sender.is_secure), ("9.9.9.9", false));
         for claimed in [claimed, HeaderMap::new()] {
             let map = forwarded(&stranger, &claimed, &host);
             assert_eq!(map[X_FORWARDED_FOR], "9.9.9.9");
@@ -473,6 +481,33 @@ mod tests {
                 assert!(!map.contains_key(&name), "{name}");
             }
         }
+    }
+
+    #[test]
+    fn endpoints_get_one_protocol_and_one_list_of_addresses() {
+        let proxy = Peer::new("10.0.0.1".parse().expect("an address"), &trusted());
+        let over_tls = Peer::new(proxy.address, &trusted()).over_tls(None);
+        let host = HeaderValue::from_static("a.example");
+        for (peer, lines, wanted) in [
+            (&proxy, &["https"][..], "https"),
+            (&proxy, &["http"], "http"),
+            (&proxy, &["wss"], "wss"),
+            (&proxy, &["https, http"], "https"),
+            (&proxy, &["https", "http"], "https"),
+            (&proxy, &["http, https"], "http"),
+            (&proxy, &["HTTPS"], "https"),
+            (&proxy, &["https,"], "https"),
+            (&proxy, &["ftp"], "http"),
+            (&over_tls, &["ftp"], "https"),
+            (&over_tls, &["http"], "http"),
+            (&over_tls, &[], "https"),
+        ] {
+            let lines = lines.iter().map(|line| ("x-forwarded-proto", *line));
+            let claimed = headers(&lines.chain([("x-real-ip", "6.6.6.6")]).collect::<Vec<_>>());
+            assert_eq!(forwarded(peer, &claimed, &host)[X_FORWARDED_PROTO], wanted, "{claimed:?}");
+        }
+        let claimed = headers(&[("x-forwarded-for", "203.0.113.1,"), ("x-forwarded-for", "")]);
+        assert_eq!(forwarded(&proxy, &claimed, &host)[X_FORWARDED_FOR], "203.0.113.1, 10.0.0.1");
     }
 
     #[test]

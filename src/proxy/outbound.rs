@@ -4,22 +4,12 @@
 use http::{HeaderName, HeaderValue, Request};
 
 use crate::exchange::Body;
-use crate::exchange::header::X_FORWARDED_PROTO;
 
 /// A request on its way to an endpoint; the same for every try.
 #[derive(Debug)]
 pub(super) struct Outbound {
     pub(super) request: Request<Body>,
     pub(super) added: Added,
-}
-
-impl Outbound {
-    /// Whether the client's side is TLS, as the endpoint is told: here, or at a proxy that is trusted.
-    pub(super) fn came_secure(&self) -> bool {
-        let mut added = self.added.iter().filter(|(name, _)| **name == X_FORWARDED_PROTO).map(|(_, value)| value);
-        let told = self.request.headers().get(X_FORWARDED_PROTO).or_else(|| added.next());
-        told.is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"))
-    }
 }
 
 /// The headers that the gateway adds. They are written behind those that came and never put among them: that would

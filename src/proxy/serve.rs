@@ -143,7 +143,7 @@ async fn forward(
     let mut stripped = None;
     let target = &route.route.targets[target];
     if let Some(steps) = target.spec.steps.as_deref() {
-        target.admits(frame.client)?;
+        target.admits(frame.client.known())?;
         let came = path.as_deref().unwrap_or(request.uri().path());
         if let Some(redirect) = &steps.redirect {
             let query = request.uri().query();
@@ -166,7 +166,7 @@ async fn forward(
         outbound.request.headers_mut().insert(X_FORWARDED_PREFIX, prefix.as_header().clone());
     }
     let may_set_cookie = destination.upstream.upstream.affinity.sessions().is_some() || destination.fallback.is_some();
-    let secure = may_set_cookie && outbound.came_secure();
+    let secure = may_set_cookie && frame.is_secure;
     let (Head { mut response, upgrade, .. }, endpoint) = match guarded(frame, &mut destination, outbound).await? {
         Answered::Endpoint(head, connection) => (head, connection),
         Answered::Canned(canned) => return Ok(Answer::Response(canned_answer(frame, &canned))),
@@ -260,7 +260,7 @@ fn prepare(
         parts.headers.insert(header::HOST, host.clone());
         frame.host = Some(host);
     }
-    connection.peer.forward(&mut parts.headers, noted, frame.host.as_ref(), &mut way.added);
+    connection.peer.forward(&mut parts.headers, noted, frame.host.as_ref(), frame.is_secure, &mut way.added);
     way.added.put(header::VIA, headers::via(frame.version));
 
     if way.path.is_some() || parts.uri.authority().is_some() {

@@ -4,7 +4,6 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,7 +28,8 @@ use super::own::{own_answer, refuse};
 use super::serve::{Answer, aim_stepped, conclude, forward_stepped, switch};
 use crate::exchange::body::BodyError;
 use crate::exchange::{
-    Body, ClientCertificate, Consumer, Credential, Exchange, Flag, Identity, Payload, ProxyError, Verdict,
+    Body, ClientAddress, ClientCertificate, Consumer, Credential, Exchange, Flag, Identity, Payload, ProxyError,
+    Verdict,
 };
 use crate::middleware::Next;
 use crate::snapshot::Consumers;
@@ -37,7 +37,7 @@ use crate::spec::matching::PathMatch;
 
 /// An exchange on its way through middlewares.
 struct Through {
-    client: IpAddr,
+    client: ClientAddress,
     is_secure: bool,
     is_call: bool,
     host: Rc<str>,
@@ -82,7 +82,7 @@ pub(super) async fn serve(
     let peer = &frame.connection.peer;
     let through = Rc::new(Through {
         client: frame.client,
-        is_secure: peer.is_over_tls() || peer.came_by_https(request.headers()),
+        is_secure: frame.is_secure,
         is_call: frame.is_call,
         host: Rc::clone(&arrived.host),
         request_id: frame.request_id.clone(),
@@ -175,7 +175,7 @@ impl Exchange for Through {
         self.with_frame(|frame| frame.flag = Some(flag));
     }
 
-    fn client(&self) -> IpAddr {
+    fn client(&self) -> ClientAddress {
         self.client
     }
 

@@ -29,11 +29,11 @@ impl Draw {
 }
 
 impl Target {
-    /// Lets a client come.
+    /// Lets a client come; `None`: an unknown one.
     ///
     /// # Errors
     /// What a client gets that may not.
-    pub fn admits(&self, client: IpAddr) -> Result<(), ProxyError> {
+    pub fn admits(&self, client: Option<IpAddr>) -> Result<(), ProxyError> {
         let admitted = self.spec.steps.as_ref().is_none_or(|steps| steps.access.admits(client));
         if admitted { Ok(()) } else { Err(ProxyError::Denied) }
     }
@@ -205,18 +205,18 @@ pub fn seed(route: &str, label: &str, occurrence: u64) -> u64 {
     hash(hash(hash(0, route.as_bytes()), label.as_bytes()), &occurrence.to_le_bytes())
 }
 
-/// The key that identifies a client for a sticky draw; `None` without its header or cookie.
+/// The key that identifies a client for a sticky draw; `None` without its header or cookie, or where the client is unknown.
 pub fn sticky_key<'r>(
     sticky: &'r Sticky,
     request: &RequestView<'r>,
-    client: IpAddr,
+    client: Option<IpAddr>,
     buffer: &'r mut [u8; 16],
 ) -> Option<&'r [u8]> {
     match sticky {
         Sticky::Header(name) => request.headers.get(name).map(|value| value.as_bytes()),
         Sticky::Cookie(name) => cookie_values(request.headers, name).next().map(str::as_bytes),
         Sticky::ClientIp => {
-            *buffer = client_octets(client);
+            *buffer = client_octets(client?);
             Some(&buffer[..])
         }
     }

@@ -143,13 +143,15 @@ pub enum Access {
 }
 
 impl Access {
-    /// Whether a client may come.
-    pub fn admits(&self, client: IpAddr) -> bool {
-        let listed = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&client));
-        match self {
-            Self::Anybody => true,
-            Self::Only(networks) => listed(networks),
-            Self::Except(networks) => !listed(networks),
+    /// Whether a client may come. An unknown one (`None`) is in no list that allows, and may be in any that denies.
+    pub fn admits(&self, client: Option<IpAddr>) -> bool {
+        let listed = |networks: &[IpNet], address| networks.iter().any(|network| network.contains(address));
+        match (self, &client) {
+            (Self::Anybody, _) => true,
+            (Self::Only(networks), Some(client)) => listed(networks, client),
+            (Self::Except(networks), Some(client)) => !listed(networks, client),
+            (Self::Only(_), None) => false,
+            (Self::Except(networks), None) => networks.is_empty(),
         }
     }
 }
@@ -274,10 +276,13 @@ mod tests {
     #[test]
     fn clients_are_admitted_by_network() {
         let networks = || vec!["10.0.0.0/8".parse().expect("a network")];
-        let client = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let client = |text: &str| Some(text.parse::<IpAddr>().expect("an address"));
         assert!(Access::Only(networks()).admits(client("10.1.2.3")));
         assert!(!Access::Only(networks()).admits(client("11.1.2.3")));
         assert!(!Access::Except(networks()).admits(client("10.1.2.3")));
         assert!(Access::Except(networks()).admits(client("::1")) && Access::Anybody.admits(client("::1")));
+        // Nobody knows where it is.
+        assert!(!Access::Only(networks()).admits(None) && !Access::Except(networks()).admits(None));
+        assert!(Access::Except(Vec::new()).admits(None) && Access::Anybody.admits(None));
     }
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use super::lines::{Clock, three_digits};
+use crate::exchange::ClientAddress;
 
 /// An exchange that ended. Absent texts are empty. Keys of the line are the fields' names, in this order.
 #[derive(Clone, Copy, Debug)]
@@ -13,8 +14,9 @@ pub struct Record<'a> {
     pub time: SystemTime,
     /// The listener it came to.
     pub listener: &'a str,
-    /// The client's address: the first one that is no trusted proxy's.
-    pub client: IpAddr,
+    /// The client's address: the first one that is no trusted proxy's. Where it is unknown, the line ends with the proxy's,
+    /// as `peer`.
+    pub client: ClientAddress,
     /// The method; empty when no request was read.
     pub method: &'a str,
     /// As the client sent it; any bytes.
@@ -62,7 +64,10 @@ impl Record<'_> {
         clock.write(self.time, line);
         plain(line, b"\",\"listener\":\"", self.listener);
         line.extend_from_slice(b"\",\"client\":\"");
-        ip(line, self.client);
+        match self.client {
+            ClientAddress::Known(address) => ip(line, address),
+            ClientAddress::Unknown { .. } => line.extend_from_slice(ClientAddress::UNKNOWN.as_bytes()),
+        }
         text(line, b"\",\"method\":\"", self.method.as_bytes());
         text(line, b"\",\"host\":\"", self.host);
         text(line, b"\",\"path\":\"", self.path.as_bytes());
@@ -88,6 +93,10 @@ impl Record<'_> {
         text(line, b"\",\"user_agent\":\"", self.user_agent);
         if !self.consumer.is_empty() {
             text(line, b"\",\"consumer\":\"", self.consumer.as_bytes());
+        }
+        if let Some(peer) = self.client.unknown_behind() {
+            line.extend_from_slice(b"\",\"peer\":\"");
+            ip(line, peer);
         }
         line.extend_from_slice(b"\"}\n");
     }
@@ -166,7 +175,7 @@ mod tests {
         Record {
             time: UNIX_EPOCH + Duration::from_millis(1_795_437_296_007),
             listener: "web",
-            client: IpAddr::from([10, 0, 200, 7]),
+            client: ClientAddress::Known([10, 0, 200, 7].into()),
             method: "GET",
             host: b"api.example.com",
             path: "/users/7",
@@ -202,6 +211,14 @@ mod tests {
     }
 
     #[test]
+    fn an_unknown_client_is_told_with_the_proxy_before_it() {
+        let client = ClientAddress::Unknown { peer: [10, 0, 0, 1].into() };
+        let text = line(&Record { client, consumer: "acme", ..record() });
+        assert!(text.contains(r#""listener":"web","client":"unknown","method":"GET""#), "{text}");
+        assert!(text.ends_with("\"consumer\":\"acme\",\"peer\":\"10.0.0.1\"}\n"), "{text}");
+    }
+
+    #[test]
     fn a_line_has_every_key_in_order() {
         assert_eq!(
             line(&record()),
@@ -218,7 +235,11 @@ mod tests {
 
     #[test]
     fn no_upstream_means_null() {
-        let record = Record { upstream_duration: None, client: "::1".parse().expect("an address"), ..record() };
+        let record = Record {
+            upstream_duration: None,
+            client: ClientAddress::Known("::1".parse().expect("an address")),
+            ..record()
+        };
         let value: serde_json::Value = serde_json::from_str(&line(&record)).expect("JSON");
         assert!(value["upstream_duration_ms"].is_null());
         assert_eq!(value["client"], "::1");

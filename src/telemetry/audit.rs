@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::lines::Lines;
+use crate::exchange::ClientAddress;
 
 /// What an exchange was judged by.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -24,7 +25,11 @@ pub struct Authentication<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     pub listener: &'a str,
     /// The client's address: the first one that is no trusted proxy's.
-    pub client: IpAddr,
+    #[serde(serialize_with = "as_text")]
+    pub client: ClientAddress,
+    /// The trusted proxy that leaves the client unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<IpAddr>,
     /// Who the client was found to be.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub consumer: &'a str,
@@ -52,9 +57,13 @@ impl<'a> Authentication<'a> {
     /// A client that was refused before anything else is known of it.
     pub fn refused(by: &'static str, why: &'a str, client: IpAddr) -> Self {
         let [listener, consumer, method, host, path, route, request_id] = [""; 7];
-        let (outcome, status) = ("refused", None);
-        Self { outcome, by, why, listener, client, consumer, method, host, path, route, status, request_id }
+        let (outcome, status, client, peer) = ("refused", None, ClientAddress::Known(client), None);
+        Self { outcome, by, why, listener, client, peer, consumer, method, host, path, route, status, request_id }
     }
+}
+
+fn as_text<S: Serializer>(client: &ClientAddress, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(client)
 }
 
 /// A worker's end of the audit log.

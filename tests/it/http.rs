@@ -7,6 +7,7 @@ mod circles;
 pub(crate) mod draining;
 mod endpoints;
 mod failures;
+mod forwarded;
 mod forwarding;
 mod hostile;
 mod limits;

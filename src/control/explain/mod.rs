@@ -15,7 +15,7 @@ use crate::spec::condition::first_unmet;
 use crate::spec::encode;
 use crate::spec::name::Name;
 use crate::spec::percent::Percent;
-use crate::spec::route::{Choice, Sticky};
+use crate::spec::route::Choice;
 use crate::spec::settings::Listener;
 
 mod answer;
@@ -204,10 +204,7 @@ impl Explanation {
             route.targets.iter().map(|target| snapshot.usable(target).map_or(0, |(_, usable)| usable.len())).collect();
         let is_usable = |target: &Target| snapshot.usable(target).is_some_and(|(_, usable)| !usable.is_empty());
         let mut buffer = [0; 16];
-        let key = route.sticky().and_then(|sticky| match (sticky, question.client) {
-            (Sticky::ClientIp, None) => None,
-            (_, client) => sticky_key(sticky, view, client.unwrap_or(UNKNOWN), &mut buffer),
-        });
+        let key = route.sticky().and_then(|sticky| sticky_key(sticky, view, question.client, &mut buffer));
         let odds = odds(route, view, key, is_usable);
         explained.decided_by = Some(word::decided(route, &odds, question.client.is_some()));
         for (position, target) in route.targets.iter().enumerate() {
@@ -292,9 +289,6 @@ fn levels_of(target: &Target, snapshot: &Snapshot) -> Vec<LevelView> {
     levels().unwrap_or_default()
 }
 
-/// Never asked of: a sticky key of a header or cookie has nothing of the address.
-const UNKNOWN: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
-
 fn target_reason(target: &Target, position: usize, odds: &Odds, usable: usize, view: &RequestView<'_>) -> String {
     let empty = usable == 0;
     match (&odds.by, &target.spec.choice) {
@@ -325,7 +319,7 @@ fn target_reason(target: &Target, position: usize, odds: &Odds, usable: usize, v
 fn answered_by_steps(route: &Route, odds: &Odds, client: Option<IpAddr>) -> Option<Answer> {
     let met = route.targets.iter().zip(&odds.taken).filter(|(_, taken)| **taken > 0.0);
     let mut answers = met.map(|(target, _)| {
-        if let Some(Err(error)) = client.map(|client| target.admits(client)) {
+        if let Some(Err(error)) = client.map(|client| target.admits(Some(client))) {
             let reason = "the client's address may not come".to_owned();
             return Some(Answer::new(error.status(), error.flag().as_str(), error.code(), reason));
         }

@@ -113,12 +113,12 @@ impl Entry {
 }
 
 /// The hash of a request's key; `None` when it has none.
-pub fn key(policy: &Hash, request: &RequestView<'_>, client: IpAddr) -> Option<u64> {
+pub fn key(policy: &Hash, request: &RequestView<'_>, client: Option<IpAddr>) -> Option<u64> {
     let text = match &policy.key {
         HashKey::Header(name) => request.headers.get(name).map(|value| value.as_bytes()),
         HashKey::Cookie(name) => cookie_values(request.headers, name).next().map(str::as_bytes),
         HashKey::Path => Some(request.path.as_bytes()),
-        HashKey::ClientIp => return Some(hash(KEY, &client_octets(client))),
+        HashKey::ClientIp => return client.map(|client| hash(KEY, &client_octets(client))),
     };
     text.filter(|text| !text.is_empty()).map(|text| hash(KEY, text))
 }

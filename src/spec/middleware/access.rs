@@ -16,10 +16,13 @@ pub struct Ip {
 }
 
 impl Ip {
-    /// Whether a client may come.
-    pub fn admits(&self, client: std::net::IpAddr) -> bool {
-        let allowed = self.allow.as_ref().is_none_or(|list| list.iter().any(|network| network.contains(&client)));
-        allowed && !self.deny.iter().any(|network| network.contains(&client))
+    /// Whether a client may come. An unknown one (`None`) is in no list that allows, and may be in any that denies.
+    pub fn admits(&self, client: Option<std::net::IpAddr>) -> bool {
+        let lists = |list: &[IpNet], address| list.iter().any(|network| network.contains(address));
+        match &client {
+            Some(client) => self.allow.as_deref().is_none_or(|list| lists(list, client)) && !lists(&self.deny, client),
+            None => self.allow.is_none() && self.deny.is_empty(),
+        }
     }
 }
 
@@ -125,5 +128,27 @@ impl Rule {
     /// Whether it asks who the client is.
     pub fn asks_who(&self) -> bool {
         !(self.consumers.is_empty() && self.groups.is_empty() && self.scopes.is_empty() && self.claims.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_client_is_allowed_by_no_list_and_denied_by_every_one() {
+        let networks = || vec!["10.0.0.0/8".parse::<IpNet>().expect("a network")];
+        let everything = || vec!["0.0.0.0/0".parse::<IpNet>().expect("a network"), "::/0".parse().expect("a network")];
+        for (allow, deny, known, unknown) in [
+            (None, Vec::new(), true, true),
+            (Some(networks()), Vec::new(), true, false),
+            (Some(everything()), Vec::new(), true, false),
+            (None, vec!["192.0.2.0/24".parse().expect("a network")], true, false),
+            (Some(networks()), networks(), false, false),
+        ] {
+            let ip = Ip { allow, deny };
+            assert_eq!(ip.admits(Some([10, 0, 0, 1].into())), known, "{ip:?}");
+            assert_eq!(ip.admits(None), unknown, "{ip:?}");
+        }
     }
 }

@@ -67,7 +67,7 @@ pub struct Request {
     method: String,
     target: String,
     host: Option<String>,
-    headers: Vec<(String, String)>,
+    headers: Vec<(String, Vec<u8>)>,
     body: Option<Vec<u8>>,
 }
 
@@ -90,7 +90,12 @@ impl Request {
         self
     }
 
-    pub fn header(mut self, name: &str, value: &str) -> Self {
+    pub fn header(self, name: &str, value: &str) -> Self {
+        self.header_bytes(name, value.as_bytes())
+    }
+
+    /// A header whose value may be any bytes.
+    pub fn header_bytes(mut self, name: &str, value: &[u8]) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
@@ -104,15 +109,16 @@ impl Request {
     /// The request's bytes for a server at this address.
     pub fn bytes(&self, address: SocketAddr) -> Vec<u8> {
         let host = self.host.clone().unwrap_or_else(|| address.to_string());
-        let mut text = format!("{} {} HTTP/1.1\r\nhost: {host}\r\n", self.method, self.target);
+        let mut bytes = format!("{} {} HTTP/1.1\r\nhost: {host}\r\n", self.method, self.target).into_bytes();
         for (name, value) in &self.headers {
-            text.push_str(&format!("{name}: {value}\r\n"));
+            bytes.extend_from_slice(format!("{name}: ").as_bytes());
+            bytes.extend_from_slice(value);
+            bytes.extend_from_slice(b"\r\n");
         }
         if let Some(body) = &self.body {
-            text.push_str(&format!("content-length: {}\r\n", body.len()));
+            bytes.extend_from_slice(format!("content-length: {}\r\n", body.len()).as_bytes());
         }
-        text.push_str("\r\n");
-        let mut bytes = text.into_bytes();
+        bytes.extend_from_slice(b"\r\n");
         bytes.extend_from_slice(self.body.as_deref().unwrap_or_default());
         bytes
     }
