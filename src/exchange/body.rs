@@ -7,12 +7,13 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::flow::{BodyFailure, Flow};
+use super::protected;
 use super::replay::{MOST_REPLAYED, Replay};
 
 /// A body.
@@ -74,6 +75,8 @@ pub struct Bounds {
     /// Whether a request body is held back until the endpoint asks for it (`Expect: 100-continue`), or a second has
     /// passed (RFC 9110, 10.1.1: a client does not wait for ever, and so do we for it).
     pub held_back: bool,
+    /// Headers that no trailer may be taken for.
+    pub guarded: Box<[HeaderName]>,
 }
 
 /// The failure of a body, as hyper sees it; what it means is in the [`Flow`].
@@ -295,7 +298,10 @@ impl<S: Source> Stream<S> {
                 self.flow.complete();
                 Poll::Ready(None)
             }
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    self.bounds.guarded.iter().for_each(|name| protected::remove(trailers, name));
+                }
                 let length = frame.data_ref().map_or(0, Bytes::len);
                 self.flow.moved(length);
                 self.came(length);

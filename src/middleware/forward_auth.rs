@@ -15,7 +15,7 @@ use super::tag::{Tag, Tags};
 use super::who::tell;
 use super::{Middleware, Next};
 use crate::exchange::header::{X_CONSUMER, X_FLEETGATE_FLAG, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
-use crate::exchange::{Consumer, Exchange, Flag, Identity, Payload, ProxyError, Verdict};
+use crate::exchange::{Consumer, Exchange, Flag, Identity, Payload, ProxyError, Verdict, protected};
 use crate::spec::middleware::forward_auth;
 
 const X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
@@ -28,6 +28,8 @@ const MOST_REMEMBERED: usize = 4096;
 #[derive(Debug)]
 pub(super) struct ForwardAuth {
     spec: forward_auth::ForwardAuth,
+    /// What services learn of its question and its answer.
+    guarded: Vec<HeaderName>,
     tags: Tags,
     yes: Mutex<HashMap<Tag, Yes>>,
 }
@@ -43,7 +45,8 @@ struct Yes {
 
 impl ForwardAuth {
     pub(super) fn new(spec: &forward_auth::ForwardAuth) -> Self {
-        Self { spec: spec.clone(), tags: Tags::default(), yes: Mutex::default() }
+        let guarded = spec.response_headers.iter().chain(&spec.request_headers).cloned().collect();
+        Self { spec: spec.clone(), guarded, tags: Tags::default(), yes: Mutex::default() }
     }
 
     /// What requests that are alike have in common.
@@ -112,7 +115,7 @@ impl ForwardAuth {
             .response_headers
             .iter()
             .flat_map(|name| answer.get_all(name).iter().map(move |value| (name.clone(), value.clone())));
-        let name = self.spec.consumer.as_ref().and_then(|name| answer.get(name)?.to_str().ok());
+        let name = self.spec.consumer.as_ref().and_then(|name| std::str::from_utf8(answer.get(name)?.as_bytes()).ok());
         let consumer = name.filter(|name| !name.is_empty()).map(|name| Arc::new(Consumer::named(name)));
         Yes { until: Instant::now() + self.spec.cache.unwrap_or(Duration::ZERO), headers: told.collect(), consumer }
     }
@@ -147,7 +150,11 @@ impl Middleware for ForwardAuth {
         let headers = request.headers_mut();
         headers.remove(X_CONSUMER);
         for name in &self.spec.response_headers {
-            headers.remove(name);
+            protected::remove(headers, name);
+        }
+        // What it was asked about is all that services see by these names.
+        for name in &self.spec.request_headers {
+            protected::remove_twins(headers, name);
         }
         for (name, value) in yes.headers.iter() {
             headers.append(name, value.clone());
@@ -160,6 +167,10 @@ impl Middleware for ForwardAuth {
         exchange.judged(Verdict { by: "forward_auth", refused: None });
         exchange.identify(Identity { consumer, was_asked: true, ..Identity::clone(&before) });
         Ok(next.run(request).await)
+    }
+
+    fn guarded(&self) -> &[HeaderName] {
+        &self.guarded
     }
 }
 

@@ -6,7 +6,7 @@ use hyper::body::Incoming;
 
 use super::values::Values;
 use super::{Middleware, Next};
-use crate::exchange::{Payload, ProxyError};
+use crate::exchange::{Payload, ProxyError, protected};
 use crate::spec::middleware::template::Template;
 use crate::spec::middleware::transform;
 
@@ -15,6 +15,8 @@ use crate::spec::middleware::transform;
 pub(super) struct Headers {
     request: Edits,
     response: Edits,
+    /// What services believe to be the gateway's word.
+    guarded: Vec<HeaderName>,
 }
 
 #[derive(Debug)]
@@ -32,7 +34,9 @@ enum Value {
 
 impl Headers {
     pub(super) fn new(spec: &transform::Headers) -> Self {
-        Self { request: Edits::new(&spec.request), response: Edits::new(&spec.response) }
+        let set = spec.request.set.iter().map(|(name, _)| name);
+        let guarded = set.chain(&spec.request.remove).cloned().collect();
+        Self { request: Edits::new(&spec.request), response: Edits::new(&spec.response), guarded }
     }
 }
 
@@ -43,11 +47,18 @@ impl Middleware for Headers {
         let made = self.response.made(&Values::new(&request, &**next.exchange()));
         if !self.request.is_empty() {
             let edits = self.request.made(&Values::new(&request, &**next.exchange()));
+            for name in &self.guarded {
+                protected::remove_twins(request.headers_mut(), name);
+            }
             self.request.apply(edits, request.headers_mut());
         }
         let mut response = next.run(request).await;
         self.response.apply(made, response.headers_mut());
         Ok(response)
+    }
+
+    fn guarded(&self) -> &[HeaderName] {
+        &self.guarded
     }
 }
 

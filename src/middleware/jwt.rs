@@ -25,7 +25,7 @@ use self::strict::Strict;
 use super::hide::without_cookie;
 use super::who::{Door, Proof, Shown};
 use super::{Middleware, Next, Trouble};
-use crate::exchange::{Consumer, Credential, Exchange, Payload, ProxyError};
+use crate::exchange::{Consumer, Credential, Exchange, Payload, ProxyError, protected};
 use crate::spec::condition::cookie_values;
 use crate::spec::middleware::access::KeyPlace;
 use crate::spec::middleware::jwt::{self, JwtKeys};
@@ -43,6 +43,8 @@ pub(super) struct Jwt {
     leeway: u64,
     from: KeyPlace,
     claims: Vec<(String, HeaderName)>,
+    /// The headers of the claims.
+    guarded: Vec<HeaderName>,
     consumer: String,
     forward: bool,
     door: Door,
@@ -133,6 +135,7 @@ impl Jwt {
             leeway: spec.leeway.as_secs(),
             from: spec.from.clone(),
             claims: spec.claims.clone(),
+            guarded: spec.claims.iter().map(|(_, name)| name.clone()).collect(),
             consumer: spec.consumer.clone(),
             forward: spec.forward,
             door,
@@ -266,8 +269,8 @@ impl Middleware for Jwt {
     async fn handle(&self, mut request: Request<Incoming>, next: Next) -> Result<Response<Payload>, ProxyError> {
         let shown = self.shown(&request, &**next.exchange())?;
         let headers = request.headers_mut();
-        for (_, name) in &self.claims {
-            headers.remove(name);
+        for name in &self.guarded {
+            protected::remove(headers, name);
         }
         if let Shown::Proof(proof) = &shown {
             if !self.forward {
@@ -281,6 +284,10 @@ impl Middleware for Jwt {
             }
         }
         self.door.pass(request, next, shown).await
+    }
+
+    fn guarded(&self) -> &[HeaderName] {
+        &self.guarded
     }
 
     fn trouble(&self) -> Option<Trouble> {

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use http::{Request, Response};
+use http::{HeaderName, Request, Response};
 use hyper::body::Incoming;
 
 use crate::exchange::{Exchange, Payload, ProxyError};
@@ -55,6 +55,11 @@ pub trait Middleware: Debug + Send + Sync {
     /// # Errors
     /// What the client gets instead; the middlewares around it see that as an answer.
     async fn handle(&self, request: Request<Incoming>, next: Next) -> Result<Response<Payload>, ProxyError>;
+
+    /// The request's headers that services believe because it sets or removes them: no trailer of a client has their names.
+    fn guarded(&self) -> &[HeaderName] {
+        &[]
+    }
 
     /// What goes over to the one that follows it when its document changes.
     fn state(&self) -> Option<Arc<dyn Any + Send + Sync>> {

@@ -62,12 +62,19 @@ pub(super) struct Aimed {
     pub(super) set_cookie: Option<HeaderValue>,
 }
 
-/// Lets a request in: gate, route, and the target where no middleware has a say in that.
-pub(super) fn arrive(frame: &mut Frame, request: &mut Request<Incoming>, noted: Noted) -> Result<Arrival, ProxyError> {
+/// Lets a request in: gate, route, and the target where no middleware has a say in that. `noted` has less, where the client
+/// said what it may not say.
+pub(super) fn arrive(
+    frame: &mut Frame,
+    request: &mut Request<Incoming>,
+    noted: &mut Noted,
+) -> Result<Arrival, ProxyError> {
     let (worker, connection) = (Rc::clone(&frame.worker), Rc::clone(&frame.connection));
     let listener = &connection.listener.settings;
-    let Sender { client, is_secure } = connection.peer.sender(request.headers(), noted, &listener.trusted_proxies);
+    let Sender { client, is_secure } = connection.peer.sender(request.headers(), *noted, &listener.trusted_proxies);
     (frame.client, frame.is_secure) = (client, is_secure);
+    *noted = connection.peer.settle_claims(request.headers_mut(), *noted);
+    let noted = *noted;
     let mut added = Added::default();
     frame.request_id = Some(headers::request_id(request.headers_mut(), noted, &mut added, || worker.random()));
     let passed = gate::check(request, noted.has(Noted::FRAMING), listener).map_err(|(error, reason)| {

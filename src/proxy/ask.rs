@@ -71,8 +71,15 @@ pub(super) async fn ask(
         frame.lease = Some(carrier);
         return Ok(response.map(|()| Bytes::new()));
     }
-    let bounds =
-        Bounds { limit: u64::MAX, pause, min_rate: 0, beside: None, deadline: Some(deadline), held_back: false };
+    let bounds = Bounds {
+        limit: u64::MAX,
+        pause,
+        min_rate: 0,
+        beside: None,
+        deadline: Some(deadline),
+        held_back: false,
+        guarded: Box::default(),
+    };
     let mut body = Body::stream(carrier, flow, bounds);
     let collected = Limited::new(&mut body, LARGEST_ANSWER).collect().await;
     let bytes = collected.map_err(|error| match error.downcast::<LengthLimitError>() {

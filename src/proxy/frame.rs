@@ -20,7 +20,7 @@ use super::connection::ClientConnection;
 use super::drain::{Stage, Visit};
 use super::headers::{Noted, trace_id};
 use super::http2::Streams;
-use super::local::{LocalEndpoint, LocalRoute, LocalUpstream};
+use super::local::{Chain, LocalEndpoint, LocalRoute, LocalUpstream};
 use super::through::Lent;
 use super::worker::Worker;
 use crate::exchange::body::BodyError;
@@ -84,6 +84,8 @@ pub(super) struct Frame {
     pub(super) held: Vec<Box<dyn Any>>,
     /// The bytes of the request's body that middlewares take.
     pub(super) most_of_body: u64,
+    /// The middlewares that it passes: those before the target is drawn, and those behind.
+    pub(super) chains: [Option<Rc<Chain>>; 2],
 }
 
 /// How much of an answer was taken.
@@ -141,6 +143,7 @@ impl Frame {
             is_beside: false,
             held: Vec::new(),
             most_of_body: u64::MAX,
+            chains: [None, None],
         })
     }
 
@@ -181,7 +184,14 @@ impl Frame {
             is_beside: true,
             held: Vec::new(),
             most_of_body: u64::MAX,
+            chains: [None, None],
         })
+    }
+
+    /// The headers that no trailer of the request may be taken for, because its middlewares set them.
+    pub(super) fn guarded(&self) -> Box<[HeaderName]> {
+        let middlewares = self.chains.iter().flatten().flat_map(|chain| chain.iter());
+        middlewares.flat_map(|middleware| middleware.guarded()).cloned().collect()
     }
 
     /// The upstream was chosen.

@@ -12,6 +12,7 @@ use crate::exchange::header::{
     KEEP_ALIVE, PROXY_CONNECTION, PSEUDONYM, VIA, VIA_2, VIA_10, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR,
     X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REAL_IP, X_REQUEST_ID,
 };
+use crate::exchange::protected::{self, Believed};
 use crate::exchange::{ClientAddress, ClientCertificate, forwarded};
 use crate::snapshot::gate::resembles_framing;
 
@@ -32,7 +33,7 @@ impl Noted {
     pub(super) const OLD_HOP: Self = Self(1 << 4);
     pub(super) const EXPECT: Self = Self(1 << 5);
     pub(super) const X_REQUEST_ID: Self = Self(1 << 6);
-    /// `forwarded`, `x-forwarded-for` and its kin, `x-forwarded-client-cert`, `x-real-ip`.
+    /// `forwarded`, `x-forwarded-for` and its kin, and what else a trusted proxy may say of its client.
     pub(super) const CLAIMS: Self = Self(1 << 7);
     pub(super) const CONTENT_LENGTH: Self = Self(1 << 8);
     pub(super) const HOST: Self = Self(1 << 9);
@@ -44,6 +45,8 @@ impl Noted {
     /// What the gate has to look at for the framing of a request.
     pub(super) const FRAMING: Self = Self(Self::TRANSFER_ENCODING.0 | Self::LIKE_FRAMING.0);
     pub(super) const VIA: Self = Self(1 << 14);
+    /// What nobody but the gateway says, in any spelling, and other spellings of what proxies say.
+    pub(super) const FORGED: Self = Self(1 << 15);
     /// What belongs to one connection only (RFC 9110, 7.6.1).
     pub(super) const HOP_BY_HOP: Self =
         Self(Self::CONNECTION.0 | Self::UPGRADE.0 | Self::TE.0 | Self::TRANSFER_ENCODING.0 | Self::OLD_HOP.0);
@@ -84,9 +87,18 @@ impl Noted {
             "accept" => Self::ACCEPT,
             "traceparent" => Self::TRACEPARENT,
             "via" => Self::VIA,
-            _ if resembles_framing(name) => Self::LIKE_FRAMING,
-            _ => Self::default(),
+            _ => match protected::believed(name) {
+                Some(Believed::OfProxies) => Self::CLAIMS,
+                Some(Believed::OfNobody) => Self::FORGED,
+                None if resembles_framing(name) => Self::LIKE_FRAMING,
+                None => Self::default(),
+            },
         }
+    }
+
+    /// The same without these.
+    fn without(self, gone: Self) -> Self {
+        Self(self.0 & !gone.0)
     }
 
     /// Whether any of these is there.
@@ -101,19 +113,20 @@ pub(super) fn upgrade_of(headers: &HeaderMap, noted: Noted) -> Option<String> {
         return None;
     }
     let upgrade = headers.get(header::UPGRADE)?;
-    let nominated = options(headers, header::CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"));
+    let nominated = options(headers, header::CONNECTION).any(|option| option.eq_ignore_ascii_case(b"upgrade"));
     if nominated { Some(upgrade.to_str().ok()?.trim().to_ascii_lowercase()) } else { None }
 }
 
-/// The members of a header that is a list.
-fn options(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
-    let lines = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
-    lines.flat_map(|value| value.split(',')).map(str::trim)
+/// The members of a header that is a list, as bytes: one that is no text hides no other.
+fn options(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+    let lines = headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
+    lines.flat_map(|line| line.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
 }
 
-/// Whether `Connection` can name this header away: not `Host`, the length or the request's id.
+/// Whether `Connection` can name this header away: not `Host`, the length, the request's id, nor what a proxy says of its
+/// client, who may have written that `Connection`.
 pub(super) fn may_be_nominated(name: &HeaderName) -> bool {
-    ![header::HOST, header::CONTENT_LENGTH, X_REQUEST_ID].contains(name)
+    ![header::HOST, header::CONTENT_LENGTH, X_REQUEST_ID].contains(name) && protected::believed(name).is_none()
 }
 
 /// Removes what belongs to one connection only (RFC 9110, 7.6.1): the fixed list, and what `Connection` names.
@@ -161,7 +174,7 @@ pub(super) fn settle_nominated(headers: &mut HeaderMap, noted: Noted) {
 
 /// The headers that `Connection` names away.
 fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
-    let named = options(headers, header::CONNECTION).filter_map(|option| option.parse().ok());
+    let named = options(headers, header::CONNECTION).filter_map(|option| HeaderName::from_bytes(option).ok());
     named.filter(may_be_nominated).collect()
 }
 
@@ -170,7 +183,7 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Whether `TE` says that trailers are welcome.
 pub(super) fn welcomes_trailers(headers: &HeaderMap, noted: Noted) -> bool {
-    noted.has(Noted::TE) && options(headers, header::TE).any(|option| option.eq_ignore_ascii_case("trailers"))
+    noted.has(Noted::TE) && options(headers, header::TE).any(|option| option.eq_ignore_ascii_case(b"trailers"))
 }
 
 /// Whether a field may stand behind a body: not what frames, routes, authenticates or describes the message, which an
@@ -181,6 +194,7 @@ pub(super) fn may_trail(name: &HeaderName) -> bool {
             | Noted::EXPECT.0
             | Noted::X_REQUEST_ID.0
             | Noted::CLAIMS.0
+            | Noted::FORGED.0
             | Noted::CONTENT_LENGTH.0
             | Noted::LIKE_FRAMING.0
             | Noted::HOST.0,
@@ -216,7 +230,10 @@ const MOST_HOPS: usize = 8;
 /// Whether a request came through so many gateways like this one that it must go in a circle.
 pub(super) fn goes_in_circles(headers: &HeaderMap, noted: Noted) -> bool {
     // Each is `protocol received-by`, and perhaps a comment.
-    let is_one = |hop: &&str| hop.split_ascii_whitespace().nth(1).is_some_and(|by| by.eq_ignore_ascii_case(PSEUDONYM));
+    let is_one = |hop: &&[u8]| {
+        let mut words = hop.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+        words.nth(1).is_some_and(|by| by.eq_ignore_ascii_case(PSEUDONYM.as_bytes()))
+    };
     noted.has(Noted::VIA) && options(headers, header::VIA).filter(is_one).count() >= MOST_HOPS
 }
 
@@ -266,6 +283,23 @@ impl Peer {
         let origin = forwarded::origin(&lines, self.address, |address| trusts(trusted_proxies, address));
         let is_https = forwarded::is_https(&headers.get_all(X_FORWARDED_PROTO), origin.place);
         Sender { client: origin.client, is_secure: is_https.unwrap_or(is_secure) }
+    }
+
+    /// Removes what this peer may not say, before anything reads it: what tells who the client is, unless the peer is
+    /// trusted; who the consumer is, and all of these in another spelling, whoever says it. Returns what is left.
+    pub(super) fn settle_claims(&self, headers: &mut HeaderMap, noted: Noted) -> Noted {
+        let refused = if self.trusted { Noted::FORGED } else { Noted(Noted::FORGED.0 | Noted::CLAIMS.0) };
+        if self.verified && noted.has(Noted::CLAIMS) {
+            headers.remove(X_FORWARDED_CLIENT_CERT);
+        }
+        if !noted.has(refused) {
+            return noted;
+        }
+        let names: Vec<HeaderName> = headers.keys().filter(|name| Noted::one(name).has(refused)).cloned().collect();
+        for name in names {
+            headers.remove(name);
+        }
+        noted.without(refused)
     }
 
     /// Adds the forwarding headers. Those of an untrusted peer are replaced, whatever it claims.
@@ -481,6 +515,51 @@ mod tests {
                 assert!(!map.contains_key(&name), "{name}");
             }
         }
+    }
+
+    #[test]
+    fn strangers_say_nothing_of_who_they_are_and_proxies_only_by_its_name() {
+        let claimed = headers(&[
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x_forwarded_for", "6.6.6.6"),
+            ("x-forwarded-prefix", "/evil"),
+            ("x-original-url", "/admin"),
+            ("x-rewrite-url", "/admin"),
+            ("x-consumer", "root"),
+            ("x.consumer", "root"),
+            ("x-request-id", "7"),
+            ("x_request_id", "8"),
+            ("x-plain", "1"),
+        ]);
+        let left = |address: &str| {
+            let (mut map, peer) = (claimed.clone(), Peer::new(address.parse().expect("an address"), &trusted()));
+            let noted = peer.settle_claims(&mut map, Noted::of(&claimed));
+            assert!(!noted.has(Noted::FORGED) && noted.has(Noted::X_REQUEST_ID));
+            assert_eq!(noted.has(Noted::CLAIMS), Noted::of(&map).has(Noted::CLAIMS));
+            let mut names: Vec<String> = map.keys().map(HeaderName::to_string).collect();
+            names.sort_unstable();
+            names.join(" ")
+        };
+        assert_eq!(left("9.9.9.9"), "x-plain x-request-id");
+        let proxys = "x-forwarded-for x-forwarded-prefix x-original-url x-plain x-request-id x-rewrite-url";
+        assert_eq!(left("10.0.0.1"), proxys);
+        for name in ["x-consumer", "x_consumer", "x-forwarded-user", "x_forwarded_for", "x_request_id", "x-real-ip"] {
+            assert!(!may_trail(&HeaderName::from_static(name)), "{name}");
+        }
+        assert!(may_trail(&HeaderName::from_static("x-sum")));
+    }
+
+    #[test]
+    fn a_byte_that_is_no_text_hides_no_member_of_a_list() {
+        let line = |bytes: &'static [u8]| HeaderValue::from_bytes(bytes).expect("a value");
+        let mut map = headers(&[("x-secret", "1"), ("x-forwarded-for", "6.6.6.6"), ("upgrade", "websocket")]);
+        map.append("connection", line(b"\xff, x-secret, upgrade, x-forwarded-for"));
+        map.append("te", line(b"\xff, trailers"));
+        let noted = Noted::of(&map);
+        assert!(welcomes_trailers(&map, noted) && upgrade_of(&map, noted).is_some());
+        remove_hop_by_hop(&mut map, noted);
+        assert!(!map.contains_key("x-secret"));
+        assert!(map.contains_key("x-forwarded-for"), "a client names away nothing of what its proxy says");
     }
 
     #[test]

@@ -38,9 +38,9 @@ pub(super) async fn serve(
     mut request: Request<Incoming>,
 ) -> Result<Response<Outgoing>, Infallible> {
     connection.exchange_begins();
-    let noted = Noted::of(request.headers());
+    let mut noted = Noted::of(request.headers());
     let mut frame = Frame::new(&worker, &connection, &request, noted);
-    let answer = match arrive(&mut frame, &mut request, noted) {
+    let answer = match arrive(&mut frame, &mut request, &mut noted) {
         Ok(Arrival::Answered(response)) => Ok(Answer::Response(response)),
         Ok(Arrival::Aimed(aimed, line)) => forward(&mut frame, request, noted, aimed, line).await,
         Ok(Arrival::Stepped(chain, arrived)) => return Ok(through::serve(frame, chain, request, arrived).await),
@@ -204,6 +204,7 @@ async fn forward(
         beside: frame.request_flow.clone().filter(|_| frame.is_call),
         deadline: destination.deadline,
         held_back: false,
+        guarded: Box::default(),
     };
     Ok(Answer::Response(response.map(|()| Body::stream(endpoint, flow, bounds))))
 }
@@ -281,6 +282,7 @@ fn prepare(
         beside: None,
         deadline: way.deadline,
         held_back,
+        guarded: frame.guarded(),
     };
     let mut body = Body::stream(incoming, flow, bounds);
     if way.retry.is_after_sending() && (way.may_refuse || way.retry.repeats(&parts.method)) {

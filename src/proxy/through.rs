@@ -74,11 +74,12 @@ impl fmt::Debug for Lent {
 
 /// Serves a request that passes middlewares.
 pub(super) async fn serve(
-    frame: Box<Frame>,
+    mut frame: Box<Frame>,
     chain: Rc<Chain>,
     request: Request<Incoming>,
     arrived: Arrived,
 ) -> Response<Outgoing> {
+    frame.chains[0] = Some(Rc::clone(&chain));
     let peer = &frame.connection.peer;
     let through = Rc::new(Through {
         client: frame.client,
@@ -124,6 +125,7 @@ impl Exchange for Through {
                 Onward::Unaimed(route) => match aim_stepped(&mut frame, &request, route, &host) {
                     Ok(aimed) => {
                         if let Some(chain) = aimed.route.chain_of(aimed.target).map(Rc::clone) {
+                            frame.chains[1] = Some(Rc::clone(&chain));
                             self.frame.set(Some(frame));
                             self.arrived.set(Some(Arrived { host, added, onward: Onward::Aimed(aimed) }));
                             return Next::new(chain, self).run(request).await;

@@ -12,6 +12,7 @@ mod forwarding;
 mod hostile;
 mod limits;
 mod passive;
+mod protected;
 mod queue;
 mod reloads;
 mod retries;

@@ -402,6 +402,7 @@ mod tests {
                 beside: None,
                 deadline: None,
                 held_back: false,
+                guarded: Box::default(),
             };
             let body = Body::stream(incoming, Rc::<Flow>::default(), bounds);
             let mut outbound = Outbound { request: Request::from_parts(parts, body), added: Added::default() };

@@ -84,6 +84,10 @@ async fn services_see_a_request_of_http_1() {
             .header("te", "trailers")
             .header("expect", "100-continue")
             .header("x-forwarded-for", "6.6.6.6")
+            .header("x_forwarded_for", "6.6.6.6")
+            .header("x-forwarded-prefix", "/evil")
+            .header("x-consumer", "root")
+            .header("x.consumer", "root")
             .body(empty())
             .unwrap();
         let answer = client.send_request(sent).await.unwrap();
@@ -103,6 +107,10 @@ async fn services_see_a_request_of_http_1() {
             ("x-forwarded-host", &["a.example"]),
             ("x-forwarded-for", &["127.0.0.1"]),
             ("expect", &[]),
+            ("x_forwarded_for", &[]),
+            ("x-forwarded-prefix", &[]),
+            ("x-consumer", &[]),
+            ("x.consumer", &[]),
             ("transfer-encoding", &[]),
         ] {
             assert_eq!(seen.header(name), values, "{name}");

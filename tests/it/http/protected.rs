@@ -1,0 +1,137 @@
+//! Headers that services believe because a gateway sets them: no client says them itself, in no spelling and no trailer.
+
+use crate::support::client::{Connection, Request};
+use crate::support::gateway::Gateway;
+use crate::support::origin::{Origin, Seen};
+
+const SECRET: &str = "a-secret-of-more-than-32-bytes-for-tests";
+
+/// Names under which services that fold header names know a header.
+fn folded(seen: &Seen, name: &str) -> Vec<String> {
+    let fold = |name: &str| name.to_ascii_lowercase().replace(|one: char| !one.is_ascii_alphanumeric(), "-");
+    let heads = seen.headers.iter().chain(&seen.trailers);
+    heads.filter(|(other, _)| fold(other) == fold(name)).map(|(name, value)| format!("{name}: {value}")).collect()
+}
+
+fn config(app: &Origin, auth: &Origin) -> String {
+    format!(
+        r#"
+        listeners.web.address = "127.0.0.1:0"
+        listeners.trusted = {{ address = "127.0.0.1:0", trusted_proxies = ["127.0.0.1"] }}
+        admin.address = "127.0.0.1:0"
+        discovery.state_dir = "off"
+        upstreams.app.endpoints = ["{0}"]
+        upstreams.auth.endpoints = ["{1}"]
+        middlewares.login.jwt = {{ issuers = ["i"], audience = [], secret = "{SECRET}", optional = true, claims = {{ roles = "x-roles" }} }}
+        middlewares.keys.api_key = {{ optional = true }}
+        middlewares.asked.forward_auth = {{ upstream = "auth", path = "/", request_headers = ["x-tenant"], response_headers = ["x-user"], consumer = "x-user" }}
+        middlewares.tell.headers.request = {{ set = {{ x-role = "${{claims.role}}" }}, remove = ["x-debug"] }}
+        routes.open = {{ match = {{ path = "/" }}, upstream = "app" }}
+        routes.login = {{ match = {{ path = "/login" }}, upstream = "app", middlewares = ["login"] }}
+        routes.keys = {{ match = {{ path = "/keys" }}, upstream = "app", middlewares = ["keys"] }}
+        routes.asked = {{ match = {{ path = "/asked" }}, upstream = "app", middlewares = ["asked"] }}
+        routes.tell = {{ match = {{ path = "/tell" }}, upstream = "app", middlewares = ["tell"] }}
+        routes.split.match.path = "/split"
+        routes.split.targets = [{{ upstream = "app", weight = 1, middlewares = ["tell"] }}]
+        "#,
+        app.address(),
+        auth.address()
+    )
+}
+
+/// Spellings that CGI and its heirs fold into one name.
+fn spellings(name: &str) -> [String; 5] {
+    let capitals = name.split('-').map(|word| word[..1].to_uppercase() + &word[1..]).collect::<Vec<_>>();
+    [name.to_owned(), capitals.join("-"), capitals.join("_"), name.replace('-', "."), name.replacen('-', "_", 1)]
+}
+
+#[tokio::test]
+async fn no_client_says_who_it_is_in_any_spelling_on_any_route() {
+    let (app, auth) = (Origin::start("app").await, Origin::start("auth").await);
+    let gateway = Gateway::start(&config(&app, &auth)).await;
+    for (path, names) in [
+        ("/", &["x-consumer"][..]),
+        ("/login", &["x-consumer", "x-roles"]),
+        ("/keys", &["x-consumer"]),
+        ("/asked", &["x-consumer", "x-user"]),
+        ("/tell", &["x-consumer", "x-role", "x-debug"]),
+        ("/split", &["x-consumer", "x-role", "x-debug"]),
+    ] {
+        for listener in ["web", "trusted"] {
+            for name in names {
+                let request =
+                    spellings(name).iter().fold(Request::post(path, "x"), |request, it| request.header(it, "root"));
+                let answer = request.send(gateway.listener(listener)).await;
+                assert_eq!(answer.status, 200, "{path} {name}");
+                assert_eq!(folded(&app.last_seen().unwrap(), name), Vec::<String>::new(), "{path} {listener}");
+            }
+        }
+    }
+    // What a service was asked about is what the other one gets.
+    let request = Request::get("/asked").header("x-tenant", "mine").header("X_Tenant", "theirs");
+    assert_eq!(gateway.send(request).await.status, 200);
+    assert_eq!(folded(&app.last_seen().unwrap(), "x-tenant"), ["x-tenant: mine"]);
+    // A request's id has one value, too.
+    let request = Request::get("/").header("x-request-id", "mine").header("X_Request_Id", "theirs");
+    assert_eq!(gateway.send(request).await.status, 200);
+    assert_eq!(folded(&app.last_seen().unwrap(), "x-request-id"), ["x-request-id: mine"]);
+}
+
+#[tokio::test]
+async fn what_is_said_of_clients_is_what_trusted_proxies_say_by_its_name() {
+    let (app, auth) = (Origin::start("app").await, Origin::start("auth").await);
+    let gateway = Gateway::start(&config(&app, &auth)).await;
+    for name in [
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-port",
+        "x-forwarded-prefix",
+        "x-forwarded-ssl",
+        "x-forwarded-server",
+        "x-forwarded-scheme",
+        "x-forwarded-uri",
+        "x-forwarded-method",
+        "x-forwarded-path",
+        "x-forwarded-user",
+        "x-forwarded-client-cert",
+        "x-original-url",
+        "x-original-host",
+        "x-rewrite-url",
+        "x-real-ip",
+        "true-client-ip",
+        "client-cert",
+    ] {
+        for (listener, is_trusted) in [("web", false), ("trusted", true)] {
+            let request = spellings(name).iter().fold(Request::get("/"), |request, it| request.header(it, "6.6.6.6"));
+            assert_eq!(request.send(gateway.listener(listener)).await.status, 200);
+            let seen = app.last_seen().unwrap();
+            let of_strangers: Vec<_> =
+                folded(&seen, name).into_iter().filter(|line| line.contains("6.6.6.6")).collect();
+            let plain = of_strangers.iter().all(|line| line.starts_with(&format!("{name}: ")));
+            assert_eq!(!of_strangers.is_empty(), is_trusted, "{listener}: {of_strangers:?}");
+            assert!(plain, "{listener}: {of_strangers:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_trailer_says_what_services_believe_of_a_head() {
+    let (app, auth) = (Origin::start("app").await, Origin::start("auth").await);
+    let gateway = Gateway::start(&config(&app, &auth)).await;
+    for (path, names) in [
+        ("/", &["x-consumer", "x_consumer", "x-forwarded-user", "x_forwarded_for", "x-request_id", "x-real-ip"][..]),
+        ("/login", &["x-consumer", "x-roles", "x_roles"]),
+        ("/asked", &["x-user", "x.user", "x-tenant", "x_tenant"]),
+        ("/tell", &["x-role", "x_role", "x-debug", "x_debug"]),
+        ("/split", &["x-role", "x_role", "x-debug", "x_debug"]),
+    ] {
+        let mut client = Connection::open(gateway.address()).await.unwrap();
+        let lines: String = names.iter().map(|name| format!("{name}: root\r\n")).collect();
+        let text = format!(
+            "POST {path} HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n{lines}x-sum: 7\r\n\r\n"
+        );
+        client.send(text.as_bytes()).await.unwrap();
+        assert_eq!(client.answer("POST").await.unwrap().status, 200, "{path}");
+        assert_eq!(app.last_seen().unwrap().trailers, [("x-sum".to_owned(), "7".to_owned())], "{path}");
+    }
+}
