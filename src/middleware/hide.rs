@@ -3,16 +3,15 @@
 use http::{HeaderMap, HeaderValue, Uri, header};
 
 use crate::exchange::{ProxyError, target};
+use crate::spec::condition::{cookie_pairs, cookie_parts};
 
 /// Takes a cookie out of the request.
 pub(super) fn without_cookie(headers: &mut HeaderMap, name: &str) {
-    let is_it = |pair: &&str| pair.trim().split_once('=').is_some_and(|(key, _)| key == name);
-    let lines: Vec<String> = headers
-        .get_all(header::COOKIE)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .map(|line| line.split(';').filter(|pair| !is_it(pair)).map(str::trim).collect::<Vec<_>>().join("; "))
-        .collect();
+    let is_it = |pair: &&[u8]| cookie_parts(pair).is_some_and(|(key, _)| key == name.as_bytes());
+    let without = |line: &HeaderValue| {
+        cookie_pairs(line.as_bytes()).filter(|pair| !is_it(pair)).collect::<Vec<_>>().join(&b"; "[..])
+    };
+    let lines: Vec<Vec<u8>> = headers.get_all(header::COOKIE).iter().map(without).collect();
     headers.remove(header::COOKIE);
     for line in lines.into_iter().filter(|line| !line.is_empty()) {
         if let Ok(value) = HeaderValue::try_from(line) {
@@ -46,7 +45,10 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append(header::COOKIE, HeaderValue::from_static("a=1; key=2;b=3"));
         headers.append(header::COOKIE, HeaderValue::from_static("key=\"4\""));
+        let other = HeaderValue::from_bytes(b"name=J\xc3\xb6rg; key=5; c=\xff").expect("a value");
+        headers.append(header::COOKIE, other);
         without_cookie(&mut headers, "key");
-        assert_eq!(headers.get_all(header::COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=3"]);
+        let left: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        assert_eq!(left, [&b"a=1; b=3"[..], b"name=J\xc3\xb6rg; c=\xff"]);
     }
 }

@@ -142,19 +142,24 @@ impl Jwt {
         }
     }
 
-    /// The token of a request; `Err`: several.
-    fn token<'r>(&'r self, request: &'r Request<Incoming>) -> Result<Option<&'r str>, ()> {
+    /// The token of a request.
+    ///
+    /// # Errors
+    /// Why nobody can say which it is.
+    fn token<'r>(&'r self, request: &'r Request<Incoming>) -> Result<Option<&'r str>, &'static str> {
+        const SEVERAL: &str = "several tokens";
+        let text = |bytes| std::str::from_utf8(bytes).map(Some).map_err(|_| Flaw::Malformed.as_str());
         match &self.from {
             KeyPlace::Header(name) => {
                 let mut lines = request.headers().get_all(name).iter();
                 let (Some(line), None) = (lines.next(), lines.next()) else {
-                    return if request.headers().contains_key(name) { Err(()) } else { Ok(None) };
+                    return if request.headers().contains_key(name) { Err(SEVERAL) } else { Ok(None) };
                 };
-                let line = line.to_str().map_err(|_| ())?;
-                match line.split_once(' ') {
-                    Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(token.trim())),
+                let line = line.as_bytes();
+                match line.iter().position(|byte| *byte == b' ').map(|space| line.split_at(space)) {
+                    Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer") => text(token.trim_ascii()),
                     // In a header of its own it may stand alone.
-                    None if *name != header::AUTHORIZATION => Ok(Some(line)),
+                    None if *name != header::AUTHORIZATION => text(line),
                     // That of another scheme is no business of this one.
                     Some(_) | None => Ok(None),
                 }
@@ -162,7 +167,7 @@ impl Jwt {
             KeyPlace::Cookie(name) => {
                 let mut values = cookie_values(request.headers(), name);
                 let (first, second) = (values.next(), values.next());
-                if second.is_some() { Err(()) } else { Ok(first) }
+                if second.is_some() { Err(SEVERAL) } else { first.map_or(Ok(None), text) }
             }
             // No token stands in a query: it is in logs everywhere (RFC 6750, 5.3).
             KeyPlace::Query(_) => Ok(None),
@@ -173,7 +178,7 @@ impl Jwt {
         let token = match self.token(request) {
             Ok(Some(token)) => token,
             Ok(None) => return Ok(Shown::Nothing),
-            Err(()) => return Ok(Shown::Wrong("several tokens")),
+            Err(why) => return Ok(Shown::Wrong(why)),
         };
         let ring = match &self.keys {
             Keys::Fixed(ring) => ring.as_ref().map_err(|_| ProxyError::Unresolved)?.clone(),

@@ -62,7 +62,10 @@ impl<'r> Values<'r> {
                 let value = self.headers.get(name).map(HeaderValue::as_bytes).unwrap_or_default();
                 out.push_str(&String::from_utf8_lossy(value));
             }
-            Placeholder::Cookie(name) => out.push_str(cookie_values(self.headers, name).next().unwrap_or_default()),
+            Placeholder::Cookie(name) => {
+                let value = cookie_values(self.headers, name).next().unwrap_or_default();
+                out.push_str(&String::from_utf8_lossy(value));
+            }
         }
     }
 }

@@ -214,7 +214,7 @@ pub fn sticky_key<'r>(
 ) -> Option<&'r [u8]> {
     match sticky {
         Sticky::Header(name) => request.headers.get(name).map(|value| value.as_bytes()),
-        Sticky::Cookie(name) => cookie_values(request.headers, name).next().map(str::as_bytes),
+        Sticky::Cookie(name) => cookie_values(request.headers, name).next(),
         Sticky::ClientIp => {
             *buffer = client_octets(client?);
             Some(&buffer[..])

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderName, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::matching::{Conditions, HostMatch, PathMatch, ValueMatch};
 use super::name::Name;
@@ -46,8 +46,7 @@ pub fn first_unmet<'c>(conditions: &'c Conditions, headers: &HeaderMap, query: O
         }
     }
     for (name, wanted) in &conditions.cookies {
-        let values = cookie_values(headers, name);
-        if !any_holds(wanted, values.map(|value| Cow::Borrowed(value.as_bytes()))) {
+        if !any_holds(wanted, cookie_values(headers, name).map(Cow::Borrowed)) {
             return Some(Unmet::Cookie(name, wanted));
         }
     }
@@ -72,23 +71,43 @@ pub fn query_values<'q>(query: Option<&'q str>, name: &'q str) -> impl Iterator<
     )
 }
 
-/// The values of a cookie (RFC 6265, 5.4; quotes around a value are not part of it).
-pub fn cookie_values<'h>(headers: &'h HeaderMap, name: &'h str) -> impl Iterator<Item = &'h str> {
-    headers
-        .get_all(header::COOKIE)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
-        .filter(move |(key, _)| *key == name)
-        .map(|(_, value)| value.strip_prefix('"').and_then(|inner| inner.strip_suffix('"')).unwrap_or(value))
+/// The values of a cookie (RFC 6265, 5.4; quotes around a value are not part of it), as bytes: a browser sends what pages
+/// and services set, in any encoding, and one cookie hides no other.
+pub fn cookie_values<'h>(headers: &'h HeaderMap, name: &'h str) -> impl Iterator<Item = &'h [u8]> {
+    let lines = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
+    let pairs = lines.flat_map(cookie_pairs).filter_map(cookie_parts);
+    pairs
+        .filter(move |(key, _)| *key == name.as_bytes())
+        .map(|(_, value)| value.strip_prefix(b"\"").and_then(|inner| inner.strip_suffix(b"\"")).unwrap_or(value))
+}
+
+/// The pairs of a line of `Cookie`, as they stand there.
+pub fn cookie_pairs(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    line.split(|byte| *byte == b';').map(<[u8]>::trim_ascii)
+}
+
+/// The name and the value of a pair.
+pub fn cookie_parts(pair: &[u8]) -> Option<(&[u8], &[u8])> {
+    let at = pair.iter().position(|byte| *byte == b'=')?;
+    Some((&pair[..at], &pair[at + 1..]))
 }
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
+
+    #[test]
+    fn no_cookie_hides_another() {
+        let mut headers = HeaderMap::new();
+        let line = |bytes: &'static [u8]| HeaderValue::from_bytes(bytes).expect("a value");
+        headers.append("cookie", line(b"name=J\xc3\xb6rg; side=abc;bad; \xff=1;=2; name=\"J\xf6rg\" ;a=b=c"));
+        headers.append("cookie", line(b"side=\xff"));
+        let values = |name: &str| cookie_values(&headers, name).map(<[u8]>::to_vec).collect::<Vec<_>>();
+        assert_eq!(values("side"), [&b"abc"[..], b"\xff"]);
+        assert_eq!(values("name"), [&b"J\xc3\xb6rg"[..], b"J\xf6rg"]);
+        assert_eq!(values("a"), [b"b=c"]);
+        assert!(values("bad").is_empty() && values("b").is_empty());
+    }
 
     #[test]
     fn conditions_read_headers_query_and_cookies() {

@@ -4,6 +4,7 @@ mod balancers;
 mod balancing;
 mod breaker;
 mod circles;
+mod cookies;
 pub(crate) mod draining;
 mod endpoints;
 mod failures;

@@ -116,7 +116,7 @@ impl Entry {
 pub fn key(policy: &Hash, request: &RequestView<'_>, client: Option<IpAddr>) -> Option<u64> {
     let text = match &policy.key {
         HashKey::Header(name) => request.headers.get(name).map(|value| value.as_bytes()),
-        HashKey::Cookie(name) => cookie_values(request.headers, name).next().map(str::as_bytes),
+        HashKey::Cookie(name) => cookie_values(request.headers, name).next(),
         HashKey::Path => Some(request.path.as_bytes()),
         HashKey::ClientIp => return client.map(|client| hash(KEY, &client_octets(client))),
     };

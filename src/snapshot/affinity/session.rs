@@ -36,7 +36,7 @@ impl Sessions {
     /// The position of the endpoint that a client is at; `None` for a new client, and for one whose endpoint is gone.
     pub fn find(&self, request: &RequestView<'_>) -> Option<u32> {
         cookie_values(request.headers, &self.cookie).find_map(|value| {
-            let found = self.tokens.binary_search_by(|(token, _)| token.as_str().cmp(value)).ok()?;
+            let found = self.tokens.binary_search_by(|(token, _)| token.as_bytes().cmp(value)).ok()?;
             Some(self.tokens[found].1)
         })
     }
