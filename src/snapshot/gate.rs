@@ -189,6 +189,11 @@ fn host_of(value: &[u8]) -> Result<Cow<'_, str>, &'static str> {
         if !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'~')) {
             return Err("a Host with bytes that no host has");
         }
+        // `a..` is no other spelling of `a` (RFC 1034, 3.1: the root alone has an empty label), but some services take it
+        // for that, and no route for `a` would see it.
+        if host.starts_with('.') || host.as_bytes().windows(2).any(|two| two == b"..") {
+            return Err("a Host with an empty label: only one dot may end it, and none begin it");
+        }
         (host, port)
     };
     let digits = match port.strip_prefix(':') {
@@ -237,8 +242,8 @@ mod tests {
             assert_eq!(host_of(value.as_bytes()).as_deref(), Ok(host), "{value}");
         }
         for value in [
-            "", ".", ":80", "a b", "a,b", "user@a", "a/b", "a:b", "a:99999", "[::1", "[::1]x", "[zz]", "a:80:80", "ä",
-            "a%41",
+            "", ".", "..", "a..", "a..:80", "a...", ".a", "a..b", "..a.", ":80", "a b", "a,b", "user@a", "a/b", "a:b",
+            "a:99999", "[::1", "[::1]x", "[zz]", "a:80:80", "ä", "a%41",
         ] {
             assert!(host_of(value.as_bytes()).is_err(), "{value}");
         }

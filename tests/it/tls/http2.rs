@@ -115,6 +115,8 @@ async fn services_see_a_request_of_http_1() {
         ] {
             assert_eq!(seen.header(name), values, "{name}");
         }
+        let odd = request("GET", &format!("{scheme}://a.example../")).body(empty()).unwrap();
+        assert_eq!(client.send_request(odd).await.unwrap().status(), 400);
         let logged = world.gateway.until_logged("the request", |line| line["path"] == "/a//b").await;
         assert_eq!((&logged["protocol"], &logged["host"]), (&json!("HTTP/2.0"), &json!("a.example")));
     }
