@@ -54,7 +54,7 @@ impl Middleware for ErrorPages {
         let Some(page) = self.page(&response).filter(|page| !json || is_json(&page.content_type)) else {
             return Ok(response);
         };
-        let body = Values::new(&asked, &*exchange).fill(&page.body);
+        let body = Values::new(&asked, &*exchange).page(&page.body, &page.content_type);
         let headers = response.headers_mut();
         for name in OF_A_BODY {
             headers.remove(name);

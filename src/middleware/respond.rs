@@ -59,7 +59,7 @@ impl Middleware for Maintenance {
         }
         let error = ProxyError::Maintenance { seconds: self.seconds };
         let Some(page) = self.spec.page.as_ref().filter(|_| !exchange.is_call()) else { return Err(error) };
-        let body = Values::new(&request, &**exchange).fill(&page.body);
+        let body = Values::new(&request, &**exchange).page(&page.body, &page.content_type);
         exchange.flag(Flag::Maintenance);
         let mut response =
             exchange.answer(StatusCode::SERVICE_UNAVAILABLE, page.content_type.clone(), Bytes::from(body));

@@ -28,6 +28,20 @@ impl<'r> Values<'r> {
         template.fill(|placeholder, out| self.write(placeholder, out))
     }
 
+    /// The body that a template makes of the request, for a page of this type: values of the request are escaped as it takes
+    /// them, so that no client has a page say or do anything but show them.
+    pub(super) fn page(&self, template: &Template, content_type: &HeaderValue) -> String {
+        let escape = Escape::of(content_type);
+        template.fill(|placeholder, out| {
+            let from = out.len();
+            self.write(placeholder, out);
+            if escape != Escape::Nothing {
+                let value = out.split_off(from);
+                escape.append(&value, out);
+            }
+        })
+    }
+
     /// The value of a header that a template makes of the request; `None` for one that is empty, or that no header can carry.
     pub(super) fn header(&self, template: &Template) -> Option<HeaderValue> {
         let text = self.fill(template);
@@ -67,5 +81,79 @@ impl<'r> Values<'r> {
                 out.push_str(&String::from_utf8_lossy(value));
             }
         }
+    }
+}
+
+/// How a body of some type takes a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Escape {
+    /// As it is.
+    Nothing,
+    /// Within the text of HTML, XML or SVG, or the quotes of an attribute.
+    Markup,
+    /// Within the quotes of a string, also of a script within a page.
+    String,
+}
+
+impl Escape {
+    fn of(content_type: &HeaderValue) -> Self {
+        let text = String::from_utf8_lossy(content_type.as_bytes()).to_ascii_lowercase();
+        let is = |kinds: &[&str]| kinds.iter().any(|kind| text.contains(kind));
+        // A type that says both is markup to a browser.
+        if is(&["html", "xml", "svg"]) {
+            Self::Markup
+        } else if is(&["json", "javascript", "ecmascript"]) {
+            Self::String
+        } else {
+            Self::Nothing
+        }
+    }
+
+    fn append(self, value: &str, out: &mut String) {
+        for one in value.chars() {
+            match (self, one) {
+                (Self::Markup, '&') => out.push_str("&amp;"),
+                (Self::Markup, '<') => out.push_str("&lt;"),
+                (Self::Markup, '>') => out.push_str("&gt;"),
+                (Self::Markup, '"') => out.push_str("&quot;"),
+                (Self::Markup, '\'' | '`') => drop(write!(out, "&#{};", u32::from(one))),
+                (Self::String, '"' | '\\') => out.extend(['\\', one]),
+                (Self::String, '\'' | '`' | '<' | '>' | '&' | '/' | '\u{2028}' | '\u{2029}') => unicode(one, out),
+                (Self::String, _) if one.is_control() => unicode(one, out),
+                (Self::Nothing | Self::Markup | Self::String, _) => out.push(one),
+            }
+        }
+    }
+}
+
+/// As JSON and JavaScript write a character of the basic plane.
+fn unicode(one: char, out: &mut String) {
+    // Writing to a `String` cannot fail.
+    let _ = write!(out, "\\u{:04x}", u32::from(one));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_show_values_and_do_nothing_that_these_say() {
+        let escaped = |kind: &'static str, value: &str| {
+            let mut out = String::new();
+            Escape::of(&HeaderValue::from_static(kind)).append(value, &mut out);
+            out
+        };
+        let script = "</p><script>alert('1' + `2`)</script>&\"";
+        for kind in ["text/html", "Text/HTML; charset=utf-8", "application/xhtml+xml", "image/svg+xml", "text/xml"] {
+            let wanted = "&lt;/p&gt;&lt;script&gt;alert(&#39;1&#39; + &#96;2&#96;)&lt;/script&gt;&amp;&quot;";
+            assert_eq!(escaped(kind, script), wanted, "{kind}");
+        }
+        for kind in ["application/json", "application/problem+json; charset=utf-8", "text/javascript"] {
+            let text = escaped(kind, &format!("{script}\\\n\u{7f}\u{2028}\u{e9}\u{1f600}"));
+            assert!(!text.contains(['<', '>', '\'', '`', '\n', '\u{2028}']), "{text}");
+            let read: String = serde_json::from_str(&format!("\"{text}\"")).expect("JSON");
+            assert_eq!(read, format!("{script}\\\n\u{7f}\u{2028}\u{e9}\u{1f600}"));
+        }
+        assert_eq!(escaped("text/plain; charset=utf-8", script), script);
     }
 }

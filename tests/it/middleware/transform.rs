@@ -128,7 +128,7 @@ async fn errors_have_pages_and_keep_their_status_and_flag() {
             [middlewares.pages.error_pages]
             services = {services}
             pages.404 = {{ body = "<p>not here: $${{path}} ${{path}}, ${{request_id}}" }}
-            pages.5xx = {{ body = "{{}}", content_type = "application/problem+json" }}
+            pages.5xx = {{ body = '{{ "agent": "${{header.user-agent}}" }}', content_type = "application/problem+json" }}
             "#
         );
         let text = around(&origin, &[], &middlewares).replace(r#"path = "/" "#, r#"path = "/app" "#);
@@ -139,6 +139,9 @@ async fn errors_have_pages_and_keep_their_status_and_flag() {
     assert_eq!((of_gateway.status, of_gateway.text()), (404, "<p>not here: ${path} /none, r1".into()));
     assert_eq!(of_gateway.header("x-fleetgate-flag"), Some("NR"));
     assert_eq!(of_gateway.header("content-type"), Some("text/html; charset=utf-8"));
+    // What a client says is shown, and is no part of the page.
+    let script = gateway.send(Request::get("/none?a").header("x-request-id", "<script>alert('1')</script>")).await;
+    assert!(script.text().ends_with(", &lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;"), "{}", script.text());
     // Who reads JSON gets what it reads.
     let json = gateway.send(Request::get("/none").header("accept", "application/json")).await;
     assert_eq!(json.json()["error"], "no_route");
@@ -156,8 +159,11 @@ async fn errors_have_pages_and_keep_their_status_and_flag() {
     let answer = gateway.get("/app").await;
     assert_eq!((answer.status, answer.header("etag"), answer.header("x-own")), (404, None, Some("1")));
     origin.set(Behaviour::Reset);
-    let answer = gateway.send(Request::post("/app", "x").header("accept", "application/json")).await;
-    assert_eq!((answer.status, answer.text(), answer.header("x-fleetgate-flag")), (502, "{}".into(), Some("UC")));
+    let agent = r#"x", "admin": true, "y": "<\"#;
+    let asked = Request::post("/app", "x").header("accept", "application/json").header("user-agent", agent);
+    let answer = gateway.send(asked).await;
+    assert_eq!((answer.status, answer.header("x-fleetgate-flag")), (502, Some("UC")));
+    assert_eq!(answer.json(), serde_json::json!({ "agent": agent }), "{}", answer.text());
 }
 
 #[tokio::test]
