@@ -30,7 +30,8 @@ impl Middleware for Redirect {
             None => None,
         };
         let came = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let location = location(&self.0, request.uri(), path.as_deref(), came, &**exchange);
+        let location =
+            location(&self.0, request.uri(), path.as_deref(), came, &**exchange).ok_or(ProxyError::BadRequest)?;
         let location = HeaderValue::try_from(location).map_err(|_| ProxyError::BadRequest)?;
         let text = format!("{}\n", self.0.status);
         let mut response =
@@ -42,7 +43,16 @@ impl Middleware for Redirect {
 
 /// Where it leads. `came`: the `Host` of the request, whose port stays unless the scheme is another
 /// (Gateway API, `HTTPRequestRedirectFilter.port`, which takes the listener's; the client's is that to the client).
-fn location(redirection: &Redirection, uri: &Uri, path: Option<&str>, came: &str, exchange: &dyn Exchange) -> String {
+///
+/// A client of HTTP/1.0 that names no host gets a reference within where it is; `None` where the redirection leads away
+/// from there, and nobody knows to what host.
+fn location(
+    redirection: &Redirection,
+    uri: &Uri,
+    path: Option<&str>,
+    came: &str,
+    exchange: &dyn Exchange,
+) -> Option<String> {
     let came_by = if exchange.is_secure() { &Scheme::HTTPS } else { &Scheme::HTTP };
     let scheme = redirection.scheme.as_ref().unwrap_or(came_by);
     let host = redirection.host.as_deref().unwrap_or(exchange.host());
@@ -50,8 +60,12 @@ fn location(redirection: &Redirection, uri: &Uri, path: Option<&str>, came: &str
     let port: Option<u16> = redirection.port.or_else(|| if scheme == came_by { came_to() } else { None });
     let default = if *scheme == Scheme::HTTPS { 443 } else { 80 };
 
-    let mut location = format!("{scheme}://{host}");
-    if let Some(port) = port.filter(|port| *port != default) {
+    let mut location = match host {
+        "" if scheme == came_by && redirection.port.is_none() => String::new(),
+        "" => return None,
+        host => format!("{scheme}://{host}"),
+    };
+    if let Some(port) = port.filter(|port| !host.is_empty() && *port != default) {
         location.push_str(&format!(":{port}"));
     }
     let path = path.unwrap_or(uri.path());
@@ -62,5 +76,5 @@ fn location(redirection: &Redirection, uri: &Uri, path: Option<&str>, came: &str
         location.push('?');
         location.push_str(query);
     }
-    location
+    Some(location)
 }

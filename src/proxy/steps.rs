@@ -62,6 +62,10 @@ pub(super) fn redirected(
     query: Option<&str>,
 ) -> Result<Response<Body<Carrier>>, ProxyError> {
     let host = frame.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
+    // From a client of HTTP/1.0: nobody knows where that is.
+    if host.is_empty() && redirect.origin.contains("$host") {
+        return Err(ProxyError::BadRequest);
+    }
     let location = HeaderValue::try_from(location(redirect, steps, host, path, query));
     let location = location.map_err(|_| ProxyError::BadRequest)?;
     Ok(sent_elsewhere(frame, redirect.status, location))

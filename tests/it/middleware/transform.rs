@@ -95,6 +95,37 @@ async fn canned_answers_reach_no_service() {
 }
 
 #[tokio::test]
+async fn redirects_of_clients_without_a_host_name_none() {
+    let origin = Origin::start("a").await;
+    let mut config = around(&origin, &["query"], "");
+    for (name, spec) in [
+        ("query", r#"{ query = "q" }"#),
+        ("secure", r#"{ scheme = "https" }"#),
+        ("port", "{ port = 8443 }"),
+        ("elsewhere", r#"{ scheme = "https", host = "b.test" }"#),
+    ] {
+        config += &format!(
+            "\nmiddlewares.{name}.redirect = {spec}\nroutes.{name} = {{ match = {{ path = \"/{name}\" }}, upstream = \"app\", middlewares = [\"{name}\"] }}"
+        );
+    }
+    let gateway = Gateway::start(&config).await;
+    for (path, location) in [
+        ("/query/x", Some("/query/x?q")),
+        ("/secure", None),
+        ("/port", None),
+        ("/elsewhere", Some("https://b.test/elsewhere")),
+    ] {
+        let text =
+            crate::support::client::raw(gateway.address(), format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await;
+        let text = String::from_utf8_lossy(&text).to_ascii_lowercase();
+        let told = text.lines().find_map(|line| line.strip_prefix("location: "));
+        assert_eq!(told, location, "{path}: {text}");
+        assert_eq!(text.contains(" 302 "), location.is_some(), "{text}");
+        assert_eq!(text.contains(" 400 "), location.is_none(), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn in_maintenance_only_those_who_look_after_it_are_served() {
     let origin = Origin::start("a").await;
     let closed = |allow: &str| {

@@ -141,6 +141,13 @@ impl RawPathRewrite {
                 scope.key("prefix").check(parse_prefix(&prefix)).map(PathRewrite::Prefix)
             }
             Self::Other(RawPathRewriteTable { prefix: None, regex: Some(regex), to: Some(to) }) => {
+                if to.contains(['?', '#']) {
+                    let text = format!(
+                        "`{to}`: a path holds no `?` and no `#`; a redirect's `query` says its query, and else the request's stays"
+                    );
+                    scope.key("to").problem(text);
+                    return None;
+                }
                 scope.key("regex").check(Substitution::new(&regex, &to)).map(PathRewrite::Regex)
             }
             Self::Other(RawPathRewriteTable { prefix: Some(_), .. }) => {

@@ -119,6 +119,16 @@ fn mistakes_are_told() {
         ),
         ("rewrite.path = { regex = \"a\", to = \"/$1\" }", "rewrite.path.regex: `/$1`: `a` has no group `1`"),
         (
+            "rewrite.path = { regex = \"a\", to = \"/b?c=1\" }",
+            "rewrite.path.to: `/b?c=1`: a path holds no `?` and no `#`; a redirect's `query` says its query, and else the \
+             request's stays",
+        ),
+        (
+            "redirect.path = { regex = \"a\", to = \"/b#c\" }",
+            "redirect.path.to: `/b#c`: a path holds no `?` and no `#`; a redirect's `query` says its query, and else the \
+             request's stays",
+        ),
+        (
             "rewrite.path = { regex = \"a\" }",
             "rewrite.path: give `prefix`, or `regex` and `to`, or a text for the whole path",
         ),
