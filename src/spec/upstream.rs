@@ -13,6 +13,7 @@ use super::passive::PassiveHealth;
 use super::percent::Percent;
 use super::retry::RetryBudget;
 use super::route::HostPolicy;
+use super::settings::Secret;
 use super::source::{ConsulService, DnsRecords, EtcdFormat};
 use super::upstream_tls::UpstreamTls;
 
@@ -230,6 +231,8 @@ pub enum HashKey {
 pub struct Session {
     /// The name of the cookie that tells the endpoint.
     pub cookie: String,
+    /// What the cookie's value is keyed with; `None`: whoever can name an address can tell whether it is the endpoint's.
+    pub secret: Option<Secret>,
 }
 
 /// Where requests wait for an endpoint with room.

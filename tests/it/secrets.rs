@@ -49,6 +49,7 @@ async fn no_secret_is_in_anything_that_the_gateway_says() {
         telemetry = {{ log = "debug", events = "events.jsonl", audit = "audit.jsonl", audit_accepted = true }}
         upstreams.app.endpoints = ["{app}"]
         upstreams.auth.endpoints = ["{auth}"]
+        upstreams.app.session = {{ cookie = "at", secret = "{SHARED}" }}
         consumers.acme = {{ keys = ["sha256:{digest}"], password = "{hash}" }}
         middlewares.keys.api_key = {{}}
         middlewares.by-query.api_key.query = "key"

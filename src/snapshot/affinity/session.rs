@@ -1,6 +1,7 @@
-//! Defines sessions: the cookie that tells at which endpoint a client is, without telling where that is.
+//! Sessions: the cookie that tells at which endpoint a client is. With a secret nobody else can tell where that is.
 
 use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::hmac;
 use http::HeaderValue;
 
 use super::super::endpoint::Endpoint;
@@ -21,7 +22,8 @@ pub struct Sessions {
 
 impl Sessions {
     pub(super) fn new(name: &Name, session: &Session, endpoints: &[Endpoint]) -> Self {
-        let all: Vec<String> = endpoints.iter().map(|endpoint| token(name, endpoint)).collect();
+        let key = session.secret.as_ref().map(|secret| hmac::Key::new(hmac::HMAC_SHA256, secret.expose().as_bytes()));
+        let all: Vec<String> = endpoints.iter().map(|endpoint| token(name, endpoint, key.as_ref())).collect();
         let set = |token: &String| {
             let plain = format!("{}={token}; Path=/; HttpOnly; SameSite=Lax", session.cookie);
             // A cookie's name is a token, and the rest is ours: always a header's value.
@@ -50,9 +52,19 @@ impl Sessions {
 
 const NONE: HeaderValue = HeaderValue::from_static("");
 
-/// Equal on every gateway. A digest and nothing less: what is made to be quick can be turned around.
-fn token(name: &Name, endpoint: &Endpoint) -> String {
+/// Equal on every gateway that has the same secret. There are few addresses: without one, trying them all takes a second.
+fn token(name: &Name, endpoint: &Endpoint, key: Option<&hmac::Key>) -> String {
     let text = format!("fleetgate session\n{name}\n{}", endpoint.address);
-    let digest = digest(&SHA256, text.as_bytes());
-    digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    let (tag, hash);
+    let bytes: &[u8] = match key {
+        Some(key) => {
+            tag = hmac::sign(key, text.as_bytes());
+            tag.as_ref()
+        }
+        None => {
+            hash = digest(&SHA256, text.as_bytes());
+            hash.as_ref()
+        }
+    };
+    bytes.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }

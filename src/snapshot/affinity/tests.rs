@@ -123,7 +123,8 @@ fn a_subset_has_a_table_of_its_own() {
 fn a_cookie_tells_the_endpoint_and_not_its_address() {
     use http::{HeaderMap, Method, header};
 
-    let settings = UpstreamSettings { session: Some(Session { cookie: "at".to_owned() }), ..Default::default() };
+    let settings =
+        UpstreamSettings { session: Some(Session { cookie: "at".to_owned(), secret: None }), ..Default::default() };
     let all = endpoints(&equal(3));
     let affinity = Affinity::new(&name(), &settings, &all);
     let sessions = affinity.sessions().expect("sessions");
@@ -144,6 +145,26 @@ fn a_cookie_tells_the_endpoint_and_not_its_address() {
     }
     assert_eq!(find("at=10.0.0.1:8080"), None);
     assert_eq!(find("at="), None);
+}
+
+#[test]
+fn a_session_with_a_secret_is_the_same_everywhere_and_tells_no_address() {
+    use crate::spec::settings::Secret;
+
+    let cookie = |secret: Option<&str>| {
+        let session = Session { cookie: "at".to_owned(), secret: secret.map(Secret::new) };
+        let settings = UpstreamSettings { session: Some(session), ..Default::default() };
+        let affinity = Affinity::new(&name(), &settings, &endpoints(&equal(1)));
+        affinity.sessions().expect("sessions").set_cookie(0, false).expect("a cookie").clone()
+    };
+    let secret = Some("what every gateway has");
+    assert_eq!(cookie(secret), cookie(secret));
+    assert_ne!(cookie(secret), cookie(Some("what every gateway had")));
+    assert_ne!(cookie(secret), cookie(None));
+    // Fixed for ever: another value moves every client once.
+    for (secret, wanted) in [(secret, "9912ea55999e417176a3e67e7eb97c59"), (None, "bfb42cbf5324006094ef484c761a5790")] {
+        assert_eq!(cookie(secret), format!("at={wanted}; Path=/; HttpOnly; SameSite=Lax"));
+    }
 }
 
 proptest! {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::spec::settings::Secret;
 use crate::spec::upstream::{Balance, Hash, HashKey, Priorities, Session};
 
 use super::condition::parse_header_name;
@@ -138,7 +139,13 @@ pub struct RawSession {
     /// The cookie that tells the endpoint, by a digest of its address. Clients get it with their first answer, and again
     /// when they were moved. Another one than the `sticky` of a route.
     cookie: Option<String>,
+    /// Keys that digest, so that no client finds the address by trying all there are; 16 bytes at least, and the same at
+    /// every gateway. Another one moves every client once.
+    secret: Option<String>,
 }
+
+/// What nobody finds by trying.
+const SHORTEST_SECRET: usize = 16;
 
 impl RawSession {
     pub(super) fn resolve(self, scope: &Scope<'_>) -> Option<Session> {
@@ -146,7 +153,11 @@ impl RawSession {
             scope.missing("`cookie` is missing: the name of the cookie that tells a client's endpoint");
             return None;
         };
-        scope.key("cookie").check(parse_cookie_name(cookie)).map(|cookie| Session { cookie })
+        if self.secret.as_ref().is_some_and(|secret| secret.len() < SHORTEST_SECRET) {
+            scope.key("secret").problem(format!("is too short: it takes {SHORTEST_SECRET} bytes at least"));
+        }
+        let cookie = scope.key("cookie").check(parse_cookie_name(cookie))?;
+        Some(Session { cookie, secret: self.secret.map(Secret::new) })
     }
 }
 

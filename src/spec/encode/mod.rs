@@ -91,7 +91,11 @@ pub fn settings(settings: &UpstreamSettings) -> Map<String, Value> {
         add("hash", hash_key(hash));
     }
     if let Some(session) = &settings.session {
-        add("session", json!({ "cookie": session.cookie }));
+        let mut told = json!({ "cookie": session.cookie });
+        if session.secret.is_some() {
+            told["secret"] = "...".into();
+        }
+        add("session", told);
     }
     if let Some(window) = settings.slow_start {
         add("slow_start", duration_text(window).into());

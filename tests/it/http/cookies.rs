@@ -20,7 +20,7 @@ fn config(one: &Origin, other: &Origin) -> String {
         discovery.state_dir = "off"
         upstreams.one.endpoints = ["{0}"]
         upstreams.other.endpoints = ["{1}"]
-        upstreams.session = {{ endpoints = ["{0}", "{1}"], balance = "round_robin", session = {{ cookie = "at" }} }}
+        upstreams.session = {{ endpoints = ["{0}", "{1}"], balance = "round_robin", session = {{ cookie = "at", secret = "what every gateway has" }} }}
         consumers.acme.keys = ["{KEY}"]
         middlewares.keys.api_key.cookie = "key"
         middlewares.login.jwt = {{ issuers = ["i"], audience = [], secret = "{SECRET}", cookie = "token" }}
