@@ -312,6 +312,7 @@ impl App {
             tasks.spawn(async move { shutdown.run_until_cancelled(following).await.unwrap_or_default() });
         }
 
+        let unreadable = stats.unreadable();
         let metrics = metrics(&snapshots, &statuses, &fleet, stats, &logs, started)
             .and_then(|metrics| metrics.register(saved_errors).map(|()| metrics))
             .and_then(|metrics| metrics.register(saver).map(|()| metrics))
@@ -328,6 +329,7 @@ impl App {
             commands,
             history,
             logs: logs.states(),
+            unreadable,
             metrics,
             readiness: Arc::clone(&readiness),
             started,

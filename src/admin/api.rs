@@ -196,6 +196,7 @@ mod tests {
             commands: Commands::channel().0,
             history: History::new(Box::new(|_, _| None), CancellationToken::new()),
             logs: LogStates(Vec::new()),
+            unreadable: Arc::default(),
             metrics,
             readiness: Readiness::new(),
             started,

@@ -20,6 +20,7 @@ use crate::spec::settings::Settings;
 use crate::telemetry::audit::AuditLog;
 use crate::telemetry::lines::LogStates;
 use crate::telemetry::prometheus::Metrics;
+use crate::telemetry::unreadable::UnreadableProxies;
 
 mod access;
 mod api;
@@ -57,6 +58,8 @@ pub struct State {
     pub history: Arc<History>,
     /// How what is written fares.
     pub logs: LogStates,
+    /// The trusted proxies whose clients are unknown.
+    pub unreadable: Arc<UnreadableProxies>,
     /// What `/metrics` renders.
     pub metrics: Metrics,
     /// What `/readyz` says.

@@ -122,6 +122,7 @@ mod tests {
             commands: Commands::channel().0,
             history: History::new(Box::new(|_, _| None), CancellationToken::new()),
             logs: LogStates(Vec::new()),
+            unreadable: Arc::default(),
             metrics: Metrics::new().expect("a registry"),
             readiness: Readiness::new(),
             started: Instant::now(),

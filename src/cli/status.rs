@@ -57,7 +57,7 @@ pub(super) fn render(answer: &Value) -> String {
             told.push(format!("{more} more of {}: /api/v1/providers", text(provider.get("name"))));
         }
     }
-    told.extend(list(answer, "remarks").iter().map(problem));
+    told.extend(["problems", "remarks"].iter().flat_map(|key| list(answer, key)).map(problem));
     if !told.is_empty() {
         out += "\n\n";
         out += &told.join("\n");
@@ -134,6 +134,7 @@ mod tests {
             "providers": [{ "name": "consul", "state": "failing", "verified_at": null, "rejected": 2,
                 "kept": 1, "unresolved": 0, "shadowed": 3, "more_problems": 5,
                 "problems": [{ "place": "consul:users", "key": "", "text": "connection refused" }] }],
+            "problems": [{ "place": "configuration", "key": "listeners.web.trusted_proxies", "text": "the trusted proxy" }],
             "remarks": [{ "place": "a.toml:1:1", "key": "", "text": "two registrations of one address" }],
         });
         insta::assert_snapshot!(render(&answer), @"
@@ -155,6 +156,7 @@ consul    failing  -          2         1     0           3
 
 consul:users: connection refused
 5 more of consul: /api/v1/providers
+configuration: listeners.web.trusted_proxies: the trusted proxy
 a.toml:1:1: two registrations of one address
 ");
         assert_eq!(duration(0), "0s");

@@ -12,6 +12,7 @@ use super::headers::{self, Noted, Sender};
 use super::local::{Chain, LocalRoute, LocalSnapshot};
 use super::outbound::Added;
 use super::steps;
+use crate::exchange::header::X_FORWARDED_FOR;
 use crate::exchange::{Body, ProxyError, target};
 use crate::snapshot::RequestView;
 use crate::snapshot::gate::{self, Passed};
@@ -73,6 +74,11 @@ pub(super) fn arrive(
     let listener = &connection.listener.settings;
     let Sender { client, is_secure } = connection.peer.sender(request.headers(), *noted, &listener.trusted_proxies);
     (frame.client, frame.is_secure) = (client, is_secure);
+    if let Some(peer) = client.unknown_behind() {
+        let line = request.headers().get_all(X_FORWARDED_FOR).iter().next_back();
+        let line = line.map_or(&[][..], HeaderValue::as_bytes);
+        worker.stats.unreadable.note(peer, &connection.listener.name, line);
+    }
     *noted = connection.peer.settle_claims(request.headers_mut(), *noted);
     let noted = *noted;
     let mut added = Added::default();

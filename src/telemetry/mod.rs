@@ -11,6 +11,7 @@ pub mod log;
 pub mod outputs;
 pub mod prometheus;
 pub mod stats;
+pub mod unreadable;
 
 use std::io;
 use std::sync::Arc;

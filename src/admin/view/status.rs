@@ -58,6 +58,8 @@ pub struct StatusView {
     /// What outlives the gateway, unless that is off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub saved_state: Option<SavedStateView>,
+    /// What is wrong with the gateway as a whole or with what surrounds it, and what to do.
+    pub problems: Vec<Problem>,
     /// Worth a remark, though everything works.
     pub remarks: Vec<Problem>,
 }
@@ -218,6 +220,7 @@ pub fn view(state: &State) -> StatusView {
         providers: providers.into_iter().map(summary).collect(),
         logs: state.logs.0.iter().map(|log| log_view(log)).collect(),
         saved_state: state.commands.saving().map(saved_state),
+        problems: state.unreadable.problems(),
         remarks: snapshot.report.pending.iter().chain(&snapshot.report.remarks).cloned().chain(troubles).collect(),
     }
 }

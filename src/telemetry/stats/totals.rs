@@ -6,17 +6,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::instrument::HistogramTotal;
 use super::worker::WorkerStats;
 use crate::telemetry::prometheus::{Definition, Samples, Source, definitions};
+use crate::telemetry::unreadable::UnreadableProxies;
 
 /// The instruments of all workers.
 #[derive(Debug, Default)]
-pub struct WorkersStats(Mutex<Vec<Arc<WorkerStats>>>);
+pub struct WorkersStats(Mutex<Vec<Arc<WorkerStats>>>, Arc<UnreadableProxies>);
 
 impl WorkersStats {
     /// Instruments for one more worker.
     pub fn worker(&self) -> Arc<WorkerStats> {
-        let stats = Arc::new(WorkerStats::default());
+        let stats = Arc::new(WorkerStats::among(&self.1));
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&stats));
         stats
+    }
+
+    /// The trusted proxies whose clients are unknown.
+    pub fn unreadable(&self) -> Arc<UnreadableProxies> {
+        Arc::clone(&self.1)
     }
 
     /// How many requests and tries each upstream has had, by its label.

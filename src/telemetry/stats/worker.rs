@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::spec::name::Name;
+use crate::telemetry::unreadable::UnreadableProxies;
 
 use super::instrument::{Counter, Gauge, Histogram};
 
@@ -122,6 +123,8 @@ impl HandshakeResult {
 /// same handle, until [`retain`](Self::retain) drops the series; a handle kept past that writes to nowhere.
 #[derive(Debug, Default)]
 pub struct WorkerStats {
+    /// The trusted proxies whose clients are unknown, of all workers.
+    pub unreadable: Arc<UnreadableProxies>,
     series: Mutex<Series>,
     /// Grows when `retain` dropped something: time to look handles up again.
     dropped: AtomicU64,
@@ -158,6 +161,11 @@ pub(super) struct RequestKey {
 }
 
 impl WorkerStats {
+    /// Those of a worker that tells of proxies together with others.
+    pub(super) fn among(unreadable: &Arc<UnreadableProxies>) -> Self {
+        Self { unreadable: Arc::clone(unreadable), ..Self::default() }
+    }
+
     /// Exchanges that ended with `code` and `flag`; absent labels are empty.
     pub fn requests(&self, listener: &Name, route: &str, upstream: &str, code: u16, flag: &str) -> Arc<Counter> {
         let key = RequestKey {

@@ -3,6 +3,7 @@
 use crate::support::client::{Connection, Request};
 use crate::support::gateway::Gateway;
 use crate::support::origin::{Origin, Seen};
+use crate::support::wait;
 
 const SECRET: &str = "a-secret-of-more-than-32-bytes-for-tests";
 
@@ -134,4 +135,20 @@ async fn no_trailer_says_what_services_believe_of_a_head() {
         assert_eq!(client.answer("POST").await.unwrap().status, 200, "{path}");
         assert_eq!(app.last_seen().unwrap().trailers, [("x-sum".to_owned(), "7".to_owned())], "{path}");
     }
+}
+
+#[tokio::test]
+async fn a_trusted_proxy_that_cannot_be_read_is_told_of() {
+    let (app, auth) = (Origin::start("app").await, Origin::start("auth").await);
+    let gateway = Gateway::start(&config(&app, &auth)).await;
+    for _ in 0..3 {
+        let request = Request::get("/").header_bytes("x-forwarded-for", b"203.0.113.9, \xffoops");
+        assert_eq!(request.send(gateway.listener("trusted")).await.status, 200);
+    }
+    let told = gateway.api("status").await["problems"].to_string();
+    for part in ["listeners.trusted.trusted_proxies", "127.0.0.1", "oops", "3 requests"] {
+        assert!(told.contains(part), "{told}");
+    }
+    let logged = || async { gateway.stderr().text().matches("names no client").count() == 1 };
+    wait::until(std::time::Duration::from_secs(30), "one line in the log", logged).await;
 }
