@@ -9,6 +9,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys};
 
+use super::cause::plain;
 use super::matching::HostMatch;
 use super::x509::Facts;
 
@@ -58,7 +59,7 @@ impl Pair {
                 Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
                     NoPair::Key("it is not the key of the certificate: give the two that belong together".to_owned())
                 }
-                Error::InvalidCertificate(_) => NoPair::Certificate(format!("it cannot be used: {error}")),
+                Error::InvalidCertificate(_) => NoPair::Certificate(plain(&format!("it cannot be used: {error}"))),
                 _ => NoPair::Key("it is no key that can be used: RSA, ECDSA and Ed25519 are known".to_owned()),
             }]
         })?;

@@ -4,6 +4,7 @@
 
 pub mod authority;
 pub mod breaker;
+pub mod cause;
 pub mod certificate;
 pub mod claims;
 pub mod client_certificate;

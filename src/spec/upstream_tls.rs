@@ -13,6 +13,7 @@ use rustls::{AlertDescription, CertificateError, ClientConfig, DigitallySignedSt
 use rustls::{DistinguishedName, SignatureScheme};
 
 use super::authority::{self, Authorities};
+use super::cause::plain;
 use super::certificate::Pair;
 use super::upstream::Protocol;
 
@@ -119,7 +120,7 @@ pub fn reason(error: &io::Error) -> String {
                 let (expected, presented) = (expected.to_str(), presented.join(", "));
                 format!("the endpoint's certificate is not for `{expected}` but for {presented}")
             }
-            other => format!("the endpoint's certificate is bad: {other}"),
+            other => plain(&format!("the endpoint's certificate is bad: {other}")),
         },
         Error::AlertReceived(AlertDescription::CertificateRequired) => {
             "the endpoint asks for a certificate of the gateway".to_owned()

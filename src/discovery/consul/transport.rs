@@ -3,8 +3,6 @@
 //! Blocked queries and short reads use clients of their own, so that no short read ever waits behind a blocked one, and
 //! the leader probe notices a dead agent while hundreds of queries hang on it.
 
-use std::error::Error as _;
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -16,6 +14,7 @@ use reqwest::{Certificate, Identity, RequestBuilder, Url};
 use tower::util::MapResponseLayer;
 
 use crate::discovery::status::Connections;
+use crate::spec::cause;
 use crate::spec::file::{self, MAX_ATTACHMENT_BYTES};
 use crate::spec::settings::{ClientTls, ConsulProvider as Settings};
 
@@ -279,14 +278,7 @@ fn at(path: &Path, text: &dyn std::fmt::Display) -> ClientError {
 
 /// An error with its causes, without the URL of the request.
 pub(super) fn describe(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text
+    cause::describe(&error.without_url())
 }
 
 /// Resolves every name to the addresses of one host.

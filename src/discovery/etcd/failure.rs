@@ -5,6 +5,7 @@ use std::error::Error as _;
 use etcd_client::Error;
 
 use crate::discovery::supervise::{ErrorKind, WatchError};
+use crate::spec::cause::{describe, plain};
 
 /// Why a call failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,10 +96,10 @@ impl From<Error> for Failure {
                     }
                     cause = error.source();
                 }
-                Self::of_status(i32::from(status.code()), &text)
+                Self::of_status(i32::from(status.code()), &plain(&text))
             }
             Error::InvalidUri(_) | Error::InvalidArgs(_) => Self::Refused(error.to_string()),
-            other => Self::Lost(other.to_string()),
+            other => Self::Lost(describe(&other)),
         }
     }
 }

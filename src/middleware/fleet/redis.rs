@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::{Answer, Ask, Ledger, Limit, Standing};
+use crate::spec::cause::plain;
 use crate::spec::file;
 use crate::spec::settings::{Redis as Settings, RedisTls};
 
@@ -245,7 +246,7 @@ fn certificates(tls: &RedisTls) -> Result<TlsCertificates, String> {
 
 /// What Redis says, in one line.
 fn text(error: &RedisError) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
+    plain(error.to_string().lines().next().unwrap_or_default())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

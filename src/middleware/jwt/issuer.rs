@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::ring::Ring;
 use crate::middleware::Trouble;
+use crate::spec::cause::describe;
 
 /// Unknown keys let the set be read no more often than this.
 const SOONEST: Duration = Duration::from_secs(30);
@@ -137,12 +138,12 @@ async fn read(url: &str) -> Result<Ring, String> {
     }
     let client = client.timeout(PATIENCE).redirect(reqwest::redirect::Policy::none()).build();
     let client = client.map_err(|error| format!("no HTTP client: {error}"))?;
-    let mut response = client.get(url).send().await.map_err(|error| error.without_url().to_string())?;
+    let mut response = client.get(url).send().await.map_err(|error| describe(&error.without_url()))?;
     if !response.status().is_success() {
         return Err(format!("it answers {}", response.status()));
     }
     let mut body = Vec::new();
-    while let Some(piece) = response.chunk().await.map_err(|error| error.without_url().to_string())? {
+    while let Some(piece) = response.chunk().await.map_err(|error| describe(&error.without_url()))? {
         body.extend_from_slice(&piece);
         if body.len() > LARGEST {
             return Err(format!("its answer is larger than {LARGEST} bytes"));
