@@ -6,12 +6,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use super::{provider, route, time_text, upstream};
+use super::{provider, time_text, upstream};
 use crate::admin::State;
 use crate::control::command::Saving;
 use crate::middleware::fleet::Standing;
 use crate::snapshot::report::Rejected;
-use crate::snapshot::{Diagnostic, DiagnosticKind, NamedMiddleware};
+use crate::snapshot::{Diagnostic, DiagnosticKind, NamedMiddleware, RouteHealth, RouteJudge};
 use crate::spec::document::Kind;
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::problem::Problem;
@@ -41,7 +41,7 @@ pub struct StatusView {
     /// By name.
     pub listeners: Vec<ListenerView>,
     /// Routes by state.
-    pub routes: BTreeMap<route::State, usize>,
+    pub routes: BTreeMap<RouteHealth, usize>,
     /// How many there are.
     pub upstreams: usize,
     /// Endpoints of all upstreams by state.
@@ -144,10 +144,10 @@ const MOST_PROBLEMS: usize = 20;
 pub fn view(state: &State) -> StatusView {
     let snapshot = state.snapshot.borrow().clone();
     let progress = state.readiness.progress();
-    let mut routes = BTreeMap::from(route::State::ALL.map(|it| (it, 0)));
-    let mut usable = route::Usable::new(&snapshot);
+    let mut routes = BTreeMap::from(RouteHealth::ALL.map(|it| (it, 0)));
+    let mut judge = RouteJudge::new(&snapshot);
     for route in snapshot.routes.routes() {
-        *routes.entry(usable.judge(route).0).or_default() += 1;
+        *routes.entry(judge.judge(route).0).or_default() += 1;
     }
     let mut endpoints = BTreeMap::from(upstream::State::ALL.map(|it| (it, 0)));
     for (state, count) in snapshot.upstreams().flat_map(|it| upstream::states(it)) {
