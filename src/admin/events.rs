@@ -6,11 +6,14 @@ use std::time::{Duration, SystemTime};
 use axum::Json;
 use axum::extract::State as Shared;
 use http::Uri;
+use serde::Serialize;
 
 use super::State;
 use super::error::ApiError;
 use super::query;
+use super::view::time_text;
 use crate::control::history::{Filter, Page, Past, moment};
+use crate::snapshot::Snapshot;
 
 /// Events of an answer, where nothing else is asked for.
 const USUAL: usize = 100;
@@ -21,8 +24,34 @@ const LONGEST_WAIT: u64 = 60;
 
 type Of = Shared<Arc<State>>;
 
+/// Events, and what is to know of the question.
+#[derive(Debug, Serialize)]
+pub(super) struct Events {
+    #[serde(flatten)]
+    page: Page,
+    /// The earliest time that was asked for, as it was understood.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<String>,
+    /// What was asked for and neither exists nor has an event.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unknown: Vec<String>,
+}
+
+impl Events {
+    fn new(page: Page, filter: &Filter, snapshot: &Snapshot) -> Self {
+        let is_empty = page.items.is_empty();
+        let upstream = filter.upstream.as_ref().filter(|name| !snapshot.upstreams().any(|one| *one.label == ***name));
+        let route = filter.route.as_ref();
+        let route = route.filter(|name| !snapshot.routes.routes().iter().any(|one| *one.label == ***name));
+        let upstream = upstream.map(|name| format!("there is no upstream `{name}`, and no such event of one"));
+        let route = route.map(|name| format!("there is no route `{name}`, and no such event of one"));
+        let unknown = upstream.into_iter().chain(route).filter(|_| is_empty).collect();
+        Self { page, since: filter.since.map(time_text), unknown }
+    }
+}
+
 /// `GET /api/v1/events?upstream=&route=&provider=&since=TIME&after=ID&limit=N&wait=SECONDS`
-pub(super) async fn list(Shared(state): Of, uri: Uri) -> Result<Json<Page>, ApiError> {
+pub(super) async fn list(Shared(state): Of, uri: Uri) -> Result<Json<Events>, ApiError> {
     let mut filter = Filter::default();
     let (mut provider, mut since, mut after, mut limit, mut wait) = (None, None, None, None, None);
     for (name, value) in query::pairs(&uri) {
@@ -47,10 +76,12 @@ pub(super) async fn list(Shared(state): Of, uri: Uri) -> Result<Json<Page>, ApiE
     let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(USUAL);
     let wait = wait.map(|text| number(&text, "wait", 0, LONGEST_WAIT)).transpose()?.unwrap_or(0);
     if wait == 0 {
-        return Ok(Json(state.history.select(&filter, limit)));
+        let page = state.history.select(&filter, limit);
+        return Ok(Json(Events::new(page, &filter, &state.snapshot.borrow())));
     }
     let page = state.history.wait(&filter, limit, Duration::from_secs(wait)).await;
-    page.map(Json).map_err(|many| ApiError::Unavailable(many.to_string()))
+    let page = page.map_err(|many| ApiError::Unavailable(many.to_string()))?;
+    Ok(Json(Events::new(page, &filter, &state.snapshot.borrow())))
 }
 
 /// `GET /api/v1/events/at?time=TIME&upstream=NAME`
@@ -71,7 +102,7 @@ pub(super) async fn at(Shared(state): Of, uri: Uri) -> Result<Json<Past>, ApiErr
     match upstream {
         // One that is gone has a past, too.
         Some(name) if past.items.is_empty() && !state.snapshot.borrow().upstreams().any(|it| *it.label == name) => {
-            Err(ApiError::NotFound(format!("nothing is known of an upstream `{name}` at that time")))
+            Err(ApiError::NotFound(format!("nothing is known of an upstream `{name}` at {} (UTC)", past.at)))
         }
         _ => Ok(Json(past)),
     }

@@ -4,7 +4,7 @@ use std::io::{BufRead, IsTerminal as _, Write};
 
 use serde_json::{Value, json};
 
-use super::admin::{Access, list, text};
+use super::admin::{self, Access, Shape, list, text};
 use super::table::printable;
 use super::{FAILED, FINE, say};
 use crate::spec::file;
@@ -21,6 +21,9 @@ pub(super) struct Arguments {
     #[command(flatten)]
     access: Access,
 }
+
+/// What is held, and the digest by which exactly that is accepted.
+const HOLDS: Shape = &[("items", Value::is_array), ("digest", Value::is_string)];
 
 /// Addresses and names that are shown of one hold; more are counted.
 const MAX_SHOWN: usize = 10;
@@ -42,9 +45,9 @@ fn accept(
     let target = &absolute(target);
     let path = format!("/api/v1/holds?target={}", super::admin::segment(target));
     loop {
-        let holds = match access.ask(&path) {
+        let holds = match access.ask(&path, HOLDS) {
             Ok(holds) => holds,
-            Err(error) => return fail(remarks, &error),
+            Err(failure) => return admin::failed(remarks, &failure),
         };
         let items = list(&holds, "items");
         if items.iter().any(|hold| !is_refused(hold)) {
@@ -66,14 +69,14 @@ fn accept(
         match access.post("/api/v1/accept", &json!({ "target": target, "digest": holds.get("digest") })) {
             Ok(answer) => {
                 let shown =
-                    if access.is_json() { format!("{answer:#}") } else { printable(&text(answer.get("message"))) };
+                    if access.is_json() { admin::pretty(&answer) } else { printable(&text(answer.get("message"))) };
                 say(out, &shown);
                 return FINE;
             }
             Err(failure) if failure.code == "changed" && !yes && answers.is_some() => {
                 say(remarks, "fleetgate: what is held has changed meanwhile");
             }
-            Err(failure) => return fail(remarks, &failure.text),
+            Err(failure) => return admin::failed(remarks, &failure),
         }
     }
 }

@@ -1,6 +1,5 @@
 //! Defines how commands ask a running gateway: its admin API.
 
-use std::convert::Infallible;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,14 +8,15 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::table::printable;
-use super::{FAILED, FINE, say};
+use super::{FAILED, FINE, UNANSWERED, say};
+use crate::spec::cause::plain;
 use crate::spec::file;
 
 /// How to reach the admin API of a running gateway.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Access {
     /// Where the admin API is
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9901", value_parser = url)]
+    #[arg(long, value_name = "URL", default_value = DEFAULT_URL, value_parser = url)]
     admin: String,
     /// A file that holds the admin token
     ///
@@ -34,31 +34,85 @@ pub(super) struct Failure {
     pub(super) code: String,
     /// For people.
     pub(super) text: String,
+    /// The exit code: whether the gateway said no, or could not be asked.
+    pub(super) exit: u8,
 }
 
 impl From<String> for Failure {
     fn from(text: String) -> Self {
-        Self { code: String::new(), text }
+        Self { code: String::new(), text, exit: UNANSWERED }
     }
 }
 
+/// Where the admin API is by default.
+pub(super) const DEFAULT_URL: &str = "http://127.0.0.1:9901";
+
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The largest answer that is read: whatever listens at the URL may send without end.
+const MAX_ANSWER_BYTES: usize = 256 << 20;
+
+/// Members that an answer must have: whatever else listens at the URL may answer in JSON, too.
+pub(super) type Shape = &'static [(&'static str, fn(&Value) -> bool)];
+
+/// A list of the API.
+pub(super) const ITEMS: Shape = &[("generation", Value::is_u64), ("items", Value::is_array)];
+
+/// What is told of a command.
+pub(super) const MESSAGE: Shape =
+    &[("message", |message| message.as_str().is_some_and(|text| !text.trim().is_empty()))];
+
+/// A page of the API: where it is, what it must have, and how it is shown.
+pub(super) struct Page {
+    pub(super) shape: Shape,
+    pub(super) render: fn(&Value) -> String,
+    /// The exit code for an answer.
+    pub(super) verdict: fn(&Value) -> u8,
+}
+
+impl Page {
+    /// A page that answers well whatever it says.
+    pub(super) fn new(shape: Shape, render: fn(&Value) -> String) -> Self {
+        Self { shape, render, verdict: |_| FINE }
+    }
+}
+
 /// Asks for a path and shows the answer as a table, or as it is.
-pub(super) fn show(
-    access: &Access,
-    path: &str,
-    render: fn(&Value) -> String,
-    out: &mut dyn Write,
-    remarks: &mut dyn Write,
-) -> u8 {
-    shown(access, access.ask(path), render, out, remarks)
+pub(super) fn show(access: &Access, path: &str, page: &Page, out: &mut dyn Write, remarks: &mut dyn Write) -> u8 {
+    shown(access, access.ask(path, page.shape), page, out, remarks)
 }
 
 /// Tells the gateway something and shows its answer.
 pub(super) fn tell(access: &Access, path: &str, out: &mut dyn Write, remarks: &mut dyn Write) -> u8 {
-    let message = |answer: &Value| printable(&text(answer.get("message")));
-    shown(access, access.send(Method::POST, path), message, out, remarks)
+    let page = Page::new(MESSAGE, |answer| printable(&text(answer.get("message"))));
+    shown(access, access.exchange(Method::POST, path, None, page.shape), &page, out, remarks)
+}
+
+/// An answer as JSON that cannot steer the terminal: a control character can only stand in a text, where it is escaped.
+pub(super) fn pretty(answer: &Value) -> String {
+    escape_controls(&format!("{answer:#}"))
+}
+
+/// JSON in one line, likewise.
+pub(super) fn compact(answer: &Value) -> String {
+    escape_controls(&answer.to_string())
+}
+
+fn escape_controls(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len());
+    for character in json.chars() {
+        match character {
+            '\n' => escaped.push(character),
+            _ if super::table::steers(character) => {
+                let mut units = [0; 2];
+                for unit in character.encode_utf16(&mut units) {
+                    escaped.push_str(&format!("\\u{unit:04x}"));
+                }
+            }
+            _ => escaped.push(character),
+        }
+    }
+    escaped
 }
 
 /// A text as one segment of a path.
@@ -68,27 +122,35 @@ pub(super) fn segment(text: &str) -> impl std::fmt::Display {
 
 fn shown(
     access: &Access,
-    answer: Result<Value, String>,
-    render: fn(&Value) -> String,
+    answer: Result<Value, Failure>,
+    page: &Page,
     out: &mut dyn Write,
     remarks: &mut dyn Write,
 ) -> u8 {
     match answer {
         Ok(answer) => {
-            let text = if access.json { format!("{answer:#}") } else { render(&answer) };
+            let text = if access.json { pretty(&answer) } else { (page.render)(&answer) };
             say(out, &text);
-            FINE
+            (page.verdict)(&answer)
         }
-        Err(error) => {
-            say(remarks, &format!("fleetgate: {}", printable(&error)));
-            FAILED
-        }
+        Err(failure) => failed(remarks, &failure),
     }
 }
 
+/// Says why there is no answer.
+pub(super) fn failed(remarks: &mut dyn Write, failure: &Failure) -> u8 {
+    say(remarks, &format!("fleetgate: {}", printable(&failure.text)));
+    failure.exit
+}
+
 /// A URL, also where only `host:port` was written.
-fn url(text: &str) -> Result<String, Infallible> {
-    Ok(if text.contains("://") { text.to_owned() } else { format!("http://{text}") })
+fn url(text: &str) -> Result<String, String> {
+    let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+    let parsed = reqwest::Url::parse(&url).map_err(|error| format!("{error}; write {DEFAULT_URL}"))?;
+    match parsed.scheme() {
+        "http" | "https" => Ok(url),
+        other => Err(format!("`{other}` is not http or https; write {DEFAULT_URL}")),
+    }
 }
 
 impl Access {
@@ -98,24 +160,20 @@ impl Access {
     }
 
     /// Asks for a path.
-    pub(super) fn ask(&self, path: &str) -> Result<Value, String> {
-        self.send(Method::GET, path)
+    pub(super) fn ask(&self, path: &str, shape: Shape) -> Result<Value, Failure> {
+        self.exchange(Method::GET, path, None, shape)
     }
 
     /// Sends a body.
     pub(super) fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
-        self.exchange(Method::POST, path, Some(body))
+        self.exchange(Method::POST, path, Some(body), MESSAGE)
     }
 
-    fn send(&self, method: Method, path: &str) -> Result<Value, String> {
-        self.exchange(method, path, None).map_err(|failure| failure.text)
-    }
-
-    fn exchange(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+    fn exchange(&self, method: Method, path: &str, body: Option<&Value>, shape: Shape) -> Result<Value, Failure> {
         let token = self.token()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
-        runtime.block_on(async {
+        let (status, body) = runtime.block_on(async {
             let mut client = reqwest::Client::builder();
             if !self.admin.starts_with("https://") {
                 // A machine may have no certificates at all, which matters only to https.
@@ -136,15 +194,35 @@ impl Access {
             if let Some(body) = body {
                 request = request.header("content-type", "application/json").body(body.to_string());
             }
-            let response = request.send().await.map_err(|error| self.unreachable(&error))?;
-            let status = response.status();
-            let body = response.text().await.map_err(|error| self.unreachable(&error))?;
-            if !status.is_success() {
-                return Err(self.refused(status, &body));
+            let mut response = request.send().await.map_err(|error| self.unreachable(&error))?;
+            let mut body = Vec::new();
+            while let Some(chunk) = response.chunk().await.map_err(|error| self.unreachable(&error))? {
+                body.extend_from_slice(&chunk);
+                if body.len() > MAX_ANSWER_BYTES {
+                    return Err(self.foreign("its answer does not end"));
+                }
             }
-            let parsed = serde_json::from_str(&body);
-            parsed.map_err(|_| Failure::from(format!("{} is no admin API of Fleetgate", self.admin)))
-        })
+            Ok::<_, Failure>((response.status(), body))
+        })?;
+        let parsed = serde_json::from_slice::<Value>(&body);
+        if !status.is_success() {
+            return Err(self.refused(status, &parsed.unwrap_or_default()));
+        }
+        let answer = parsed.map_err(|_| self.foreign("its answer is not JSON"))?;
+        match shape.iter().find(|(name, fits)| !answer.get(name).is_some_and(fits)) {
+            Some((name, _)) => Err(self.foreign(&format!("its answer has no `{name}` as that API has it"))),
+            None => Ok(answer),
+        }
+    }
+
+    /// What answers is something else.
+    fn foreign(&self, why: &str) -> Failure {
+        format!(
+            "{} is not the admin API of Fleetgate: {why}; give the address of the line `admin` that `fleetgate run` \
+             prints (--admin URL)",
+            self.admin
+        )
+        .into()
     }
 
     fn token(&self) -> Result<Option<String>, String> {
@@ -166,18 +244,22 @@ impl Access {
         while let Some(next) = cause.source() {
             cause = next;
         }
+        let cause = plain(&cause.to_string());
         format!("no answer from the admin API at {}: {cause}; is the gateway running? (--admin URL)", self.admin)
     }
 
-    fn refused(&self, status: reqwest::StatusCode, body: &str) -> Failure {
-        let body: Value = serde_json::from_str(body).unwrap_or_default();
-        let message = body.pointer("/error/message").and_then(Value::as_str).unwrap_or_default();
-        let hint = match status {
-            reqwest::StatusCode::UNAUTHORIZED => " (give the admin token by --token-file)",
-            _ => "",
-        };
+    fn refused(&self, status: reqwest::StatusCode, body: &Value) -> Failure {
+        use reqwest::StatusCode;
         let code = text(body.pointer("/error/code"));
-        Failure { code, text: format!("{} answered {status}: {message}{hint}", self.admin) }
+        let Some(message) = body.pointer("/error/message").and_then(Value::as_str) else {
+            return self.foreign(&format!("it answers {status}"));
+        };
+        let (hint, exit) = match status {
+            StatusCode::UNAUTHORIZED => (" (give the admin token by --token-file)", UNANSWERED),
+            StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => ("", UNANSWERED),
+            _ => ("", FAILED),
+        };
+        Failure { code, text: format!("{} answered {status}: {message}{hint}", self.admin), exit }
     }
 }
 

@@ -1,11 +1,11 @@
 //! Defines `fleetgate events`: what changed, when and why; and how endpoints stood at a time.
 
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::admin::{self, Access, few_pairs, list, text};
+use super::admin::{self, Access, ITEMS, Page, Shape, few_pairs, list, text};
 use super::table::{Table, printable};
 use super::{FAILED, FINE, say};
 
@@ -40,25 +40,27 @@ pub(super) struct Arguments {
 /// How long the gateway lets a follower wait, in seconds; less than a request may take.
 const WAIT: &str = "5";
 
-/// Between two tries to reach a gateway that was there before.
+/// A page of events; `next` is where the page behind it begins.
+const EVENTS: Shape = &[("generation", Value::is_u64), ("items", Value::is_array), ("next", Value::is_u64)];
+
+/// Between two tries to reach a gateway that was there before, and between two empty answers that came without a wait.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Asks and shows.
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write, remarks: &mut dyn Write) -> u8 {
     if let Some(at) = &arguments.at {
         let path = path("/api/v1/events/at", &[("time", Some(at)), ("upstream", arguments.upstream.as_ref())]);
-        return admin::show(&arguments.access, &path, past, out, remarks);
+        return admin::show(&arguments.access, &path, &Page::new(ITEMS, past), out, remarks);
     }
     let limit = arguments.limit.to_string();
     if !arguments.follow {
-        return admin::show(&arguments.access, &arguments.path(&[("limit", &limit)]), table, out, remarks);
+        let verdict = |answer: &Value| if list(answer, "unknown").is_empty() { FINE } else { FAILED };
+        let page = Page { shape: EVENTS, render: table, verdict };
+        return admin::show(&arguments.access, &arguments.path(&[("limit", &limit)]), &page, out, remarks);
     }
-    match arguments.access.ask(&arguments.path(&[("limit", &limit)])) {
+    match arguments.access.ask(&arguments.path(&[("limit", &limit)]), EVENTS) {
         Ok(page) => follow(arguments, page, out, remarks),
-        Err(error) => {
-            say(remarks, &format!("fleetgate: {}", printable(&error)));
-            FAILED
-        }
+        Err(failure) => admin::failed(remarks, &failure),
     }
 }
 
@@ -67,18 +69,25 @@ fn follow(arguments: &Arguments, mut page: Value, out: &mut dyn Write, remarks: 
     let mut silent = false;
     loop {
         for event in list(&page, "items") {
-            let text = if arguments.access.is_json() { event.to_string() } else { line(event) };
+            let text = if arguments.access.is_json() { admin::compact(event) } else { line(event) };
             if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
                 return FINE;
             }
         }
         let next = text(page.get("next"));
         page = loop {
-            match arguments.access.ask(&arguments.path(&[("after", &next), ("limit", "1000"), ("wait", WAIT)])) {
-                Ok(page) => break page,
-                Err(error) => {
+            let asked = Instant::now();
+            let path = arguments.path(&[("after", &next), ("limit", "1000"), ("wait", WAIT)]);
+            match arguments.access.ask(&path, EVENTS) {
+                Ok(page) => {
+                    if list(&page, "items").is_empty() && asked.elapsed() < PAUSE {
+                        std::thread::sleep(PAUSE);
+                    }
+                    break page;
+                }
+                Err(failure) => {
                     if !std::mem::replace(&mut silent, true) {
-                        say(remarks, &format!("fleetgate: {}; trying again", printable(&error)));
+                        say(remarks, &format!("fleetgate: {}; trying again", printable(&failure.text)));
                     }
                     std::thread::sleep(PAUSE);
                 }
@@ -122,7 +131,14 @@ fn table(answer: &Value) -> String {
             origin(event),
         ]);
     }
-    let mut notes = Vec::new();
+    let mut notes: Vec<String> = list(answer, "unknown").iter().map(|what| printable(&text(Some(what)))).collect();
+    if list(answer, "items").is_empty() && notes.is_empty() {
+        let since = answer.get("since").and_then(Value::as_str);
+        notes.push(match since {
+            Some(since) => format!("no such event since {}", printable(since)),
+            None => "no such event".to_owned(),
+        });
+    }
     if answer.get("more").and_then(Value::as_bool) == Some(true) {
         notes.push("there are more; --limit shows up to 1000".to_owned());
     }
@@ -167,7 +183,7 @@ fn origin(event: &Value) -> String {
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
-/// `state healthy > unhealthy, weight 1 > 3`: the keys that differ; of what came or went nothing but an endpoint's
+/// `state healthy -> unhealthy, weight 1 -> 3`: the keys that differ; of what came or went nothing but an endpoint's
 /// state and weight.
 fn change(event: &Value) -> String {
     match (event.get("before").and_then(Value::as_object), event.get("after").and_then(Value::as_object)) {
@@ -178,7 +194,7 @@ fn change(event: &Value) -> String {
                 None => "nothing".to_owned(),
                 some => text(some),
             };
-            let told = differ.map(|key| format!("{key} {} > {}", value(before.get(key)), value(after.get(key))));
+            let told = differ.map(|key| format!("{key} {} -> {}", value(before.get(key)), value(after.get(key))));
             told.collect::<Vec<_>>().join(", ")
         }
         (Some(one), None) | (None, Some(one)) if event.get("endpoint").is_some() => {
@@ -213,7 +229,14 @@ fn past(answer: &Value) -> String {
         Some(started_at) => format!("the gateway started at {started_at}"),
         None => "no gateway is known to have run then".to_owned(),
     };
-    let mut out = format!("at {} ({run})\n{}", field("at"), table.render());
+    let mut out = printable(&format!("at {} ({run})", field("at")));
+    out += "\n";
+    out += &table.render();
+    if list(answer, "items").is_empty() {
+        let oldest = answer.get("oldest").and_then(Value::as_str);
+        let oldest = oldest.map(|oldest| format!("; the oldest event is of {}", printable(oldest))).unwrap_or_default();
+        out += &format!("\nno endpoint is known of {} (UTC){oldest}", printable(&field("at")));
+    }
     let more = answer.get("more").and_then(Value::as_u64).unwrap_or_default();
     if more > 0 {
         out += &format!("\n{more} more endpoints: --upstream NAME shows those of one upstream");
@@ -244,16 +267,16 @@ mod tests {
         let events = [endpoint_event(), route, failing];
         let answer = json!({ "generation": 4, "items": events, "next": 9, "more": true, "dropped": 2 });
         insta::assert_snapshot!(table(&answer), @"
-TIME                      EVENT             OF                 CHANGE                                   WHY                                         BY
-2026-11-24T14:02:03.000Z  endpoint_changed  users 10.0.3.7:80  state healthy > unhealthy, weight 1 > 3  consul:users says that a check is critical  consul 42
-2026-11-24T14:02:04.000Z  route_changed     users              priority 3 > nothing                     its document? is another                    etcd
-2026-11-24T14:02:05.000Z  provider_failing  consul:users       -                                        connection refused                          consul
+TIME                      EVENT             OF                 CHANGE                                     WHY                                         BY
+2026-11-24T14:02:03.000Z  endpoint_changed  users 10.0.3.7:80  state healthy -> unhealthy, weight 1 -> 3  consul:users says that a check is critical  consul 42
+2026-11-24T14:02:04.000Z  route_changed     users              priority 3 -> nothing                      its document? is another                    etcd
+2026-11-24T14:02:05.000Z  provider_failing  consul:users       -                                          connection refused                          consul
 there are more; --limit shows up to 1000
 2 older ones had to go
 ");
         insta::assert_snapshot!(events.each_ref().map(line).join("\n"), @"
-2026-11-24T14:02:03.000Z endpoint_changed users 10.0.3.7:80 [state healthy > unhealthy, weight 1 > 3]: consul:users says that a check is critical (consul 42)
-2026-11-24T14:02:04.000Z route_changed    users [priority 3 > nothing]: its document? is another (etcd)
+2026-11-24T14:02:03.000Z endpoint_changed users 10.0.3.7:80 [state healthy -> unhealthy, weight 1 -> 3]: consul:users says that a check is critical (consul 42)
+2026-11-24T14:02:04.000Z route_changed    users [priority 3 -> nothing]: its document? is another (etcd)
 2026-11-24T14:02:05.000Z provider_failing consul:users: connection refused (consul)
 ");
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::admin::{self, few_pairs, joined, list, pairs, text};
+use super::admin::{self, Page, Shape, few_pairs, joined, list, pairs, text};
 use super::routes::matching;
 use super::table::{Table, percent, printable};
 use super::upstreams::{levels, refusing};
@@ -23,7 +23,7 @@ pub(super) struct Arguments {
     /// The listener it comes in by; the first one by name when not given
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
-    /// The client's address, for routes that are sticky by it
+    /// The client's address, for what decides by it: `ip`, `maintenance`, `require`, sticky routes
     #[arg(long, value_name = "IP")]
     client: Option<IpAddr>,
     /// Tells of this route, too, what keeps it from being taken
@@ -42,7 +42,8 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write, remarks: &mut dyn 
     let more = [("listener", &arguments.listener), ("client", &client), ("route", &arguments.route)];
     query.extend_pairs(more.iter().filter_map(|(name, value)| Some((name, value.as_ref()?))));
     let path = format!("/api/v1/explain?{}", query.finish());
-    admin::show(&arguments.access, &path, render, out, remarks)
+    let shape: Shape = &[("generation", Value::is_u64), ("request", Value::is_object), ("routes", Value::is_array)];
+    admin::show(&arguments.access, &path, &Page::new(shape, render), out, remarks)
 }
 
 /// The request, the routes in order, the targets, the endpoints, and what comes of it.
@@ -56,7 +57,7 @@ fn render(answer: &Value) -> String {
         parts.push(middlewares(answer));
     }
     if let Some(route) = answer.get("route").filter(|route| route.is_object()) {
-        parts.push(taken(route));
+        parts.push(taken(route, answer));
     }
     if !list(answer, "upstreams").is_empty() {
         parts.push(endpoints(answer));
@@ -119,12 +120,16 @@ fn middlewares(answer: &Value) -> String {
     table.render()
 }
 
-fn taken(route: &Value) -> String {
+fn taken(route: &Value, answer: &Value) -> String {
     let field = |key: &str| text(route.get(key));
     let mut head = format!("route {} of {}: {}", field("name"), field("provider"), field("state"));
     let reasons = joined(list(route, "reasons"), "; ");
     if !reasons.is_empty() {
         head += &format!(" ({reasons})");
+    }
+    let answers = |one: &&Value| one.get("effect").and_then(Value::as_str) == Some("answers");
+    if let Some(middleware) = list(answer, "middlewares").iter().find(answers) {
+        head += &format!("\nnot reached: middleware {} answers before its targets", text(middleware.get("name")));
     }
     let decided = field("decided_by");
     if !decided.is_empty() {
@@ -202,14 +207,32 @@ fn endpoints(answer: &Value) -> String {
     lines.join("\n")
 }
 
+/// What the client gets, and what may answer before that.
 fn outcome(answer: &Value) -> String {
-    let Some(own) = answer.get("answer").filter(|own| own.is_object()) else {
-        return "the client gets what an endpoint answers".to_owned();
+    let gets = match answer.get("answer").filter(|own| own.is_object()) {
+        None => "the client gets what an endpoint answers".to_owned(),
+        Some(own) => {
+            let field = |key: &str| text(own.get(key));
+            let (flag, error, reason) = (field("flag"), field("error"), field("reason"));
+            let mut words = vec![field("status")];
+            words.extend(own.get("grpc_status").map(|status| format!("with grpc-status {}", text(Some(status)))));
+            words.push(error);
+            words.retain(|word| !word.is_empty());
+            let flag = if flag.is_empty() { flag } else { format!(", flag {flag}") };
+            format!("the client gets {}{flag}: {reason}", words.join(" "))
+        }
     };
-    let field = |key: &str| text(own.get(key));
-    let (status, flag, error, reason) = (field("status"), field("flag"), field("error"), field("reason"));
-    let word = if flag.is_empty() { status } else { format!("{status} {error}, flag {flag}") };
-    printable(&format!("the client gets {word}: {reason}"))
+    let unless = list(answer, "unless").iter().map(|open| {
+        let (who, reason) = (text(open.get("who")), text(open.get("reason")));
+        // A target says what it answers itself.
+        let verb = if who.starts_with("middleware") { " refuses it" } else { "" };
+        format!("{who}{verb} ({reason})")
+    });
+    let unless: Vec<String> = unless.collect();
+    match unless.is_empty() {
+        true => printable(&gets),
+        false => printable(&format!("{gets}, unless {}", unless.join(", or "))),
+    }
 }
 
 #[cfg(test)]

@@ -26,10 +26,20 @@ mod status;
 mod table;
 mod upstreams;
 
-/// Everything went well.
+/// It went well.
 const FINE: u8 = 0;
-/// Invalid configuration, a failed bind, an unreachable admin API.
+/// The answer is no: an invalid configuration, a failed start, a gateway that is not ready, a refused action.
 const FAILED: u8 = 1;
+/// The command could not be understood, or nobody could be asked. clap exits with it, too.
+const UNANSWERED: u8 = 2;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  it went well; status: the gateway is ready
+  1  the answer is no: the configuration is invalid, the gateway does not start or is not ready, it refuses
+     what is asked of it, or knows no such upstream, route or endpoint
+  2  the command line can't be read, or the admin API can't be asked: nothing or something else answers at
+     its address, or it wants another token";
 
 const SIGNALS: &str = "\
 Signals:
@@ -41,7 +51,13 @@ Signals:
 
 /// An API gateway for fleets of machines: Consul and etcd feed a balanced proxy with canaries.
 #[derive(Debug, Parser)]
-#[command(name = "fleetgate", version, arg_required_else_help = true, subcommand_required = true)]
+#[command(
+    name = "fleetgate",
+    version,
+    arg_required_else_help = true,
+    subcommand_required = true,
+    after_help = EXIT_CODES
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -62,7 +78,7 @@ enum Command {
     },
     /// Runs the gateway with three small services inside and no registry, and prints what to try on it
     Demo(demo::Arguments),
-    /// Shows the state of a running gateway
+    /// Shows the state of a running gateway; exits 1 if it is not ready
     Status(admin::Access),
     /// Lists the routes of a running gateway
     Routes(admin::Access),
@@ -93,6 +109,12 @@ enum Command {
     Completions {
         /// The shell
         shell: clap_complete::Shell,
+    },
+    /// There is no such command; people look for it
+    #[command(hide = true)]
+    Metrics {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<std::ffi::OsString>,
     },
     /// A small HTTP service that registers itself, for trying things out
     #[command(hide = true)]
@@ -130,9 +152,15 @@ pub fn main() -> ExitCode {
         Command::Run(config) => lasting(|outputs| run::run(config.config, variables(), outputs)),
         Command::Check { config, file } => check::run(config.config.or(file).as_deref(), variables(), stdout, stderr),
         Command::Demo(arguments) => lasting(|outputs| demo::run(&arguments, outputs)),
-        Command::Status(access) => admin::show(&access, "/api/v1/status", status::render, stdout, stderr),
-        Command::Routes(access) => admin::show(&access, "/api/v1/routes", routes::render, stdout, stderr),
-        Command::Upstreams(access) => admin::show(&access, "/api/v1/upstreams", upstreams::render, stdout, stderr),
+        Command::Status(access) => admin::show(&access, "/api/v1/status", &status::page(), stdout, stderr),
+        Command::Routes(access) => {
+            let page = admin::Page::new(admin::ITEMS, routes::render);
+            admin::show(&access, "/api/v1/routes", &page, stdout, stderr)
+        }
+        Command::Upstreams(access) => {
+            let page = admin::Page::new(admin::ITEMS, upstreams::render);
+            admin::show(&access, "/api/v1/upstreams", &page, stdout, stderr)
+        }
         Command::Drain(place) => place.tell("drain", stdout, stderr),
         Command::Undrain(place) => place.tell("undrain", stdout, stderr),
         Command::Accept(arguments) => accept::run(&arguments, stdout, stderr),
@@ -150,6 +178,12 @@ pub fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "fleetgate", &mut script);
             say(stdout, String::from_utf8_lossy(&script).trim_end());
             FINE
+        }
+        Command::Metrics { .. } => {
+            let hint =
+                format!("there is no command `metrics`: the gateway serves them, curl {}/metrics", admin::DEFAULT_URL);
+            say(stderr, &format!("fleetgate: {hint}"));
+            UNANSWERED
         }
         Command::SampleService(arguments) => lasting(|outputs| sample_service(arguments, &mut outputs.stderr())),
     };

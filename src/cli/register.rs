@@ -169,7 +169,8 @@ impl Arguments {
         let (read, out) = (Arc::clone(&health), Mutex::new(out));
         let standing: Standing = Arc::new(move || read.lock().unwrap_or_else(PoisonError::into_inner).clone());
         let tell = |line: &str| say(&mut **out.lock().unwrap_or_else(PoisonError::into_inner), line);
-        let checking = self.watch(|healthy| {
+        let waits = |reason: &str| tell(&format!("waiting, not registered yet: {}: {reason}", self.check.url));
+        let checking = self.watch(waits, |healthy| {
             match &healthy {
                 Ok(()) => tell(&format!("healthy {}", self.check.url)),
                 Err(reason) => tell(&format!("unhealthy {}: {reason}", self.check.url)),
@@ -177,12 +178,14 @@ impl Arguments {
             *health.lock().unwrap_or_else(PoisonError::into_inner) = healthy;
         });
         let mut code = FINE;
+        let mut is_registered = false;
         let stop = CancellationToken::new();
         let kept = keep(Box::new(leased), standing, stop.clone(), |key, event| match event {
             Event::Changed(Change::Registered) => tell(&format!("registered {key}")),
             Event::Changed(Change::Removed) => tell(&format!("removed {key}")),
-            Event::Asserted(_) => {}
-            Event::Left => tell(&format!("left {key}")),
+            Event::Asserted(stands) => is_registered = stands,
+            Event::Left if is_registered => tell(&format!("left {key}")),
+            Event::Left => tell(&format!("ended; {key} was not registered")),
             Event::Failed(error) => say(remarks, &format!("fleetgate: cannot register, trying again: {error}")),
             Event::LeftBehind(error) => {
                 say(remarks, &format!("fleetgate: cannot leave, {key} ends with its lease: {error}"));
@@ -205,8 +208,8 @@ impl Arguments {
         code
     }
 
-    /// Checks for ever; tells each flip.
-    async fn watch(&self, mut flips: impl FnMut(Result<(), String>)) {
+    /// Checks for ever; tells each flip, and the first failure before any.
+    async fn watch(&self, waits: impl Fn(&str), mut flips: impl FnMut(Result<(), String>)) {
         let check = HealthCheck {
             probe: self.check.probe.clone(),
             interval: self.interval,
@@ -216,6 +219,7 @@ impl Arguments {
         };
         let mut threshold = Threshold::new(self.healthy_threshold, self.unhealthy_threshold);
         let mut health = Health::Unknown;
+        let mut is_told = false;
         let mut ticks = interval(self.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -225,6 +229,11 @@ impl Arguments {
                 Ok(Err(error)) => Err(error),
                 Err(_) => Err(format!("its name was not resolved within {:?}", self.timeout)),
             };
+            // Until the first flip nothing is registered: whoever waits for that learns why.
+            if let (Health::Unknown, Err(reason), false) = (health, &result, is_told) {
+                waits(reason);
+                is_told = true;
+            }
             if let Some(flipped) = threshold.answer(health, result.is_ok()) {
                 health = flipped;
                 flips(result);

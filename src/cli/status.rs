@@ -2,12 +2,29 @@
 
 use serde_json::Value;
 
-use super::admin::{joined, list, text};
+use super::admin::{Page, joined, list, text};
 use super::table::{Table, printable};
+use super::{FAILED, FINE};
+
+/// The page, which is an answer also to whether the gateway is ready.
+pub(super) fn page() -> Page {
+    Page {
+        shape: &[("version", Value::is_string), ("ready", Value::is_boolean), ("providers", Value::is_array)],
+        render,
+        verdict: |answer| match is(answer, "ready") && !is(answer, "draining") {
+            true => FINE,
+            false => FAILED,
+        },
+    }
+}
+
+fn is(answer: &Value, key: &str) -> bool {
+    answer.get(key).and_then(Value::as_bool).unwrap_or(false)
+}
 
 /// The gateway in a few lines, then its providers.
-pub(super) fn render(answer: &Value) -> String {
-    let flag = |key: &str| answer.get(key).and_then(Value::as_bool).unwrap_or(false);
+fn render(answer: &Value) -> String {
+    let flag = |key: &str| is(answer, key);
     let reasons = joined(list(answer, "reasons"), "; ");
     let readiness = match (flag("draining"), flag("ready")) {
         (true, _) => "draining".to_owned(),
@@ -38,8 +55,11 @@ pub(super) fn render(answer: &Value) -> String {
     let logs = list(answer, "logs").iter().filter_map(log).map(|log| ("log", Some(log)));
     let further = [("gateways", gateways.map(|count| text(Some(count)))), ("redis", redis), ("state_dir", saved)];
     let further = further.into_iter().chain(logs).filter_map(|(key, value)| Some((key, value?)));
-    let mut out: String =
-        lines.into_iter().chain(further).map(|(key, value)| format!("{key:<10} {}\n", printable(&value))).collect();
+    let line = |(key, value): (&str, String)| {
+        let value = if value.is_empty() { "-".to_owned() } else { printable(&value) };
+        format!("{key:<10} {value}\n")
+    };
+    let mut out: String = lines.into_iter().chain(further).map(line).collect();
     let mut table = Table::new(&["PROVIDER", "STATE", "CONFIRMED", "REJECTED", "KEPT", "UNRESOLVED", "SHADOWED"]);
     for provider in list(answer, "providers") {
         table.row(
@@ -54,7 +74,7 @@ pub(super) fn render(answer: &Value) -> String {
         let problems = list(provider, "problems");
         told.extend(problems.iter().map(problem));
         if let Some(more) = provider.get("more_problems").and_then(Value::as_u64).filter(|more| *more > 0) {
-            told.push(format!("{more} more of {}: /api/v1/providers", text(provider.get("name"))));
+            told.push(printable(&format!("{more} more of {}: /api/v1/providers", text(provider.get("name")))));
         }
     }
     told.extend(["problems", "remarks"].iter().flat_map(|key| list(answer, key)).map(problem));

@@ -37,8 +37,18 @@ impl Table {
         };
         let widths: Vec<usize> = (0..columns).map(width).collect();
         let line = |row: &Vec<String>| {
-            let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-            cells.join("  ").trim_end().to_owned()
+            let mut line = String::new();
+            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                if column > 0 {
+                    line.push_str("  ");
+                }
+                line.push_str(cell);
+                // The last column has no end to align, however long its cells are; a format's width ends at 65,535.
+                if column + 1 < row.len() {
+                    line.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.chars().count())));
+                }
+            }
+            line.trim_end().to_owned()
         };
         self.rows.iter().map(line).collect::<Vec<_>>().join("\n")
     }
@@ -55,7 +65,24 @@ fn shorten(cell: &mut String) {
 
 /// A text that cannot steer the terminal: names and labels come from registries.
 pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { '?' } else { character }).collect()
+    text.chars().map(|character| if steers(character) { '?' } else { character }).collect()
+}
+
+/// Whether a character does something on a terminal instead of being shown: controls, and those that change the order,
+/// the lines or the look of what stands around them.
+pub(super) fn steers(character: char) -> bool {
+    let is_format = matches!(
+        character,
+        '\u{ad}'
+            | '\u{61c}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}'
+    );
+    character.is_control() || is_format
 }
 
 /// `100 %`, `33.33 %`, `5 %`; what is possible is never shown as 0, and what is not sure never as 100.
@@ -86,6 +113,14 @@ mod tests {
         let rows: Vec<&str> = rendered.lines().skip(1).collect();
         assert_eq!(rows[0], format!("{shortened}  ok     {long}"));
         assert_eq!(rows[1], format!("{}  ok     -", &long[..2 * MAX_CELL_CHARS]));
+    }
+
+    #[test]
+    fn no_cell_is_too_long_for_a_table() {
+        let mut table = Table::new(&["NAME", "REASONS"]);
+        let long = "x".repeat(200_000);
+        table.row([long.clone(), long.clone()]);
+        assert!(table.render().ends_with(&long));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The command line as a user meets it: what it prints, and how it exits.
 
+mod odd;
+
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -151,22 +153,22 @@ users     file      static  10.0.0.1:80  healthy  1       0          -       -
 }
 
 #[test]
-fn a_gateway_that_does_not_answer_well_exits_with_1() {
+fn a_gateway_that_does_not_answer_well_exits_with_2() {
     let directory = tempfile::tempdir().unwrap();
     let (url, served) =
         answer_once("401 Unauthorized", r#"{"error":{"code":"unauthorized","message":"a token is needed"}}"#);
     let (code, out, error) = run(&mut fleetgate(directory.path(), &["status", "--admin", &url]));
     served.join().unwrap();
-    assert_eq!((code, out.as_str()), (1, ""));
+    assert_eq!((code, out.as_str()), (2, ""));
     assert!(error.contains("a token is needed") && error.contains("--token-file"), "{error}");
 
     let (url, served) = answer_once("200 OK", "<html>");
     let (code, _, error) = run(&mut fleetgate(directory.path(), &["routes", "--admin", &url]));
     served.join().unwrap();
-    assert!(code == 1 && error.contains("no admin API"), "{error}");
+    assert!(code == 2 && error.contains("is not the admin API of Fleetgate"), "{error}");
 
     // A port that was free a moment ago: nobody listens there.
     let url = format!("http://{}", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
     let (code, _, error) = run(&mut fleetgate(directory.path(), &["routes", "--admin", &url]));
-    assert!(code == 1 && error.contains("refused") && error.contains("--admin"), "{error}");
+    assert!(code == 2 && error.contains("refused") && error.contains("--admin"), "{error}");
 }

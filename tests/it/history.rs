@@ -216,10 +216,10 @@ async fn checks_flip_followers_see_it_and_the_file_keeps_it() {
     shows(&json, &["route_added"]).await;
 
     origin.set_healthy(false);
-    shows(&lines, &["endpoint_changed", "healthy > unhealthy", "active checks fail: "]).await;
+    shows(&lines, &["endpoint_changed", "healthy -> unhealthy", "active checks fail: "]).await;
     let while_out = later();
     origin.set_healthy(true);
-    shows(&lines, &["endpoint_changed", "unhealthy > healthy", "active checks pass"]).await;
+    shows(&lines, &["endpoint_changed", "unhealthy -> healthy", "active checks pass"]).await;
     let line = stood(&gateway, "users", &while_out, origin.address());
     assert!(line.contains("unhealthy") && line.contains("active checks fail: "), "{line}");
     gateway.write_config(&checked(&origin, "/people"));

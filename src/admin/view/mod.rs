@@ -53,7 +53,7 @@ impl Freshness {
 }
 
 /// RFC 3339 in UTC with milliseconds.
-fn time_text(time: SystemTime) -> String {
+pub(super) fn time_text(time: SystemTime) -> String {
     let timestamp = Timestamp::try_from(time).unwrap_or(Timestamp::UNIX_EPOCH);
     format!("{timestamp:.3}")
 }

@@ -46,6 +46,7 @@ async fn an_endpoint_follows_its_check_and_leaves_at_the_end() {
     origin.set_healthy(false);
     let labels = ["--endpoints", &etcd.client_address().to_string(), "--label", "version=v7", "--weight", "3"];
     let mut process = Process::start("register", &command(&origin, &labels));
+    says(&process, 0, "waiting, not registered yet: http://").await;
     says(&process, 0, "unhealthy http://").await;
     assert!(keys(&etcd, KEYS).await.is_empty());
     assert_eq!(gateway.get("/").await.status, 503);
@@ -77,7 +78,7 @@ async fn an_endpoint_follows_its_check_and_leaves_at_the_end() {
     let words: Vec<_> =
         process.stdout.all().iter().filter_map(|line| Some(line.split_once(' ')?.0.to_owned())).collect();
     let round = ["healthy", "registered", "unhealthy", "removed", "healthy", "registered", "left"];
-    assert_eq!(words, [&["unhealthy"][..], &round].concat());
+    assert_eq!(words, [&["waiting,", "unhealthy"][..], &round].concat());
     assert_eq!(process.stderr.text(), "");
 }
 
