@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State as Shared;
 use http::Uri;
+use tokio::runtime::Handle;
 
 use super::State;
 use super::error::ApiError;
@@ -48,7 +49,14 @@ pub(super) async fn explain(Shared(state): Shared<Arc<State>>, uri: Uri) -> Resu
     let method = method.as_deref().unwrap_or("GET");
     let question = Question::read(method, &url, &headers)?.by(name(listener)?).from(client).about(name(route)?);
     let snapshot = Arc::clone(&state.snapshot.borrow());
-    Ok(Json(explain::explain(&question, &snapshot, &state.settings.listeners)?))
+    // A table of thousands of routes takes its time, and what a request meets belongs to one thread.
+    let runtime = Handle::current();
+    let explaining = tokio::task::spawn_blocking(move || {
+        runtime.block_on(explain::explain(&question, &snapshot, &state.settings.listeners))
+    });
+    let explained =
+        explaining.await.map_err(|_| ApiError::Internal("explaining it failed; the log says why".to_owned()))?;
+    Ok(Json(explained?))
 }
 
 impl From<Wrong> for ApiError {

@@ -15,7 +15,7 @@ use http::{HeaderName, Request, Response};
 use hyper::body::Incoming;
 
 use crate::exchange::{Exchange, Payload, ProxyError};
-use crate::spec::middleware::MiddlewareSpec;
+use crate::spec::middleware::{MiddlewareSpec, transform};
 
 use self::fleet::Fleet;
 
@@ -145,6 +145,11 @@ impl Next {
         let next = Self { chain: Rc::clone(&chain), passed: passed + 1, exchange: Rc::clone(&exchange) };
         middleware.handle(request, next).await.unwrap_or_else(|error| exchange.refuse(error))
     }
+}
+
+/// A `fault` without its delays, for who asks what becomes of a request and does not wait.
+pub fn undelayed(spec: &transform::Fault) -> Arc<dyn Middleware> {
+    Arc::new(fault::Fault::new(&transform::Fault { delay: None, ..spec.clone() }))
 }
 
 /// Makes what a spec asks for.

@@ -8,7 +8,7 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header};
 
 use super::request::RequestView;
-use crate::exchange::ProxyError;
+use crate::exchange::{ProxyError, target};
 use crate::spec::name::Name;
 use crate::spec::path;
 use crate::spec::settings::{HttpsRedirect, Listener};
@@ -37,6 +37,24 @@ impl Passed<'_> {
         let port = if redirect.port == 443 { String::new() } else { format!(":{}", redirect.port) };
         let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
         Ok(format!("https://{}{port}{path}{query}", self.host))
+    }
+
+    /// The request that passed as its middlewares see it: with its path in normal form.
+    pub fn arrived(&self, request: &Request<()>) -> Request<()> {
+        let mut arrived = Request::new(());
+        *arrived.method_mut() = request.method().clone();
+        *arrived.uri_mut() = request.uri().clone();
+        *arrived.headers_mut() = request.headers().clone();
+        if let Some(header) = &self.host_header {
+            arrived.headers_mut().insert(header::HOST, header.clone());
+        }
+        if self.path.is_some() || request.uri().authority().is_some() {
+            // A path in normal form is one.
+            if let Ok(uri) = target::origin_form(request.uri(), self.path.as_deref()) {
+                *arrived.uri_mut() = uri;
+            }
+        }
+        arrived
     }
 
     /// What matching sees of the request that passed.

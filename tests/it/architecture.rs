@@ -14,7 +14,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("middleware", &["spec", "exchange", "telemetry"]),
     ("snapshot", &["spec", "exchange", "middleware", "telemetry"]),
     ("discovery", &["spec"]),
-    ("control", &["spec", "discovery::state", "middleware", "snapshot", "telemetry"]),
+    // `exchange`: explain takes requests through middlewares, around an exchange that forwards nothing.
+    ("control", &["spec", "exchange", "discovery::state", "middleware", "snapshot", "telemetry"]),
     ("health", &["spec", "snapshot", "telemetry"]),
     ("proxy", &["spec", "exchange", "middleware", "snapshot", "telemetry"]),
     (

@@ -1,5 +1,7 @@
 //! Explain tells what the gateway does: the same requests asked about and sent, and the command's output.
 
+mod middlewares;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;

@@ -3,13 +3,14 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use http::StatusCode;
+use http::{Request, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::question::Question;
+use crate::exchange::{ProxyError, grpc};
 use crate::snapshot::middleware::Origin;
-use crate::snapshot::{BreakerView, LevelView, Route, StateName};
+use crate::snapshot::{BreakerView, LevelView, Route, RouteHealth, StateName};
 use crate::spec::encode;
 use crate::spec::endpoint::Labels;
 use crate::spec::name::{Name, ProviderId};
@@ -23,6 +24,9 @@ pub struct Explanation {
     pub request: Seen,
     /// What the client gets, where the gateway answers itself; `None`: what an endpoint answers.
     pub answer: Option<Answer>,
+    /// What may answer before that.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unless: Vec<Unless>,
     /// Routes whose host and literal path fit, in the order they are considered.
     pub routes: Vec<Candidate>,
     /// Such routes beyond those shown.
@@ -57,11 +61,23 @@ pub struct Seen {
     pub query: Option<String>,
 }
 
+/// What may answer a request before it comes to the answer that is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Unless {
+    /// `middleware `fair``, `target `users/canary``.
+    pub who: String,
+    /// Why it is open, or what it answers.
+    pub reason: String,
+}
+
 /// What a client gets of the gateway itself.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Answer {
-    /// The status.
+    /// The status of the HTTP response; 200 for a gRPC call that is refused.
     pub status: u16,
+    /// What a gRPC call gets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc_status: Option<u8>,
     /// The flag, as in the access log; empty for a redirect.
     pub flag: &'static str,
     /// The word in the answer's body; empty for a redirect.
@@ -110,8 +126,24 @@ pub struct ExplainedMiddleware {
     pub of: Origin,
     /// Whether it takes part.
     pub runs: bool,
+    /// What it does with the request.
+    pub effect: Effect,
     /// Why.
     pub reason: String,
+}
+
+/// What a middleware does with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Effect {
+    /// The request goes on.
+    Passes,
+    /// It answers instead of a service.
+    Answers,
+    /// It may answer: that depends on what a question can't say.
+    Open,
+    /// The request does not come to it.
+    Unreached,
 }
 
 /// The route taken.
@@ -131,20 +163,6 @@ pub struct ExplainedRoute {
     pub targets: Vec<ExplainedTarget>,
     /// Targets beyond those shown; none of them gets the request.
     pub more_targets: usize,
-}
-
-/// Whether a route can be served, as lists show it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RouteHealth {
-    /// Every target that may get traffic has a usable endpoint.
-    Ok,
-    /// Some have none.
-    Degraded,
-    /// Something its present document names does not exist: its last form that resolved is served.
-    Kept,
-    /// Something it names does not exist.
-    Unresolved,
 }
 
 /// A target of the route taken.
@@ -228,11 +246,12 @@ impl Explanation {
         let (routes, upstreams) = (Vec::new(), Vec::new());
         let (more_routes, other_routes, more_upstreams) = (0, 0, 0);
         let (answer, route) = (None, None);
-        let middlewares = Vec::new();
+        let (middlewares, unless) = (Vec::new(), Vec::new());
         Self {
             generation,
             request,
             answer,
+            unless,
             routes,
             more_routes,
             other_routes,
@@ -245,8 +264,26 @@ impl Explanation {
 }
 
 impl Answer {
-    pub(super) fn new(status: StatusCode, flag: &'static str, error: &'static str, reason: String) -> Self {
-        Self { status: status.as_u16(), flag, error, reason }
+    /// What a request gets that is refused.
+    pub(super) fn refusal<B>(error: ProxyError, request: &Request<B>, reason: String) -> Self {
+        let is_call = grpc::is_call(request.headers());
+        Self {
+            status: if is_call { StatusCode::OK } else { error.status() }.as_u16(),
+            grpc_status: is_call.then(|| grpc::status(error)),
+            flag: error.flag().as_str(),
+            error: error.code(),
+            reason,
+        }
+    }
+
+    /// An answer that is no refusal.
+    pub(super) fn own(status: StatusCode, flag: &'static str, reason: String) -> Self {
+        Self { status: status.as_u16(), grpc_status: None, flag, error: "", reason }
+    }
+
+    /// Whether a client can't tell the two apart.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        (self.status, self.grpc_status, self.flag) == (other.status, other.grpc_status, other.flag)
     }
 }
 

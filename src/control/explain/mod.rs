@@ -5,28 +5,34 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::Request;
+
 use crate::middleware::Trouble;
 use crate::snapshot::target::{DecidedBy, Odds, odds, sticky_key};
 use crate::snapshot::{
-    Endpoint, LevelView, RequestView, Route, RouteState, Snapshot, Standing, Target, Upstream, gate, level, middleware,
+    Endpoint, LevelView, NamedMiddleware, RequestView, Route, RouteJudge, Snapshot, Standing, Target, Upstream, gate,
+    level, middleware,
 };
 use crate::spec::breaker::Fallback;
 use crate::spec::condition::first_unmet;
 use crate::spec::encode;
 use crate::spec::name::Name;
 use crate::spec::percent::Percent;
-use crate::spec::route::Choice;
+use crate::spec::route::{Access, Choice};
 use crate::spec::settings::Listener;
 
 mod answer;
 mod question;
+mod rehearsal;
 mod word;
 
 pub use answer::{
-    Answer, Candidate, ExplainedEndpoint, ExplainedMiddleware, ExplainedRoute, ExplainedTarget, ExplainedUpstream,
-    Explanation, Fate, RouteHealth, Seen,
+    Answer, Candidate, Effect, ExplainedEndpoint, ExplainedMiddleware, ExplainedRoute, ExplainedTarget,
+    ExplainedUpstream, Explanation, Fate, Seen, Unless,
 };
 pub use question::{Question, Wrong};
+
+use rehearsal::{Ending, Facts, Known, Rehearsed, rehearse};
 
 /// Routes considered that an answer shows; the one taken is always among them.
 pub const MOST_ROUTES: usize = 100;
@@ -41,9 +47,9 @@ pub const MOST_ENDPOINTS: usize = 200;
 ///
 /// # Errors
 /// A listener or route that is not there.
-pub fn explain(
+pub async fn explain(
     question: &Question,
-    snapshot: &Snapshot,
+    snapshot: &Arc<Snapshot>,
     listeners: &BTreeMap<Name, Listener>,
 ) -> Result<Explanation, Wrong> {
     let (listener, settings) = question.listener(listeners)?;
@@ -52,27 +58,24 @@ pub fn explain(
     let passed = match gate::check(request, true, settings) {
         Ok(passed) => passed,
         Err((error, reason)) => {
-            explanation.answer = Some(Answer::new(
-                error.status(),
-                error.flag().as_str(),
-                error.code(),
-                format!("the gate refuses it: {reason}"),
-            ));
+            explanation.answer = Some(Answer::refusal(error, request, format!("the gate refuses it: {reason}")));
             return Ok(explanation);
         }
     };
     let view = passed.view(request, listener);
     explanation.request.host = Some(view.host.to_owned());
     explanation.request.path = Some(view.path.to_owned());
-    if let Some(redirect) = &settings.redirect_to_https {
+    // Else only a trusted proxy in front speaks TLS.
+    let came_by_https = question.is_secure && !settings.trusted_proxies.is_empty();
+    if let Some(redirect) = settings.redirect_to_https.as_ref().filter(|_| !came_by_https) {
         explanation.answer = Some(match passed.https_location(request, redirect) {
             Ok(location) => {
                 let reason = format!("the listener sends every request to https, this one to {location}");
-                Answer::new(redirect.status, "", "", reason)
+                Answer::own(redirect.status, "", reason)
             }
             Err(error) => {
                 let reason = "the listener sends every request to https, and this one has no host or path".to_owned();
-                Answer::new(error.status(), error.flag().as_str(), error.code(), reason)
+                Answer::refusal(error, request, reason)
             }
         });
         return Ok(explanation);
@@ -80,26 +83,67 @@ pub fn explain(
     if let Err(error) = snapshot.open() {
         let reasons = snapshot.report.closed_by().collect::<Vec<_>>().join("; ");
         let reason = format!("the gateway serves nothing until everything is read that may protect a route: {reasons}");
-        explanation.answer = Some(Answer::new(error.status(), error.flag().as_str(), error.code(), reason));
+        explanation.answer = Some(Answer::refusal(error, request, reason));
         return Ok(explanation);
     }
     let taken = snapshot.routes.take(&view);
     explanation.add_candidates(question, snapshot, &view, taken.ok())?;
     let route = taken.ok().map(|position| &snapshot.routes.routes()[position]);
-    if let Err(answer) = explanation.add_middlewares(listener, route, snapshot) {
-        explanation.answer = Some(answer);
+    let of_listener = match snapshot.middlewares.of_listener(listener) {
+        Ok(of_listener) => of_listener,
+        Err((error, reasons)) => {
+            let reason = format!("the listener's middlewares: {}", reasons.join("; "));
+            explanation.answer = Some(Answer::refusal(error, request, reason));
+            return Ok(explanation);
+        }
+    };
+    if let Some(route) = route
+        && let Err(error) = route.open()
+    {
+        explanation.route = Some(explained_route(route, snapshot).0);
+        let reason = route.state.reasons().join("; ");
+        explanation.answer = Some(Answer::refusal(error, request, reason));
+        explanation.add_middlewares(of_listener, &route.middlewares, None, snapshot);
         return Ok(explanation);
     }
+    let facts = Facts {
+        snapshot: Arc::clone(snapshot),
+        route: taken.ok(),
+        client: question.client,
+        host: view.host.to_owned(),
+        is_secure: settings.tls.is_some() || came_by_https,
+        may_have_certificate: settings.tls.as_ref().is_some_and(|tls| tls.clients.is_some()),
+    };
+    let arrived = passed.arrived(request);
+    let of_route = route.map_or(&[][..], |route| &route.middlewares);
+    let running = middleware::chain(of_listener, of_route).filter(|(.., fate)| matches!(fate, middleware::Fate::Runs));
+    let running: Vec<_> = running.map(|(named, ..)| named).collect();
+    let rehearsed = rehearse(&running, &arrived, &facts, &Known::default()).await;
+    explanation.add_middlewares(of_listener, of_route, Some(&rehearsed), snapshot);
+    for (position, why) in &rehearsed.open {
+        let named = running.get(*position).map_or("", |named| &*named.label);
+        explanation.unless.push(Unless { who: format!("middleware `{named}`"), reason: (*why).to_owned() });
+    }
+    let (sent, known) = match rehearsed.ending {
+        // Its targets are shown as if it had passed.
+        Ending::Answered(_, answer) => {
+            if let Some(route) = route {
+                explanation.follow(route, &arrived, Known::default(), &facts, question, listener).await;
+                explanation.unless.retain(|unless| unless.who.starts_with("middleware"));
+            }
+            explanation.answer = Some(answer);
+            return Ok(explanation);
+        }
+        Ending::Forwarded(sent, known) => (sent, known),
+    };
     match taken {
         Err(error) => {
-            explanation.answer = Some(Answer::new(
-                error.status(),
-                error.flag().as_str(),
-                error.code(),
-                "no route's conditions all hold".to_owned(),
-            ))
+            explanation.answer = Some(Answer::refusal(error, request, "no route's conditions all hold".to_owned()));
         }
-        Ok(position) => explanation.follow(&snapshot.routes.routes()[position], question, snapshot, &view),
+        Ok(position) => {
+            let route = &snapshot.routes.routes()[position];
+            explanation.follow(route, &sent, known, &facts, question, listener).await;
+        }
     }
     Ok(explanation)
 }
@@ -146,78 +190,81 @@ impl Explanation {
         Ok(())
     }
 
-    /// What the request passes on its way.
-    ///
-    /// # Errors
-    /// What every client of the listener gets.
+    /// What the request passes on its way; `rehearsed`: what becomes of it there, if it comes so far.
     fn add_middlewares(
         &mut self,
-        listener: &Name,
-        route: Option<&Arc<Route>>,
+        of_listener: &[Arc<NamedMiddleware>],
+        of_route: &[Arc<NamedMiddleware>],
+        rehearsed: Option<&Rehearsed>,
         snapshot: &Snapshot,
-    ) -> Result<(), Answer> {
-        let of_listener = snapshot.middlewares.of_listener(listener).map_err(|(error, reasons)| {
-            let reason = format!("the listener's middlewares: {}", reasons.join("; "));
-            Answer::new(error.status(), error.flag().as_str(), error.code(), reason)
-        })?;
-        let of_route = route.map_or(&[][..], |route| &route.middlewares);
+    ) {
+        let mut running = 0..;
         self.middlewares = middleware::chain(of_listener, of_route)
-            .map(|(named, of, fate)| ExplainedMiddleware {
-                name: Arc::clone(&named.label),
-                provider: named.provider,
-                r#type: named.spec.kind(),
-                of,
-                runs: matches!(fate, middleware::Fate::Runs),
-                reason: match fate {
-                    middleware::Fate::Runs => match named.trouble(snapshot) {
-                        None => encode::middleware(&named.spec).to_string(),
-                        Some(Trouble { text, refuses: true }) => format!("answers 503: {text}"),
-                        Some(Trouble { text, .. }) => format!("{}; {text}", encode::middleware(&named.spec)),
-                    },
-                    middleware::Fate::IsThere => "the listener has it already".to_owned(),
-                    middleware::Fate::Replaced(other) => format!("the route has `{}` instead", other.label),
-                },
+            .map(|(named, of, fate)| {
+                let (effect, reason) = match fate {
+                    middleware::Fate::Runs => {
+                        let (effect, what) = effect(running.next().unwrap_or_default(), rehearsed);
+                        (effect, format!("{what}{}", described(named, snapshot)))
+                    }
+                    middleware::Fate::IsThere => (Effect::Unreached, "the listener has it already".to_owned()),
+                    middleware::Fate::Replaced(other) => {
+                        (Effect::Unreached, format!("the route has `{}` instead", other.label))
+                    }
+                };
+                ExplainedMiddleware {
+                    name: Arc::clone(&named.label),
+                    provider: named.provider,
+                    r#type: named.spec.kind(),
+                    of,
+                    runs: matches!(fate, middleware::Fate::Runs),
+                    effect,
+                    reason,
+                }
             })
             .collect();
-        Ok(())
     }
 
-    /// From the route to the endpoints.
-    fn follow(&mut self, route: &Route, question: &Question, snapshot: &Snapshot, view: &RequestView<'_>) {
-        let mut explained = ExplainedRoute::new(route);
-        explained.reasons = snapshot.report.remarks_of(&route.name, route.provider);
-        if let Err(error) = route.open() {
-            let reasons = route.state.reasons().to_vec();
-            self.answer = Some(Answer::new(error.status(), error.flag().as_str(), error.code(), reasons.join("; ")));
-            explained.state = RouteHealth::Unresolved;
-            explained.reasons.splice(0..0, reasons);
-            self.route = Some(explained);
-            return;
-        }
-        if let RouteState::Kept(reasons) = &route.state {
-            explained.state = RouteHealth::Kept;
-            explained
-                .reasons
-                .splice(0..0, reasons.iter().map(|reason| format!("{reason}; its last form that resolved is served")));
-        }
-        let usable: Vec<usize> =
-            route.targets.iter().map(|target| snapshot.usable(target).map_or(0, |(_, usable)| usable.len())).collect();
+    /// From the route to the endpoints. `request`: as its middlewares made it, which found out `known`.
+    async fn follow(
+        &mut self,
+        route: &Route,
+        request: &Request<()>,
+        known: Known,
+        facts: &Facts,
+        question: &Question,
+        listener: &Name,
+    ) {
+        let snapshot = &facts.snapshot;
+        let view = RequestView {
+            listener,
+            host: &facts.host,
+            path: request.uri().path(),
+            method: request.method(),
+            headers: request.headers(),
+            query: request.uri().query(),
+        };
+        let (mut explained, usable) = explained_route(route, snapshot);
         let is_usable = |target: &Target| snapshot.usable(target).is_some_and(|(_, usable)| !usable.is_empty());
         let mut buffer = [0; 16];
-        let key = route.sticky().and_then(|sticky| sticky_key(sticky, view, question.client, &mut buffer));
-        let odds = odds(route, view, key, is_usable);
+        let key = route.sticky().and_then(|sticky| sticky_key(sticky, &view, question.client, &mut buffer));
+        let odds = odds(route, &view, key, is_usable);
         explained.decided_by = Some(word::decided(route, &odds, question.client.is_some()));
+        let mut met = Vec::new();
         for (position, target) in route.targets.iter().enumerate() {
-            if target.may_get_traffic() && usable[position] == 0 {
-                if explained.state == RouteHealth::Ok {
-                    explained.state = RouteHealth::Degraded;
-                }
-                explained.reasons.push(format!("{} has no usable endpoint", target.label));
-            }
             if position >= MOST_TARGETS && odds.drawn[position] == 0.0 && odds.taken[position] == 0.0 {
                 explained.more_targets += 1;
                 continue;
             }
+            let mut steps = Vec::new();
+            if odds.taken[position] > 0.0 {
+                let chain: Vec<_> = target.middlewares.iter().collect();
+                let rehearsed = rehearse(&chain, request, facts, &known).await;
+                steps.extend(passed_steps(target, Some(&rehearsed), snapshot));
+                met.push((target, odds.taken[position], rehearsed));
+            } else {
+                steps.extend(passed_steps(target, None, snapshot));
+            }
+            steps.extend(target.spec.steps.as_ref().map(|steps| word::steps(steps)).unwrap_or_default());
             explained.targets.push(ExplainedTarget {
                 target: Arc::clone(&target.label),
                 weight: match &target.spec.choice {
@@ -232,14 +279,8 @@ impl Explanation {
                 probability: odds.taken[position],
                 usable: usable[position],
                 levels: levels_of(target, snapshot),
-                reason: target_reason(target, position, &odds, usable[position], view),
-                steps: {
-                    let passed = target.middlewares.iter().map(|named| {
-                        format!("passes middleware `{}`: {}", named.label, encode::middleware(&named.spec))
-                    });
-                    let steps = target.spec.steps.as_ref().map(|steps| word::steps(steps)).unwrap_or_default();
-                    passed.chain(steps).collect()
-                },
+                reason: target_reason(target, position, &odds, usable[position], &view),
+                steps,
             });
         }
         if let Err(error) = odds.taken() {
@@ -249,13 +290,52 @@ impl Explanation {
                 }
                 DecidedBy::Key | DecidedBy::Weight => "no target with a weight has a usable endpoint".to_owned(),
             };
-            self.answer = Some(Answer::new(error.status(), error.flag().as_str(), error.code(), reason));
+            self.answer = Some(Answer::refusal(error, request, reason));
         } else {
-            let of_steps = answered_by_steps(route, &odds, question.client);
-            self.answer = of_steps.or_else(|| answered_by_breakers(route, &odds, snapshot));
+            self.add_answers(met, request, facts);
         }
         self.route = Some(explained);
         self.add_upstreams(route, snapshot);
+    }
+
+    /// What the client gets of the targets that it may meet: their answer if they all say the same, and else what each says.
+    fn add_answers(&mut self, met: Vec<(&Target, f64, Rehearsed)>, request: &Request<()>, facts: &Facts) {
+        let mut answers = Vec::new();
+        for (target, share, rehearsed) in met {
+            for (position, why) in &rehearsed.open {
+                let named = target.middlewares.get(*position).map_or("", |named| &*named.label);
+                self.unless.push(Unless { who: format!("middleware `{named}`"), reason: (*why).to_owned() });
+            }
+            let answer = match rehearsed.ending {
+                Ending::Answered(_, answer) => Some(answer),
+                Ending::Forwarded(..) => {
+                    if facts.client.is_none()
+                        && target.spec.steps.as_ref().is_some_and(|it| it.access != Access::Anybody)
+                    {
+                        let reason = "it takes some addresses alone, and the question gives none (--client)";
+                        self.unless
+                            .push(Unless { who: format!("target `{}`", target.label), reason: reason.to_owned() });
+                    }
+                    let of_steps = answered_by_steps(target, request, facts.client);
+                    of_steps.or_else(|| answered_by_breaker(target, request, &facts.snapshot))
+                }
+            };
+            answers.push((target, share, answer));
+        }
+        let first = answers.first().and_then(|(.., answer)| answer.clone());
+        match first {
+            Some(first)
+                if answers.iter().all(|(.., other)| other.as_ref().is_some_and(|other| other.is_like(&first))) =>
+            {
+                self.answer = Some(first);
+            }
+            _ => self.unless.extend(answers.into_iter().filter_map(|(target, share, answer)| {
+                let answer = answer?;
+                let reason =
+                    format!("with a probability of {share:.2} it answers {}: {}", answer.status, answer.reason);
+                Some(Unless { who: format!("target `{}`", target.label), reason })
+            })),
+        }
     }
 
     fn add_upstreams(&mut self, route: &Route, snapshot: &Snapshot) {
@@ -315,40 +395,69 @@ fn target_reason(target: &Target, position: usize, odds: &Odds, usable: usize, v
     }
 }
 
-/// What a client gets of the targets it may meet without an endpoint's word: if they all say the same.
-fn answered_by_steps(route: &Route, odds: &Odds, client: Option<IpAddr>) -> Option<Answer> {
-    let met = route.targets.iter().zip(&odds.taken).filter(|(_, taken)| **taken > 0.0);
-    let mut answers = met.map(|(target, _)| {
-        if let Some(Err(error)) = client.map(|client| target.admits(Some(client))) {
-            let reason = "the client's address may not come".to_owned();
-            return Some(Answer::new(error.status(), error.flag().as_str(), error.code(), reason));
-        }
-        let redirect = target.spec.steps.as_ref()?.redirect.as_ref()?;
-        Some(Answer::new(redirect.status, "", "", word::redirect(redirect)))
-    });
-    let first = answers.next()??;
-    answers.all(|other| other.as_ref() == Some(&first)).then_some(first)
+/// A route and its state as lists show it, and the usable endpoints of each target.
+fn explained_route(route: &Route, snapshot: &Snapshot) -> (ExplainedRoute, Vec<usize>) {
+    let (state, mut reasons, usable) = RouteJudge::new(snapshot).judge(route);
+    reasons.extend(snapshot.report.remarks_of(&route.name, route.provider));
+    (ExplainedRoute { state, reasons, ..ExplainedRoute::new(route) }, usable)
 }
 
-/// What a client gets of the breakers of the upstreams it may meet: if each of them refuses it, and with the same
-/// status.
-fn answered_by_breakers(route: &Route, odds: &Odds, snapshot: &Snapshot) -> Option<Answer> {
-    let met = route.targets.iter().zip(&odds.taken).filter(|(_, taken)| **taken > 0.0);
-    let mut answers = met.map(|(target, _)| {
-        let upstream = snapshot.upstream(target.slot)?;
-        let refusal = upstream.refuses(Instant::now())?;
-        let error = refusal.error();
-        let (status, code) = match &upstream.settings.breaker.as_ref()?.fallback {
-            // Its answer, or its breaker's.
-            Some(Fallback::Upstream(_)) if upstream.fallback.is_some() => return None,
-            Some(Fallback::Upstream(_)) | None => (error.status(), error.code()),
-            Some(Fallback::Answer(canned)) => (canned.status, ""),
-        };
-        let reason = format!("the breaker of {} refuses it: {refusal}", upstream.label);
-        Some(Answer::new(status, error.flag().as_str(), code, reason))
-    });
-    let first = answers.next()??;
-    answers.all(|other| other.is_some_and(|other| other.status == first.status)).then_some(first)
+/// What the middleware at this position does, and how its reason begins.
+fn effect(position: usize, rehearsed: Option<&Rehearsed>) -> (Effect, String) {
+    let Some(rehearsed) = rehearsed else { return (Effect::Unreached, "not reached; ".to_owned()) };
+    match &rehearsed.ending {
+        Ending::Answered(at, answer) if *at == position => {
+            let word = if answer.error.is_empty() { "" } else { " " };
+            return (Effect::Answers, format!("answers {}{word}{}; ", answer.status, answer.error));
+        }
+        Ending::Answered(at, _) if *at < position => return (Effect::Unreached, "not reached; ".to_owned()),
+        Ending::Answered(..) | Ending::Forwarded(..) => {}
+    }
+    match rehearsed.open.get(&position) {
+        Some(why) => (Effect::Open, format!("may answer: {why}; ")),
+        None => (Effect::Passes, String::new()),
+    }
+}
+
+/// What a middleware is, and what is wrong with it.
+fn described(named: &NamedMiddleware, snapshot: &Snapshot) -> String {
+    let spec = encode::middleware(&named.spec);
+    match named.trouble(snapshot) {
+        None => spec.to_string(),
+        Some(Trouble { text, .. }) => format!("{spec}; {text}"),
+    }
+}
+
+/// What the middlewares of a target do.
+fn passed_steps(target: &Target, rehearsed: Option<&Rehearsed>, snapshot: &Snapshot) -> Vec<String> {
+    let step = |(position, named): (usize, &Arc<NamedMiddleware>)| {
+        let what = rehearsed.map(|rehearsed| effect(position, Some(rehearsed)).1).unwrap_or_default();
+        format!("passes middleware `{}`: {what}{}", named.label, described(named, snapshot))
+    };
+    target.middlewares.iter().enumerate().map(step).collect()
+}
+
+/// What a client gets of a target that answers without an endpoint.
+fn answered_by_steps(target: &Target, request: &Request<()>, client: Option<IpAddr>) -> Option<Answer> {
+    if let Some(Err(error)) = client.map(|client| target.admits(Some(client))) {
+        return Some(Answer::refusal(error, request, "the client's address may not come".to_owned()));
+    }
+    let redirect = target.spec.steps.as_ref()?.redirect.as_ref()?;
+    Some(Answer::own(redirect.status, "", word::redirect(redirect)))
+}
+
+/// What a client gets of the breaker of a target's upstream, if that refuses it.
+fn answered_by_breaker(target: &Target, request: &Request<()>, snapshot: &Snapshot) -> Option<Answer> {
+    let upstream = snapshot.upstream(target.slot)?;
+    let refusal = upstream.refuses(Instant::now())?;
+    let error = refusal.error();
+    let reason = format!("the breaker of {} refuses it: {refusal}", upstream.label);
+    match &upstream.settings.breaker.as_ref()?.fallback {
+        // Its answer, or its breaker's.
+        Some(Fallback::Upstream(_)) if upstream.fallback.is_some() => None,
+        Some(Fallback::Upstream(_)) | None => Some(Answer::refusal(error, request, reason)),
+        Some(Fallback::Answer(canned)) => Some(Answer::own(canned.status, error.flag().as_str(), reason)),
+    }
 }
 
 fn explained_upstream(upstream: &Upstream, targets: &[&Target], snapshot: &Snapshot) -> ExplainedUpstream {

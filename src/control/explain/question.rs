@@ -14,6 +14,8 @@ pub struct Question {
     pub(super) request: Request<()>,
     pub(super) client: Option<IpAddr>,
     pub(super) route: Option<Name>,
+    /// The URL begins with `https://`.
+    pub(super) is_secure: bool,
     listener: Option<Name>,
 }
 
@@ -60,7 +62,8 @@ impl Question {
             };
             request.headers_mut().insert(header::HOST, host);
         }
-        Ok(Self { request, client: None, route: None, listener: None })
+        let is_secure = url.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"));
+        Ok(Self { request, client: None, route: None, is_secure, listener: None })
     }
 
     /// By this listener; else by the first one.

@@ -37,13 +37,24 @@ const TABLE: &str = r#"
     upstream = "absent"
 "#;
 
-fn snapshot() -> Snapshot {
+fn snapshot() -> Arc<Snapshot> {
     let mut world = World::new();
     world.documents(ProviderId::File, TABLE);
     world.source(&consul("users"), "10.0.0.1:80 version=v1\n10.0.0.2:80 version=v2\n10.0.0.3:80 version=v2 critical");
     world.read_the_rest();
     let now = tokio::time::Instant::now();
-    Builder::new(now).build(&world.merge(), &Affected::All, &Snapshot::empty(), now).expect("a snapshot")
+    let built = Builder::new(now).build(&world.merge(), &Affected::All, &Snapshot::empty(), now);
+    Arc::new(built.expect("a snapshot"))
+}
+
+/// Nothing here waits for anything.
+fn explain(
+    question: &Question,
+    snapshot: &Arc<Snapshot>,
+    listeners: &BTreeMap<Name, Listener>,
+) -> Result<Explanation, Wrong> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(super::explain(question, snapshot, listeners))
 }
 
 fn listeners() -> BTreeMap<Name, Listener> {
@@ -51,7 +62,7 @@ fn listeners() -> BTreeMap<Name, Listener> {
     ["inside", "web"].map(|name| (name.parse().expect("a name"), listener.clone())).into()
 }
 
-fn asked(snapshot: &Snapshot, method: &str, url: &str, headers: &[&str]) -> Value {
+fn asked(snapshot: &Arc<Snapshot>, method: &str, url: &str, headers: &[&str]) -> Value {
     let web = Some("web".parse().expect("a name"));
     let question = Question::read(method, url, headers).expect("a question").by(web);
     serde_json::to_value(explain(&question, snapshot, &listeners()).expect("an answer")).expect("JSON")
@@ -63,7 +74,7 @@ fn a_gateway_that_has_not_read_everything_serves_nothing() {
     world.documents(ProviderId::File, TABLE);
     let now = tokio::time::Instant::now();
     let snapshot = Builder::new(now).build(&world.merge(), &Affected::All, &Snapshot::empty(), now);
-    let shown = asked(&snapshot.expect("a snapshot"), "GET", "http://api.example.com/users", &[]);
+    let shown = asked(&Arc::new(snapshot.expect("a snapshot")), "GET", "http://api.example.com/users", &[]);
     assert_eq!((&shown["answer"]["status"], &shown["answer"]["flag"]), (&json!(503), &json!("NC")), "{shown}");
     let reason = shown["answer"]["reason"].as_str().expect("a reason");
     assert!(reason.ends_with("etcd has not been read yet; consul-kv has not been read yet"), "{reason}");
@@ -175,8 +186,8 @@ fn a_large_table_is_not_shown_whole() {
     world.documents(ProviderId::File, &format!("[upstreams.u]\nendpoints = []\n{routes}"));
     world.read_the_rest();
     let now = tokio::time::Instant::now();
-    let snapshot =
-        Builder::new(now).build(&world.merge(), &Affected::All, &Snapshot::empty(), now).expect("a snapshot");
+    let built = Builder::new(now).build(&world.merge(), &Affected::All, &Snapshot::empty(), now).expect("a snapshot");
+    let snapshot = Arc::new(built);
     let told = asked(&snapshot, "GET", "http://a/", &["x-n: 999"]);
     assert_eq!(told["routes"].as_array().expect("a list").len(), MOST_ROUTES + 1, "the one taken is always there");
     assert_eq!(told["routes"][MOST_ROUTES]["name"], "r999");

@@ -228,10 +228,19 @@ async fn keys_that_cannot_be_used_are_told_everywhere() {
         let route = routes["items"].as_array().unwrap().iter().find(|route| route["name"] == name).unwrap();
         assert_eq!(route["state"], "unresolved", "{route}");
         assert!(route["reasons"].to_string().contains(why), "{route}");
-        let explained = gateway.api(&format!("explain?method=GET&url=http://a.test{path}")).await.to_string();
-        assert!(explained.contains("answers 503: ") && explained.contains(why), "{explained}");
+        let asked = format!("explain?method=GET&url=http://a.test{path}");
+        for (header, status) in
+            [("&header=authorization:Bearer%20e30.e30.x", 503), ("", if name == "asks" { 503 } else { 401 })]
+        {
+            let explained = gateway.api(&format!("{asked}{header}")).await;
+            assert_eq!(explained["answer"]["status"], status, "{explained:#}");
+            assert_eq!(explained["route"]["state"], "unresolved", "{explained:#}");
+            assert!(explained["middlewares"][0]["reason"].to_string().contains(why), "{explained:#}");
+        }
         let status = gateway.api("status").await.to_string();
         assert!(status.contains(why), "{status}");
     }
+    // Not only that they can't be read, but why.
+    assert!(gateway.api("status").await.to_string().contains("Connection refused"));
     assert_eq!(origin.requests(), 0);
 }
