@@ -12,9 +12,13 @@ use crate::spec::decode::scope::{Reference, Referent};
 use crate::spec::decode::sections::{SectionItem, Sections, decode_sections};
 use crate::spec::decode::tree::Node;
 use crate::spec::document::Kind;
+use crate::spec::encode;
 use crate::spec::file::{self, MAX_ATTACHMENT_BYTES};
+use crate::spec::middleware::MiddlewareSpec;
+use crate::spec::middleware::limit::{ALONE, Scope};
 use crate::spec::name::{ItemRef, Name, ProviderId};
 use crate::spec::problem::{Problem, sort};
+use crate::spec::route::{Choice, RouteSpec, TargetSpec};
 use crate::spec::settings::{FileProvider, Settings};
 
 use super::{Loaded, Resolved, parse_file};
@@ -66,6 +70,8 @@ pub fn check(path: Option<&Path>, environment: impl IntoIterator<Item = (String,
         }
         known.miss_certificates(&settings, main.as_ref(), &mut errors);
         known.refer_from_listeners(&settings, main.as_ref());
+        known.doubt_routes(&mut warnings);
+        known.doubt_fleet(&settings, &mut warnings);
         for reference in std::mem::take(&mut known.references) {
             known.follow(reference, &mut errors, &mut warnings);
         }
@@ -114,6 +120,10 @@ struct Known {
     /// Upstreams by name, with where they are and their subsets' names, right or wrong.
     upstreams: BTreeMap<Name, (String, BTreeSet<String>)>,
     references: Vec<Reference>,
+    /// Routes that can be read, with where they are.
+    sound_routes: Vec<(Name, String, RouteSpec)>,
+    /// Limits that all gateways are to keep together, with where they are.
+    fleet_limits: Vec<(Name, String)>,
 }
 
 /// Takes an item's name, which nobody may have before it.
@@ -143,6 +153,8 @@ impl Known {
             consumers: BTreeMap::new(),
             upstreams: BTreeMap::new(),
             references: Vec::new(),
+            sound_routes: Vec::new(),
+            fleet_limits: Vec::new(),
         }
     }
 
@@ -154,6 +166,11 @@ impl Known {
         // Those of the main file's top level are told by reading its static sections.
         errors.extend(rejected.into_iter().filter(|problem| !errors.contains(problem)).collect::<Vec<_>>());
         for item in routes {
+            if let Ok(route) = &item.decoded.item
+                && !self.routes.contains_key(&item.name)
+            {
+                self.sound_routes.push((item.name.clone(), item.place.clone(), route.clone()));
+            }
             add_item(item, &mut self.routes, &mut self.references, errors);
         }
         for item in upstreams {
@@ -168,6 +185,11 @@ impl Known {
             }
         }
         for item in middlewares {
+            if let Ok(MiddlewareSpec::RateLimit(limit)) = &item.decoded.item
+                && limit.scope != Scope::Gateway
+            {
+                self.fleet_limits.push((item.name.clone(), item.place.clone()));
+            }
             add_item(item, &mut self.middlewares, &mut self.references, errors);
         }
         for item in consumers {
@@ -210,6 +232,45 @@ impl Known {
             });
             let text = "there is no certificate to show: give one, `[certificates.NAME]`";
             errors.push(Problem::new(place.unwrap_or_default(), format!("listeners.{name}.tls"), text));
+        }
+    }
+
+    /// Routes that get no request, or answer none.
+    fn doubt_routes(&self, warnings: &mut Vec<Problem>) {
+        let mut known: BTreeMap<String, (&Name, &str)> = BTreeMap::new();
+        for (name, place, route) in &self.sound_routes {
+            let mut warn = |text: String| warnings.push(Problem::new(place.as_str(), format!("routes.{name}"), text));
+            let weight = |target: &TargetSpec| match &target.choice {
+                Choice::Weight(weight) => *weight,
+                Choice::When(_) => 0,
+            };
+            let is_conditional = route.targets.iter().any(|target| matches!(target.choice, Choice::When(_)));
+            if route.targets.iter().all(|target| weight(target) == 0) {
+                warn(match is_conditional {
+                    true => "no target has a weight: requests that meet no condition get 503".to_owned(),
+                    false => "no target has a weight: every request gets 503".to_owned(),
+                });
+            }
+            match known.get(&taken_by(route)) {
+                Some((other, there)) => warn(format!(
+                    "matches the same as route `{other}` at {there}, and only one of them gets requests: change the match \
+                     or the `priority` of one"
+                )),
+                None => drop(known.insert(taken_by(route), (name, place))),
+            }
+        }
+    }
+
+    /// Limits that gateways can't keep together, knowing nothing of each other.
+    fn doubt_fleet(&self, settings: &Settings, warnings: &mut Vec<Problem>) {
+        let discovery = &settings.discovery;
+        let registers = discovery.consul.as_ref().is_some_and(|consul| consul.register.is_some())
+            || discovery.etcd.as_ref().is_some_and(|etcd| etcd.register.is_some());
+        if settings.redis.is_some() || registers {
+            return;
+        }
+        for (name, place) in &self.fleet_limits {
+            warnings.push(Problem::new(place.as_str(), format!("middlewares.{name}.rate_limit.scope"), ALONE));
         }
     }
 
@@ -326,6 +387,18 @@ impl<T> Found<'_, T> {
             Self::NoProvider(id) => Err(format!("`{id}` is off, or provides no documents")),
         }
     }
+}
+
+/// What routes have in common of which only one gets requests.
+fn taken_by(route: &RouteSpec) -> String {
+    let mut matching = encode::matching(&route.matching);
+    for key in ["hosts", "methods"] {
+        if let Some(list) = matching.get_mut(key).and_then(|list| list.as_array_mut()) {
+            list.sort_by_key(ToString::to_string);
+        }
+    }
+    let listeners: BTreeSet<&Name> = route.listeners.iter().collect();
+    format!("{} {listeners:?} {matching}", route.priority)
 }
 
 fn names(node: &Node) -> BTreeSet<String> {

@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 use self::gcra::{Decision, Gcra};
 use self::own::Own;
 use self::shared::Shared;
-use super::{Counted, Middleware, Next, Surroundings, key};
+use super::{Counted, Middleware, Next, Surroundings, Trouble, key};
 use crate::exchange::{Payload, ProxyError};
 use crate::spec::middleware::limit;
 
@@ -168,6 +168,13 @@ impl Middleware for RateLimit {
         };
         self.tell(response.headers_mut(), told);
         Ok(response)
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        match &self.state.keys {
+            Kept::Own(_) => None,
+            Kept::Fleet(shared) => shared.trouble(),
+        }
     }
 
     fn counted(&self) -> Vec<Counted> {

@@ -74,6 +74,49 @@ fn without_a_file_the_environment_is_enough() {
 }
 
 #[test]
+fn check_warns_of_what_answers_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = r#"
+[listeners.web]
+address = "127.0.0.1:0"
+[upstreams.u]
+endpoints = ["127.0.0.1:1"]
+balance = "round_robin"
+[routes.a]
+match = { hosts = ["a.test", "b.test"], path = "/" }
+upstream = "u"
+[routes.b]
+match = { path = "/", hosts = ["b.test", "a.test"] }
+targets = [{ upstream = "u", weight = 0 }]
+[routes.c]
+match = { path = "/c" }
+targets = [{ upstream = "u", when = { headers = { x = "1" } } }]
+[routes.d]
+match = { path = "/", hosts = ["b.test", "a.test"] }
+priority = 1
+upstream = "u"
+[middlewares.fair.rate_limit]
+rate = "20/s"
+scope = "fleet"
+"#;
+    fs::write(directory.path().join("a.toml"), text).unwrap();
+    let (code, out, remarks) = run(&mut fleetgate(directory.path(), &["check", "a.toml"]));
+    insta::assert_snapshot!(out, @r#"
+a.toml:10:9: routes.b: warning: matches the same as route `a` at a.toml:7:9, and only one of them gets requests: change the match or the `priority` of one
+a.toml:10:9: routes.b: warning: no target has a weight: every request gets 503
+a.toml:13:9: routes.c: warning: no target has a weight: requests that meet no condition get 503
+a.toml:20:14: middlewares.fair.rate_limit.scope: warning: `scope = "fleet"` has no effect: each gateway lets the whole rate pass, as there is no `[redis]` to count in, and no gateway registers (`[discovery.consul.register]` or `[discovery.etcd.register]`) to share it with
+"#);
+    assert_eq!((code, remarks.as_str()), (0, "the configuration is valid, with 4 warnings\n"));
+    fs::write(directory.path().join("a.toml"), text.to_owned() + "[redis]\n").unwrap();
+    let (_, out, _) = run(&mut fleetgate(directory.path(), &["check", "a.toml"]));
+    assert!(!out.contains("scope"), "{out}");
+    fs::write(directory.path().join("a.toml"), text.replace("round_robin", "roundrobin")).unwrap();
+    let (code, out, _) = run(&mut fleetgate(directory.path(), &["check", "a.toml"]));
+    assert!(code == 1 && out.contains("did you mean `round_robin`?"), "{out}");
+}
+
+#[test]
 fn usage_mistakes_exit_with_2_and_help_with_0() {
     let directory = tempfile::tempdir().unwrap();
     for arguments in [&["chek"][..], &["check", "--konfig", "x"], &["completions", "pwsh7"], &[]] {

@@ -37,6 +37,11 @@ impl Fleet {
         self.registered.store(gateways, Relaxed);
     }
 
+    /// Whether it knows of no other gateway, and of no place to meet one: no Redis, and nobody registers.
+    pub fn is_alone(&self) -> bool {
+        self.ledger.is_none() && self.registered.load(Relaxed) == 0
+    }
+
     /// How many gateways there are, this one among them: as the registries say, else as they meet at the ledger.
     pub fn gateways(&self) -> u32 {
         let met = || self.ledger.as_ref().map_or(0, |ledger| ledger.standing().gateways);

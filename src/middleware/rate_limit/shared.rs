@@ -14,9 +14,9 @@ use super::gcra::Gcra;
 use super::table::Table;
 use super::{By, Told, key, limit, nanoseconds};
 use crate::exchange::Exchange;
-use crate::middleware::Surroundings;
 use crate::middleware::fleet::{Fleet, Ledger, Limit};
-use crate::spec::middleware::limit::Without;
+use crate::middleware::{Surroundings, Trouble};
+use crate::spec::middleware::limit::{ALONE, Without};
 
 /// Between two questions about a key, unless it is urgent.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -95,6 +95,11 @@ impl Shared {
             self.urgent.notify_one();
         }
         (told, by)
+    }
+
+    /// What keeps it from being a limit of the fleet.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        self.fleet.is_alone().then(|| Trouble { text: ALONE.to_owned(), refuses: false })
     }
 
     fn terms(&self, gcra: Gcra, without: Without) -> Terms {

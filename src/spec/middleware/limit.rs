@@ -160,6 +160,10 @@ impl Rate {
     }
 }
 
+/// What is wrong with a limit of the fleet where gateways know nothing of each other.
+pub const ALONE: &str = "`scope = \"fleet\"` has no effect: each gateway lets the whole rate pass, as there is no `[redis]` \
+     to count in, and no gateway registers (`[discovery.consul.register]` or `[discovery.etcd.register]`) to share it with";
+
 #[cfg(test)]
 mod tests {
     use super::*;
