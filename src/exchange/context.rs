@@ -16,8 +16,8 @@ use super::error::ProxyError;
 use super::flag::Flag;
 use super::payload::Payload;
 
-/// Bytes of an answer that is asked for beside an exchange.
-pub const LARGEST_ANSWER: usize = 64 * 1024;
+/// The largest body of an auth service's refusal that clients get.
+pub const MAX_AUTH_BODY_BYTES: usize = 64 * 1024;
 
 /// One exchange, as middlewares see it. The data plane implements it.
 pub trait Exchange: Debug {
@@ -25,17 +25,18 @@ pub trait Exchange: Debug {
     /// is no route for a second request.
     fn forward(self: Rc<Self>, request: Request<Incoming>) -> LocalBoxFuture<'static, Response<Payload>>;
 
-    /// Asks a service of an upstream of this name, beside the request: without a body, and for an answer of
-    /// [`LARGEST_ANSWER`] at most. It is no exchange of its own in log and metrics.
+    /// Asks a service of an upstream of this name, beside the request and without a body. It is no exchange of its own in
+    /// log and metrics. An answer of 200 to 299 comes with its head, without a body; of any other the body is `None` where
+    /// it is larger than [`MAX_AUTH_BODY_BYTES`], cut, or not there in time: the head has decided already.
     ///
     /// # Errors
-    /// Why there is no answer in time; `Unresolved` without such an upstream.
+    /// Why there is no head in time; `Unresolved` without such an upstream.
     fn ask(
         self: Rc<Self>,
         upstream: &str,
         request: Request<()>,
         timeout: Duration,
-    ) -> LocalBoxFuture<'static, Result<Response<Bytes>, ProxyError>>;
+    ) -> LocalBoxFuture<'static, Result<Response<Option<Bytes>>, ProxyError>>;
 
     /// The answer of the gateway's own to what goes wrong.
     fn refuse(&self, error: ProxyError) -> Response<Payload>;

@@ -66,9 +66,97 @@ pub enum ProxyError {
     BadRequest,
     /// The request goes in a circle: it came through gateways like this one too often.
     Loop,
+    /// The service that `forward_auth` asks made no decision.
+    AuthService(AuthFault),
+}
+
+/// Why an auth service made no decision about a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthFault {
+    /// It answered with 500 or above, or with something that is not a final HTTP response.
+    Failed,
+    /// Its upstream has no usable endpoint.
+    NoEndpoint,
+    /// Its upstream has too much to do, or its breaker is open.
+    Overloaded {
+        /// Seconds after which trying again makes sense.
+        seconds: u32,
+    },
+    /// It could not be reached.
+    Unreachable {
+        /// Whether more than one try was made.
+        retried: bool,
+    },
+    /// It closed or reset the connection before it answered.
+    Reset {
+        /// Whether more than one try was made.
+        retried: bool,
+    },
+    /// Its endpoint was drained meanwhile.
+    Drained,
+    /// It did not answer in time.
+    Timeout,
+}
+
+impl AuthFault {
+    /// What the same event is when it happens to the request itself: the source of status and retry advice.
+    fn of_upstream(self) -> ProxyError {
+        match self {
+            Self::Failed => ProxyError::BadResponse,
+            Self::NoEndpoint => ProxyError::NoEndpoint,
+            Self::Overloaded { seconds } => ProxyError::Overloaded { seconds },
+            Self::Unreachable { retried } => ProxyError::Unreachable { retried },
+            Self::Reset { retried } => ProxyError::Reset { retried },
+            Self::Drained => ProxyError::Drained,
+            Self::Timeout => ProxyError::Timeout,
+        }
+    }
+
+    fn code(self) -> &'static str {
+        match self {
+            Self::Failed => "auth_service_failed",
+            Self::NoEndpoint => "auth_service_no_endpoint",
+            Self::Overloaded { .. } => "auth_service_overloaded",
+            Self::Unreachable { .. } => "auth_service_unreachable",
+            Self::Reset { .. } => "auth_service_reset",
+            Self::Drained => "auth_service_drained",
+            Self::Timeout => "auth_service_timeout",
+        }
+    }
 }
 
 impl ProxyError {
+    /// The error of a question to an auth service, named as that service's. Others stay what they are: a route that refers
+    /// to an absent upstream, or a client that went away.
+    #[must_use]
+    pub fn of_auth_service(self) -> Self {
+        Self::AuthService(match self {
+            Self::BadResponse => AuthFault::Failed,
+            Self::NoEndpoint => AuthFault::NoEndpoint,
+            Self::Overloaded { seconds } => AuthFault::Overloaded { seconds },
+            Self::Unreachable { retried } => AuthFault::Unreachable { retried },
+            Self::Reset { retried } => AuthFault::Reset { retried },
+            Self::Drained => AuthFault::Drained,
+            Self::Timeout => AuthFault::Timeout,
+            Self::NoRoute
+            | Self::Denied
+            | Self::Unauthenticated
+            | Self::TooMany { .. }
+            | Self::Maintenance { .. }
+            | Self::Injected(_)
+            | Self::NotReady
+            | Self::Unresolved
+            | Self::NoUpgrade
+            | Self::ClientGone
+            | Self::SlowBody
+            | Self::BodyTooLarge
+            | Self::HeadersTooLarge
+            | Self::BadRequest
+            | Self::Loop
+            | Self::AuthService(_) => return self,
+        })
+    }
+
     /// The error of the last of several tries.
     pub fn retried(self) -> Self {
         match self {
@@ -93,7 +181,8 @@ impl ProxyError {
             | Self::BodyTooLarge
             | Self::HeadersTooLarge
             | Self::BadRequest
-            | Self::Loop => self,
+            | Self::Loop
+            | Self::AuthService(_) => self,
         }
     }
 
@@ -120,6 +209,7 @@ impl ProxyError {
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::Loop => StatusCode::LOOP_DETECTED,
+            Self::AuthService(fault) => fault.of_upstream().status(),
         }
     }
 
@@ -145,6 +235,9 @@ impl ProxyError {
             Self::BodyTooLarge => Flag::BodyLimit,
             Self::HeadersTooLarge => Flag::HeaderLimit,
             Self::BadRequest => Flag::DownstreamProtocolError,
+            // Envoy's, too, for an authorization service that fails: the route's own endpoints broke nothing.
+            Self::AuthService(AuthFault::Failed) => Flag::Unauthorized,
+            Self::AuthService(fault) => fault.of_upstream().flag(),
         }
     }
 
@@ -173,6 +266,7 @@ impl ProxyError {
             Self::HeadersTooLarge => "headers_too_large",
             Self::BadRequest => "bad_request",
             Self::Loop => "loop_detected",
+            Self::AuthService(fault) => fault.code(),
         }
     }
 
@@ -196,7 +290,8 @@ impl ProxyError {
             | Self::BadResponse
             | Self::NoUpgrade
             | Self::Timeout
-            | Self::Loop => false,
+            | Self::Loop
+            | Self::AuthService(_) => false,
         }
     }
 
@@ -220,6 +315,7 @@ impl ProxyError {
             | Self::HeadersTooLarge
             | Self::BadRequest
             | Self::Loop => None,
+            Self::AuthService(fault) => fault.of_upstream().retry_after(),
         }
     }
 }

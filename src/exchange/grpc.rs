@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::error::ProxyError;
+use super::error::{AuthFault, ProxyError};
 
 /// `grpc-timeout`: how long the client waits.
 pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -50,6 +50,8 @@ pub const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 /// The code that stands for an error: Envoy's, by the status of the answer, but for what gRPC has a better one for.
 pub fn status(error: ProxyError) -> u8 {
     match error {
+        ProxyError::AuthService(AuthFault::Timeout) => DEADLINE_EXCEEDED,
+        ProxyError::AuthService(_) => UNAVAILABLE,
         ProxyError::NoRoute | ProxyError::NoUpgrade => UNIMPLEMENTED,
         ProxyError::NoEndpoint
         | ProxyError::NotReady

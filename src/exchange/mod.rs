@@ -19,7 +19,7 @@ pub mod target;
 pub use accept::prefers_json;
 pub use body::Body;
 pub use client::ClientAddress;
-pub use context::{ClientCertificate, Consumer, Credential, Exchange, Identity, LARGEST_ANSWER, Own, Verdict};
+pub use context::{ClientCertificate, Consumer, Credential, Exchange, Identity, MAX_AUTH_BODY_BYTES, Own, Verdict};
 pub use error::ProxyError;
 pub use flag::Flag;
 pub use flow::{BodyFailure, Flow};

@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use super::tag::{Tag, Tags};
 use super::who::tell;
 use super::{Middleware, Next};
+use crate::exchange::error::AuthFault;
 use crate::exchange::header::{X_CONSUMER, X_FLEETGATE_FLAG, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
 use crate::exchange::{Consumer, Exchange, Flag, Identity, Payload, ProxyError, Verdict, protected};
 use crate::spec::middleware::forward_auth;
@@ -47,19 +48,6 @@ impl ForwardAuth {
     pub(super) fn new(spec: &forward_auth::ForwardAuth) -> Self {
         let guarded = spec.response_headers.iter().chain(&spec.request_headers).cloned().collect();
         Self { spec: spec.clone(), guarded, tags: Tags::default(), yes: Mutex::default() }
-    }
-
-    /// What requests that are alike have in common.
-    fn tag(&self, request: &Request<Incoming>, exchange: &dyn Exchange) -> Option<Tag> {
-        self.spec.cache?;
-        let client = exchange.client().to_string();
-        let target = request.uri().path_and_query().map_or("", |target| target.as_str());
-        let named = [request.method().as_str(), exchange.host(), target, &client, scheme(exchange)];
-        let headers = self.spec.request_headers.iter().flat_map(|name| {
-            let values = request.headers().get_all(name).iter().map(HeaderValue::as_bytes);
-            std::iter::once(name.as_str().as_bytes()).chain(values)
-        });
-        self.tags.of(named.iter().map(|text| text.as_bytes()).chain(headers))
     }
 
     fn remembered(&self, tag: &Tag) -> Option<Yes> {
@@ -125,14 +113,15 @@ impl ForwardAuth {
 impl Middleware for ForwardAuth {
     async fn handle(&self, mut request: Request<Incoming>, next: Next) -> Result<Response<Payload>, ProxyError> {
         let exchange = Rc::clone(next.exchange());
-        let tag = self.tag(&request, &*exchange);
-        let yes = match tag.as_ref().and_then(|tag| self.remembered(tag)) {
+        let question = self.question(&request, &*exchange);
+        let key = self.spec.cache.and_then(|_| cache_key(&self.tags, &question));
+        let yes = match key.as_ref().and_then(|key| self.remembered(key)) {
             Some(yes) => yes,
             None => {
-                let question = self.question(&request, &*exchange);
                 let asked = Rc::clone(&exchange).ask(self.spec.upstream.as_str(), question, self.spec.timeout);
-                let answer = asked.await.inspect_err(|error| {
-                    tracing::debug!(route = exchange.route(), "nobody says whether a request may pass: {error:?}");
+                let answer = asked.await.map_err(|error| {
+                    tracing::debug!(route = exchange.route(), "the auth service made no decision: {error:?}");
+                    error.of_auth_service()
                 })?;
                 if !answer.status().is_success() {
                     if !answer.status().is_server_error() {
@@ -141,8 +130,8 @@ impl Middleware for ForwardAuth {
                     return refused(answer, &*exchange);
                 }
                 let yes = self.yes(answer.headers());
-                if let Some(tag) = tag {
-                    self.remember(tag, &yes);
+                if let Some(key) = key {
+                    self.remember(key, &yes);
                 }
                 yes
             }
@@ -178,30 +167,53 @@ fn scheme(exchange: &dyn Exchange) -> &'static str {
     if exchange.is_secure() { "https" } else { "http" }
 }
 
+/// The cache key of a question: all that the auth service is told, in order. Questions that differ in any byte have
+/// different keys, because [`Tags::of`] keeps its parts apart and each header is exactly two of them.
+fn cache_key(tags: &Tags, question: &Request<()>) -> Option<Tag> {
+    let target = question.uri().path_and_query().map_or("", |target| target.as_str());
+    let line = [question.method().as_str(), target].map(str::as_bytes);
+    let headers = question.headers().iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
+    tags.of(line.into_iter().chain(headers))
+}
+
 /// What the client gets of an answer that does not let it pass.
-fn refused(answer: Response<Bytes>, exchange: &dyn Exchange) -> Result<Response<Payload>, ProxyError> {
+fn refused(answer: Response<Option<Bytes>>, exchange: &dyn Exchange) -> Result<Response<Payload>, ProxyError> {
     let status = answer.status();
-    // Who cannot tell says neither yes nor no.
+    // A service that cannot decide says neither yes nor no.
     if status.is_server_error() || status.is_informational() {
-        tracing::debug!(route = exchange.route(), "whether a request may pass is answered by {status}");
-        return Err(ProxyError::BadResponse);
+        tracing::info!(route = exchange.route(), "the auth service answered {status}, which is no decision");
+        return Err(ProxyError::AuthService(AuthFault::Failed));
     }
     if exchange.is_call() {
         return Err(if status == StatusCode::UNAUTHORIZED { ProxyError::Unauthenticated } else { ProxyError::Denied });
     }
     let (parts, body) = answer.into_parts();
-    let kind = parts.headers.get(header::CONTENT_TYPE).cloned();
     exchange.flag(Flag::Unauthorized);
-    let mut response = exchange.answer(status, kind.unwrap_or(HeaderValue::from_static("text/plain")), body);
+    let text = HeaderValue::from_static("text/plain");
+    let has_body = body.is_some();
+    let (kind, body) = match body {
+        Some(body) => (parts.headers.get(header::CONTENT_TYPE).cloned().unwrap_or(text), body),
+        None => (text, Bytes::from(format!("{status}\n"))),
+    };
+    let mut response = exchange.answer(status, kind, body);
     let headers = response.headers_mut();
     for (name, value) in &parts.headers {
-        if !OF_ITS_CONNECTION.contains(name) && *name != header::CONTENT_TYPE {
+        let describes_body = || name.as_str().starts_with("content-") || OF_ITS_BODY.contains(name);
+        if !OF_ITS_CONNECTION.contains(name)
+            && *name != header::CONTENT_TYPE
+            && *name != X_FLEETGATE_FLAG
+            && (has_body || !describes_body())
+        {
             headers.append(name, value.clone());
         }
     }
     headers.insert(X_FLEETGATE_FLAG, HeaderValue::from_static(Flag::Unauthorized.as_str()));
     Ok(response)
 }
+
+/// What describes the bytes of a body, beside the `Content-*` fields.
+const OF_ITS_BODY: [HeaderName; 4] =
+    [header::ETAG, header::ACCEPT_RANGES, HeaderName::from_static("digest"), HeaderName::from_static("repr-digest")];
 
 /// What is the answer's own, and not the client's.
 const OF_ITS_CONNECTION: [HeaderName; 8] = [
@@ -214,3 +226,59 @@ const OF_ITS_CONNECTION: [HeaderName; 8] = [
     header::UPGRADE,
     HeaderName::from_static("keep-alive"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What a question says, as it goes over the wire.
+    fn told(question: &Request<()>) -> Vec<(String, Vec<u8>)> {
+        let line = [("method", question.method().as_str()), ("target", question.uri().path())];
+        let line = line.map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec()));
+        let headers = question.headers().iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()));
+        line.into_iter().chain(headers).collect()
+    }
+
+    /// Questions of few letters, so that values look like names and neighbours like each other.
+    fn questions() -> impl Strategy<Value = Request<()>> {
+        let name = prop::sample::select(vec!["a", "b", "x-tenant", "authorization"]);
+        let value = prop::sample::select(vec!["", "a", "b", "x-tenant", "authorization", "a, b"]);
+        let headers = prop::collection::vec((name, value), 0..5);
+        let method = prop::sample::select(vec!["GET", "a"]);
+        (method, prop::sample::select(vec!["/", "/a", "/ab"]), headers).prop_map(|(method, path, headers)| {
+            let mut question = Request::builder().method(method).uri(path).body(()).expect("a question");
+            for (name, value) in headers {
+                question.headers_mut().append(name, HeaderValue::from_static(value));
+            }
+            question
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn questions_that_differ_in_anything_have_different_cache_keys(one in questions(), other in questions()) {
+            let tags = Tags::default();
+            let (a, b) = (cache_key(&tags, &one), cache_key(&tags, &other));
+            prop_assert!(a.is_some() && b.is_some());
+            prop_assert_eq!(a == b, told(&one) == told(&other), "{:?} {:?}", one, other);
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_a_header_name_moves_no_border() {
+        let tags = Tags::default();
+        let key = |headers: &[(&'static str, &'static str)]| {
+            let mut question = Request::new(());
+            for (name, value) in headers {
+                question.headers_mut().append(*name, HeaderValue::from_static(value));
+            }
+            cache_key(&tags, &question).expect("a key")
+        };
+        let victim = [("authorization", "mine"), ("x-tenant", "victim"), ("x-tenant", "x-tenant")];
+        let own = [("authorization", "mine"), ("authorization", "x-tenant"), ("authorization", "victim")];
+        assert_ne!(key(&victim), key(&own));
+        assert_eq!(key(&victim), key(&victim));
+    }
+}

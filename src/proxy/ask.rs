@@ -6,26 +6,27 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, Version, header};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, Limited};
 
 use super::breaker::{Answered, guarded};
+use super::carrier::Carrier;
 use super::forward::{Aim, Destination};
 use super::frame::Frame;
 use super::http1::Head;
 use super::outbound::{Added, Outbound};
 use crate::exchange::body::Bounds;
 use crate::exchange::header::X_REQUEST_ID;
-use crate::exchange::{Body, Flow, LARGEST_ANSWER, ProxyError};
+use crate::exchange::{Body, Flow, MAX_AUTH_BODY_BYTES, ProxyError};
 use crate::snapshot::RequestView;
 use crate::spec::route::HostPolicy;
 
-/// Asks, and waits for the whole answer.
+/// Asks, and waits for the head of the answer; for the body of one that does not let the request pass, too.
 pub(super) async fn ask(
     mut frame: Box<Frame>,
     upstream: &str,
     request: Request<()>,
     timeout: Duration,
-) -> Result<Response<Bytes>, ProxyError> {
+) -> Result<Response<Option<Bytes>>, ProxyError> {
     let route = frame.route.clone().ok_or(ProxyError::NoRoute)?;
     let local = frame.worker.local();
     let (slot, upstream) = local.upstream_named(upstream).ok_or(ProxyError::Unresolved)?;
@@ -69,7 +70,7 @@ pub(super) async fn ask(
     if carrier.has_ended() {
         flow.complete();
         frame.lease = Some(carrier);
-        return Ok(response.map(|()| Bytes::new()));
+        return Ok(response.map(|()| Some(Bytes::new())));
     }
     let bounds = Bounds {
         limit: u64::MAX,
@@ -80,15 +81,30 @@ pub(super) async fn ask(
         held_back: false,
         guarded: Box::default(),
     };
-    let mut body = Body::stream(carrier, flow, bounds);
-    let collected = Limited::new(&mut body, LARGEST_ANSWER).collect().await;
-    let bytes = collected.map_err(|error| match error.downcast::<LengthLimitError>() {
-        Ok(_) => ProxyError::BadResponse,
-        Err(_) => ProxyError::Reset { retried: false },
-    })?;
-    frame.lease = body.into_source();
-    let mut response = response.map(|()| bytes.to_bytes());
+    let body = Body::stream(carrier, flow, bounds);
+    let body = if response.status().is_success() {
+        // Nobody reads this body, and the request does not wait for it: it is taken only to keep the connection.
+        tokio::task::spawn_local(collect(frame, body));
+        Some(Bytes::new())
+    } else {
+        collect(frame, body).await
+    };
+    let mut response = response.map(|()| body);
     *response.version_mut() = Version::HTTP_11;
     response.headers_mut().remove(header::CONTENT_LENGTH);
     Ok(response)
+}
+
+/// Reads a body to its end, so that the connection serves others; `None` if it is too large, cut or late.
+async fn collect(mut frame: Box<Frame>, mut body: Body<Carrier>) -> Option<Bytes> {
+    let collected = Limited::new(&mut body, MAX_AUTH_BODY_BYTES).collect().await;
+    frame.lease = body.into_source();
+    match collected {
+        Ok(collected) => Some(collected.to_bytes()),
+        Err(error) => {
+            let route = frame.route.as_ref().map_or("", |route| &*route.route.label);
+            tracing::debug!(route, "the body of an auth service's answer is not used: {error}");
+            None
+        }
+    }
 }

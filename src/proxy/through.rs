@@ -154,7 +154,7 @@ impl Exchange for Through {
         upstream: &str,
         request: Request<()>,
         timeout: Duration,
-    ) -> LocalBoxFuture<'static, Result<Response<Bytes>, ProxyError>> {
+    ) -> LocalBoxFuture<'static, Result<Response<Option<Bytes>>, ProxyError>> {
         let mut beside = None;
         self.with_frame(|frame| beside = Some(frame.beside(request.method().clone())));
         let upstream = upstream.to_owned();

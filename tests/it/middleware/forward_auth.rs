@@ -104,20 +104,23 @@ async fn what_it_answers_else_is_what_the_client_gets() {
 async fn without_an_answer_nobody_passes() {
     let (app, auth) = (Origin::start("app").await, Origin::start("auth").await);
     let gateway = Gateway::start(&config(&app, &auth, "timeout = \"300ms\"")).await;
-    for (behaviour, status, flag) in [
-        (Behaviour::Status(500), 502, "UPE"),
-        (Behaviour::Hold(Box::new(Behaviour::Echo)), 504, "UT"),
-        (answers(200, &[], &[b'x'; 70_000]), 502, "UPE"),
-        (Behaviour::CutBody { declared: 10, sent: 5, reset: false }, 502, "UC"),
+    for (behaviour, status, flag, code) in [
+        (Behaviour::Status(500), 502, "UAEX", "auth_service_failed"),
+        (Behaviour::Status(503), 502, "UAEX", "auth_service_failed"),
+        (Behaviour::Hold(Box::new(Behaviour::Echo)), 504, "UT", "auth_service_timeout"),
+        (Behaviour::Reset, 502, "URX", "auth_service_reset"),
+        (Behaviour::Raw(b"no HTTP at all\r\n\r\n".to_vec()), 502, "UAEX", "auth_service_failed"),
         (
             Behaviour::Raw(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n".to_vec()),
             502,
-            "UPE",
+            "UAEX",
+            "auth_service_failed",
         ),
     ] {
         auth.set(behaviour.clone());
         let answer = gateway.get("/").await;
         assert_eq!((answer.status, answer.header("x-fleetgate-flag")), (status, Some(flag)), "{behaviour:?}");
+        assert_eq!(answer.text(), format!("{status} {code}\n"), "{behaviour:?}");
     }
     drop(auth);
     assert_eq!(gateway.get("/").await.status, 502);
@@ -128,6 +131,80 @@ async fn without_an_answer_nobody_passes() {
     let answer = gateway.get("/").await;
     assert_eq!((answer.status, answer.header("x-fleetgate-flag")), (503, Some("NC")));
     assert_eq!(app.requests(), 0);
+}
+
+/// The head of an answer decides: 200 to 299 lets a request pass whatever becomes of the body.
+#[tokio::test]
+async fn the_body_of_a_yes_is_not_waited_for() {
+    let (app, auth) = (Origin::start("app").await, Origin::start("auth").await);
+    let gateway = Gateway::start(&config(&app, &auth, "timeout = \"60s\"")).await;
+    for behaviour in [
+        answers(200, &[], &[b'x'; 70_000]),
+        Behaviour::CutBody { declared: 10, sent: 5, reset: false },
+        // The rest never comes.
+        Behaviour::RawKept(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello".to_vec()),
+        Behaviour::RawKept(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nbroken".to_vec()),
+        answers(204, &[], b""),
+    ] {
+        auth.set(behaviour.clone());
+        assert_eq!(gateway.get("/").await.status, 200, "{behaviour:?}");
+    }
+}
+
+/// A refusal stays one when its body is of no use; clients get a short body of the gateway's own then.
+#[tokio::test]
+async fn a_no_stays_a_no_whatever_its_body_is() {
+    let (app, auth) = (Origin::start("app").await, Origin::start("auth").await);
+    let gateway = Gateway::start(&config(&app, &auth, "timeout = \"1s\"")).await;
+    let challenge = [("www-authenticate", "Bearer"), ("content-encoding", "gzip"), ("etag", "\"a\"")];
+    let large = [b'x'; 64 * 1024 + 1];
+    for (behaviour, status) in [
+        (answers(401, &challenge, &large), 401),
+        (answers(302, &[("location", "https://login.test/"), ("content-md5", "x")], &large), 302),
+        (Behaviour::RawKept(b"HTTP/1.1 403 No\r\ncontent-length: 10\r\n\r\nhello".to_vec()), 403),
+        (Behaviour::Raw(b"HTTP/1.1 403 No\r\ncontent-length: 10\r\n\r\nhello".to_vec()), 403),
+    ] {
+        auth.set(behaviour);
+        let answer = gateway.get("/").await;
+        assert_eq!((answer.status, answer.header("x-fleetgate-flag")), (status, Some("UAEX")));
+        assert!(answer.text().starts_with(&format!("{status} ")), "{}", answer.text());
+        for name in ["content-encoding", "content-md5", "etag"] {
+            assert_eq!(answer.header(name), None, "{name}");
+        }
+        if status == 401 {
+            assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+        }
+    }
+    // 64 KiB are passed on whole.
+    auth.set(answers(401, &challenge, &large[1..]));
+    let answer = gateway.get("/").await;
+    assert_eq!((answer.status, answer.body.len(), answer.header("etag")), (401, 64 * 1024, Some("\"a\"")));
+    assert_eq!(app.requests(), 0);
+}
+
+/// A yes counts only for requests about which the auth service is told exactly the same.
+#[tokio::test]
+async fn a_yes_for_one_request_never_counts_for_another() {
+    let (app, auth) = (Origin::start("app").await, Origin::start("auth").await);
+    let more = "cache = \"5m\"\nrequest_headers = [\"authorization\", \"x-tenant\"]";
+    let gateway = Gateway::start(&config(&app, &auth, more)).await;
+    let asks = async |host: &str, headers: &[(&str, &str)]| {
+        let request =
+            headers.iter().fold(Request::get("/").host(host), |request, (name, value)| request.header(name, value));
+        gateway.send(request).await.status
+    };
+    let victim = [("authorization", "mine"), ("x-tenant", "victim"), ("x-tenant", "x-tenant")];
+    let own = [("authorization", "mine"), ("authorization", "x-tenant"), ("authorization", "victim")];
+    auth.set(answers(200, &[], b""));
+    assert_eq!(asks("a", &own).await, 200);
+    for (host, headers) in
+        [("a", &victim[..]), ("a", &victim[..2]), ("a:81", &own[..]), ("A", &own[..]), ("a.", &own[..])]
+    {
+        auth.set(Behaviour::Status(403));
+        assert_eq!(asks(host, headers).await, 403, "{host} {headers:?}");
+    }
+    assert_eq!(asks("a", &own).await, 200);
+    assert_eq!(auth.requests(), 6);
 }
 
 #[tokio::test]
