@@ -12,6 +12,7 @@ pub mod forwarded;
 pub mod grpc;
 pub mod header;
 mod payload;
+pub mod preflight;
 pub mod protected;
 mod replay;
 pub mod target;

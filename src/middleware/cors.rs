@@ -1,89 +1,182 @@
-//! Defines the middleware that lets pages of other origins use a service.
+//! The middleware `cors`: answers preflights and tells browsers which pages may read an answer (Fetch Standard, 3.2).
+//!
+//! It alone decides: a service's own `Access-Control-*` fields never reach the client, because what a service allows
+//! without credentials and what the gateway allows with them would add up to more than either allows.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
-use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer, ExposeHeaders};
 
-use super::{Middleware, Next, layer};
-use crate::exchange::{Payload, ProxyError};
+use super::{Middleware, Next};
+use crate::exchange::{Payload, ProxyError, preflight};
 use crate::spec::middleware::cors;
 
-/// Answers what browsers ask before a request, and tells them who may read an answer.
+const ANY: HeaderValue = HeaderValue::from_static("*");
+
+/// Answers preflights, and tells browsers who may read an answer.
 #[derive(Debug)]
 pub(super) struct Cors {
-    layer: CorsLayer,
-    /// What answers of the layer to questions lack, and the Gateway API has.
+    /// `None`: any.
+    origins: Option<Arc<[cors::OriginMatch]>>,
+    methods: Allowed,
+    headers: Allowed,
     expose: Option<HeaderValue>,
+    credentials: bool,
+    max_age: Option<HeaderValue>,
+}
+
+/// What preflights are told of methods or headers.
+#[derive(Debug)]
+enum Allowed {
+    /// These.
+    List(HeaderValue),
+    /// Any, said by `*`.
+    Any,
+    /// Any, said by repeating what was asked: beside credentials browsers take no `*`, and `*` never stands for
+    /// `Authorization`.
+    Mirrored,
+    /// None beside those that every page may use.
+    Nothing,
 }
 
 impl Cors {
     pub(super) fn new(spec: &cors::Cors) -> Self {
-        // Beside credentials a browser takes no `*` (Fetch Standard, 3.2.5): it is told what it asked for.
-        let mirrors = spec.credentials;
-        let origins = match &spec.origins {
-            None if mirrors => AllowOrigin::mirror_request(),
-            None => AllowOrigin::any(),
-            Some(list) => {
-                let list: Arc<[cors::OriginMatch]> = list.as_slice().into();
-                AllowOrigin::predicate(move |origin, _| list.iter().any(|one| one.fits(origin.as_bytes())))
-            }
-        };
         let methods = match &spec.methods {
-            None if mirrors => AllowMethods::mirror_request(),
-            None => AllowMethods::any(),
-            Some(list) => AllowMethods::list(list.iter().cloned()),
+            None if spec.credentials => Allowed::Mirrored,
+            None => Allowed::Any,
+            Some(list) => Allowed::list(list.iter().map(http::Method::as_str)),
         };
         let headers = match &spec.headers {
-            None if mirrors => AllowHeaders::mirror_request(),
-            None => AllowHeaders::any(),
-            Some(list) => AllowHeaders::list(list.iter().cloned()),
+            None => Allowed::Mirrored,
+            Some(list) => Allowed::list(list.iter().map(HeaderName::as_str)),
         };
-        let expose = spec.expose.as_ref().filter(|list| !list.is_empty());
-        let expose = expose.map(|list| list.iter().map(HeaderName::as_str).collect::<Vec<_>>().join(", "));
-        let expose = expose.and_then(|text| HeaderValue::try_from(text).ok());
-        let mut layer = CorsLayer::new().allow_origin(origins).allow_methods(methods).allow_headers(headers);
-        match &spec.expose {
-            None if mirrors => {}
-            None => layer = layer.expose_headers(ExposeHeaders::any()),
-            Some(list) if list.is_empty() => {}
-            Some(list) => layer = layer.expose_headers(list.clone()),
+        let expose = match &spec.expose {
+            None if spec.credentials => None,
+            None => Some(ANY),
+            Some(list) => joined(list.iter().map(HeaderName::as_str)),
+        };
+        Self {
+            origins: spec.origins.as_deref().map(Arc::from),
+            methods,
+            headers,
+            expose,
+            credentials: spec.credentials,
+            max_age: spec.max_age.map(|age| HeaderValue::from(age.as_secs())),
         }
-        if spec.credentials {
-            layer = layer.allow_credentials(true);
-        }
-        if let Some(age) = spec.max_age {
-            layer = layer.max_age(age);
-        }
-        Self { layer, expose }
     }
+
+    /// Whether all clients are told the same, whatever their origin.
+    fn is_for_any(&self) -> bool {
+        self.origins.is_none() && !self.credentials
+    }
+
+    /// Which origin may read an answer, as the client is told; `None`: not the one that asks.
+    fn allowed_origin(&self, asked: &HeaderMap) -> Option<HeaderValue> {
+        if self.is_for_any() {
+            return Some(ANY);
+        }
+        let origin = preflight::origin(asked)?;
+        let fits = self.origins.as_ref().is_none_or(|list| list.iter().any(|one| one.fits(origin.as_bytes())));
+        fits.then(|| origin.clone())
+    }
+
+    /// What an answer to a page of an allowed origin says, whatever it answers.
+    fn allow(&self, origin: HeaderValue, answer: &mut HeaderMap) {
+        answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        if self.credentials {
+            answer.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        }
+        if let Some(expose) = &self.expose {
+            answer.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, expose.clone());
+        }
+    }
+
+    /// What the answer to a preflight says.
+    fn answer_preflight(&self, asked: &HeaderMap, answer: &mut HeaderMap) {
+        answer.insert(
+            header::VARY,
+            HeaderValue::from_static("origin, access-control-request-method, access-control-request-headers"),
+        );
+        let Some(origin) = self.allowed_origin(asked) else { return };
+        self.allow(origin, answer);
+        self.methods.tell(asked, &header::ACCESS_CONTROL_REQUEST_METHOD, &header::ACCESS_CONTROL_ALLOW_METHODS, answer);
+        self.headers.tell(
+            asked,
+            &header::ACCESS_CONTROL_REQUEST_HEADERS,
+            &header::ACCESS_CONTROL_ALLOW_HEADERS,
+            answer,
+        );
+        if let Some(age) = &self.max_age {
+            answer.insert(header::ACCESS_CONTROL_MAX_AGE, age.clone());
+        }
+    }
+}
+
+impl Allowed {
+    fn list<'t>(texts: impl Iterator<Item = &'t str>) -> Self {
+        joined(texts).map_or(Self::Nothing, Self::List)
+    }
+
+    fn tell(&self, asked: &HeaderMap, of: &HeaderName, name: &HeaderName, answer: &mut HeaderMap) {
+        match self {
+            Self::List(list) => drop(answer.insert(name, list.clone())),
+            Self::Any => drop(answer.insert(name, ANY)),
+            Self::Mirrored => {
+                for value in asked.get_all(of) {
+                    answer.append(name, value.clone());
+                }
+            }
+            Self::Nothing => {}
+        }
+    }
+}
+
+fn joined<'t>(texts: impl Iterator<Item = &'t str>) -> Option<HeaderValue> {
+    let text = texts.collect::<Vec<_>>().join(", ");
+    HeaderValue::try_from(text).ok().filter(|value| !value.is_empty())
 }
 
 #[async_trait(?Send)]
 impl Middleware for Cors {
     async fn handle(&self, request: Request<Incoming>, next: Next) -> Result<Response<Payload>, ProxyError> {
-        if *request.method() != Method::OPTIONS {
-            return Ok(layer::through(&self.layer, request, next).await);
+        if preflight::asked_method(request.method(), request.headers()).is_some() {
+            let exchange = Rc::clone(next.exchange());
+            let mut response =
+                exchange.answer(StatusCode::NO_CONTENT, HeaderValue::from_static("text/plain"), Bytes::new());
+            response.headers_mut().remove(header::CONTENT_TYPE);
+            self.answer_preflight(request.headers(), response.headers_mut());
+            return Ok(response);
         }
-        let headers = request.headers();
-        if !headers.contains_key(header::ORIGIN) || !headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
-            // The layer takes every OPTIONS for a question about another request; a service may have some of its own.
-            return Ok(layer::through_as(&self.layer, Method::GET, request, next).await);
-        }
-        let exchange = Rc::clone(next.exchange());
-        let told = layer::through(&self.layer, request, next).await;
-        let mut response =
-            exchange.answer(StatusCode::NO_CONTENT, HeaderValue::from_static("text/plain"), Bytes::new());
+        let allowed = self.allowed_origin(request.headers());
+        let mut response = next.run(request).await;
         let headers = response.headers_mut();
-        headers.remove(header::CONTENT_TYPE);
-        headers.extend(told.headers().clone());
-        if let Some(expose) = &self.expose {
-            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, expose.clone());
+        remove_own(headers);
+        if let Some(origin) = allowed {
+            self.allow(origin, headers);
+        }
+        if !self.is_for_any() {
+            vary_by_origin(headers);
         }
         Ok(response)
+    }
+}
+
+/// Takes out what a service says about other origins.
+fn remove_own(headers: &mut HeaderMap) {
+    while let Some(name) = headers.keys().find(|name| name.as_str().starts_with("access-control-")).cloned() {
+        headers.remove(name);
+    }
+}
+
+/// Tells caches that the answer depends on the origin, also where this one is not allowed or none was named.
+fn vary_by_origin(headers: &mut HeaderMap) {
+    let names = headers.get_all(header::VARY).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let mut names = names.map(<[u8]>::trim_ascii);
+    if !names.any(|name| name == b"*" || name.eq_ignore_ascii_case(b"origin")) {
+        headers.append(header::VARY, HeaderValue::from_static("origin"));
     }
 }

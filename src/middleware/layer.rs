@@ -1,7 +1,7 @@
 //! Lets layers of tower be steps of an exchange.
 //!
 //! A layer fits when it calls what is inside it at most once, leaves the request's body what it is, and asks for no
-//! `Clone` or `Send` of the service: of tower-http `cors`, `compression`, `set-header`, `sensitive-headers`,
+//! `Clone` or `Send` of the service: of tower-http `compression`, `set-header`, `sensitive-headers`,
 //! `normalize-path`, `validate-request`, `map-response-body` and their kind. Those that do not fit: `retry`, `buffer`,
 //! `hedge` and `follow-redirect` (they send twice, or spawn), `limit` and `decompression` of requests (another body).
 //! Time, load and retries are the upstream's affair, whose breaker and budgets know of all workers.
@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -29,8 +29,6 @@ use crate::exchange::{Exchange, Payload, ProxyError};
 pub(super) struct Rest {
     exchange: Rc<dyn Exchange>,
     next: Option<Next>,
-    /// The method that goes on, whatever the layer was shown.
-    method: Method,
 }
 
 impl Service<Request<Incoming>> for Rest {
@@ -42,8 +40,7 @@ impl Service<Request<Incoming>> for Rest {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
-        *request.method_mut() = self.method.clone();
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         match self.next.take() {
             Some(next) => async move { Ok(next.run(request).await) }.boxed_local(),
             None => {
@@ -62,25 +59,7 @@ where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let shown = request.method().clone();
-    through_as(layer, shown, request, next).await
-}
-
-/// Takes a request through a layer as if it had another method; what goes on has its own.
-pub(super) async fn through_as<L, S, B>(
-    layer: &L,
-    shown: Method,
-    mut request: Request<Incoming>,
-    next: Next,
-) -> Response<Payload>
-where
-    L: Layer<Rest, Service = S>,
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
-{
-    let method = std::mem::replace(request.method_mut(), shown);
-    let rest = Rest { exchange: Rc::clone(next.exchange()), next: Some(next), method };
+    let rest = Rest { exchange: Rc::clone(next.exchange()), next: Some(next) };
     let Ok(response) = layer.layer(rest).oneshot(request).await;
     response.map(|body| {
         let body = body.map_err(|error| BodyError::within(error.into()));

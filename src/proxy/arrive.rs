@@ -13,7 +13,7 @@ use super::local::{Chain, LocalRoute, LocalSnapshot};
 use super::outbound::Added;
 use super::steps;
 use crate::exchange::header::X_FORWARDED_FOR;
-use crate::exchange::{Body, ProxyError, target};
+use crate::exchange::{Body, ProxyError, preflight, target};
 use crate::snapshot::RequestView;
 use crate::snapshot::gate::{self, Passed};
 use crate::snapshot::target::{draw, sticky_key};
@@ -44,6 +44,8 @@ pub(super) struct Arrived {
     pub(super) host: Rc<str>,
     pub(super) added: Added,
     pub(super) onward: Onward,
+    /// It is a preflight for a route that need not take OPTIONS: middlewares answer it, and no endpoint gets it.
+    pub(super) is_preflight: bool,
 }
 
 /// Where a request goes behind its middlewares.
@@ -99,7 +101,12 @@ pub(super) fn arrive(
         return Err(ProxyError::NotReady);
     }
     let view = passed.view(request, &connection.listener.name);
-    let route = local.table().take(&view).map(|position| local.route(position, &worker.stats));
+    let taken = match preflight::asked_method(request.method(), request.headers()) {
+        None => local.table().take(&view).map(|position| (position, false)),
+        Some(asked) => local.take_preflight(&view, &asked),
+    };
+    let is_preflight = taken.is_ok_and(|(_, is_preflight)| is_preflight);
+    let route = taken.map(|(position, _)| local.route(position, &worker.stats));
     let chain = local.chain(route.as_ref().ok(), &connection.listener.name)?;
     if chain.is_none()
         && let Err(error) = route
@@ -140,7 +147,7 @@ pub(super) fn arrive(
     if path.is_some() || request.uri().authority().is_some() {
         *request.uri_mut() = target::origin_form(request.uri(), path.as_deref())?;
     }
-    Ok(Arrival::Stepped(chain, Arrived { host, added, onward }))
+    Ok(Arrival::Stepped(chain, Arrived { host, added, onward, is_preflight }))
 }
 
 /// Draws the target.

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::HeaderValue;
+use http::{HeaderValue, Method};
 
 use super::balance::{Latency, Load, Pool};
 use super::drain::Drain;
@@ -20,8 +20,8 @@ use crate::exchange::ProxyError;
 use crate::middleware;
 use crate::snapshot::middleware::{Fate, chain as middlewares};
 use crate::snapshot::{
-    Certificates, Consumers, Endpoint, EndpointState, Flip, Middlewares, Route, RouteTable, Secure, Snapshot, Target,
-    Trial, Upstream, Verdict,
+    Certificates, Consumers, Endpoint, EndpointState, Flip, Middlewares, RequestView, Route, RouteTable, Secure,
+    Snapshot, Target, Trial, Upstream, Verdict, preflight,
 };
 use crate::spec::name::Name;
 use crate::spec::upstream::Protocol;
@@ -111,6 +111,11 @@ impl LocalSnapshot {
     /// The table requests are matched by.
     pub(super) fn table(&self) -> &Arc<RouteTable> {
         &self.routes.table
+    }
+
+    /// The route of a preflight, as [`preflight::take`].
+    pub(super) fn take_preflight(&self, view: &RequestView<'_>, asked: &Method) -> Result<(usize, bool), ProxyError> {
+        preflight::take(self.table(), &self.middlewares, view, asked)
     }
 
     /// The local side of the route at a position of the table.

@@ -119,7 +119,12 @@ impl Exchange for Through {
             let (Some(mut frame), Some(arrived)) = (self.frame.take(), self.arrived.take()) else {
                 return self.refuse(ProxyError::Unresolved);
             };
-            let Arrived { host, added, onward } = arrived;
+            let Arrived { host, added, onward, is_preflight } = arrived;
+            if is_preflight {
+                // Its route was found by the method it asks about, and need not take OPTIONS.
+                self.frame.set(Some(frame));
+                return self.refuse(ProxyError::NoRoute);
+            }
             let sent = match onward {
                 Onward::Aimed(aimed) => forward_stepped(&mut frame, request, aimed, added).await,
                 Onward::Unaimed(route) => match aim_stepped(&mut frame, &request, route, &host) {
@@ -127,7 +132,7 @@ impl Exchange for Through {
                         if let Some(chain) = aimed.route.chain_of(aimed.target).map(Rc::clone) {
                             frame.chains[1] = Some(Rc::clone(&chain));
                             self.frame.set(Some(frame));
-                            self.arrived.set(Some(Arrived { host, added, onward: Onward::Aimed(aimed) }));
+                            self.arrived.set(Some(Arrived { host, added, onward: Onward::Aimed(aimed), is_preflight }));
                             return Next::new(chain, self).run(request).await;
                         }
                         forward_stepped(&mut frame, request, aimed, added).await

@@ -20,6 +20,7 @@ pub mod level;
 pub mod line;
 pub mod middleware;
 pub mod outlier;
+pub mod preflight;
 pub mod report;
 pub mod request;
 pub mod route;

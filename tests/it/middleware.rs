@@ -1,6 +1,7 @@
 //! Steps around exchanges, as clients and services notice them.
 
 mod answers;
+mod cors;
 mod fleet;
 mod forward_auth;
 mod jwt;

@@ -8,6 +8,7 @@ use std::time::Instant;
 use http::Request;
 
 use crate::middleware::Trouble;
+use crate::snapshot::preflight::{asked_method, take as preflight_route};
 use crate::snapshot::target::{DecidedBy, Odds, odds, sticky_key};
 use crate::snapshot::{
     Endpoint, LevelView, NamedMiddleware, RequestView, Route, RouteJudge, Snapshot, Standing, Target, Upstream, gate,
@@ -86,7 +87,19 @@ pub async fn explain(
         explanation.answer = Some(Answer::refusal(error, request, reason));
         return Ok(explanation);
     }
-    let taken = snapshot.routes.take(&view);
+    let asked = asked_method(request.method(), request.headers());
+    let (taken, is_preflight) = match &asked {
+        None => (snapshot.routes.take(&view), false),
+        Some(asked) => match preflight_route(&snapshot.routes, &snapshot.middlewares, &view, asked) {
+            Ok((position, is_preflight)) => (Ok(position), is_preflight),
+            Err(error) => (Err(error), false),
+        },
+    };
+    // A preflight is matched as the request that it asks about, where the route of that has the middleware `cors`.
+    let view = match &asked {
+        Some(asked) if is_preflight => RequestView { method: asked, ..view },
+        Some(_) | None => view,
+    };
     explanation.add_candidates(question, snapshot, &view, taken.ok())?;
     let route = taken.ok().map(|position| &snapshot.routes.routes()[position]);
     let of_listener = match snapshot.middlewares.of_listener(listener) {
