@@ -37,6 +37,13 @@ impl ClientAddress {
         }
     }
 
+    /// The address, or that of the proxy which leaves it unknown: whoever answers for what the client does.
+    pub fn accountable(self) -> IpAddr {
+        match self {
+            Self::Known(address) | Self::Unknown { peer: address } => address,
+        }
+    }
+
     /// Whether the client is known to be in one of these networks.
     pub fn is_in(self, networks: &[IpNet]) -> bool {
         self.known().is_some_and(|address| networks.iter().any(|network| network.contains(&address)))

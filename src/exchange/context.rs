@@ -81,6 +81,9 @@ pub trait Exchange: Debug {
     /// Who has what a client shows.
     fn consumer(&self, by: Credential<'_>) -> Option<Arc<Consumer>>;
 
+    /// What checking the password of each consumer that has one costs (bcrypt's logarithm).
+    fn password_costs(&self) -> &[u8];
+
     /// Who the client is, as far as a middleware found out.
     fn identity(&self) -> Rc<Identity>;
 

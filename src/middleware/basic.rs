@@ -1,6 +1,7 @@
 //! Defines the middleware that knows consumers by name and password (RFC 7617).
 
 mod desk;
+mod queue;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,9 +12,9 @@ use base64::prelude::BASE64_STANDARD;
 use http::{HeaderMap, Request, Response, header};
 use hyper::body::Incoming;
 
-use self::desk::Desk;
+use self::desk::{Credentials, Desk};
 use super::who::{Door, Proof, Shown};
-use super::{Middleware, Next};
+use super::{Middleware, Next, key};
 use crate::exchange::{Consumer, Credential, Exchange, Payload, ProxyError};
 use crate::spec::middleware::access;
 
@@ -22,6 +23,8 @@ use crate::spec::middleware::access;
 pub(super) struct Basic {
     /// `None`: all consumers that have a password.
     users: Option<HashMap<String, Arc<Consumer>>>,
+    /// What checking the password of each user costs (bcrypt's logarithm).
+    costs: Vec<u8>,
     forward: bool,
     door: Door,
     desk: Desk,
@@ -37,6 +40,7 @@ impl Basic {
             };
             users.iter().map(user).collect()
         });
+        let costs = spec.users.iter().flatten().map(|(_, hash)| hash.cost()).collect();
         let door = Door {
             by: "basic",
             challenge: Some(spec.challenge.clone()),
@@ -44,7 +48,7 @@ impl Basic {
             optional: spec.optional,
             groups: spec.groups.clone(),
         };
-        Self { users, forward: spec.forward, door, desk: Desk::default() }
+        Self { users, costs, forward: spec.forward, door, desk: Desk::default() }
     }
 
     async fn shown(&self, headers: &HeaderMap, exchange: &dyn Exchange) -> Result<Shown, ProxyError> {
@@ -63,7 +67,9 @@ impl Basic {
             None => exchange.consumer(Credential::Name(&name)),
         };
         let known = consumer.as_ref().and_then(|consumer| consumer.password.clone());
-        let proves = self.desk.proves(&name, password, known).await?;
+        let costs = if self.users.is_some() { &self.costs } else { exchange.password_costs() };
+        let network = key::network(exchange.client().accountable());
+        let proves = self.desk.proves(Credentials { name, password }, known, costs, network).await?;
         Ok(match consumer {
             Some(consumer) if proves => Shown::Proof(Proof::of(consumer)),
             Some(_) => Shown::Wrong("wrong password"),

@@ -56,16 +56,16 @@ fn each<B>(parts: &[LimitKey], request: &Request<B>, exchange: &dyn Exchange, mu
         };
         if seen.is_none() {
             match exchange.client() {
-                ClientAddress::Known(address) => sees(0, &place(address).to_be_bytes()),
+                ClientAddress::Known(address) => sees(0, &network(address).to_be_bytes()),
                 // All whom one proxy leaves unknown share: else each could have a budget for every thing it sends.
-                ClientAddress::Unknown { peer } => sees(2, &place(peer).to_be_bytes()),
+                ClientAddress::Unknown { peer } => sees(2, &network(peer).to_be_bytes()),
             }
         }
     }
 }
 
 /// An address, or the network that a client of IPv6 has to itself (RFC 6177).
-fn place(address: IpAddr) -> u64 {
+pub(super) fn network(address: IpAddr) -> u64 {
     match address.to_canonical() {
         IpAddr::V4(address) => u64::from(u32::from(address)),
         IpAddr::V6(address) => (u128::from(address) >> 64) as u64,
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_client_of_ipv6_is_its_network() {
-        let of = |text: &str| place(text.parse().expect("an address"));
+        let of = |text: &str| network(text.parse().expect("an address"));
         assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::"));
         assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
         assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));

@@ -229,6 +229,10 @@ impl Exchange for Through {
         self.consumers.find(by).map(Arc::clone)
     }
 
+    fn password_costs(&self) -> &[u8] {
+        self.consumers.password_costs()
+    }
+
     fn identity(&self) -> Rc<Identity> {
         Rc::clone(&self.identity.borrow())
     }

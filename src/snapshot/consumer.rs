@@ -31,6 +31,8 @@ pub struct Consumers {
     by_key: HashMap<KeyHash, Option<Arc<Caller>>>,
     /// As with keys.
     by_certificate: HashMap<CertificateName, Option<Arc<Caller>>>,
+    /// Of those that have a password.
+    password_costs: Vec<u8>,
     remarks: Vec<Problem>,
 }
 
@@ -39,6 +41,7 @@ impl Consumers {
     pub fn new(all: Vec<Consumer>) -> Self {
         let mut consumers = Self::default();
         for Consumer { name, spec, .. } in &all {
+            consumers.password_costs.extend(spec.password.as_ref().map(PasswordHash::cost));
             let caller = Arc::new(Caller {
                 groups: spec.groups.clone(),
                 password: spec.password.as_ref().map(PasswordHash::as_str).map(Arc::from),
@@ -99,6 +102,11 @@ impl Consumers {
         let mut names = std::iter::once(CertificateName::Hash(KeyHash(certificate.hash))).chain(uris).chain(dns);
         let known = names.find_map(|name| self.by_certificate.get(&name));
         known.or_else(|| self.by_certificate.get(&subject))?.as_ref()
+    }
+
+    /// What checking the password of each one that has one costs (bcrypt's logarithm).
+    pub fn password_costs(&self) -> &[u8] {
+        &self.password_costs
     }
 
     /// What people should know of them.

@@ -149,6 +149,12 @@ impl PasswordHash {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// What a check of it costs: 2 to this power rounds.
+    pub fn cost(&self) -> u8 {
+        // It was read as a number of at most two digits.
+        self.0.split('$').nth(2).and_then(|cost| cost.parse().ok()).unwrap_or_default()
+    }
 }
 
 impl fmt::Debug for PasswordHash {

@@ -6,8 +6,9 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::json;
+use tokio::net::TcpSocket;
 
-use crate::support::client::Request;
+use crate::support::client::{Answer, Connection, Request};
 use crate::support::consul::Consul;
 use crate::support::etcd::Etcd;
 use crate::support::gateway::{Gateway, Setup};
@@ -230,6 +231,37 @@ async fn wrong_passwords_leave_the_workers_to_others() {
         answer.status == 200
     };
     wait::until(Duration::from_secs(60), "the one who is right", right).await;
+}
+
+/// A flood fills the places of its own address; and names that nobody has never go before those that somebody has.
+#[tokio::test]
+async fn a_flood_of_wrong_logins_keeps_nobody_else_out() {
+    let origin = Origin::start("a").await;
+    let (ann, bob) = (bcrypt::hash("of ann", 6).unwrap(), bcrypt::hash("of bob", 6).unwrap());
+    let middlewares = format!("middlewares.staff.basic.users = [\"ann:{ann}\", \"bob:{bob}\"]");
+    let gateway = Gateway::start(&around(&origin, &["staff"], &middlewares)).await;
+    let is_judged = |answer: &Answer| {
+        matches!((answer.status, answer.header("x-fleetgate-flag")), (401, Some("UAEX")) | (503, Some("UO")))
+    };
+    let login = |name: &str, password: &str| Request::get("/").header("authorization", &basic(name, password));
+    for name in ["ann", "nobody"] {
+        let flood = Load::start_judging(
+            gateway.address(),
+            100,
+            move |worker, number| login(name, &format!("wrong {worker} {number}")),
+            is_judged,
+        );
+        flood.more(100).await;
+        // From another address, and from the same one: with another name, or where the flood has no name that is known.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let mut other = Connection::over(socket.connect(gateway.address()).await.unwrap());
+        assert_eq!(other.exchange(&login("ann", "of ann")).await.unwrap().status, 200, "{name}");
+        assert_eq!(gateway.send(login("bob", "of bob")).await.status, 200, "{name}");
+        let report = flood.stop().await;
+        assert!(report.failures.is_empty(), "{:?}", report.failures.first());
+        assert!(report.statuses.contains_key(&503), "the flood is bounded: {:?}", report.statuses);
+    }
 }
 
 #[tokio::test]
