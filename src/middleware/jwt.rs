@@ -2,10 +2,12 @@
 
 mod issuer;
 mod known;
+mod reread;
 mod ring;
 mod strict;
 
 use std::any::Any;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -31,7 +33,7 @@ use crate::spec::middleware::access::KeyPlace;
 use crate::spec::middleware::jwt::{self, JwtKeys};
 
 /// A longer token is not looked at.
-const LONGEST: usize = 16 * 1024;
+const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
 /// Knows clients by tokens.
 #[derive(Debug)]
@@ -48,6 +50,8 @@ pub(super) struct Jwt {
     consumer: String,
     forward: bool,
     door: Door,
+    /// For tokens that are too long, which is no fault of what they say.
+    door_for_short: Door,
 }
 
 #[derive(Debug)]
@@ -78,7 +82,7 @@ enum Flaw {
 impl Flaw {
     fn as_str(self) -> &'static str {
         match self {
-            Self::TooLong => "a token that is too long",
+            Self::TooLong => "a token longer than 16 KiB",
             Self::Malformed => "a malformed token",
             Self::Algorithm => "an algorithm that is not allowed",
             Self::Critical => "a critical header",
@@ -128,6 +132,9 @@ impl Jwt {
             optional: spec.optional,
             groups: spec.groups.clone(),
         };
+        let too_long = "Bearer realm=\"fleetgate\", error=\"invalid_token\", \
+                        error_description=\"The token is longer than 16 KiB\"";
+        let door_for_short = Door { wrong: Some(HeaderValue::from_static(too_long)), ..door.clone() };
         Self {
             keys,
             known: Known::default(),
@@ -139,6 +146,7 @@ impl Jwt {
             consumer: spec.consumer.clone(),
             forward: spec.forward,
             door,
+            door_for_short,
         }
     }
 
@@ -174,7 +182,7 @@ impl Jwt {
         }
     }
 
-    fn shown(&self, request: &Request<Incoming>, exchange: &dyn Exchange) -> Result<Shown, ProxyError> {
+    async fn shown(&self, request: &Request<Incoming>, exchange: &dyn Exchange) -> Result<Shown, ProxyError> {
         let token = match self.token(request) {
             Ok(Some(token)) => token,
             Ok(None) => return Ok(Shown::Nothing),
@@ -184,14 +192,24 @@ impl Jwt {
             Keys::Fixed(ring) => ring.as_ref().map_err(|_| ProxyError::Unresolved)?.clone(),
             Keys::Of(issuer) => issuer.ring().ok_or(ProxyError::Unresolved)?,
         };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let claims = match self.claims(token, &ring, now) {
+        let mut checked = self.claims(token, &ring, unix_now());
+        if let (Err(flaw), Keys::Of(issuer)) = (&checked, &self.keys)
+            && let Some(key) = self.missing_key(token, *flaw, &ring)
+            && let Some(ring) = issuer.reread(key).await
+        {
+            checked = self.claims(token, &ring, unix_now());
+            if checked.is_err() {
+                issuer.is_unknown(key);
+            }
+        }
+        let claims = match checked {
             Ok(claims) => claims,
             Err(flaw) => {
-                if let (Flaw::UnknownKey, Keys::Of(issuer)) = (flaw, &self.keys) {
-                    issuer.want();
+                let (route, client, bytes) = (exchange.route(), exchange.client(), token.len());
+                match flaw {
+                    Flaw::TooLong => tracing::info!(route, %client, bytes, "refused a token longer than 16 KiB"),
+                    _ => tracing::debug!(route, %client, "refused a token: {flaw:?}"),
                 }
-                tracing::debug!(route = exchange.route(), client = %exchange.client(), "refused a token: {flaw:?}");
                 return Ok(Shown::Wrong(flaw.as_str()));
             }
         };
@@ -200,6 +218,34 @@ impl Jwt {
             known.unwrap_or_else(|| Arc::new(Consumer::named(&name)))
         });
         Ok(Shown::Proof(Proof { consumer, claims }))
+    }
+
+    /// What stands for the key that a token may lack, because its issuer has exchanged keys: the key it names, or the one
+    /// that signed it where it names none or the issuer's keys have no names.
+    fn missing_key(&self, token: &str, flaw: Flaw, ring: &Ring) -> Option<u64> {
+        let head = token.split('.').next().unwrap_or_default();
+        let lacks = match flaw {
+            Flaw::UnknownKey => head,
+            Flaw::Signature => {
+                let head = members(head).ok()?;
+                let is_named = head.get("kid").and_then(Value::as_str).is_some_and(|name| ring.has(name));
+                if is_named {
+                    return None;
+                }
+                token
+            }
+            Flaw::TooLong
+            | Flaw::Malformed
+            | Flaw::Algorithm
+            | Flaw::Critical
+            | Flaw::Expired
+            | Flaw::NotYet
+            | Flaw::Issuer
+            | Flaw::Audience
+            | Flaw::Invalid
+            | Flaw::FromTheFuture => return None,
+        };
+        self.known.number_of(lacks)
     }
 
     /// What a token says, if it proves that, or did before.
@@ -217,7 +263,7 @@ impl Jwt {
 
     /// What a token says, if it proves that. What it says of its algorithm and keys only chooses among those allowed.
     fn check(&self, token: &str, ring: &Ring, now: u64) -> Result<Map<String, Value>, Flaw> {
-        if token.len() > LONGEST {
+        if token.len() > MAX_TOKEN_BYTES {
             return Err(Flaw::TooLong);
         }
         let mut parts = token.split('.');
@@ -272,7 +318,8 @@ impl Jwt {
 #[async_trait(?Send)]
 impl Middleware for Jwt {
     async fn handle(&self, mut request: Request<Incoming>, next: Next) -> Result<Response<Payload>, ProxyError> {
-        let shown = self.shown(&request, &**next.exchange())?;
+        let exchange = Rc::clone(next.exchange());
+        let shown = self.shown(&request, &*exchange).await?;
         let headers = request.headers_mut();
         for name in &self.guarded {
             protected::remove(headers, name);
@@ -288,7 +335,9 @@ impl Middleware for Jwt {
                 }
             }
         }
-        self.door.pass(request, next, shown).await
+        let is_too_long = matches!(shown, Shown::Wrong(why) if why == Flaw::TooLong.as_str());
+        let door = if is_too_long { &self.door_for_short } else { &self.door };
+        door.pass(request, next, shown).await
     }
 
     fn guarded(&self) -> &[HeaderName] {
@@ -311,6 +360,11 @@ impl Middleware for Jwt {
             Keys::Fixed(_) => None,
         }
     }
+}
+
+/// Seconds since 1970.
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// The members of a part of a token.

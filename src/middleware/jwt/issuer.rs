@@ -4,18 +4,18 @@
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 
+use super::reread::Reread;
 use super::ring::Ring;
 use crate::middleware::Trouble;
 use crate::spec::cause::describe;
 
-/// Unknown keys let the set be read no more often than this.
-const SOONEST: Duration = Duration::from_secs(30);
-
-/// An issuer that does not answer is asked again after this, then less often, up to [`SOONEST`].
+/// An issuer that does not answer is asked again after this, then less often, up to [`MAX_RETRY`].
 const FIRST_RETRY: Duration = Duration::from_secs(1);
+
+/// The longest pause between two tries to read.
+const MAX_RETRY: Duration = Duration::from_secs(30);
 
 /// For one answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,8 +32,8 @@ pub(super) struct Issuer {
     ring: RwLock<Option<Arc<Ring>>>,
     /// Why the last read gave nothing.
     error: RwLock<Option<String>>,
-    /// Somebody wants a key that is not there.
-    wanted: Notify,
+    /// For keys that are not there.
+    reread: Reread,
 }
 
 impl Issuer {
@@ -44,7 +44,7 @@ impl Issuer {
             refresh,
             ring: RwLock::default(),
             error: RwLock::default(),
-            wanted: Notify::new(),
+            reread: Reread::default(),
         };
         let issuer = Arc::new(issuer);
         // Where there is no runtime, nobody serves.
@@ -76,17 +76,25 @@ impl Issuer {
         *self.error.write().unwrap_or_else(PoisonError::into_inner) = error;
     }
 
-    /// A token names a key that is not there.
-    pub(super) fn want(&self) {
-        self.wanted.notify_one();
+    /// A token cannot be checked with the keys that are there, perhaps because they were exchanged: waits for them to be
+    /// read again, for a second at most. `None` where they were not. `key` stands for the key that the token needs.
+    pub(super) async fn reread(&self, key: u64) -> Option<Arc<Ring>> {
+        if self.reread.wait(key).await { self.ring() } else { None }
+    }
+
+    /// What was read again did not help.
+    pub(super) fn is_unknown(&self, key: u64) {
+        self.reread.is_unknown(key);
     }
 }
 
 async fn follow(issuer: Weak<Issuer>) {
-    let (mut retry, mut failing, mut asked_at) = (FIRST_RETRY, false, None::<Instant>);
+    let (mut retry, mut failing) = (FIRST_RETRY, false);
     loop {
         let Some(known) = issuer.upgrade() else { return };
-        let next = match read(&known.url).await {
+        known.reread.begin();
+        let outcome = read(&known.url).await;
+        let next = match outcome {
             Ok(ring) => {
                 *known.ring.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(ring));
                 known.failed(None);
@@ -106,18 +114,16 @@ async fn follow(issuer: Weak<Issuer>) {
                     tracing::warn!(url = known.url, "the issuer's keys cannot be read: {error}; {meanwhile}");
                 }
                 let next = retry;
-                retry = (retry * 2).min(SOONEST);
+                retry = (retry * 2).min(MAX_RETRY);
                 next
             }
         };
+        known.reread.end();
         let at = Instant::now() + next;
         // Whoever lets go of it ends this.
         loop {
-            let wanted = timeout(Duration::from_secs(1), known.wanted.notified()).await.is_ok();
-            let soonest = asked_at.map_or_else(Instant::now, |asked| asked + SOONEST);
-            if wanted && soonest < at {
-                sleep_until(soonest).await;
-                asked_at = Some(Instant::now());
+            let is_wanted = timeout(Duration::from_secs(1), known.reread.wanted()).await.is_ok();
+            if is_wanted {
                 break;
             }
             if Instant::now() >= at {

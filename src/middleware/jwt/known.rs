@@ -48,6 +48,12 @@ impl Known {
         self.tags.of([token.as_bytes()]).filter(|_| token.len() <= LONGEST)
     }
 
+    /// A number that stands for a text in this process.
+    pub(super) fn number_of(&self, text: &str) -> Option<u64> {
+        let tag = self.tags.of([text.as_bytes()])?;
+        tag.first_chunk().map(|bytes| u64::from_be_bytes(*bytes))
+    }
+
     /// What a token says that was right by these keys, and has not expired at `now`.
     pub(super) fn claims(&self, tag: &Tag, ring: &Arc<Ring>, now: u64) -> Option<Arc<Map<String, Value>>> {
         let shard = self.shard(tag);

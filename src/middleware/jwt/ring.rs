@@ -67,6 +67,11 @@ impl Ring {
         if keys.is_empty() { Err("no key that signatures could be checked with".to_owned()) } else { Ok(Self(keys)) }
     }
 
+    /// Whether a key has this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|key| key.name.as_deref() == Some(name))
+    }
+
     /// The keys that a token may be signed with. `None`: it names one that nobody knows.
     pub(super) fn fitting<'r>(
         &'r self,

@@ -216,7 +216,7 @@ fn what_is_no_token_is_refused_before_anything_is_computed() {
         (format!("{message}=.{signature}"), Flaw::Malformed),
         (issuer.sign(HEAD, r#"{"sub":"a","sub":"b"}"#), Flaw::Malformed),
         (issuer.sign(HEAD, "7"), Flaw::Malformed),
-        (issuer.sign(HEAD, &with("x", json!("y".repeat(LONGEST)))), Flaw::TooLong),
+        (issuer.sign(HEAD, &with("x", json!("y".repeat(MAX_TOKEN_BYTES)))), Flaw::TooLong),
     ] {
         assert_eq!(issuer.check(&token), Err(flaw), "{}", &token[..token.len().min(200)]);
     }
