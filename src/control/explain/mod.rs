@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use http::Request;
 
+use crate::exchange::ProxyError;
 use crate::middleware::Trouble;
 use crate::snapshot::preflight::{asked_method, take as preflight_route};
 use crate::snapshot::target::{DecidedBy, Odds, odds, sticky_key};
@@ -152,6 +153,10 @@ pub async fn explain(
     match taken {
         Err(error) => {
             explanation.answer = Some(Answer::refusal(error, request, "no route's conditions all hold".to_owned()));
+        }
+        Ok(_) if is_preflight => {
+            let reason = "no middleware answers the preflight, and its route need not take OPTIONS".to_owned();
+            explanation.answer = Some(Answer::refusal(ProxyError::NoRoute, request, reason));
         }
         Ok(position) => {
             let route = &snapshot.routes.routes()[position];

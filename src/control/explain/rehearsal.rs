@@ -270,10 +270,14 @@ impl Exchange for Rehearsal {
         upstream: &str,
         _: Request<()>,
         _: Duration,
-    ) -> LocalBoxFuture<'static, Result<Response<Bytes>, ProxyError>> {
+    ) -> LocalBoxFuture<'static, Result<Response<Option<Bytes>>, ProxyError>> {
         // Nobody asks who could be answered: that is open.
         let error = self.facts.has_endpoint(upstream).err().unwrap_or(ProxyError::NoEndpoint);
         std::future::ready(Err(error)).boxed_local()
+    }
+
+    fn password_costs(&self) -> &[u8] {
+        self.facts.snapshot.consumers.password_costs()
     }
 
     fn refuse(&self, error: ProxyError) -> Response<Payload> {
