@@ -56,7 +56,7 @@ async fn a_byte_beyond_ascii_hides_no_cookie() {
         assert_eq!((answer.served_by(), answer.header("set-cookie")), (&*first, None));
         let answer = send("/session", &session).await;
         assert_eq!((answer.served_by(), answer.header("set-cookie")), (at.served_by(), None));
-        assert_eq!(send("/when", "canary=yes").await.served_by(), "one");
+        assert_eq!(send("/when", "canary=yes").await.served_by(), "one/v1");
     }
 
     // What is shown is taken out, and all others stay as they came.
