@@ -23,7 +23,7 @@ use crate::control::command::Commands;
 use crate::control::history::{Former, History, IndexOf};
 use crate::control::saved::claims::SavedClaims;
 use crate::control::saved::{Store, Verified};
-use crate::control::{Control, Rules, uses};
+use crate::control::{Control, Prohibitions, Rules, uses};
 use crate::discovery::Context;
 use crate::discovery::register::{self, Event};
 use crate::discovery::status::ProviderStatus;
@@ -244,6 +244,15 @@ impl App {
 
         let (snapshot, snapshots) = watch::channel(Arc::new(Snapshot::empty()));
         let rules = Rules::of(&settings);
+        let prohibitions = Prohibitions {
+            admin: Some(admin_address),
+            listeners: listeners.iter().map(|(_, address)| *address).collect(),
+            tag_networks: settings
+                .discovery
+                .consul
+                .as_ref()
+                .map_or_else(Vec::new, |consul| consul.tag_networks.clone()),
+        };
         let fleet = join_fleet(settings.redis.as_ref(), &mut tasks, &shutdown)?;
         let failing = watch::Sender::new(BTreeSet::new());
         let (commands, orders) = Commands::channel();
@@ -259,6 +268,7 @@ impl App {
             providers: discovery.states,
             rules,
             labels: settings.runtime.labels.clone(),
+            prohibitions,
             fleet: Arc::clone(&fleet),
             gateways: discovery.gateways,
             wanted,

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::{HeaderMap, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use subtle::ConstantTimeEq as _;
 
 use super::error::ApiError;
@@ -21,13 +21,21 @@ pub(super) struct Client(pub(super) SocketAddr);
 /// Whether a request may see `path`, and whether all of it.
 ///
 /// # Errors
-/// A missing or wrong token; without a token, a `Host` that is not of this machine.
+/// A request that came through a gateway; a missing or wrong token; without a token, a `Host` that is not of this machine.
 pub(super) fn judge(admin: &Admin, uri: &Uri, headers: &HeaderMap) -> Result<Option<Authorised>, ApiError> {
-    let Some(token) = &admin.token else {
-        return if names_this_machine(uri, headers) { Ok(Some(Authorised)) } else { Err(ApiError::ForeignHost) };
-    };
-    if shows(token, headers) {
+    if headers.get_all(header::VIA).iter().any(names_fleetgate) {
+        return Err(ApiError::Forwarded(header::VIA.as_str().to_owned()));
+    }
+    let shows_token = admin.token.as_ref().is_some_and(|token| shows(token, headers));
+    if shows_token {
         return Ok(Some(Authorised));
+    }
+    // Whoever reaches a gateway may have it ask here: being on this machine and naming it proves nothing then.
+    if let Some(mark) = headers.keys().find(|name| is_mark_of_proxy(name)) {
+        return Err(ApiError::Forwarded(mark.as_str().to_owned()));
+    }
+    if admin.token.is_none() {
+        return if names_this_machine(uri, headers) { Ok(Some(Authorised)) } else { Err(ApiError::ForeignHost) };
     }
     match uri.path() {
         "/healthz" | "/readyz" => Ok(None),
@@ -54,6 +62,24 @@ pub(super) fn judge_origin(headers: &HeaderMap) -> Result<(), ApiError> {
     let own = |origin: &str| origin.split_once("://").is_some_and(|(_, authority)| Some(authority) == host);
     if all("origin", &own) { Ok(()) } else { Err(ApiError::ForeignOrigin) }
 }
+
+/// Whether a header is one that proxies add to the requests they pass on.
+fn is_mark_of_proxy(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    matches!(name, "via" | "forwarded" | "x-real-ip" | "x-request-id") || name.starts_with("x-forwarded-")
+}
+
+/// Whether a `Via` (RFC 9110, 7.6.3) names a Fleetgate: each hop is `protocol received-by`, and perhaps a comment.
+fn names_fleetgate(via: &HeaderValue) -> bool {
+    let is_fleetgate = |hop: &[u8]| {
+        let mut words = hop.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+        words.nth(1).is_some_and(|by| by.eq_ignore_ascii_case(PSEUDONYM))
+    };
+    via.as_bytes().split(|byte| *byte == b',').any(is_fleetgate)
+}
+
+/// What gateways call themselves in `Via`.
+const PSEUDONYM: &[u8] = b"fleetgate";
 
 fn shows(token: &Secret, headers: &HeaderMap) -> bool {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
@@ -104,8 +130,6 @@ fn is_loopback(authority: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     fn admin(token: Option<&str>, metrics_public: bool) -> Admin {
@@ -144,6 +168,33 @@ mod tests {
         }
         assert!(with_authorization(&["Bearer s3cret", "Bearer s3cret"], "/api/v1/status").is_err());
         assert!(with_authorization(&[], "/metrics").is_err());
+    }
+
+    #[test]
+    fn what_came_through_a_gateway_is_refused() {
+        let came = |marks: &[(&'static str, &str)], token: Option<&str>, shown: Option<&str>| {
+            let mut headers = headers(header::HOST, &["localhost"]);
+            for (name, value) in marks {
+                headers.append(*name, HeaderValue::from_str(value).expect("a value"));
+            }
+            if let Some(shown) = shown {
+                let value = HeaderValue::from_str(&format!("Bearer {shown}")).expect("a value");
+                headers.insert(header::AUTHORIZATION, value);
+            }
+            judge(&admin(token, true), &Uri::from_static("/readyz"), &headers).map(|full| full.is_some())
+        };
+        assert_eq!(came(&[], None, None), Ok(true));
+        let forwarded = |name: &str| Err(ApiError::Forwarded(name.to_owned()));
+        for name in ["via", "forwarded", "x-forwarded-for", "x-forwarded-proto", "x-real-ip", "x-request-id"] {
+            assert_eq!(came(&[(name, "1.1 nginx")], None, None), forwarded(name));
+            assert_eq!(came(&[(name, "1.1 nginx")], Some("s3cret"), None), forwarded(name));
+            assert_eq!(came(&[(name, "1.1 nginx")], Some("s3cret"), Some("wrong")), forwarded(name));
+            // Whoever shows the token may stand behind a proxy that speaks TLS for the admin API.
+            assert_eq!(came(&[(name, "1.1 nginx")], Some("s3cret"), Some("s3cret")), Ok(true));
+        }
+        for via in ["1.1 fleetgate", "HTTP/2.0 \tFleetgate (here)", "1.1 a, 2 fleetgate", "1.1 \u{e9}, 1.1 fleetgate"] {
+            assert_eq!(came(&[("via", via)], Some("s3cret"), Some("s3cret")), forwarded("via"), "{via}");
+        }
     }
 
     #[test]

@@ -17,6 +17,9 @@ pub(super) enum ApiError {
     /// A page of somebody else's site may send requests here by the browser of an operator.
     #[error("a request that changes something must not come from another site's page")]
     ForeignOrigin,
+    /// Clients of a gateway must not reach the API by having the gateway ask for them.
+    #[error("this request came through a gateway or proxy (it has `{0}`); connect to the admin API directly")]
+    Forwarded(String),
     /// There is no such thing.
     #[error("{0}")]
     NotFound(String),
@@ -47,7 +50,7 @@ impl ApiError {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Unauthorised => StatusCode::UNAUTHORIZED,
-            Self::ForeignHost | Self::ForeignOrigin => StatusCode::FORBIDDEN,
+            Self::ForeignHost | Self::ForeignOrigin | Self::Forwarded(_) => StatusCode::FORBIDDEN,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
@@ -63,6 +66,7 @@ impl ApiError {
             Self::Unauthorised => "unauthorised",
             Self::ForeignHost => "foreign_host",
             Self::ForeignOrigin => "foreign_origin",
+            Self::Forwarded(_) => "forwarded",
             Self::NotFound(_) => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::Malformed(_) => "malformed",

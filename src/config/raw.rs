@@ -246,6 +246,9 @@ pub(super) struct RawConsul {
     pub tag_hosts: Option<Vec<String>>,
     /// The paths that tags may claim, each with all below it; default all.
     pub tag_paths: Option<Vec<String>>,
+    /// The loopback and link-local networks that services which ask for routes by tags may be in, such as `127.0.0.0/8`;
+    /// default none: such instances get no requests.
+    pub tag_networks: Option<Vec<String>>,
     /// Whether problems of documents and registrations are written to the KV store, below `status/` of `fleet_prefix`,
     /// for the teams that can mend them; default false. The token needs `key:write` there.
     pub write_status: Option<bool>,

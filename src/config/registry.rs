@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::spec::decode::middleware::parse_network;
 use crate::spec::decode::scope::Scope;
 use crate::spec::decode::tag::{Bounds, Rules as TagRules};
 use crate::spec::decode::upstream::consul_word;
@@ -135,6 +136,10 @@ fn resolve_consul(
         bounds: resolve_bounds(raw.tag_hosts, raw.tag_paths, scope),
         ttl: raw.route_ttl.map_or(Duration::from_secs(24 * 3600), |raw| raw.0),
     };
+    let networks_scope = scope.key("tag_networks");
+    let networks = raw.tag_networks.unwrap_or_default().into_iter().enumerate();
+    let tag_networks =
+        networks.filter_map(|(index, text)| networks_scope.index(index).check(parse_network(&text))).collect();
     let wait_scope = scope.key("wait");
     let wait = raw.wait.map_or(Duration::from_secs(60), |raw| raw.0);
     if !(Duration::from_secs(1)..=Duration::from_secs(600)).contains(&wait) {
@@ -159,6 +164,7 @@ fn resolve_consul(
         fleet_prefix,
         write_status: raw.write_status.unwrap_or(false),
         tags: (rules.native || rules.fabio).then_some(rules),
+        tag_networks,
         wait,
         consistency: match raw.consistency {
             None | Some(RawConsistency::Stale) => Consistency::Stale,

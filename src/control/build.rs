@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::claims;
 use super::grace::Grace;
 use super::merge::{Affected, Merged, MergedRoute, MergedUpstream, absent};
+use super::prohibitions::{LocalAddresses, Prohibitions, remarks as remarks_on_prohibited};
 use crate::middleware::fleet::Fleet;
 use crate::snapshot::certificate::Certificates;
 use crate::snapshot::target::seed;
@@ -37,6 +38,8 @@ pub(super) struct Builder {
     /// Where this gateway is.
     own: Labels,
     fleet: Arc<Fleet>,
+    prohibitions: Prohibitions,
+    local: LocalAddresses,
 }
 
 /// What an upstream was made of; compared by pointer where that is exact.
@@ -60,8 +63,8 @@ type Resolution = BTreeMap<Arc<str>, (ProviderId, usize, Vec<Name>)>;
 
 impl Builder {
     pub(super) fn new(now: Instant) -> Self {
-        let (slots, inputs, resolution, own, fleet) = Default::default();
-        Self { slots, inputs, resolution, grace: Grace::new(now), own, fleet }
+        let (slots, inputs, resolution, own, fleet, prohibitions, local) = Default::default();
+        Self { slots, inputs, resolution, grace: Grace::new(now), own, fleet, prohibitions, local }
     }
 
     /// For a gateway with these labels.
@@ -72,6 +75,11 @@ impl Builder {
     /// For a gateway of this fleet.
     pub(super) fn of(self, fleet: Arc<Fleet>) -> Self {
         Self { fleet, ..self }
+    }
+
+    /// For a gateway whose endpoints must not have these addresses.
+    pub(super) fn prohibiting(self, prohibitions: Prohibitions) -> Self {
+        Self { prohibitions, ..self }
     }
 
     /// When to build again though nothing changed.
@@ -90,6 +98,7 @@ impl Builder {
     ) -> Option<Snapshot> {
         let waited = self.grace.ends_at().is_some();
         self.grace.begin(now);
+        self.local.forget();
         let (upstreams, middlewares, routes) = match affected {
             // Who waits may wait no more though nothing else changed.
             Affected::Upstreams(labels) if !waited => {
@@ -252,11 +261,19 @@ impl Builder {
                 status: spec.status,
                 held: merged.held && merged.kept.as_ref().is_none_or(|kept| kept.contains(&spec.address)),
                 drained: merged.drained.contains(&address),
+                prohibited: self.prohibitions.judge(address, merged.provider, &merged.spec.settings, &mut self.local),
                 penalty: merged.penalties.as_ref().and_then(|all| all.get(&spec.address).cloned()),
                 priority: self.priority(&merged.spec, &spec.labels, merged.positions.get(&spec.address).copied()),
                 state: states.get(&address).map_or_else(|| Arc::new(EndpointState::new(address)), |s| Arc::clone(s)),
             })
             .collect();
+        let source = merged.sources.first().map_or_else(|| merged.provider.to_string(), ToString::to_string);
+        let prohibited = remarks_on_prohibited(&source, label, &endpoints);
+        let known = self.inputs.get(label).map_or(&[][..], |input| &input.remarks);
+        for remark in prohibited.iter().filter(|remark| !known.contains(remark)) {
+            tracing::warn!("{remark}");
+        }
+        remarks.extend(prohibited);
         self.inputs.insert(Arc::clone(label), Input::of(merged, remarks));
 
         if !merged.known

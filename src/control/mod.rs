@@ -46,6 +46,7 @@ mod holds;
 mod merge;
 pub mod overlay;
 mod pace;
+mod prohibitions;
 mod recall;
 mod rejected;
 mod removals;
@@ -61,6 +62,7 @@ use history::History;
 use merge::Merged;
 pub use merge::Rules;
 use overlay::Overlay;
+pub use prohibitions::Prohibitions;
 
 /// What control reads and writes.
 pub struct Control {
@@ -70,6 +72,8 @@ pub struct Control {
     pub rules: Rules,
     /// Where this gateway is, for upstreams that put the nearest endpoints first.
     pub labels: Labels,
+    /// The addresses that endpoints must not have.
+    pub prohibitions: Prohibitions,
     /// The other gateways.
     pub fleet: Arc<Fleet>,
     /// Where gateways register.
@@ -122,6 +126,7 @@ impl Control {
         guard.look(&BTreeSet::new(), now);
         let mut pace = pace::Pace::new(now);
         let builder = build::Builder::new(now).labelled(std::mem::take(&mut self.labels));
+        let builder = builder.prohibiting(std::mem::take(&mut self.prohibitions));
         let mut builder = builder.of(Arc::clone(&self.fleet));
         let mut retired: Vec<Arc<RouteTable>> = Vec::new();
         let mut accepted = AcceptedNames::default();

@@ -30,6 +30,7 @@ impl Running {
         let control = Control {
             providers: ends.into_iter().map(|(id, (_, receiver))| (id, receiver)).collect(),
             rules: world.rules.clone(),
+            prohibitions: Prohibitions::default(),
             fleet: Arc::default(),
             gateways: BTreeSet::new(),
             diagnostics: watch::channel(None).0,

@@ -128,6 +128,7 @@ impl Prober {
         for endpoint in upstream.endpoints.iter() {
             let key = key(endpoint);
             let check = upstream.settings.health_check.as_ref().or(endpoint.held.then_some(&OF_HELD));
+            let check = check.filter(|_| endpoint.prohibited.is_none());
             match (check, running.remove(&key)) {
                 (Some(check), running) => {
                     let subject = Subject::new(upstream, endpoint, check, &self.flips);

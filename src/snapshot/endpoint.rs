@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::outlier::Outlier;
+use super::prohibition::Prohibition;
 use crate::spec::endpoint::{Labels, Penalty, RegistryStatus};
 use crate::spec::upstream::UpstreamSettings;
 
@@ -28,6 +29,8 @@ pub struct Endpoint {
     pub held: bool,
     /// Taken out of use by an operator.
     pub drained: bool,
+    /// Why it is never used.
+    pub prohibited: Option<Prohibition>,
     /// What it has against it that its registry took it out again and again.
     pub penalty: Option<Penalty>,
     /// 0 goes first; the next ones get what it cannot take.
@@ -46,6 +49,7 @@ impl PartialEq for Endpoint {
             && self.status == other.status
             && self.held == other.held
             && self.drained == other.drained
+            && self.prohibited == other.prohibited
             && self.penalty == other.penalty
             && self.priority == other.priority
             && Arc::ptr_eq(&self.state, &other.state)
@@ -61,6 +65,8 @@ pub enum Standing {
     Untested,
     /// Active checks or the registry call it bad.
     Unhealthy,
+    /// It must not be used.
+    Prohibited,
     /// Weight 0, or drained by an operator.
     Draining,
     /// In maintenance.
@@ -84,6 +90,9 @@ impl Endpoint {
 
     /// Where it stands by all words but that of requests. `checked`: its upstream has an active health check.
     fn reported(&self, checked: bool) -> Standing {
+        if self.prohibited.is_some() {
+            return Standing::Prohibited;
+        }
         if self.drained {
             return Standing::Draining;
         }
@@ -118,12 +127,12 @@ impl Endpoint {
             RegistryStatus::Unchecked | RegistryStatus::Passing | RegistryStatus::Warning => true,
             RegistryStatus::Critical | RegistryStatus::Maintenance => false,
         };
-        admitted && !self.drained && self.weight > 0
+        admitted && !self.drained && self.weight > 0 && self.prohibited.is_none()
     }
 
     /// Whether it may take traffic where too few others are well: nobody wants it out of use, whatever checks say.
     pub(super) fn may_serve(&self) -> bool {
-        self.status != RegistryStatus::Maintenance && !self.drained && self.weight > 0
+        self.status != RegistryStatus::Maintenance && !self.drained && self.weight > 0 && self.prohibited.is_none()
     }
 
     /// Where it stands, in the word that users see.
@@ -131,7 +140,7 @@ impl Endpoint {
         match self.standing(settings) {
             Standing::Healthy if self.held => StateName::Held,
             Standing::Healthy => StateName::Healthy,
-            Standing::Untested | Standing::Unhealthy => StateName::Unhealthy,
+            Standing::Untested | Standing::Unhealthy | Standing::Prohibited => StateName::Unhealthy,
             Standing::Draining => StateName::Draining,
             Standing::Maintenance => StateName::Maintenance,
             Standing::Damped | Standing::Ejected => StateName::Ejected,
@@ -141,7 +150,7 @@ impl Endpoint {
     /// Why it stands so, for people.
     pub fn reasons(&self, settings: &UpstreamSettings) -> Vec<String> {
         let checked = settings.health_check.is_some();
-        let mut reasons = Vec::new();
+        let mut reasons: Vec<String> = self.prohibited.iter().map(|why| why.as_str().to_owned()).collect();
         if self.drained {
             reasons.push("drained by an operator".to_owned());
         }
@@ -167,7 +176,7 @@ impl Endpoint {
                 format!("flapped of late, penalty {points:.0}; not used above {above:.0}")
             });
         }
-        if checked || self.held {
+        if (checked || self.held) && self.prohibited.is_none() {
             match self.state.health() {
                 Health::Healthy => {}
                 Health::Unknown if !checked => {}
@@ -194,7 +203,7 @@ impl Endpoint {
 pub enum StateName {
     /// Takes traffic.
     Healthy,
-    /// Checks fail, or none has passed yet and no registry vouches for it.
+    /// Checks fail, or none has passed yet and no registry vouches for it; or it must not be used.
     Unhealthy,
     /// Weight 0, or drained by an operator.
     Draining,

@@ -251,6 +251,8 @@ pub struct ConsulProvider {
     pub fleet_prefix: String,
     /// Routes from registrations: what is read and allowed; `None` by default.
     pub tags: Option<TagRules>,
+    /// The loopback and link-local networks that instances which ask for routes by tags may be in; none by default.
+    pub tag_networks: Vec<IpNet>,
     /// Whether problems of documents and registrations are written below `status/` of `fleet_prefix`; default
     /// false.
     pub write_status: bool,
@@ -320,6 +322,7 @@ impl ConsulProvider {
             kv_prefix: "fleetgate/".to_owned(),
             fleet_prefix: "fleetgate-fleet/".to_owned(),
             tags: None,
+            tag_networks: Vec::new(),
             write_status: false,
             wait: Duration::from_secs(60),
             consistency: Consistency::Stale,

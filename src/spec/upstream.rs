@@ -93,6 +93,8 @@ pub struct UpstreamSettings {
     pub tls: Option<Arc<UpstreamTls>>,
     /// What its endpoints are spoken to in.
     pub protocol: Protocol,
+    /// Whether a listener of the gateway itself may be an endpoint; default false.
+    pub allow_self: bool,
 }
 
 impl Default for UpstreamSettings {
@@ -120,6 +122,7 @@ impl Default for UpstreamSettings {
             host: HostPolicy::default(),
             tls: None,
             protocol: Protocol::default(),
+            allow_self: false,
         }
     }
 }

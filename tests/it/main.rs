@@ -27,6 +27,7 @@ mod metrics;
 mod middleware;
 mod operator;
 mod outputs;
+mod own_addresses;
 mod readme;
 mod register;
 mod routing_cost;

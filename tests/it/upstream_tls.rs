@@ -373,7 +373,7 @@ async fn fabios_tags_ask_for_tls() {
         listeners.web.address = "127.0.0.1:0"
         admin.address = "127.0.0.1:0"
         discovery.state_dir = "off"
-        discovery.consul = {{ address = "{}", fabio_tags = true }}
+        discovery.consul = {{ address = "{}", fabio_tags = true, tag_networks = ["127.0.0.0/8"] }}
         "#,
         consul.url()
     ));

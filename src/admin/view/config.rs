@@ -180,6 +180,7 @@ fn consul(consul: &ConsulProvider) -> Value {
         "fleet_prefix": consul.fleet_prefix,
         "tags": consul.tags.as_ref().is_some_and(|rules| rules.native),
         "fabio_tags": consul.tags.as_ref().is_some_and(|rules| rules.fabio),
+        "tag_networks": consul.tag_networks,
         "write_status": consul.write_status,
         "route_ttl": consul.tags.as_ref().map(|rules| duration_text(rules.ttl)),
         "wait": duration_text(consul.wait),

@@ -126,6 +126,7 @@ fn endpoint(last: u8, version: &str) -> Endpoint {
         status: RegistryStatus::Unchecked,
         held: false,
         drained: false,
+        prohibited: None,
         penalty: None,
         priority: 0,
         state: Arc::new(EndpointState::new(address)),

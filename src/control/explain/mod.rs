@@ -500,6 +500,7 @@ fn explained_upstream(upstream: &Upstream, targets: &[&Target], snapshot: &Snaps
                 Standing::Unhealthy => reasons.push(format!("used all the same: less than {few} are well")),
                 Standing::Healthy
                 | Standing::Untested
+                | Standing::Prohibited
                 | Standing::Damped
                 | Standing::Draining
                 | Standing::Maintenance => {}
@@ -512,6 +513,7 @@ fn explained_upstream(upstream: &Upstream, targets: &[&Target], snapshot: &Snaps
                     reasons.push("others passed theirs, or no target's subset has its labels".to_owned())
                 }
                 Standing::Unhealthy
+                | Standing::Prohibited
                 | Standing::Damped
                 | Standing::Ejected
                 | Standing::Draining

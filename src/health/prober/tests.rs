@@ -28,6 +28,7 @@ fn upstream(states: &[Arc<EndpointState>], weight: u16, check: Option<HealthChec
         status: RegistryStatus::Unchecked,
         held: false,
         drained: false,
+        prohibited: None,
         penalty: None,
         priority: 0,
         state: Arc::clone(state),

@@ -22,6 +22,7 @@ fn upstream(balance: Balance, weights: &[u16]) -> Upstream {
             status: RegistryStatus::Unchecked,
             held: false,
             drained: false,
+            prohibited: None,
             penalty: None,
             priority: 0,
             state: Arc::new(EndpointState::new(address)),

@@ -20,6 +20,7 @@ fn endpoint(address: &str, weight: u16, version: &str) -> Endpoint {
         status: RegistryStatus::Unchecked,
         held: false,
         drained: false,
+        prohibited: None,
         penalty: None,
         priority: 0,
         state: Arc::new(EndpointState::new(address)),

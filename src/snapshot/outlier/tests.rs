@@ -33,6 +33,7 @@ impl Pool {
                 status: RegistryStatus::Passing,
                 held: false,
                 drained: false,
+                prohibited: None,
                 penalty: None,
                 priority: 0,
                 state: Arc::new(EndpointState::new(address)),

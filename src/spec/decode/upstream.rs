@@ -96,6 +96,9 @@ pub struct RawUpstream {
     tls: Option<RawUpstreamTls>,
     /// What endpoints are spoken to in; default `http1`.
     protocol: Option<RawProtocol>,
+    /// Whether a listener of the gateway itself may be an endpoint; default false: such an endpoint is not used. The
+    /// gateway's admin API never is.
+    allow_self: Option<bool>,
 }
 
 /// What endpoints are spoken to in.
@@ -216,6 +219,7 @@ impl RawUpstream {
                 .map(Arc::new),
             host,
             protocol,
+            allow_self: self.allow_self.unwrap_or(default.allow_self),
         };
         let is_near = self.consul.as_ref().is_some_and(|consul| consul.near.is_some());
         if is_near && settings.priorities != Priorities::None {

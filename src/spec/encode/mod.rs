@@ -141,6 +141,9 @@ pub fn settings(settings: &UpstreamSettings) -> Map<String, Value> {
     if settings.protocol != Protocol::default() {
         add("protocol", settings.protocol.as_str().into());
     }
+    if settings.allow_self {
+        add("allow_self", true.into());
+    }
     map
 }
 

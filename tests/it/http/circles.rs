@@ -20,7 +20,8 @@ async fn in_front_of(gateway: &Gateway) -> Gateway {
 async fn a_gateway_that_is_its_own_service_says_so_and_lives() {
     let origin = Origin::start("app").await;
     // What comes back answers with 508, which a gateway is not asked twice for.
-    let gateway = with(&origin, &[("routes.all", "retry = { attempts = 3, on = [\"5xx\", \"reset\"] }")]).await;
+    let retry = ("routes.all", "retry = { attempts = 3, on = [\"5xx\", \"reset\"] }");
+    let gateway = with(&origin, &[retry, ("upstreams.app", "allow_self = true")]).await;
     let address = gateway.address().to_string();
     let config = std::fs::read_to_string(gateway.folder().join("fleetgate.toml")).expect("its configuration");
     gateway.write_config(&config.replace(&origin.address().to_string(), &address));

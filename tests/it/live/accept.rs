@@ -221,7 +221,7 @@ async fn a_deleted_token_shows_although_every_query_is_blocked() {
     consul.policy("gateway", READ).await;
     let (old, new) = (consul.token(&["gateway"]).await, consul.token(&["gateway"]).await);
     let discovery = format!(
-        "discovery.consul = {{ address = \"{}\", token_file = \"token\", wait = \"10m\", tags = true }}",
+        "discovery.consul = {{ address = \"{}\", token_file = \"token\", wait = \"10m\", tags = true, tag_networks = [\"127.0.0.0/8\"] }}",
         consul.url()
     );
     let setup = Setup::new(&config(&format!("{discovery}\n{}", services(&["users", "orders"]))));

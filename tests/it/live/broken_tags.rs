@@ -16,7 +16,7 @@ fn settings(consul: &Consul, origin: &Origin, state: &str) -> String {
     config(&format!(
         r#"
         discovery.state_dir = "{state}"
-        discovery.consul = {{ address = "{}", wait = "5s", tags = true, fabio_tags = true }}
+        discovery.consul = {{ address = "{}", wait = "5s", tags = true, fabio_tags = true, tag_networks = ["127.0.0.0/8"] }}
         upstreams.app.endpoints = ["{}"]
         routes.open = {{ match = {{ path = "/" }}, upstream = "app" }}
         middlewares.keys.api_key.header = "x-key"

@@ -20,6 +20,7 @@ fn settings(consul: &Consul, more: &str, documents: &str) -> String {
         address = "{}"
         wait = "5s"
         tags = true
+        tag_networks = ["127.0.0.0/8"]
         {more}
         {documents}
         "#,

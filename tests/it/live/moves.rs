@@ -157,7 +157,7 @@ async fn an_address_held_since_a_wipe_goes_to_a_service_that_was_never_wanted() 
     consul.register(&Service::new("web", "a", web.address())).await;
     consul.register(&Service::new("web", "b", spare.address())).await;
     let discovery = format!(
-        "discovery.state_dir = \"state\"\n[discovery.consul]\naddress = \"{}\"\ntags = true\nwait = \"5s\"\n",
+        "discovery.state_dir = \"state\"\n[discovery.consul]\naddress = \"{}\"\ntags = true\ntag_networks = [\"127.0.0.0/8\"]\nwait = \"5s\"\n",
         consul.url()
     );
     let documents = documents(&["web".to_owned()], |_| "consul.service = \"web\"".to_owned());

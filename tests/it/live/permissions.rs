@@ -232,7 +232,7 @@ async fn the_policy_of_the_readme_suffices_and_each_line_is_needed() {
     consul.policy("gateway", &policy).await;
     let token = consul.token(&["gateway"]).await;
     let gateway = Gateway::start(&config(&format!(
-        "[discovery.consul]\naddress = \"{}\"\ntoken = \"{}\"\nwait = \"1s\"\ntags = true\nwrite_status = true\n\
+        "[discovery.consul]\naddress = \"{}\"\ntoken = \"{}\"\nwait = \"1s\"\ntags = true\ntag_networks = [\"127.0.0.0/8\"]\nwrite_status = true\n\
          register = {{ id = \"gw\" }}\n[upstreams.web]\nconsul.service = \"web\"",
         consul.url(),
         token.secret

@@ -19,6 +19,7 @@ async fn gateway(consul: &Consul, more: &str, documents: &str) -> Gateway {
         address = "{}"
         wait = "5s"
         tags = true
+        tag_networks = ["127.0.0.0/8"]
         {more}
         {documents}
         "#,
@@ -328,6 +329,7 @@ async fn no_fault_of_the_catalog_costs_a_route() {
         token_file = "token"
         wait = "1s"
         tags = true
+        tag_networks = ["127.0.0.0/8"]
         "#,
         consul.url()
     ));

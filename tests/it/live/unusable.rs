@@ -90,7 +90,7 @@ async fn a_service_that_asks_for_a_route_and_cannot_be_used_delays_no_other_rout
     let bad = Service::new("bad", "b", good.address()).field("Port", json!(0)).tags(&["fleetgate.path=/bad"]);
     consul.register(&bad).await;
     let before = std::time::Instant::now();
-    let gateway = gateway(&consul, "tags = true", "").await;
+    let gateway = gateway(&consul, "tags = true\ntag_networks = [\"127.0.0.0/8\"]", "").await;
     gateway.until_status("/good", 200).await;
     rejects(&gateway, "consul", &["/b", "it has no port"]).await;
     // What is not read is waited for: 5 s. Nothing else takes a time that could be told here.
@@ -123,7 +123,7 @@ async fn proxies_and_gateways_of_the_mesh_make_no_routes() {
     consul.register(&Service::new("zzz", "zzz", zzz.address()).tags(&tags)).await;
     let gateway = gateway(
         &consul,
-        "tags = true\nfabio_tags = true",
+        "tags = true\nfabio_tags = true\ntag_networks = [\"127.0.0.0/8\"]",
         r#"
         [upstreams.proxy]
         consul.service = "dash-sidecar-proxy"

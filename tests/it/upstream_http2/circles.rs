@@ -7,7 +7,7 @@ use crate::support::wait;
 #[tokio::test]
 async fn a_gateway_that_is_its_own_service_says_so_and_lives() {
     let service = Service::start().await;
-    let gateway = before(&[&service], "", "retry = { attempts = 3, on = [\"5xx\", \"reset\"] }").await;
+    let gateway = before(&[&service], "allow_self = true", "retry = { attempts = 3, on = [\"5xx\", \"reset\"] }").await;
     let address = gateway.address().to_string();
     let config = std::fs::read_to_string(gateway.folder().join("fleetgate.toml")).expect("its configuration");
     gateway.write_config(&config.replace(&service.address().to_string(), &address));

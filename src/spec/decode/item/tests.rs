@@ -364,6 +364,7 @@ UpstreamSpec {
         host: Kept,
         tls: None,
         protocol: Http1,
+        allow_self: false,
     },
 }
 "#);
@@ -419,6 +420,7 @@ UpstreamSpec {
         host: Kept,
         tls: None,
         protocol: Http1,
+        allow_self: false,
     },
 }
 ");

@@ -147,7 +147,8 @@ async fn a_typo_in_a_name_a_prefix_or_a_value_opens_no_route() {
 async fn hosts_that_may_be_claimed_are_closed_beside_what_is_wrong() {
     let Some(consul) = Consul::start().await else { return };
     let (app, admin) = (Origin::start("app").await, Origin::start("admin").await);
-    let settings = settings(&consul, &app, "off").replace("tags = true,", "tags = true, tag_hosts = [\"*.ok.test\"],");
+    let settings =
+        settings(&consul, &app, "off").replace(" tags = true,", " tags = true, tag_hosts = [\"*.ok.test\"],");
     let good = ["fleetgate.host=a.ok.test", "fleetgate.path=/p", "fleetgate.middlewares=keys"];
     consul.register(&service("s", &admin, &good)).await;
     let asks = async |gateway: &Gateway| gateway.send(Request::get("/p").host("a.ok.test")).await;

@@ -291,7 +291,10 @@ async fn a_route_of_a_registration_keeps_its_middleware_over_restarts() {
     consul.register(&Service::new("admin", "a", a.address()).tags(&tags)).await;
     consul.kv_put("fleetgate/middlewares/keys", &keys().to_string()).await;
     let settings = |state: &str| {
-        let consul = format!("discovery.consul = {{ address = \"{}\", tags = true }}", consul.url());
+        let consul = format!(
+            "discovery.consul = {{ address = \"{}\", tags = true, tag_networks = [\"127.0.0.0/8\"] }}",
+            consul.url()
+        );
         config(&format!("discovery.state_dir = \"{state}\"\n{consul}\n{}", open(&a)))
     };
     let mut gateway = Setup::new(&settings("state")).start().await;
