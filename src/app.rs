@@ -39,6 +39,7 @@ use crate::telemetry::prometheus::Metrics;
 use crate::telemetry::stats::WorkersStats;
 use crate::telemetry::{self, Logs};
 
+mod descriptors;
 mod discovering;
 mod signals;
 
@@ -194,6 +195,7 @@ impl App {
     /// What could not be bound, opened or read, and why.
     pub async fn start(settings: Settings, running: Option<Running>, outputs: &Outputs) -> Result<Self, StartError> {
         let started = Instant::now();
+        let limit = descriptors::raise();
         let workers = settings.runtime.workers;
         let (mut bound, mut followed_files) = (Vec::new(), Vec::new());
         for (name, listener) in &settings.listeners {
@@ -289,7 +291,8 @@ impl App {
         let saved_errors = store.errors();
         let of_watches = statuses.clone();
         tasks.spawn(store.keep(loaded.book, showing, move |id| verified(&of_watches, id), shutdown.clone()));
-        let prober = Prober::new();
+        let descriptors = descriptors::divide(limit, &settings);
+        let prober = Prober::new(&descriptors);
         let (noted, flips, followed) = (Arc::clone(&history), prober.flips(), snapshots.clone());
         tasks.spawn(async move { noted.follow_health(flips, followed).await });
         for status in &statuses {
@@ -314,7 +317,7 @@ impl App {
         }
 
         let stats = Arc::new(WorkersStats::default());
-        let plane = DataPlane::start(workers, bound, &snapshots, &stats, &logs)
+        let plane = DataPlane::start(workers, bound, &snapshots, &stats, &logs, &descriptors)
             .map_err(|error| StartError::new("cannot start the workers", error))?;
         if let Some(uses) = discovery.uses {
             let following = uses::follow(Arc::clone(&stats), snapshots.clone(), uses);
@@ -326,6 +329,7 @@ impl App {
         let metrics = metrics(&snapshots, &statuses, &fleet, stats, &logs, started)
             .and_then(|metrics| metrics.register(saved_errors).map(|()| metrics))
             .and_then(|metrics| metrics.register(saver).map(|()| metrics))
+            .and_then(|metrics| metrics.register(Arc::clone(&descriptors)).map(|()| metrics))
             .map_err(|error| StartError::new("metrics", error))?;
         let noted = Arc::clone(&history);
         let (delay, grace) = (settings.runtime.shutdown_delay, settings.runtime.shutdown_grace);
@@ -340,6 +344,7 @@ impl App {
             history,
             logs: logs.states(),
             unreadable,
+            descriptors,
             metrics,
             readiness: Arc::clone(&readiness),
             started,

@@ -174,6 +174,7 @@ mod tests {
     use crate::control::history::History;
     use crate::spec::settings::Secret;
     use crate::telemetry::audit::AuditLog;
+    use crate::telemetry::descriptors::{Descriptors, Division};
     use crate::telemetry::lines::LogStates;
     use crate::telemetry::prometheus::Metrics;
 
@@ -197,6 +198,7 @@ mod tests {
             history: History::new(Box::new(|_, _| None), CancellationToken::new()),
             logs: LogStates(Vec::new()),
             unreadable: Arc::default(),
+            descriptors: Descriptors::new(Division::of(1024, 0), 0),
             metrics,
             readiness: Readiness::new(),
             started,

@@ -18,6 +18,7 @@ use crate::snapshot::Snapshot;
 use crate::spec::name::Name;
 use crate::spec::settings::Settings;
 use crate::telemetry::audit::AuditLog;
+use crate::telemetry::descriptors::Descriptors;
 use crate::telemetry::lines::LogStates;
 use crate::telemetry::prometheus::Metrics;
 use crate::telemetry::unreadable::UnreadableProxies;
@@ -31,6 +32,7 @@ mod explain;
 pub mod metrics;
 mod query;
 pub mod readiness;
+mod seats;
 mod serve;
 pub mod view;
 
@@ -60,6 +62,8 @@ pub struct State {
     pub logs: LogStates,
     /// The trusted proxies whose clients are unknown.
     pub unreadable: Arc<UnreadableProxies>,
+    /// How descriptors are divided.
+    pub descriptors: Arc<Descriptors>,
     /// What `/metrics` renders.
     pub metrics: Metrics,
     /// What `/readyz` says.

@@ -225,7 +225,9 @@ impl Arguments {
         loop {
             ticks.tick().await;
             let result = match tokio::time::timeout(self.timeout, resolve(&self.check.address)).await {
-                Ok(Ok(address)) => probe::run(&check, address, None, Protocol::Http1).await,
+                Ok(Ok(address)) => {
+                    probe::run(&check, address, None, Protocol::Http1).await.map_err(|error| error.to_string())
+                }
                 Ok(Err(error)) => Err(error),
                 Err(_) => Err(format!("its name was not resolved within {:?}", self.timeout)),
             };

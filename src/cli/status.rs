@@ -52,8 +52,14 @@ fn render(answer: &Value) -> String {
         ("endpoints", counts(answer.get("endpoints"))),
     ];
     let saved = answer.get("saved_state").and_then(trouble);
+    let files = answer.get("descriptors").map(descriptors);
     let logs = list(answer, "logs").iter().filter_map(log).map(|log| ("log", Some(log)));
-    let further = [("gateways", gateways.map(|count| text(Some(count)))), ("redis", redis), ("state_dir", saved)];
+    let further = [
+        ("gateways", gateways.map(|count| text(Some(count)))),
+        ("redis", redis),
+        ("state_dir", saved),
+        ("files", files),
+    ];
     let further = further.into_iter().chain(logs).filter_map(|(key, value)| Some((key, value?)));
     let line = |(key, value): (&str, String)| {
         let value = if value.is_empty() { "-".to_owned() } else { printable(&value) };
@@ -83,6 +89,25 @@ fn render(answer: &Value) -> String {
         out += &told.join("\n");
     }
     out
+}
+
+/// How many connections each side has, and may have.
+fn descriptors(of: &Value) -> String {
+    let side = |name: &str| {
+        let side = of.get(name);
+        let [open, max] = ["open", "max"].map(|key| text(side.and_then(|side| side.get(key))));
+        format!("{open} of {max}")
+    };
+    let advice = of.get("advice").and_then(Value::as_str).map(|advice| format!("; {advice}"));
+    format!(
+        "connections of clients {}, to endpoints {} ({} for one client), reserve {}, limit {}{}",
+        side("downstream"),
+        side("upstream"),
+        text(of.get("upstream_per_client")),
+        text(of.get("reserve")),
+        text(of.get("limit")),
+        advice.unwrap_or_default()
+    )
 }
 
 /// A log that lost lines, or can't be written.

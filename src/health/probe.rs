@@ -19,9 +19,28 @@ use super::{grpc, http2};
 use crate::snapshot::Secure;
 use crate::spec::upstream::{HealthCheck, Probe, Protocol, is_http2};
 use crate::spec::upstream_tls::{is_refusal, reason};
+use crate::telemetry::descriptors::is_own_lack;
 
 /// What is read of an answer at most before it fails, in bytes: its head must fit.
 const MOST_READ: usize = 64 * 1024;
+
+/// Why a check did not pass.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CheckError {
+    /// The endpoint did not do what it should.
+    #[error("{0}")]
+    Failed(String),
+    /// The gateway lacks what it needs to check anybody: it says nothing of the endpoint.
+    #[error("{0}")]
+    Unmade(String),
+}
+
+impl CheckError {
+    fn connecting(error: &std::io::Error, address: SocketAddr) -> Self {
+        let text = format!("connect: {error}");
+        if is_own_lack(error, address) { Self::Unmade(text) } else { Self::Failed(text) }
+    }
+}
 
 /// Checks an endpoint once, within the check's timeout.
 ///
@@ -32,37 +51,45 @@ pub async fn run(
     address: SocketAddr,
     secure: Option<&Secure>,
     protocol: Protocol,
+) -> Result<(), CheckError> {
+    let probe = async {
+        let stream = TcpStream::connect(address).await.map_err(|error| CheckError::connecting(&error, address))?;
+        over(stream, check, address, secure, protocol).await.map_err(CheckError::Failed)
+    };
+    timeout(check.timeout, probe).await.unwrap_or_else(|_| Err(CheckError::Failed(late(check.timeout))))
+}
+
+async fn over(
+    stream: TcpStream,
+    check: &HealthCheck,
+    address: SocketAddr,
+    secure: Option<&Secure>,
+    protocol: Protocol,
 ) -> Result<(), String> {
     let host = |host: &Option<String>| host.clone().unwrap_or_else(|| address.to_string());
-    let probe = async {
-        let stream = TcpStream::connect(address).await.map_err(|error| format!("connect: {error}"))?;
-        let Some(secure) = secure else {
-            return match &check.probe {
-                Probe::Tcp => Ok(()),
-                Probe::Http { path, host: of } if protocol == Protocol::Http2 => {
-                    http2::get(stream, path, &host(of), "http").await
-                }
-                Probe::Http { path, host: of } => get(stream, path, host(of)).await,
-                Probe::Grpc { service, host: of } => grpc::check(stream, service, &host(of), "http").await,
-            };
-        };
-        let stream = shake_hands(stream, secure).await?;
-        let chose_http2 = is_http2(stream.get_ref().1.alpn_protocol());
-        match &check.probe {
+    let Some(secure) = secure else {
+        return match &check.probe {
             Probe::Tcp => Ok(()),
-            Probe::Http { path, host: of }
-                if protocol == Protocol::Http1 || protocol == Protocol::Auto && !chose_http2 =>
-            {
-                get(stream, path, host(of)).await
+            Probe::Http { path, host: of } if protocol == Protocol::Http2 => {
+                http2::get(stream, path, &host(of), "http").await
             }
-            Probe::Http { .. } | Probe::Grpc { .. } if !chose_http2 => {
-                Err("TLS: the endpoint did not choose HTTP/2 in its handshake (ALPN)".to_owned())
-            }
-            Probe::Http { path, host: of } => http2::get(stream, path, &host(of), "https").await,
-            Probe::Grpc { service, host: of } => grpc::check(stream, service, &host(of), "https").await,
-        }
+            Probe::Http { path, host: of } => get(stream, path, host(of)).await,
+            Probe::Grpc { service, host: of } => grpc::check(stream, service, &host(of), "http").await,
+        };
     };
-    timeout(check.timeout, probe).await.unwrap_or_else(|_| Err(late(check.timeout)))
+    let stream = shake_hands(stream, secure).await?;
+    let chose_http2 = is_http2(stream.get_ref().1.alpn_protocol());
+    match &check.probe {
+        Probe::Tcp => Ok(()),
+        Probe::Http { path, host: of } if protocol == Protocol::Http1 || protocol == Protocol::Auto && !chose_http2 => {
+            get(stream, path, host(of)).await
+        }
+        Probe::Http { .. } | Probe::Grpc { .. } if !chose_http2 => {
+            Err("TLS: the endpoint did not choose HTTP/2 in its handshake (ALPN)".to_owned())
+        }
+        Probe::Http { path, host: of } => http2::get(stream, path, &host(of), "https").await,
+        Probe::Grpc { service, host: of } => grpc::check(stream, service, &host(of), "https").await,
+    }
 }
 
 fn late(timeout: Duration) -> String {
@@ -128,6 +155,15 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+
+    async fn run(
+        check: &HealthCheck,
+        address: SocketAddr,
+        secure: Option<&Secure>,
+        protocol: Protocol,
+    ) -> Result<(), String> {
+        super::run(check, address, secure, protocol).await.map_err(|error| error.to_string())
+    }
 
     fn check(probe: Probe) -> HealthCheck {
         HealthCheck {

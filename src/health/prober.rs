@@ -11,11 +11,12 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::probe;
+use super::probe::{self, CheckError};
 use super::threshold::Threshold;
 use crate::snapshot::{Endpoint, EndpointState, Health, Secure, Snapshot, Upstream, UpstreamState};
 use crate::spec::route::HostPolicy;
 use crate::spec::upstream::{HealthCheck, Probe, Protocol};
+use crate::telemetry::descriptors::Descriptors;
 
 /// Checks that run at once, for the process.
 const MOST_AT_ONCE: usize = 256;
@@ -44,6 +45,7 @@ pub struct Prober {
     upstreams: Arc<[Option<Arc<Upstream>>]>,
     permits: Arc<Semaphore>,
     flips: Arc<Notify>,
+    descriptors: Arc<Descriptors>,
 }
 
 /// What is checked, and how.
@@ -56,6 +58,7 @@ struct Subject {
     secure: Option<Secure>,
     protocol: Protocol,
     flips: Arc<Notify>,
+    descriptors: Arc<Descriptors>,
 }
 
 #[derive(Debug)]
@@ -71,10 +74,12 @@ impl Drop for Running {
 }
 
 impl Prober {
-    /// A prober that checks nobody yet.
-    pub fn new() -> Self {
-        let (permits, flips) = (Arc::new(Semaphore::new(MOST_AT_ONCE)), Arc::default());
-        Self { checks: HashMap::new(), upstreams: Arc::from([]), permits, flips }
+    /// A prober that checks nobody yet. At once it makes as many checks as a quarter of the descriptors in reserve allows.
+    pub fn new(descriptors: &Arc<Descriptors>) -> Self {
+        let reserve = usize::try_from(descriptors.division().reserve).unwrap_or(usize::MAX);
+        let permits = Arc::new(Semaphore::new((reserve / 4).clamp(1, MOST_AT_ONCE)));
+        let (flips, descriptors) = (Arc::default(), Arc::clone(descriptors));
+        Self { checks: HashMap::new(), upstreams: Arc::from([]), permits, flips, descriptors }
     }
 
     /// Wakes one who waits whenever an endpoint's health flipped; what flipped is told by the upstreams' epochs.
@@ -131,7 +136,7 @@ impl Prober {
             let check = check.filter(|_| endpoint.prohibited.is_none());
             match (check, running.remove(&key)) {
                 (Some(check), running) => {
-                    let subject = Subject::new(upstream, endpoint, check, &self.flips);
+                    let subject = Subject::new(upstream, endpoint, check, &self.flips, &self.descriptors);
                     match running.filter(|running| running.subject.checks_like(&subject)) {
                         Some(running) => {
                             self.checks.insert(key, running);
@@ -147,14 +152,14 @@ impl Prober {
     }
 }
 
-impl Default for Prober {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Subject {
-    fn new(upstream: &Upstream, endpoint: &Endpoint, check: &HealthCheck, flips: &Arc<Notify>) -> Self {
+    fn new(
+        upstream: &Upstream,
+        endpoint: &Endpoint,
+        check: &HealthCheck,
+        flips: &Arc<Notify>,
+        descriptors: &Arc<Descriptors>,
+    ) -> Self {
         let mut check = check.clone();
         if let Probe::Http { host: host @ None, .. } | Probe::Grpc { host: host @ None, .. } = &mut check.probe
             && let HostPolicy::Fixed(name) = &upstream.settings.host
@@ -169,6 +174,7 @@ impl Subject {
             secure: upstream.secure(endpoint),
             protocol: upstream.settings.protocol,
             flips: Arc::clone(flips),
+            descriptors: Arc::clone(descriptors),
         }
     }
 
@@ -186,7 +192,11 @@ impl Subject {
     }
 
     /// Checks now and at every interval, and writes what it finds.
-    async fn check_again_and_again(&self, permits: Arc<Semaphore>, probe: impl AsyncFn(&Self) -> Result<(), String>) {
+    async fn check_again_and_again(
+        &self,
+        permits: Arc<Semaphore>,
+        probe: impl AsyncFn(&Self) -> Result<(), CheckError>,
+    ) {
         let mut threshold = Threshold::new(self.check.healthy_threshold, self.check.unhealthy_threshold);
         loop {
             let (started, answer) = {
@@ -200,9 +210,21 @@ impl Subject {
         }
     }
 
-    fn note(&self, threshold: &mut Threshold, answer: Result<(), String>) {
-        let flip = threshold.answer(self.state.health(), answer.is_ok());
-        let failure = answer.err();
+    fn note(&self, threshold: &mut Threshold, answer: Result<(), CheckError>) {
+        let failure = match answer {
+            Ok(()) => None,
+            Err(CheckError::Failed(failure)) => Some(failure),
+            Err(CheckError::Unmade(why)) => {
+                // Of all endpoints at once, mostly.
+                if self.state.set_unmade_check(Some(why.clone())) && self.descriptors.is_to_be_told() {
+                    let (upstream, endpoint) = (&*self.upstream, &**self.state.label());
+                    tracing::warn!(upstream, endpoint, why, "active checks can't be made; endpoints stay as they are");
+                }
+                return;
+            }
+        };
+        self.state.set_unmade_check(None);
+        let flip = threshold.answer(self.state.health(), failure.is_none());
         // A failure is kept until the endpoint is healthy again: it tells why it is not.
         if failure.is_some() || flip == Some(Health::Healthy) || self.state.health() == Health::Healthy {
             self.state.set_last_failure(failure.clone());
@@ -220,6 +242,7 @@ impl Subject {
 
     /// The upstream has no check any more: what checks said is no longer true or false.
     fn forget(&self) {
+        self.state.set_unmade_check(None);
         self.state.set_health(Health::Unknown);
         self.state.set_last_failure(None);
         self.upstream_state.advance_epoch();

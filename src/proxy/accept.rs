@@ -59,7 +59,9 @@ pub(super) async fn accept(
             Ok((stream, address)) => place(&worker, &listener, stream, address),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(listener = %listener.name, "cannot accept connections: {error}");
+                if worker.peers.descriptors.accept_failed() {
+                    tracing::warn!(listener = %listener.name, "cannot accept connections: {error}");
+                }
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -82,7 +84,15 @@ fn place(worker: &Rc<Worker>, listener: &Rc<LocalListener>, stream: TcpStream, a
             let limit = match full {
                 Full::Listener => "max_connections",
                 Full::Client => "max_connections_per_client",
+                Full::Descriptors => "the number of descriptors for connections of clients",
             };
+            if full == Full::Descriptors && worker.peers.descriptors.is_to_be_told() {
+                tracing::warn!(
+                    listener = %listener.name,
+                    "connections are closed: the limit of open files leaves {} for clients",
+                    worker.peers.descriptors.division().downstream
+                );
+            }
             tracing::debug!(listener = %listener.name, client = %address, "{limit} is reached: a connection was closed");
             return;
         }

@@ -15,10 +15,12 @@ use super::local::{LocalEndpoint, LocalUpstream};
 use super::multiplexed::{self, Cut};
 use super::outbound::Outbound;
 use super::retry::Outcome;
+use super::upload::Upload;
 use crate::exchange::{BodyFailure, Flow, ProxyError};
 use crate::snapshot::Refusal;
 use crate::spec::retry::Condition;
 use crate::spec::upstream_tls;
+use crate::telemetry::descriptors::{Exhausted, UpstreamHold, is_own_lack};
 use crate::telemetry::stats::AttemptResult;
 
 /// A connection that rested for so long may have been closed for that as the request came: services wait for a second
@@ -60,16 +62,30 @@ pub(super) async fn attempt(
     }
     let upstream = &destination.upstream;
     let (pending, place) = upstream.room().map_err(|refusal| Failure::refused(frame, upstream, refusal))?;
+    let hold = hold(frame, upstream)?;
     let until = tokio::time::Instant::now() + destination.connect_timeout();
     let opened = connect(endpoint, upstream.upstream.settings.protocol, until).await;
     drop(pending);
     match opened {
         Ok(stream) => {
-            let connection = Connection::new(stream, upstream, place);
+            let connection = Connection::new(stream, upstream, place, hold);
             over_connection(frame, destination, endpoint, connection, outbound).await
         }
-        Err(error) => Err(Failure::of_opening(destination, endpoint, &error)),
+        Err(error) => Err(Failure::of_opening(frame, destination, endpoint, &error)),
     }
+}
+
+/// A descriptor for another connection to an endpoint.
+///
+/// # Errors
+/// There is none, or the client has as many as it may.
+pub(super) fn hold(frame: &Frame, upstream: &LocalUpstream) -> Result<UpstreamHold, Failure> {
+    let (descriptors, client) = (&frame.worker.peers.descriptors, frame.connection.share());
+    let held = descriptors.hold_upstream(client).or_else(|_| {
+        frame.worker.close_idle();
+        descriptors.hold_upstream(client)
+    });
+    held.map_err(|exhausted| Failure::exhausted(frame, upstream, exhausted))
 }
 
 /// A try on the kept connections; `None` when there is none.
@@ -82,6 +98,9 @@ pub(super) async fn over_kept(
 ) -> Option<Tried> {
     let keep_alive = destination.upstream.upstream.settings.keep_alive;
     while let Some((mut connection, rested)) = endpoint.kept.take(keep_alive, began) {
+        if !connection.link.is_counted_for(frame.connection.share()) {
+            return Some(Err(Failure::exhausted(frame, &destination.upstream, Exhausted::Client)));
+        }
         match send(frame, destination, endpoint, &mut connection, outbound, began).await {
             Ok(head) => return Some(Ok((head, Carrier::Connection(connection)))),
             Err(Failure { outcome: Some(Outcome { unsent: true, .. }), .. }) => {}
@@ -116,6 +135,22 @@ impl Failure {
         Self { result: None, error, outcome: None, is_of_endpoint: false, cause: refusal.to_string() }
     }
 
+    /// The gateway has no descriptor for it.
+    pub(super) fn exhausted(frame: &Frame, upstream: &LocalUpstream, exhausted: Exhausted) -> Self {
+        let label = &*upstream.upstream.label;
+        frame.worker.stats.refused(label, exhausted.as_str()).add(1);
+        if frame.worker.peers.descriptors.is_to_be_told() {
+            tracing::warn!(upstream = label, client = %frame.connection.peer.address, "a request was refused: {exhausted}");
+        }
+        Self::own(None, exhausted.to_string())
+    }
+
+    /// It failed by what the gateway lacks, which says nothing of the endpoint.
+    fn own(outcome: Option<Outcome>, cause: String) -> Self {
+        let error = ProxyError::Overloaded { seconds: 1 };
+        Self { result: None, error, outcome, is_of_endpoint: false, cause }
+    }
+
     /// There was no connection, and the request is as it was.
     pub(super) fn unconnected(cause: String) -> Self {
         Self {
@@ -128,8 +163,24 @@ impl Failure {
     }
 
     /// None could be made.
-    pub(super) fn of_opening(destination: &Destination, endpoint: &LocalEndpoint, error: &NoConnection) -> Self {
+    pub(super) fn of_opening(
+        frame: &Frame,
+        destination: &Destination,
+        endpoint: &LocalEndpoint,
+        error: &NoConnection,
+    ) -> Self {
         let cause = error.to_string();
+        if let NoConnection::Tcp(error) = error
+            && is_own_lack(error, endpoint.state.address())
+        {
+            let upstream = &*destination.upstream.upstream.label;
+            frame.worker.stats.refused(upstream, Exhausted::Upstream.as_str()).add(1);
+            if frame.worker.peers.descriptors.is_to_be_told() {
+                tracing::warn!(upstream, "the gateway cannot connect to endpoints: {error}");
+            }
+            // Another endpoint may be reached by what is left.
+            return Self::own(Some(Outcome { condition: Condition::Connect, unsent: true, stale: false }), cause);
+        }
         if matches!(error, NoConnection::Tls(_) | NoConnection::Http2(_)) && !destination.is_given_up() {
             destination.upstream.note_tls(endpoint, Some(&cause));
         }
@@ -140,6 +191,13 @@ impl Failure {
     pub(super) fn late() -> Self {
         let cause = "no response head in time";
         Self::sent(AttemptResult::Timeout, ProxyError::Timeout, Condition::PerTryTimeout, cause)
+    }
+
+    /// The time was over while the client still owed a part of its request.
+    fn owed_by_client() -> Self {
+        let cause = "the request was not complete in time".to_owned();
+        let (result, error) = (Some(AttemptResult::Reset), ProxyError::Timeout);
+        Self { result, error, outcome: None, is_of_endpoint: false, cause }
     }
 
     /// The request is none for an endpoint that is spoken to so.
@@ -177,12 +235,17 @@ impl Failure {
         let reset = ProxyError::Reset { retried: false };
         match broken {
             Broken::RequestBody => Self::of_body(request_body, &cause),
-            Broken::Protocol(_) => Self::protocol(cause),
+            Broken::Protocol(_) | Broken::Body(_) => Self::protocol(cause),
             Broken::Io(error) if upstream_tls::is_refusal(error) => {
                 let outcome = Some(Outcome { condition: Condition::Connect, unsent: false, stale: false });
                 Self { outcome, ..Self::unconnected(upstream_tls::reason(error)) }
             }
             Broken::Closed | Broken::Io(_) => Self::sent(AttemptResult::Reset, reset, Condition::Reset, cause),
+            // It has answered, in its way: nobody else is asked.
+            Broken::CutOff => {
+                let cut_off = Self::sent(AttemptResult::Reset, reset, Condition::Reset, cause);
+                Self { outcome: None, ..cut_off }
+            }
             Broken::Unsent => Self::unsent(cause),
         }
     }
@@ -238,7 +301,11 @@ async fn send(
 ) -> Result<Head, Failure> {
     let link = &mut *connection.link;
     link.begin(outbound);
-    let outcome = response(frame, destination, endpoint, sent, |cx| link.poll_response(outbound, cx)).await?;
+    let outcome = response(frame, destination, endpoint, sent, |cx| {
+        let polled = link.poll_response(outbound, cx);
+        (polled, link.upload_state())
+    });
+    let outcome = outcome.await?;
     outcome.map_err(|broken| Failure::of(&broken, frame.request_flow.as_deref()))
 }
 
@@ -246,12 +313,15 @@ async fn send(
 ///
 /// # Errors
 /// It did not come in time, or the endpoint's drain was over before.
+///
+/// The endpoint's time begins when it has the whole request. A client that stalls has its own (`body_timeout`), and what it
+/// does not send is not the endpoint's fault.
 pub(super) async fn response<E>(
     frame: &Frame,
     destination: &Destination,
     endpoint: &LocalEndpoint,
     sent: Instant,
-    mut poll: impl FnMut(&mut Context<'_>) -> Poll<Result<Head, E>>,
+    mut poll: impl FnMut(&mut Context<'_>) -> (Poll<Result<Head, E>>, Upload),
 ) -> Result<Result<Head, E>, Failure> {
     let mut alarm = Alarm::new(&frame.worker.alarms, sent);
     std::future::poll_fn(|cx| {
@@ -259,11 +329,23 @@ pub(super) async fn response<E>(
         if endpoint.drain.stage() == Stage::Cut {
             return Poll::Ready(Err(Failure::drained()));
         }
-        if let Poll::Ready(outcome) = poll(cx) {
+        let (polled, upload) = poll(cx);
+        if let Poll::Ready(outcome) = polled {
             return Poll::Ready(Ok(outcome));
         }
-        // The endpoint's time begins when it has the whole request: an upload may take long.
-        if alarm.poll(destination.head_deadline(sent, frame.request_flow.as_deref()), cx) {
+        let request_body = frame.request_flow.as_deref();
+        if upload == Upload::WaitsForClient {
+            let at = destination.upload_deadline(sent, request_body.filter(|_| frame.is_call));
+            return match at.is_some_and(|at| alarm.poll(at, cx)) {
+                true => Poll::Ready(Err(Failure::owed_by_client())),
+                false => Poll::Pending,
+            };
+        }
+        let since = destination.awaited_since(sent, request_body);
+        if upload == Upload::Sent {
+            frame.request_sent(since);
+        }
+        if alarm.poll(destination.head_deadline(since), cx) {
             return Poll::Ready(Err(Failure::late()));
         }
         Poll::Pending

@@ -91,7 +91,7 @@ impl LocalUpstream {
 /// Takes note of what became of a try.
 pub(super) fn note(frame: &mut Frame, upstream: &LocalUpstream, verdict: Verdict) {
     let now = Instant::now();
-    let took = now.saturating_duration_since(frame.attempt_started.unwrap_or(frame.started));
+    let took = frame.waited(now);
     let Some(state) = upstream.upstream.note(frame.admission.as_deref_mut(), verdict, took, now) else { return };
     let upstream = &*upstream.upstream.label;
     match state {

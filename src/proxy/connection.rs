@@ -28,6 +28,7 @@ use super::worker::{LocalListener, Worker};
 use crate::exchange::{ClientAddress, Flag};
 use crate::telemetry::access_log::Record;
 use crate::telemetry::audit::Authentication;
+use crate::telemetry::descriptors::ClientShare;
 
 /// A client's connection in the worker's list. It is listed and counted until this goes.
 #[derive(Debug)]
@@ -35,7 +36,7 @@ struct Place {
     worker: Rc<Worker>,
     entry: usize,
     listener: Rc<LocalListener>,
-    _seat: Seat,
+    seat: Seat,
 }
 
 impl Drop for Place {
@@ -64,6 +65,11 @@ impl ClientConnection {
         if let Some(streams) = &self.streams {
             streams.begins();
         }
+    }
+
+    /// What its client holds of connections to endpoints, where that is limited.
+    pub(super) fn share(&self) -> Option<&Arc<ClientShare>> {
+        self.place.seat.share()
     }
 
     /// It goes on as a tunnel, which this task carries.
@@ -222,7 +228,7 @@ pub(super) fn spawn(
 ) {
     let phase = Phase::new(&worker.clock, listener.settings.min_rate);
     let entry = worker.connection_begins(listener, Arc::clone(&phase));
-    let place = Place { worker: Rc::clone(worker), entry, listener: Rc::clone(listener), _seat: seat };
+    let place = Place { worker: Rc::clone(worker), entry, listener: Rc::clone(listener), seat };
     let mut wire = Wire::new(stream, Arc::clone(&phase));
     let peer = Peer::new(address.ip(), &listener.settings.trusted_proxies);
     let task = tokio::task::spawn_local(async move {

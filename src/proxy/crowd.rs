@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::spec::settings::Listener;
+use crate::telemetry::descriptors::{ClientShare, Descriptors, DownstreamHold, network};
 
 /// The clients of a listener. Counting one by its address takes a lock for a moment, once a connection and only where
 /// there is a limit.
@@ -15,6 +16,7 @@ pub(super) struct Crowd {
     connections: AtomicU32,
     most: u32,
     clients: Option<Clients>,
+    descriptors: Arc<Descriptors>,
 }
 
 #[derive(Debug)]
@@ -31,6 +33,9 @@ const SHARDS: usize = 16;
 pub(super) struct Seat {
     crowd: Arc<Crowd>,
     client: Option<IpAddr>,
+    /// What connections to endpoints are counted by; `None`: they are not, since it is a proxy that is trusted.
+    share: Option<Arc<ClientShare>>,
+    _descriptor: DownstreamHold,
 }
 
 /// Which limit is reached.
@@ -40,12 +45,15 @@ pub(super) enum Full {
     Listener,
     /// `max_connections_per_client`
     Client,
+    /// All descriptors that there are for connections of clients.
+    Descriptors,
 }
 
 impl Crowd {
-    pub(super) fn new(settings: &Listener) -> Arc<Self> {
+    pub(super) fn new(settings: &Listener, descriptors: &Arc<Descriptors>) -> Arc<Self> {
         let clients = settings.max_connections_per_client.map(|most| Clients { most, shards: Default::default() });
-        Arc::new(Self { connections: AtomicU32::new(0), most: settings.max_connections, clients })
+        let (connections, descriptors) = (AtomicU32::new(0), Arc::clone(descriptors));
+        Arc::new(Self { connections, most: settings.max_connections, clients, descriptors })
     }
 
     /// Gives a connection a place, if there is one. `counted`: by its address, too.
@@ -54,7 +62,12 @@ impl Crowd {
             self.connections.fetch_sub(1, Relaxed);
             return Err(Full::Listener);
         }
-        let mut seat = Seat { crowd: Arc::clone(self), client: None };
+        let Some(descriptor) = self.descriptors.hold_downstream() else {
+            self.connections.fetch_sub(1, Relaxed);
+            return Err(Full::Descriptors);
+        };
+        let share = counted.then(|| self.descriptors.share_of(address));
+        let mut seat = Seat { crowd: Arc::clone(self), client: None, share, _descriptor: descriptor };
         if let Some(clients) = self.clients.as_ref().filter(|_| counted) {
             let client = network(address);
             if !clients.count(client) {
@@ -94,6 +107,13 @@ impl Clients {
     }
 }
 
+impl Seat {
+    /// What its client holds of connections to endpoints, where that is limited.
+    pub(super) fn share(&self) -> Option<&Arc<ClientShare>> {
+        self.share.as_ref()
+    }
+}
+
 impl Drop for Seat {
     fn drop(&mut self) {
         self.crowd.connections.fetch_sub(1, Relaxed);
@@ -103,21 +123,19 @@ impl Drop for Seat {
     }
 }
 
-/// Who counts as one client: of IPv6 whoever has a /64 has all its addresses.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & !u128::from(u64::MAX)).into(),
-        v4 => v4,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::descriptors::Division;
+
+    fn descriptors(limit: u64) -> Arc<Descriptors> {
+        Descriptors::new(Division::of(limit, 0), 0)
+    }
 
     fn crowd(most: u32, of_each: Option<u32>) -> Arc<Crowd> {
         let settings = Listener::new(([127, 0, 0, 1], 0).into());
-        Crowd::new(&Listener { max_connections: most, max_connections_per_client: of_each, ..settings })
+        let settings = Listener { max_connections: most, max_connections_per_client: of_each, ..settings };
+        Crowd::new(&settings, &descriptors(1024))
     }
 
     fn address(text: &str) -> IpAddr {
@@ -132,6 +150,19 @@ mod tests {
         assert_eq!(crowd.admit(address("10.0.0.2"), true).err(), Some(Full::Listener));
         drop(one);
         assert!(crowd.admit(address("10.0.0.2"), true).is_ok());
+    }
+
+    #[test]
+    fn descriptors_for_clients_may_be_fewer_than_max_connections() {
+        let settings = Listener::new(([127, 0, 0, 1], 0).into());
+        let crowd = Crowd::new(&settings, &descriptors(256));
+        let seats: Vec<_> = (0..96).map(|_| crowd.admit(address("10.0.0.1"), true).expect("a seat")).collect();
+        assert!(seats.iter().all(|seat| seat.share().is_some()));
+        assert_eq!(crowd.admit(address("10.0.0.2"), true).err(), Some(Full::Descriptors));
+        drop(seats);
+        let proxy = crowd.admit(address("10.0.0.2"), false).expect("a seat");
+        assert!(proxy.share().is_none(), "it carries many clients");
+        assert_eq!(crowd.connections.load(Relaxed), 1);
     }
 
     #[test]

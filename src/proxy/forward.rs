@@ -1,6 +1,7 @@
 //! Defines the tries at endpoints: pick, try, judge, and again elsewhere as far as the route's retries go.
 
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Response, Version, header};
@@ -17,7 +18,7 @@ use super::retry::{Next, Outcome, Repeatable, Tries};
 use super::room;
 use super::worker::Worker;
 use crate::exchange::{ClientAddress, Flag, Flow, ProxyError, grpc};
-use crate::snapshot::{RequestView, RetryPermit, Trial, Upstream, Verdict, affinity};
+use crate::snapshot::{RequestView, RetryPermit, Upstream, Verdict, affinity};
 use crate::spec::retry::{Condition, Retry};
 use crate::spec::route::HostPolicy;
 use crate::spec::upstream::Balance;
@@ -81,7 +82,7 @@ pub(super) async fn forward(
     loop {
         let Picked { index, trial } = room::find(frame, destination, tries.tried()).await?;
         let endpoint = Rc::clone(&upstream.endpoints[index as usize]);
-        frame.attempt(&endpoint);
+        frame.attempt(&endpoint, trial);
         if let Some(host) = destination.host(frame, &endpoint) {
             outbound.request.headers_mut().insert(header::HOST, host.clone());
         }
@@ -92,9 +93,9 @@ pub(super) async fn forward(
             failure.is_of_endpoint = false;
         }
         if upstream.upstream.settings.balance == Balance::P2cEwma {
-            measure(frame, destination, &endpoint, &tried);
+            measure(frame, &endpoint, &tried);
         }
-        note(frame, destination, &endpoint, &tried, trial);
+        note(frame, destination, &endpoint, &tried);
         let Some(outcome) = outcome(&tried, retry) else { return answer(frame, tried, outbound) };
         if is_past(destination.deadline) && tried.is_err() {
             return Err(ProxyError::Timeout);
@@ -194,8 +195,12 @@ fn answer(frame: &Frame, tried: Tried, outbound: &mut Outbound) -> Result<(Head,
 }
 
 /// Counts a try, and judges its endpoint by it.
-fn note(frame: &mut Frame, destination: &Destination, endpoint: &LocalEndpoint, tried: &Tried, trial: Option<Trial>) {
+fn note(frame: &mut Frame, destination: &Destination, endpoint: &LocalEndpoint, tried: &Tried) {
     let upstream = &destination.upstream;
+    let trial = frame.attempt_ends();
+    if tried.is_ok() {
+        endpoint.state.answers(frame.worker.clock.load(Relaxed));
+    }
     let (result, verdict) = match tried {
         Ok((head, _)) if speaks_of_failure(&head.response) => (Some(AttemptResult::Ok), Some(Verdict::Error)),
         Ok(_) => (Some(AttemptResult::Ok), Some(Verdict::Good)),
@@ -240,18 +245,15 @@ fn repeatable(outbound: &Outbound, outcome: Outcome, retry: &Retry) -> Repeatabl
 }
 
 /// Notes how long an endpoint took. Answers that say it cannot serve count as failures: they come fast.
-fn measure(frame: &Frame, destination: &Destination, endpoint: &LocalEndpoint, tried: &Tried) {
-    let (now, began) = (Instant::now(), frame.attempt_started.unwrap_or(frame.started));
-    // An upload takes as long as its client.
-    let since = frame.request_flow.as_ref().map_or(began, |flow| flow.waits_since().max(began));
-    let took = now.saturating_duration_since(since);
+fn measure(frame: &Frame, endpoint: &LocalEndpoint, tried: &Tried) {
+    let now = Instant::now();
+    let took = frame.waited(now);
     match tried {
         Ok((head, _)) if !matches!(head.response.status().as_u16(), 429 | 500 | 502..=504) => {
             endpoint.latency.answered(took, now);
         }
         // Nothing that it did.
-        Err(failure) if failure.error == ProxyError::ClientGone || failure.error.closes() => {}
-        Err(_) if destination.is_given_up() => {}
+        Err(failure) if !failure.is_of_endpoint => {}
         Ok(_) | Err(_) => endpoint.latency.failed(took, now),
     }
 }
@@ -290,11 +292,24 @@ impl Destination {
         left.map_or(timeout, |left| left.min(timeout))
     }
 
+    /// Since when an endpoint that has the request is waited for.
+    pub(super) fn awaited_since(&self, sent: Instant, request_body: Option<&Flow>) -> Instant {
+        request_body.map_or(sent, |flow| flow.waits_since().max(sent))
+    }
+
     /// When the head of a response is due.
-    pub(super) fn head_deadline(&self, sent: Instant, request_body: Option<&Flow>) -> Instant {
-        let since = request_body.map_or(sent, |flow| flow.waits_since().max(sent));
+    pub(super) fn head_deadline(&self, since: Instant) -> Instant {
         let timeout = self.upstream.upstream.settings.response_timeout;
         let at = since + self.retry().per_try_timeout.map_or(timeout, |one| one.min(timeout));
         self.deadline.map_or(at, |deadline| deadline.min(at))
+    }
+
+    /// When a request that its client has not sent in full is given up, beside the body's own time. `call`: the body of a
+    /// call of gRPC, whose client has no such time and may be the one who listens.
+    pub(super) fn upload_deadline(&self, sent: Instant, call: Option<&Flow>) -> Option<Instant> {
+        let settings = &self.upstream.upstream.settings;
+        let silence = settings.idle_timeout.max(settings.response_timeout);
+        let at = call.map(|flow| self.awaited_since(sent, Some(flow)) + silence);
+        at.into_iter().chain(self.deadline).min()
     }
 }

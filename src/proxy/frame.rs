@@ -1,6 +1,7 @@
 //! Defines the frame of an exchange: everything known about it, told to log and metrics exactly once, when it ends.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,9 +28,11 @@ use crate::exchange::body::BodyError;
 use crate::exchange::error::CLIENT_CLOSED_REQUEST;
 use crate::exchange::header::TRACEPARENT;
 use crate::exchange::{Body, ClientAddress, Consumer, Flag, Flow, Payload, Verdict, grpc};
-use crate::snapshot::Admission;
+use crate::snapshot::{self, Admission, Trial};
 use crate::telemetry::access_log::Record;
 use crate::telemetry::audit::Authentication;
+use crate::telemetry::descriptors::network;
+use crate::telemetry::stats::AttemptResult;
 
 /// An exchange that its client ends this soon was not wanted: whoever means it waits for longer.
 const GIVEN_UP_AT_ONCE: Duration = Duration::from_millis(100);
@@ -62,6 +65,12 @@ pub(super) struct Frame {
     pub(super) admission: Option<Box<Admission>>,
     pub(super) attempts: u32,
     pub(super) attempt_started: Option<Instant>,
+    /// How far the try under way has got.
+    trying: Cell<Trying>,
+    /// Held while this request alone tries an ejected endpoint.
+    trial: Option<Trial>,
+    /// It asks for an upgrade: what follows may take as long as it likes.
+    pub(super) upgrades: bool,
     /// What the response came by, when its body is over: a connection is kept for others when both bodies came to their
     /// ends.
     pub(super) lease: Option<Carrier>,
@@ -86,6 +95,19 @@ pub(super) struct Frame {
     pub(super) most_of_body: u64,
     /// The middlewares that it passes: those before the target is drawn, and those behind.
     pub(super) chains: [Option<Rc<Chain>>; 2],
+}
+
+/// How far a try has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trying {
+    /// None is under way.
+    No,
+    Begun,
+    /// The endpoint has the whole request since then, and since that second of the worker's clock.
+    Sent {
+        since: Instant,
+        second: u32,
+    },
 }
 
 /// How much of an answer was taken.
@@ -131,6 +153,9 @@ impl Frame {
             admission: None,
             attempts: 0,
             attempt_started: None,
+            trying: Cell::new(Trying::No),
+            trial: None,
+            upgrades: false,
             lease: None,
             request_flow: None,
             response_flow: None,
@@ -172,6 +197,9 @@ impl Frame {
             admission: None,
             attempts: 0,
             attempt_started: None,
+            trying: Cell::new(Trying::No),
+            trial: None,
+            upgrades: false,
             lease: None,
             request_flow: None,
             response_flow: None,
@@ -200,12 +228,51 @@ impl Frame {
     }
 
     /// A try at an endpoint begins, which was entered for it; the one before is over.
-    pub(super) fn attempt(&mut self, endpoint: &Rc<LocalEndpoint>) {
+    pub(super) fn attempt(&mut self, endpoint: &Rc<LocalEndpoint>, trial: Option<Trial>) {
         self.leave_endpoint();
+        self.trying.set(Trying::Begun);
+        self.trial = trial;
         self.endpoint = Some(Rc::clone(endpoint));
         self.attempts += 1;
         // The first one begins with the exchange, as far as anybody can tell.
         self.attempt_started = Some(if self.attempts == 1 { self.started } else { Instant::now() });
+    }
+
+    /// The endpoint has the whole request of the try under way.
+    pub(super) fn request_sent(&self, since: Instant) {
+        if self.trying.get() == Trying::Begun {
+            self.trying.set(Trying::Sent { since, second: self.worker.clock.load(Relaxed) });
+        }
+    }
+
+    /// The try came to something.
+    pub(super) fn attempt_ends(&mut self) -> Option<Trial> {
+        self.trying.set(Trying::No);
+        self.trial.take()
+    }
+
+    /// For how long the endpoint of the last try has been waited for: an upload takes as long as its client.
+    pub(super) fn waited(&self, now: Instant) -> Duration {
+        let began = self.attempt_started.unwrap_or(self.started);
+        let since = self.request_flow.as_ref().map_or(began, |flow| flow.waits_since().max(began));
+        now.saturating_duration_since(since)
+    }
+
+    /// The client gives up the try under way. That speaks against an endpoint which had the whole request, where several
+    /// clients do so and it answers nobody meanwhile. Streams are ended by their clients.
+    #[cold]
+    fn abandon(&mut self, now: Instant) {
+        let trying = self.trying.replace(Trying::No);
+        let trial = self.trial.take();
+        let (Some(endpoint), Some((_, upstream))) = (&self.endpoint, &self.upstream) else { return };
+        upstream.attempted(AttemptResult::Abandoned, &self.worker.stats);
+        let Trying::Sent { since, second } = trying else { return };
+        let is_stream = self.is_call || self.upgrades || self.accept.as_ref().is_some_and(is_event_stream);
+        let is_cut = self.worker.is_draining() || self.connection.phase.drops_rest() || endpoint.drain.leaves();
+        let at_once = now.saturating_duration_since(since) < GIVEN_UP_AT_ONCE;
+        if !is_stream && !is_cut && !at_once && endpoint.state.is_given_up(network(self.client.accountable()), second) {
+            upstream.judge(endpoint, trial, snapshot::Verdict::Abandoned, &self.worker);
+        }
     }
 
     /// The endpoint of the last try.
@@ -374,6 +441,9 @@ impl Frame {
 impl Drop for Frame {
     fn drop(&mut self) {
         let now = Instant::now();
+        if self.trying.get() != Trying::No {
+            self.abandon(now);
+        }
         if !self.is_beside {
             self.tell(now);
         }
@@ -388,6 +458,12 @@ impl Drop for Frame {
     }
 }
 
+/// Whether a client asks for events, which come when they come.
+fn is_event_stream(accept: &HeaderValue) -> bool {
+    const WANTED: &[u8] = b"text/event-stream";
+    accept.as_bytes().windows(WANTED.len()).any(|part| part.eq_ignore_ascii_case(WANTED))
+}
+
 /// A response's body on its way to the client, with the frame that ends when it does.
 #[derive(Debug)]
 pub(super) struct Outgoing {
@@ -396,6 +472,8 @@ pub(super) struct Outgoing {
     frame: Option<Box<Frame>>,
     /// Its place among the responses of an HTTP/2 connection, whose client may take some and not this one.
     sending: Option<usize>,
+    /// Why the body ends too soon, once what came before is on its way.
+    failure: Option<BodyError>,
     /// Its stay at the endpoint that it comes from.
     _visit: Option<Visit>,
 }
@@ -432,7 +510,7 @@ impl Outgoing {
             let endpoint = frame.endpoint.as_ref()?;
             Some(endpoint.drain.responds(&frame.connection, sending))
         });
-        Self { body, frame, sending, _visit: visit }
+        Self { body, frame, sending, failure: None, _visit: visit }
     }
 
     /// The response's place, and where that is.
@@ -469,7 +547,18 @@ impl http_body::Body for Outgoing {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<BodyFrame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         if this.sending.is_none() {
-            return this.poll_part(cx);
+            if let Some(failure) = this.failure.take() {
+                return Poll::Ready(Some(Err(failure)));
+            }
+            return match this.poll_part(cx) {
+                Poll::Ready(Some(Err(failure))) => {
+                    // hyper drops what it has not written when a body fails, the response's head included: it writes first.
+                    this.failure = Some(failure);
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                polled => polled,
+            };
         }
         if let Some((frame, streams, place)) = this.place() {
             streams.took(place, frame.worker.clock.load(Relaxed));

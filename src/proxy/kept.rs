@@ -17,6 +17,7 @@ use super::stream::Stream;
 use crate::snapshot::{EndpointState, Place, Upstream};
 use crate::spec::upstream::Protocol;
 use crate::spec::upstream_tls;
+use crate::telemetry::descriptors::UpstreamHold;
 
 /// A connection to an endpoint that carries an exchange; counted as active while it lives.
 #[derive(Debug)]
@@ -45,8 +46,9 @@ impl Drop for Active {
 }
 
 impl Connection {
-    pub(super) fn new(stream: Stream, upstream: &LocalUpstream, place: Option<Place>) -> Self {
-        Self { link: Box::new(Link::new(stream)), active: Active::new(&upstream.connections), place }
+    pub(super) fn new(stream: Stream, upstream: &LocalUpstream, place: Option<Place>, hold: UpstreamHold) -> Self {
+        let link = Box::new(Link::new(stream).holding(hold));
+        Self { link, active: Active::new(&upstream.connections), place }
     }
 }
 
@@ -170,7 +172,8 @@ impl LocalEndpoint {
     pub(super) fn keep(&self, connection: Connection, upstream: &Upstream, now: Instant) {
         let settings = &upstream.settings;
         let wanted = settings.max_idle_per_endpoint > 0 && !settings.keep_alive.is_zero() && !self.drain.leaves();
-        if !wanted || self.kept.closed.get() || !connection.link.persists() || upstream.is_short_of_connections() {
+        let is_short = upstream.is_short_of_connections() || connection.link.is_short_of_descriptors();
+        if !wanted || self.kept.closed.get() || !connection.link.persists() || is_short {
             return;
         }
         self.state.keep_idle();

@@ -265,7 +265,7 @@ pub(super) struct LocalUpstream {
     gone: Vec<(SocketAddr, Rc<Drain>)>,
     pub(super) duration: Arc<Histogram>,
     pub(super) connections: Rc<ConnectionGauges>,
-    attempts: [OnceCell<Arc<Counter>>; 5],
+    attempts: [OnceCell<Arc<Counter>>; 6],
     retries: [OnceCell<Arc<Counter>>; 5],
     panics: OnceCell<Arc<Counter>>,
     epoch: Cell<u64>,
@@ -460,6 +460,16 @@ impl LocalUpstream {
                 tracing::warn!(upstream, endpoint, cause = cause.as_str(), "endpoint is ejected");
             }
             Flip::Restored => tracing::info!(upstream, endpoint, "endpoint is used again"),
+        }
+    }
+
+    /// Closes the connections that carry nothing.
+    pub(super) fn close_idle(&self) {
+        for endpoint in &self.endpoints {
+            endpoint.kept.clear();
+            if let Some(trunks) = &endpoint.trunks {
+                trunks.close_idle();
+            }
         }
     }
 

@@ -43,6 +43,7 @@ mod stream;
 mod through;
 mod tls;
 mod tunnel;
+mod upload;
 #[cfg(test)]
 mod wakes;
 mod websocket;

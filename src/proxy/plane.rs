@@ -15,6 +15,7 @@ use crate::snapshot::Snapshot;
 use crate::spec::name::Name;
 use crate::spec::settings::Listener;
 use crate::telemetry::Logs;
+use crate::telemetry::descriptors::Descriptors;
 use crate::telemetry::stats::WorkersStats;
 
 /// What workers are told about the end.
@@ -60,13 +61,15 @@ impl DataPlane {
         snapshot: &watch::Receiver<Arc<Snapshot>>,
         stats: &WorkersStats,
         logs: &Logs,
+        descriptors: &Arc<Descriptors>,
     ) -> io::Result<Self> {
         let (stop, stopped) = watch::channel(Stop::No);
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
         let peers = Peers {
             connections: (0..workers).map(|_| AtomicU32::new(0)).collect(),
             hand_over: senders.into(),
-            crowds: listeners.iter().map(|front| Crowd::new(&front.settings)).collect(),
+            crowds: listeners.iter().map(|front| Crowd::new(&front.settings, descriptors)).collect(),
+            descriptors: Arc::clone(descriptors),
         };
         let mut threads = Vec::with_capacity(workers);
         for (index, handed) in receivers.into_iter().enumerate() {

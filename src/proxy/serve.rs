@@ -161,6 +161,8 @@ async fn forward(
     let may_refuse = destination.upstream.upstream.settings.protocol != Protocol::Http1;
     let way = Way { retry, may_refuse, host, path, upgrade, deadline, added };
     let client = way.upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
+    let asked = way.upgrade.clone();
+    frame.upgrades = asked.is_some();
     let mut outbound = prepare(frame, request, noted, way)?;
     if let Some(prefix) = stripped {
         outbound.request.headers_mut().insert(X_FORWARDED_PREFIX, prefix.as_header().clone());
@@ -182,8 +184,15 @@ async fn forward(
     }
     *response.version_mut() = Version::HTTP_11;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        // An endpoint that switches although nobody asked breaks HTTP.
-        let (Some(client), Some(protocol), Carrier::Connection(endpoint)) = (client, upgrade, endpoint) else {
+        // An endpoint that switches although nobody asked, or to what nobody asked for, breaks HTTP (RFC 9110, 7.8).
+        let is_asked = |protocol: &HeaderValue| {
+            let protocol = protocol.as_bytes().trim_ascii();
+            asked.as_ref().is_some_and(|asked| protocol.eq_ignore_ascii_case(asked.as_bytes()))
+        };
+        let (Some(client), Some(protocol), Carrier::Connection(endpoint)) =
+            (client, upgrade.filter(is_asked), endpoint)
+        else {
+            tracing::debug!("an endpoint switched to a protocol that nobody asked for");
             return Err(ProxyError::BadResponse);
         };
         response.headers_mut().insert(header::UPGRADE, protocol);

@@ -60,7 +60,8 @@ async fn carry(
     closes: Option<[Vec<u8>; 2]>,
 ) -> io::Result<End> {
     // Counted as active until it is over.
-    let Connection { link, active: _active, place: _place } = endpoint;
+    let Connection { mut link, active: _active, place: _place } = endpoint;
+    let _hold = link.release();
     let mut client = TokioIo::new(client.await.map_err(io::Error::other)?);
     let (mut endpoint, came) = link.into_stream().ok_or(io::ErrorKind::BrokenPipe)?;
     carried.from_endpoint.set(came.len() as u64);

@@ -29,6 +29,7 @@ use crate::snapshot::Snapshot;
 use crate::spec::name::Name;
 use crate::spec::settings::Listener;
 use crate::telemetry::audit::Auditor;
+use crate::telemetry::descriptors::Descriptors;
 use crate::telemetry::lines::Lines;
 use crate::telemetry::stats::{Gauge, RequestCounters, WorkerStats};
 
@@ -53,6 +54,7 @@ pub(super) struct Peers {
     pub(super) hand_over: Arc<[mpsc::UnboundedSender<Accepted>]>,
     /// The clients of each listener, whatever worker serves them.
     pub(super) crowds: Arc<[Arc<Crowd>]>,
+    pub(super) descriptors: Arc<Descriptors>,
 }
 
 /// A listener as one worker sees it.
@@ -92,6 +94,8 @@ pub(super) struct Worker {
     stops: Cell<Option<Instant>>,
     /// Of endpoints, or of all at a stop.
     drains: RefCell<Vec<Rc<Drain>>>,
+    /// When idle connections to endpoints were last closed for want of descriptors.
+    closed_idle: Cell<Option<Instant>>,
 }
 
 /// A client's connection in the worker's list.
@@ -236,6 +240,18 @@ impl Worker {
         self.stats.retain(|route| local.table().by_label(route).is_some(), |upstream| upstreams.contains(upstream));
     }
 
+    /// Closes the idle connections to endpoints, for others to have their descriptors; not again and again, since there may
+    /// be thousands of endpoints and nothing to close.
+    pub(super) fn close_idle(&self) {
+        let now = Instant::now();
+        if self.closed_idle.get().is_none_or(|last| now.saturating_duration_since(last) >= TICK) {
+            self.closed_idle.set(Some(now));
+            for upstream in self.local.borrow().upstreams() {
+                upstream.close_idle();
+            }
+        }
+    }
+
     /// Ends connections that have been silent or slow for too long.
     fn sweep(&self) {
         for (_, entry) in self.connections.borrow().iter() {
@@ -272,6 +288,9 @@ impl Worker {
             {
                 task.abort();
             }
+        }
+        if self.peers.descriptors.is_short() {
+            self.close_idle();
         }
         let local = self.local.borrow();
         for upstream in local.upstreams() {
@@ -328,6 +347,7 @@ async fn run(start: Start) -> io::Result<()> {
         accepting: Cell::new(sockets.len()),
         stops: Cell::new(None),
         drains: RefCell::default(),
+        closed_idle: Cell::new(None),
         stats,
     });
     worker.adopt(&worker.snapshots.borrow_mut().borrow_and_update().clone());

@@ -1,12 +1,13 @@
 //! Defines an endpoint as it is served: settings from its source, and the state that outlives them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::abandonment::Abandonment;
 use super::outlier::Outlier;
 use super::prohibition::Prohibition;
 use crate::spec::endpoint::{Labels, Penalty, RegistryStatus};
@@ -187,6 +188,9 @@ impl Endpoint {
                 }),
             }
         }
+        if let Some(why) = self.state.unmade_check() {
+            reasons.push(format!("the last active check could not be made, and says nothing: {why}"));
+        }
         if settings.tls.is_some() {
             reasons.extend(self.state.tls_failure().map(|failure| format!("TLS fails: {failure}")));
         }
@@ -253,7 +257,9 @@ pub struct EndpointState {
     in_flight: AtomicU32,
     idle: AtomicU32,
     last_failure: Mutex<Option<String>>,
+    unmade_check: Mutex<Option<String>>,
     tls_failure: Mutex<Option<String>>,
+    abandonment: Abandonment,
     pub(super) outlier: Outlier,
     made: Instant,
     /// Milliseconds from when it was made, and 1 more; 0: never.
@@ -270,7 +276,9 @@ impl EndpointState {
             in_flight: AtomicU32::new(0),
             idle: AtomicU32::new(0),
             last_failure: Mutex::new(None),
+            unmade_check: Mutex::new(None),
             tls_failure: Mutex::new(None),
+            abandonment: Abandonment::default(),
             outlier: Outlier::default(),
             made: Instant::now(),
             fresh_since: AtomicU64::new(0),
@@ -327,6 +335,29 @@ impl EndpointState {
     /// Notes why a check failed; `None` when it passed.
     pub fn set_last_failure(&self, failure: Option<String>) {
         *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+    }
+
+    /// Why the last active check could not be made, which left everything as it was.
+    pub fn unmade_check(&self) -> Option<String> {
+        self.unmade_check.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes why a check could not be made, or that one was; true when that is new.
+    pub fn set_unmade_check(&self, why: Option<String>) -> bool {
+        let mut known = self.unmade_check.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = known.is_some() != why.is_some();
+        *known = why;
+        new
+    }
+
+    /// It began a response in this second of a worker's clock.
+    pub fn answers(&self, second: u32) {
+        self.abandonment.answers(second);
+    }
+
+    /// A client gave up a request that it had in full since `second`; whether that speaks against it.
+    pub fn is_given_up(&self, client: IpAddr, second: u32) -> bool {
+        self.abandonment.is_given_up(client, second)
     }
 
     /// Why requests found no TLS with it last; `None` when they do.

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+mod abandonment;
 pub mod affinity;
 pub mod breaker;
 pub mod budget;

@@ -31,6 +31,8 @@ pub enum Verdict {
     Error,
     /// It was not answered.
     Failure,
+    /// Its client gave up waiting for an answer.
+    Abandoned,
 }
 
 /// A change of who is used.
@@ -51,6 +53,8 @@ pub enum Cause {
     Errors,
     /// Too few requests of late went well.
     Ratio,
+    /// Too many failures in a row, the last of which was a client that gave up.
+    Abandoned,
 }
 
 impl Cause {
@@ -60,6 +64,7 @@ impl Cause {
             Self::Failures => "failures",
             Self::Errors => "errors",
             Self::Ratio => "ratio",
+            Self::Abandoned => "abandoned",
         }
     }
 
@@ -67,7 +72,8 @@ impl Cause {
         match bits {
             0 => Self::Failures,
             1 => Self::Errors,
-            _ => Self::Ratio,
+            2 => Self::Ratio,
+            _ => Self::Abandoned,
         }
     }
 }
@@ -145,6 +151,7 @@ impl Outlier {
         };
         let cause = match (cause, &rules.success_ratio) {
             (Cause::Failures, _) => "requests to it failed in a row".to_owned(),
+            (Cause::Abandoned, _) => "clients gave up waiting for it, in a row".to_owned(),
             (Cause::Errors, _) => "requests to it were answered with 5xx in a row".to_owned(),
             (Cause::Ratio, Some(ratio)) => format!("less than {} of the requests to it went well", ratio.min),
             (Cause::Ratio, None) => "too few of the requests to it went well".to_owned(),
@@ -204,6 +211,7 @@ impl Outlier {
                 (&self.errors, rules.consecutive_5xx, Cause::Errors)
             }
             Verdict::Failure => (&self.failures, rules.consecutive_failures, Cause::Failures),
+            Verdict::Abandoned => (&self.failures, rules.consecutive_failures, Cause::Abandoned),
         };
         if most > 0 && row.fetch_add(1, Relaxed).saturating_add(1) >= most {
             return Some(cause);
@@ -243,6 +251,7 @@ impl Ejection {
             Verdict::Good => None,
             Verdict::Error => errors_count.then_some(Cause::Errors),
             Verdict::Failure => Some(Cause::Failures),
+            Verdict::Abandoned => Some(Cause::Abandoned),
         };
         match cause {
             Some(_) => self.ejected(self.cause, rules, now, random),

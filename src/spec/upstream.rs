@@ -62,7 +62,7 @@ pub struct UpstreamSettings {
     pub subsets: BTreeMap<Name, Labels>,
     /// To an established connection; default 2 s.
     pub connect_timeout: Duration,
-    /// From the request sent to the response's head; default 30 s.
+    /// From the request sent in full to the response's head; default 30 s.
     pub response_timeout: Duration,
     /// Between two pieces of a body, either way; default 60 s.
     pub idle_timeout: Duration,

@@ -6,6 +6,7 @@
 
 pub mod access_log;
 pub mod audit;
+pub mod descriptors;
 pub mod lines;
 pub mod log;
 pub mod outputs;

@@ -2,6 +2,7 @@
 
 mod balancers;
 mod balancing;
+mod blame;
 mod breaker;
 mod circles;
 mod cookies;

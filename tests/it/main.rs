@@ -11,6 +11,7 @@ mod compose;
 mod config;
 mod consul;
 mod demo;
+mod descriptors;
 mod desync;
 mod dns;
 mod etcd;

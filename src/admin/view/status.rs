@@ -15,6 +15,7 @@ use crate::snapshot::{Diagnostic, DiagnosticKind, NamedMiddleware, RouteHealth, 
 use crate::spec::document::Kind;
 use crate::spec::name::{Name, ProviderId};
 use crate::spec::problem::Problem;
+use crate::telemetry::descriptors::Descriptors;
 use crate::telemetry::lines::LogState;
 
 /// The gateway.
@@ -55,6 +56,8 @@ pub struct StatusView {
     pub providers: Vec<ProviderSummary>,
     /// What is written, and how that goes.
     pub logs: Vec<LogView>,
+    /// File descriptors, and who has them.
+    pub descriptors: DescriptorsView,
     /// What outlives the gateway, unless that is off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub saved_state: Option<SavedStateView>,
@@ -92,6 +95,32 @@ pub struct SavedStateView {
     pub error: Option<String>,
     /// Since when.
     pub since: Option<String>,
+}
+
+/// File descriptors, and who has them.
+#[derive(Debug, Serialize)]
+pub struct DescriptorsView {
+    /// What the process may have open.
+    pub limit: u64,
+    /// For the admin API, registries, health checks and files.
+    pub reserve: u32,
+    /// Connections of clients.
+    pub downstream: SideView,
+    /// Connections to endpoints.
+    pub upstream: SideView,
+    /// Most connections to endpoints that one client address may hold.
+    pub upstream_per_client: u32,
+    /// What the settings want and the limit does not allow, with what to do.
+    pub advice: Option<String>,
+}
+
+/// The connections of one side.
+#[derive(Debug, Serialize)]
+pub struct SideView {
+    /// How many there are.
+    pub open: u32,
+    /// How many there may be.
+    pub max: u32,
 }
 
 /// A listener.
@@ -219,9 +248,22 @@ pub fn view(state: &State) -> StatusView {
         redis: state.fleet.ledger().map(|ledger| redis(ledger.standing())),
         providers: providers.into_iter().map(summary).collect(),
         logs: state.logs.0.iter().map(|log| log_view(log)).collect(),
+        descriptors: descriptors(&state.descriptors),
         saved_state: state.commands.saving().map(saved_state),
         problems: state.unreadable.problems(),
         remarks: snapshot.report.pending.iter().chain(&snapshot.report.remarks).cloned().chain(troubles).collect(),
+    }
+}
+
+fn descriptors(descriptors: &Descriptors) -> DescriptorsView {
+    let (division, [downstream, upstream]) = (descriptors.division(), descriptors.held());
+    DescriptorsView {
+        limit: division.limit,
+        reserve: division.reserve,
+        downstream: SideView { open: downstream, max: division.downstream },
+        upstream: SideView { open: upstream, max: division.upstream },
+        upstream_per_client: division.per_client,
+        advice: descriptors.advice().map(str::to_owned),
     }
 }
 

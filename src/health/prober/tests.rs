@@ -8,6 +8,11 @@ use crate::snapshot::Endpoint;
 use crate::spec::endpoint::RegistryStatus;
 use crate::spec::name::ProviderId;
 use crate::spec::upstream::{Probe, UpstreamSettings};
+use crate::telemetry::descriptors::Division;
+
+fn descriptors() -> Arc<Descriptors> {
+    Descriptors::new(Division::of(1024, 0), 0)
+}
 
 fn tcp(interval: Duration) -> HealthCheck {
     HealthCheck {
@@ -54,7 +59,7 @@ fn snapshot(upstream: Upstream) -> Arc<Snapshot> {
 fn subject(check: HealthCheck) -> Subject {
     let state = Arc::new(EndpointState::new(([127, 0, 0, 1], 1).into()));
     let upstream = upstream(&[state], 1, None);
-    Subject::new(&upstream, &upstream.endpoints[0], &check, &Arc::default())
+    Subject::new(&upstream, &upstream.endpoints[0], &check, &Arc::default(), &descriptors())
 }
 
 /// Runs checks whose answers are `answers`, one each, for as long as there are some; when each was asked.
@@ -69,7 +74,7 @@ async fn script(subject: &Subject, answers: &[Result<(), &str>]) -> Vec<Duration
             asked.len() - 1
         };
         match answers.get(place) {
-            Some(answer) => answer.map_err(str::to_owned),
+            Some(answer) => answer.map_err(|text| CheckError::Failed(text.to_owned())),
             None => {
                 done.send_replace(());
                 std::future::pending().await
@@ -141,7 +146,7 @@ async fn a_reload_that_leaves_the_check_alone_leaves_its_task_alone() {
     let state = Arc::new(EndpointState::new(([127, 0, 0, 1], 1).into()));
     let other = Arc::new(EndpointState::new(([127, 0, 0, 1], 2).into()));
     let check = tcp(Duration::from_secs(3600));
-    let mut prober = Prober::new();
+    let mut prober = Prober::new(&descriptors());
     let task = |prober: &Prober, state| prober.checks.get(&(Arc::as_ptr(state) as usize)).map(|it| it.task.id());
 
     prober.adopt(&snapshot(upstream(&[Arc::clone(&state), Arc::clone(&other)], 1, Some(check.clone()))));
@@ -179,7 +184,7 @@ async fn endpoints_are_found_unhealthy_and_healthy_again() {
     let check = tcp(Duration::from_millis(5));
     let (publish, snapshots) = watch::channel(Arc::new(Snapshot::empty()));
     let shutdown = CancellationToken::new();
-    let prober = tokio::spawn(Prober::new().run(snapshots, shutdown.clone()));
+    let prober = tokio::spawn(Prober::new(&descriptors()).run(snapshots, shutdown.clone()));
     publish.send_replace(snapshot(upstream(&[Arc::clone(&state)], 1, Some(check))));
     until("healthy", || state.health() == Health::Healthy).await;
     drop(listener);
@@ -201,4 +206,22 @@ async fn many_new_endpoints_are_not_asked_all_at_once() {
         let within = places.iter().filter(|place| (**place * 10.0) as i32 == tenth).count();
         assert!((50..=150).contains(&within), "{within} of 1000 in tenth {tenth}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_cannot_be_made_changes_nothing_and_is_told() {
+    let subject = subject(tcp(Duration::from_secs(5)));
+    script(&subject, &[Ok(())]).await;
+    let mut threshold = Threshold::new(2, 3);
+    for _ in 0..10 {
+        subject.note(&mut threshold, Err(CheckError::Unmade("connect: Too many open files".to_owned())));
+    }
+    assert_eq!((subject.state.health(), subject.upstream_state.epoch()), (Health::Healthy, 1));
+    assert_eq!(subject.state.unmade_check().as_deref(), Some("connect: Too many open files"));
+    // Nor does it come between failures in a row.
+    for _ in 0..3 {
+        subject.note(&mut threshold, Err(CheckError::Unmade(String::new())));
+        subject.note(&mut threshold, Err(CheckError::Failed("refused".to_owned())));
+    }
+    assert_eq!((subject.state.health(), subject.state.unmade_check()), (Health::Unhealthy, None));
 }

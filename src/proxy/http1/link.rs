@@ -1,7 +1,9 @@
 //! Defines a connection to an endpoint as a stream of exchanges: one request written, one response read, and again.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -12,10 +14,12 @@ use tokio::io::ReadBuf;
 
 use super::super::outbound::Outbound;
 use super::super::stream::{Reader, Stream, Writer};
+use super::super::upload::Upload;
 use super::decoder::{BadBody, Decoded, Decoder};
 use super::head::{self, BadHead, Field, Head};
 use super::sending::{SendError, Sending};
 use crate::exchange::Body;
+use crate::telemetry::descriptors::{ClientShare, UpstreamHold};
 
 /// A connection to an endpoint. It does nothing on its own: whoever holds it polls it.
 #[derive(Debug)]
@@ -29,12 +33,16 @@ pub(in super::super) struct Link {
     fields: Vec<Field>,
     /// What is to come of the response's body.
     body: Decoder,
+    /// Parts of it that came with its head, in order.
+    ahead: VecDeque<Decoded>,
     /// Responses that came before the one that is waited for.
     informational: u32,
     /// Can carry another exchange when this one is over.
     persists: bool,
     /// Room for the next read, in bytes.
     room: usize,
+    /// Its descriptor.
+    hold: Option<UpstreamHold>,
 }
 
 /// Why an exchange gave no response.
@@ -52,6 +60,11 @@ pub(in super::super) enum Broken {
     Io(io::Error),
     #[error(transparent)]
     Protocol(#[from] BadHead),
+    /// The body that came with the head broke HTTP.
+    #[error(transparent)]
+    Body(#[from] BadBody),
+    #[error("closed before the end of a body that came with its head")]
+    CutOff,
 }
 
 /// Why a response's body ended too soon.
@@ -72,6 +85,9 @@ const MOST_ROOM: usize = 128 * 1024;
 /// Most responses of 100 to 199 before the one that counts.
 const MOST_INFORMATIONAL: u32 = 100;
 
+/// Room for parts of a body that is kept between exchanges.
+const KEPT_AHEAD: usize = 8;
+
 /// Parts of a body that nobody wants which are read nevertheless, to keep the connection.
 const MOST_SKIPPED: usize = 8;
 
@@ -85,16 +101,39 @@ impl Link {
             buffer: BytesMut::new(),
             fields: Vec::new(),
             body: Decoder::Ended,
+            ahead: VecDeque::new(),
             informational: 0,
             persists: true,
             room: LEAST_ROOM,
+            hold: None,
         }
+    }
+
+    /// With this descriptor.
+    pub(in super::super) fn holding(self, hold: UpstreamHold) -> Self {
+        Self { hold: Some(hold), ..self }
+    }
+
+    /// Whether a client may have it; it is counted for that one then.
+    pub(in super::super) fn is_counted_for(&mut self, client: Option<&Arc<ClientShare>>) -> bool {
+        self.hold.as_mut().is_none_or(|hold| hold.moves_to(client))
+    }
+
+    /// Whether so few descriptors are left that it should not keep one while it is idle.
+    pub(in super::super) fn is_short_of_descriptors(&self) -> bool {
+        self.hold.as_ref().is_some_and(UpstreamHold::is_short)
+    }
+
+    /// Its descriptor, for who goes on with its stream.
+    pub(in super::super) fn release(&mut self) -> Option<UpstreamHold> {
+        self.hold.take()
     }
 
     /// Begins an exchange.
     pub(in super::super) fn begin(&mut self, outbound: &Outbound) {
         self.sending.begin(outbound);
         (self.body, self.informational) = (Decoder::Ended, 0);
+        self.ahead.clear();
     }
 
     /// Sends the request begun, and waits for the head of its response. The response may come before the request is
@@ -128,6 +167,7 @@ impl Link {
                     _ => {
                         self.body = head.body;
                         self.persists = head.persists && self.sending.is_over();
+                        self.look_ahead(cx)?;
                         return Poll::Ready(Ok(head));
                     }
                 }
@@ -143,6 +183,42 @@ impl Link {
                 Err(error) => return Poll::Ready(Err(Broken::Io(error))),
             }
         }
+    }
+
+    /// Looks whether the body that came with a head is broken already: then there is an answer to be given instead.
+    ///
+    /// # Errors
+    /// It is.
+    fn look_ahead(&mut self, cx: &mut Context<'_>) -> Result<(), Broken> {
+        let mut may_read = true;
+        loop {
+            match self.body {
+                Decoder::Ended | Decoder::UntilClose => return Ok(()),
+                Decoder::Length(length) if self.buffer.len() as u64 >= length => return Ok(()),
+                Decoder::Length(_) => {}
+                Decoder::Chunked(_) => loop {
+                    match self.body.decode(&mut self.buffer)? {
+                        Decoded::Partial => break,
+                        Decoded::End => return Ok(()),
+                        part @ (Decoded::Data(_) | Decoded::Trailers(_)) => self.ahead.push_back(part),
+                    }
+                },
+            }
+            // What follows may be here already, or the end.
+            if !std::mem::replace(&mut may_read, false) {
+                return Ok(());
+            }
+            match self.poll_read(cx) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(Ok(0) | Err(_)) => return Err(Broken::CutOff),
+            }
+        }
+    }
+
+    /// Who the rest of the request waits for.
+    pub(in super::super) fn upload_state(&self) -> Upload {
+        self.sending.upload_state()
     }
 
     /// Sends what can be sent now.
@@ -191,8 +267,13 @@ impl Link {
 
     /// The next part of the response's body.
     pub(in super::super) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
+        let mut ahead = self.ahead.pop_front();
         loop {
-            match self.body.decode(&mut self.buffer)? {
+            let decoded = match ahead.take() {
+                Some(part) => part,
+                None => self.body.decode(&mut self.buffer)?,
+            };
+            match decoded {
                 Decoded::Data(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
                 Decoded::Trailers(trailers) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
                 Decoded::End => return Poll::Ready(None),
@@ -216,15 +297,15 @@ impl Link {
 
     /// Whether nothing more of the response's body is to come.
     pub(in super::super) fn has_ended(&self) -> bool {
-        self.body.has_ended()
+        self.body.has_ended() && self.ahead.is_empty()
     }
 
     /// How much of the response's body is to come.
     pub(in super::super) fn size_hint(&self) -> SizeHint {
         match self.body {
-            Decoder::Ended => SizeHint::with_exact(0),
+            Decoder::Ended if self.ahead.is_empty() => SizeHint::with_exact(0),
             Decoder::Length(length) => SizeHint::with_exact(length),
-            Decoder::Chunked(_) | Decoder::UntilClose => SizeHint::default(),
+            Decoder::Ended | Decoder::Chunked(_) | Decoder::UntilClose => SizeHint::default(),
         }
     }
 
@@ -236,6 +317,7 @@ impl Link {
     /// Lets go of what a large exchange needed and an idle connection does not.
     pub(in super::super) fn rest(&mut self) {
         self.sending.rest();
+        self.ahead.shrink_to(KEPT_AHEAD);
         if self.room > LEAST_ROOM {
             self.room = LEAST_ROOM;
             self.buffer = BytesMut::new();

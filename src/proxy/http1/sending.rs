@@ -9,6 +9,7 @@ use http_body::Body as _;
 
 use super::super::outbound::Outbound;
 use super::super::stream::Writer;
+use super::super::upload::Upload;
 use super::decoder::{Chunked, Decoded, Decoder};
 use super::encoder::{self, Framing, Piece};
 use crate::exchange::Body;
@@ -160,6 +161,17 @@ impl Sending {
             if self.piece.is_empty() {
                 self.out.extend_from_slice(std::mem::take(&mut self.behind));
             }
+        }
+    }
+
+    /// Who the rest of it waits for.
+    pub(super) fn upload_state(&self) -> Upload {
+        let waits_for_endpoint = !self.is_written() || self.behind_flush;
+        match self.state {
+            State::Failed => Upload::Sent,
+            State::Open | State::Encoded if waits_for_endpoint => Upload::WaitsForEndpoint,
+            State::Open => Upload::WaitsForClient,
+            State::Encoded => Upload::Sent,
         }
     }
 

@@ -30,9 +30,14 @@ mod meter;
 /// What a client begins with that speaks HTTP/2 (RFC 9113, 3.4).
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Bytes of a request's body, and of all bodies of a connection, that a client may send ahead of those who read.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Bytes of a request's body that a client may send ahead of those who read.
+const MAX_STREAM_WINDOW: u32 = 256 * 1024;
+/// The same of all bodies of a connection: as much as [`BODY_BUDGET`] has for each of the connections there are. A window
+/// is set when its connection begins, and HTTP/2 knows none that is smaller (RFC 9113, 6.9.2).
+const MAX_CONNECTION_WINDOW: u32 = 1024 * 1024;
+const MIN_CONNECTION_WINDOW: u32 = 64 * 1024;
+/// Bytes that the bodies of all connections should have together.
+const BODY_BUDGET: u32 = 256 * 1024 * 1024;
 /// Bytes of a response that wait for a client that does not take them.
 const SEND_BUFFER: usize = 64 * 1024;
 /// Between two questions whether the client is there, and how long it has to answer.
@@ -145,7 +150,8 @@ pub(super) async fn serve_http2(
         let (worker, connection) = (Rc::clone(&worker), Rc::clone(&connection));
         service_fn(move |request| serve(Rc::clone(&worker), Rc::clone(&connection), plain(request)))
     };
-    let builder = builder(&connection.listener.settings);
+    let [connections, _] = worker.peers.descriptors.held();
+    let builder = builder(&connection.listener.settings, window(connections));
     let (io, turn) = gathered(Meter::new(io, &worker.clock));
     let mut served = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
     let mut leaves = worker.is_draining();
@@ -170,18 +176,23 @@ pub(super) async fn serve_http2(
 
 /// Heads up to twice the limit come through, for the gate to refuse them in its own words: beyond that h2 answers 431
 /// by itself, and tells nobody.
-fn builder(settings: &Listener) -> http2::Builder<Here> {
+fn builder(settings: &Listener, window: u32) -> http2::Builder<Here> {
     let mut builder = http2::Builder::new(Here);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(settings.max_concurrent_streams)
         .max_header_list_size(u32::try_from(settings.max_header_size * 2).unwrap_or(u32::MAX))
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(window.min(MAX_STREAM_WINDOW))
+        .initial_connection_window_size(window)
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PONG);
     builder
+}
+
+/// What the bodies of one more connection may have.
+fn window(connections: u32) -> u32 {
+    (BODY_BUDGET / connections.max(1)).clamp(MIN_CONNECTION_WINDOW, MAX_CONNECTION_WINDOW)
 }
 
 /// Runs a connection's exchanges on the worker's own thread.
@@ -235,6 +246,16 @@ mod tests {
         }
         join_cookies(&mut headers);
         assert_eq!(headers.get_all(header::COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2; c=3; d=4"]);
+    }
+
+    #[test]
+    fn many_connections_have_small_windows() {
+        assert_eq!([0, 1, 256].map(window), [MAX_CONNECTION_WINDOW; 3]);
+        assert_eq!(window(1024), 256 * 1024);
+        assert_eq!([4096, 20_000, u32::MAX].map(window), [MIN_CONNECTION_WINDOW; 3]);
+        // Each counted with those before it, as they come.
+        let all: u64 = (1..=20_000).map(|connections| u64::from(window(connections))).sum();
+        assert!(all < 2 * 1024 * 1024 * 1024, "{all}");
     }
 
     #[test]

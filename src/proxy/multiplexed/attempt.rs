@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use http::header;
 
-use super::super::attempt::{Failure, RESTED, Tried, over_connection, over_kept, response};
+use super::super::attempt::{Failure, RESTED, Tried, hold, over_connection, over_kept, response};
 use super::super::carrier::Carrier;
 use super::super::forward::Destination;
 use super::super::frame::Frame;
@@ -23,6 +23,7 @@ use crate::exchange::{Body, ProxyError};
 use crate::snapshot::Limited;
 use crate::spec::retry::Condition;
 use crate::spec::upstream::Protocol;
+use crate::telemetry::descriptors::Exhausted;
 
 /// One try. `fresh`: no kept connection of HTTP/1.1 is used.
 pub(in super::super) async fn attempt(
@@ -64,6 +65,7 @@ pub(in super::super) async fn attempt(
         }
     };
     let place = upstream.upstream.place(Limited::Connections).map_err(refused)?;
+    let hold = hold(frame, upstream)?;
     // An upgrade needs a connection of its own.
     let offered = if upgrades { Protocol::Http1 } else { settings.protocol };
     let opening = async {
@@ -73,13 +75,13 @@ pub(in super::super) async fn attempt(
             trunks.chose(http2);
         }
         if !http2 {
-            return Ok(Err(Connection::new(stream, upstream, place)));
+            return Ok(Err(Connection::new(stream, upstream, place, hold)));
         }
-        let opened = tokio::time::timeout_at(until, Trunk::open(stream, upstream, endpoint, place)).await;
+        let opened = tokio::time::timeout_at(until, Trunk::open(stream, upstream, endpoint, place, hold)).await;
         Ok(Ok(opened.unwrap_or(Err(NoTrunk::Late))?))
     };
     let opened: Result<_, NoConnection> = opening.await;
-    let opened = opened.map_err(|error| Failure::of_opening(destination, endpoint, &error))?;
+    let opened = opened.map_err(|error| Failure::of_opening(frame, destination, endpoint, &error))?;
     let trunk = match opened {
         Ok(trunk) => trunk,
         Err(connection) => {
@@ -107,6 +109,9 @@ async fn over_trunks(
 ) -> Option<Tried> {
     let keep_alive = destination.upstream.upstream.settings.keep_alive;
     while let Some(trunk) = trunks.take(keep_alive, now) {
+        if !trunk.is_counted_for(frame.connection.share()) {
+            return Some(Err(Failure::exhausted(frame, &destination.upstream, Exhausted::Client)));
+        }
         let was_used = trunk.was_used();
         let strand = begin(&trunk, outbound);
         match over_strand(frame, destination, endpoint, strand, &trunk, outbound, now).await {
@@ -141,11 +146,16 @@ async fn over_strand(
         return Err(Failure::unfit(ProxyError::BadRequest, "it names no host that HTTP/2 can carry"));
     };
     let mut strand = Box::new(strand.map_err(failed)?);
-    let poll = |cx: &mut Context<'_>| strand.poll_response(outbound.request.body_mut(), cx);
+    let poll = |cx: &mut Context<'_>| {
+        let polled = strand.poll_response(outbound.request.body_mut(), cx);
+        (polled, strand.upload_state())
+    };
     match response(frame, destination, endpoint, sent, poll).await {
         Ok(head) => Ok((head.map_err(failed)?, Carrier::Strand(strand))),
         Err(failure) => {
-            trunk.doubt();
+            if failure.is_of_endpoint {
+                trunk.doubt();
+            }
             Err(failure)
         }
     }

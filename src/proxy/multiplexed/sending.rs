@@ -9,6 +9,7 @@ use http::HeaderMap;
 use http_body::Body as _;
 
 use super::super::headers::may_trail;
+use super::super::upload::Upload;
 use crate::exchange::Body;
 
 /// A body that is being sent.
@@ -47,6 +48,15 @@ impl Sending {
     /// Whether the whole request is sent.
     pub(super) fn is_over(&self) -> bool {
         self.state == State::Over
+    }
+
+    /// Who the rest of it waits for.
+    pub(super) fn upload_state(&self) -> Upload {
+        match self.state {
+            State::Over | State::Failed => Upload::Sent,
+            State::Open if self.piece.is_empty() => Upload::WaitsForClient,
+            State::Open => Upload::WaitsForEndpoint,
+        }
     }
 
     /// Sends until all is sent, or nothing more can be now.

@@ -13,6 +13,7 @@ use http_body::{Frame, SizeHint};
 use tokio::sync::oneshot;
 
 use super::super::http1::Head;
+use super::super::upload::Upload;
 use super::sending::{SendError, Sending};
 use super::trunk::Trunk;
 use crate::exchange::{Body, BodyFailure};
@@ -103,6 +104,11 @@ impl Strand {
         let length = head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         (self.length, self.body) = (length, Some(body));
         Poll::Ready(Ok(Head::multiplexed(http::Response::from_parts(head, ()))))
+    }
+
+    /// Who the rest of the request waits for.
+    pub(super) fn upload_state(&self) -> Upload {
+        self.sending.as_ref().map_or(Upload::Sent, Sending::upload_state)
     }
 
     fn poll_send(&mut self, body: &mut Body, cx: &mut Context<'_>) -> Result<(), Cut> {

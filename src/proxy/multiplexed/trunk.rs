@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use super::super::local::{ConnectionGauges, LocalEndpoint, LocalUpstream};
 use super::super::stream::Stream;
 use crate::snapshot::{EndpointState, Place};
+use crate::telemetry::descriptors::{ClientShare, UpstreamHold};
 
 /// Most strands of one trunk, also where the endpoint allows more: what is lost with it.
 const MOST: u32 = 100;
@@ -59,6 +60,8 @@ pub(in super::super) struct Trunk {
     secure: bool,
     /// Its place among those of the upstream, where they are limited.
     _place: Option<Place>,
+    /// Its descriptor, counted for the client whose exchange it carried first since it was idle.
+    hold: RefCell<UpstreamHold>,
 }
 
 /// Whether an endpoint is there that has not answered in time.
@@ -106,6 +109,7 @@ impl Trunk {
         upstream: &LocalUpstream,
         endpoint: &LocalEndpoint,
         place: Option<Place>,
+        hold: UpstreamHold,
     ) -> Result<Rc<Self>, NoTrunk> {
         let secure = stream.is_secure();
         if secure && !stream.chose_http2() {
@@ -136,6 +140,7 @@ impl Trunk {
             gauges,
             secure,
             _place: place,
+            hold: RefCell::new(hold),
         }))
     }
 
@@ -194,6 +199,11 @@ impl Trunk {
         requests.send_request(head, bare)
     }
 
+    /// Whether a client may begin an exchange here: where it is idle, the descriptor is counted for it.
+    pub(super) fn is_counted_for(&self, client: Option<&Arc<ClientShare>>) -> bool {
+        self.strands.get() > 0 || self.hold.borrow_mut().moves_to(client)
+    }
+
     /// A strand begins.
     pub(super) fn enter(&self) {
         self.used.set(true);
@@ -208,6 +218,7 @@ impl Trunk {
     pub(super) fn leave(&self) {
         if self.strands.replace(self.strands.get() - 1) == 1 {
             self.idle_since.set(Instant::now());
+            self.hold.borrow_mut().moves_to(None);
             self.state.keep_idle();
             self.gauges.idle.add(1);
             self.gauges.active.add(-1);

@@ -82,6 +82,11 @@ impl Trunks {
         self.open.borrow_mut().clear();
     }
 
+    /// Lets go of those that carry nothing.
+    pub(in super::super) fn close_idle(&self) {
+        self.open.borrow_mut().retain(|trunk| trunk.idle_since().is_none());
+    }
+
     /// Lets go of what is closed, idle for too long, or idle while connections are short or the process keeps more than
     /// it may.
     pub(in super::super) fn expire(&self, upstream: &Upstream) {

@@ -61,7 +61,7 @@ pub struct RawUpstream {
     subsets: Option<BTreeMap<String, BTreeMap<String, String>>>,
     /// To an established connection; default 2s.
     connect_timeout: Option<RawDuration>,
-    /// From the request sent to the response's head; default 30s.
+    /// From the request sent in full to the response's head; default 30s.
     response_timeout: Option<RawDuration>,
     /// Between two pieces of a body, either way; default 60s.
     idle_timeout: Option<RawDuration>,

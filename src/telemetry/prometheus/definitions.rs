@@ -79,7 +79,7 @@ pub const UPSTREAM_ATTEMPTS: &Definition = &Definition::new(
     Kind::Counter,
     "fleetgate_upstream_attempts_total",
     &["upstream", "result"],
-    "Tries at endpoints, by result: ok, connect, reset, timeout, protocol.",
+    "Tries at endpoints, by result: ok, connect, reset, timeout, protocol, abandoned.",
 );
 
 /// Retries.
@@ -95,7 +95,7 @@ pub const UPSTREAM_EJECTIONS: &Definition = &Definition::new(
     Kind::Counter,
     "fleetgate_upstream_ejections_total",
     &["upstream", "cause"],
-    "Endpoints that requests took out of use, by why: failures, errors, ratio.",
+    "Endpoints that requests took out of use, by why: failures, errors, ratio, abandoned.",
 );
 
 /// Requests for want of better endpoints.
@@ -111,7 +111,7 @@ pub const UPSTREAM_REFUSED: &Definition = &Definition::new(
     Kind::Counter,
     "fleetgate_upstream_refused_requests_total",
     &["upstream", "reason"],
-    "Requests that the upstream's breaker refused, by reason: open, requests, pending, connections.",
+    "Requests that were refused, by reason: open, requests, pending, connections (the upstream's breaker), descriptors, client_descriptors.",
 );
 
 /// Breakers.
@@ -189,6 +189,30 @@ pub const TARGET_PASSED_OVER: &Definition = &Definition::new(
 /// Connections of clients.
 pub const DOWNSTREAM_CONNECTIONS: &Definition =
     &Definition::new(Kind::Gauge, "fleetgate_downstream_connections", &["listener"], "Open connections of clients.");
+
+/// Descriptors of connections.
+pub const DESCRIPTORS: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_descriptors",
+    &["side"],
+    "File descriptors that connections hold: downstream to clients, upstream to endpoints.",
+);
+
+/// What there is of them.
+pub const DESCRIPTORS_MAX: &Definition = &Definition::new(
+    Kind::Gauge,
+    "fleetgate_descriptors_max",
+    &["purpose"],
+    "File descriptors that there are for a purpose: downstream, upstream, reserve.",
+);
+
+/// Connections that could not be accepted.
+pub const ACCEPT_FAILURES: &Definition = &Definition::new(
+    Kind::Counter,
+    "fleetgate_accept_failures_total",
+    &[],
+    "Times that a connection could not be accepted, mostly for want of file descriptors.",
+);
 
 /// Handshakes of TLS listeners.
 pub const TLS_HANDSHAKES: &Definition = &Definition::new(

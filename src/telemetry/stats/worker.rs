@@ -24,6 +24,8 @@ pub enum AttemptResult {
     Timeout,
     /// The endpoint broke HTTP.
     Protocol,
+    /// The client gave up before there was a response.
+    Abandoned,
 }
 
 impl AttemptResult {
@@ -35,6 +37,7 @@ impl AttemptResult {
             Self::Reset => "reset",
             Self::Timeout => "timeout",
             Self::Protocol => "protocol",
+            Self::Abandoned => "abandoned",
         }
     }
 }

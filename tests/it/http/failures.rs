@@ -105,13 +105,15 @@ async fn services_that_break_the_exchange_are_told_apart() {
         let answer = gateway.send(Request::post(path, "x")).await;
         assert_eq!((answer.status, answer.header("x-fleetgate-flag")), (status, Some(flag)), "{path}");
     }
-    // An answer that was begun ends with its connection, and the log says why.
+    // A body that is cut off is never whole: there is no answer but the gateway's own where that is known in time, else
+    // the answer that was begun ends with its connection. The log says why.
     let cut = Behaviour::CutBody { declared: 100, sent: 10, reset: false };
     origin.on("/cut", cut);
     let mut client = Connection::open(gateway.address()).await.expect("to connect");
-    assert!(client.exchange(&Request::get("/cut")).await.is_err(), "the body is not all there");
+    let cut = client.exchange(&Request::get("/cut")).await.map(|answer| answer.status);
+    assert!(cut.as_ref().is_err() || cut.as_ref().is_ok_and(|status| *status == 502), "{cut:?}");
     let line = gateway.until_logged("the cut body", |line| line["path"] == "/cut").await;
-    assert_eq!((&line["status"], &line["flag"]), (&200.into(), &"UC".into()));
+    assert_eq!((&line["status"], &line["flag"]), (&if cut.is_ok() { 502 } else { 200 }.into(), &"UC".into()));
     let chunks = vec![bytes::Bytes::from_static(b"a"), bytes::Bytes::from_static(b"b")];
     origin.on("/pause", Behaviour::Stream { chunks, pause: Duration::from_secs(30), trailers: vec![] });
     let mut client = Connection::open(gateway.address()).await.expect("to connect");
@@ -220,4 +222,38 @@ async fn a_client_that_does_not_read_is_let_go() {
         gateway.metric("fleetgate_downstream_connections", &[("listener", "web")]).await == Some(0.0)
     })
     .await;
+}
+
+/// A head with a body that is broken as it comes: nothing of it is passed on, and nobody gets an empty answer.
+#[tokio::test]
+async fn a_body_that_is_broken_with_its_head_is_a_bad_gateway() {
+    let origin = Origin::start("app").await;
+    let gateway = before(&origin).await;
+    let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+    for body in
+        ["ZZ\r\nhello\r\n", "5\r\nhello\r\nZZ\r\n", "3\r\nhello\r\n0\r\n\r\n", "5\r\nhello\r\n0\r\nbad name: 1\r\n\r\n"]
+    {
+        origin.set(Behaviour::Raw(format!("{chunked}{body}").into_bytes()));
+        let answer = gateway.send(Request::post("/", "x")).await;
+        assert_eq!((answer.status, answer.header("x-fleetgate-flag")), (502, Some("UPE")), "{body:?}");
+    }
+    for (head, body) in [("content-length: 100", "hello"), ("transfer-encoding: chunked", "5\r\nhello\r\n")] {
+        origin.set(Behaviour::Raw(format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}").into_bytes()));
+        let answer =
+            crate::support::client::raw(gateway.address(), b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+                .await;
+        let text = String::from_utf8_lossy(&answer).into_owned();
+        // The end may come a moment later than the rest.
+        assert!(
+            text.starts_with("HTTP/1.1 502 ") || text.starts_with("HTTP/1.1 200 ") && !text.ends_with("0\r\n\r\n"),
+            "{text:?}"
+        );
+    }
+    // Many chunks at once come through as they are.
+    let chunks: String = (0..500).map(|number| format!("4\r\n{number:04}\r\n")).collect();
+    origin.set(Behaviour::RawKept(format!("{chunked}{chunks}0\r\nx-sum: 1\r\n\r\n").into_bytes()));
+    let whole: String = (0..500).map(|number| format!("{number:04}")).collect();
+    for _ in 0..2 {
+        assert_eq!(gateway.get("/").await.text(), whole);
+    }
 }

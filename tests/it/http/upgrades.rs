@@ -135,3 +135,16 @@ async fn a_service_may_refuse_an_upgrade() {
     origin.set(Behaviour::Echo);
     assert_eq!(client.exchange(&Request::get("/")).await.expect("the connection goes on").status, 200);
 }
+
+#[tokio::test]
+async fn a_service_switches_to_what_was_asked_for_or_to_nothing() {
+    let origin = Origin::start("app").await;
+    let gateway = before(&origin).await;
+    for protocol in ["h2c", "websocket, h2c", "websocket2", ""] {
+        let head = format!("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: {protocol}\r\n\r\n");
+        origin.set(Behaviour::Raw(head.into_bytes()));
+        let request = Request::get("/chat").header("connection", "upgrade").header("upgrade", "websocket");
+        let answer = gateway.send(request).await;
+        assert_eq!((answer.status, answer.header("x-fleetgate-flag")), (502, Some("UPE")), "{protocol}");
+    }
+}

@@ -42,6 +42,7 @@ pub struct Setup {
     files: Vec<(String, String)>,
     env: Vec<(String, OsString)>,
     mounts: Option<String>,
+    before: Option<String>,
     folder: TempDir,
 }
 
@@ -58,6 +59,7 @@ impl Setup {
             files: vec![(name.to_owned(), config.to_owned())],
             env: Vec::new(),
             mounts: None,
+            before: None,
             folder: tempfile::Builder::new().prefix("fleetgate-test-").tempdir().unwrap(),
         }
     }
@@ -77,6 +79,12 @@ impl Setup {
     /// [`super::place::own_mounts`].
     pub fn mounts(mut self, commands: &str) -> Self {
         self.mounts = Some(commands.to_owned());
+        self
+    }
+
+    /// Runs these commands of a shell before it, in the process that becomes the gateway: `ulimit -n 256`.
+    pub fn before(mut self, commands: &str) -> Self {
+        self.before = Some(commands.to_owned());
         self
     }
 
@@ -133,6 +141,9 @@ impl Setup {
         let mut command = self.command(&["run", "--config", config.to_str().unwrap()]);
         if let Some(commands) = &self.mounts {
             command = place::with_mounts(commands, &command);
+        }
+        if let Some(commands) = &self.before {
+            command = place::after(commands, &command);
         }
         Gateway { process: Process::start("fleetgate", &command), setup: self }
     }

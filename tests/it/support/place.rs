@@ -62,7 +62,17 @@ pub fn own_mounts() -> Option<&'static [&'static str]> {
 /// A command with mounts of its own, which these commands of a shell make.
 pub fn with_mounts(commands: &str, command: &Command) -> Command {
     let mut with = Command::new("unshare");
-    with.args(own_mounts().expect("asked before")).args(["sh", "-ec"]);
+    with.args(own_mounts().expect("asked before"));
+    behind(with, commands, command)
+}
+
+/// A command in a process that has obeyed these commands of a shell.
+pub fn after(commands: &str, command: &Command) -> Command {
+    behind(Command::new("env"), commands, command)
+}
+
+fn behind(mut with: Command, commands: &str, command: &Command) -> Command {
+    with.args(["sh", "-ec"]);
     with.arg(format!("{commands}\nexec \"$0\" \"$@\"")).arg(command.get_program()).args(command.get_args());
     for (key, value) in command.get_envs() {
         match value {

@@ -201,9 +201,11 @@ async fn answers_of_every_shape_come_through() {
         assert_eq!(client.send_request(sent).await.unwrap().status(), 413);
         drop(pieces);
 
-        // What is cut must not look whole; its reset may go before its head.
+        // What is cut must not look whole; its reset may go before its head. Where the end comes with the head, it is 502.
         let cut = client.send_request(request("GET", "http://a.example/cut").body(empty()).unwrap()).await;
-        if let Ok(cut) = cut {
+        if let Ok(cut) = cut
+            && cut.status() != 502
+        {
             cut.into_body().collect().await.unwrap_err();
         }
         let after = client.send_request(request("GET", "http://a.example/").body(empty()).unwrap()).await.unwrap();
