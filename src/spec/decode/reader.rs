@@ -42,6 +42,14 @@ impl Broken {
         self.0.contains(&address(node))
     }
 
+    /// The position in a list of an element that is counted without those that were left out.
+    pub fn written_position(&self, elements: &[Node], index: usize) -> usize {
+        let Some(first) = elements.first().map(address) else { return index };
+        let size = size_of::<Node>();
+        let left_out = self.0.range(first..first + size_of_val(elements)).map(|address| (address - first) / size);
+        left_out.fold(index, |position, left_out| position + usize::from(left_out <= position))
+    }
+
     /// Whether this value or one inside it was left out.
     pub fn is_within(&self, node: &Node) -> bool {
         if self.0.is_empty() {

@@ -1,5 +1,7 @@
 //! Defines how a route is written, and what it resolves to.
 
+use std::collections::HashSet;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -117,10 +119,11 @@ impl RawRoute {
 /// A list of middlewares, each once.
 pub(crate) fn resolve_middlewares(raw: Option<Vec<String>>, scope: &Scope<'_>) -> Vec<ItemRef> {
     let mut named: Vec<ItemRef> = Vec::new();
+    let mut seen = HashSet::new();
     for (index, text) in raw.into_iter().flatten().enumerate() {
         let scope = scope.index(index);
         let Some(reference) = scope.check(text.parse::<ItemRef>()) else { continue };
-        if named.contains(&reference) {
+        if !seen.insert(reference.clone()) {
             scope.problem(format!("`{reference}` is there already"));
             continue;
         }

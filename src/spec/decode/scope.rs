@@ -1,6 +1,7 @@
 //! Defines how the resolving of a raw struct reports problems: at the value they belong to.
 
 use std::cell::RefCell;
+use std::cmp::Ordering;
 
 use crate::spec::name::{ItemRef, Name, ProviderId};
 use crate::spec::problem::Problem;
@@ -10,6 +11,9 @@ use super::reader::Broken;
 use super::tree::{Node, Path, Spot};
 
 /// What one item's resolving collects.
+/// Problems told of one item.
+const MAX_PROBLEMS: usize = 200;
+
 #[derive(Debug)]
 pub struct Report<'a> {
     /// The file or key that places begin with.
@@ -96,8 +100,9 @@ impl<'a> Scope<'a> {
 
     /// An element of this list, counted as in the raw struct, which lacks the elements of a wrong type.
     pub fn index(&'a self, index: usize) -> Self {
-        let elements = self.node.map(Node::elements).unwrap_or_default().iter().enumerate();
-        let found = elements.filter(|(_, node)| !self.report.broken.contains(node)).nth(index);
+        let elements = self.node.map(Node::elements).unwrap_or_default();
+        let position = self.report.broken.written_position(elements, index);
+        let found = elements.get(position).map(|node| (position, node));
         let (written, node) = found.map_or((index, None), |(at, node)| (at, Some(node)));
         Self {
             report: self.report,
@@ -115,7 +120,14 @@ impl<'a> Scope<'a> {
 
     /// Reports a problem of this value.
     pub fn problem(&self, text: impl Into<String>) {
-        self.report.problems.borrow_mut().push(Problem::new(self.place(), self.path.to_string(), text));
+        let mut problems = self.report.problems.borrow_mut();
+        match problems.len().cmp(&MAX_PROBLEMS) {
+            Ordering::Less => problems.push(Problem::new(self.place(), self.path.to_string(), text)),
+            Ordering::Equal => {
+                problems.push(Problem::new(self.place(), "", "the item has more problems, which are not told"))
+            }
+            Ordering::Greater => {}
+        }
     }
 
     /// Reports that something is missing here; not when a value of the wrong type was left out of here, for

@@ -1,6 +1,6 @@
 //! Defines how an upstream is written, and what it resolves to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -377,6 +377,7 @@ fn resolve_subsets(
 
 fn resolve_endpoints(raw: Vec<RawEndpoint>, scope: &Scope<'_>) -> UpstreamSource {
     let mut endpoints: Vec<EndpointSpec> = Vec::new();
+    let mut seen = HashSet::new();
     for (index, endpoint) in raw.into_iter().enumerate() {
         let scope = scope.index(index);
         let address_scope = scope.key("address");
@@ -392,7 +393,7 @@ fn resolve_endpoints(raw: Vec<RawEndpoint>, scope: &Scope<'_>) -> UpstreamSource
             continue;
         };
         let Some(address) = at.check(address.parse::<Address>()) else { continue };
-        if endpoints.iter().any(|known| known.address == address) {
+        if !seen.insert(address.clone()) {
             at.problem(format!("`{address}` is there already"));
         }
         endpoints.push(EndpointSpec {
