@@ -62,6 +62,8 @@ pub enum ProxyError {
     BodyTooLarge,
     /// The request has more headers than the listener allows.
     HeadersTooLarge,
+    /// The path or query is longer than a regular expression that decides about it may search.
+    UriTooLong,
     /// The request is malformed or could be read in two ways.
     BadRequest,
     /// The request goes in a circle: it came through gateways like this one too often.
@@ -151,6 +153,7 @@ impl ProxyError {
             | Self::SlowBody
             | Self::BodyTooLarge
             | Self::HeadersTooLarge
+            | Self::UriTooLong
             | Self::BadRequest
             | Self::Loop
             | Self::AuthService(_) => return self,
@@ -180,6 +183,7 @@ impl ProxyError {
             | Self::SlowBody
             | Self::BodyTooLarge
             | Self::HeadersTooLarge
+            | Self::UriTooLong
             | Self::BadRequest
             | Self::Loop
             | Self::AuthService(_) => self,
@@ -207,6 +211,7 @@ impl ProxyError {
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::AuthService(fault) => fault.of_upstream().status(),
@@ -233,7 +238,7 @@ impl ProxyError {
             Self::ClientGone => Flag::DownstreamConnectionTermination,
             Self::SlowBody => Flag::RequestTimeout,
             Self::BodyTooLarge => Flag::BodyLimit,
-            Self::HeadersTooLarge => Flag::HeaderLimit,
+            Self::HeadersTooLarge | Self::UriTooLong => Flag::HeaderLimit,
             Self::BadRequest => Flag::DownstreamProtocolError,
             // Envoy's, too, for an authorization service that fails: the route's own endpoints broke nothing.
             Self::AuthService(AuthFault::Failed) => Flag::Unauthorized,
@@ -264,6 +269,7 @@ impl ProxyError {
             Self::SlowBody => "request_timeout",
             Self::BodyTooLarge => "body_too_large",
             Self::HeadersTooLarge => "headers_too_large",
+            Self::UriTooLong => "uri_too_long",
             Self::BadRequest => "bad_request",
             Self::Loop => "loop_detected",
             Self::AuthService(fault) => fault.code(),
@@ -290,6 +296,7 @@ impl ProxyError {
             | Self::BadResponse
             | Self::NoUpgrade
             | Self::Timeout
+            | Self::UriTooLong
             | Self::Loop
             | Self::AuthService(_) => false,
         }
@@ -313,6 +320,7 @@ impl ProxyError {
             | Self::SlowBody
             | Self::BodyTooLarge
             | Self::HeadersTooLarge
+            | Self::UriTooLong
             | Self::BadRequest
             | Self::Loop => None,
             Self::AuthService(fault) => fault.of_upstream().retry_after(),

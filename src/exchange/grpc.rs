@@ -76,7 +76,10 @@ pub fn status(error: ProxyError) -> u8 {
         ProxyError::Timeout => DEADLINE_EXCEEDED,
         ProxyError::ClientGone => CANCELLED,
         ProxyError::SlowBody => UNKNOWN,
-        ProxyError::BodyTooLarge | ProxyError::HeadersTooLarge | ProxyError::TooMany { .. } => RESOURCE_EXHAUSTED,
+        ProxyError::BodyTooLarge
+        | ProxyError::HeadersTooLarge
+        | ProxyError::UriTooLong
+        | ProxyError::TooMany { .. } => RESOURCE_EXHAUSTED,
         ProxyError::BadRequest | ProxyError::Loop => INTERNAL,
     }
 }

@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 
 use super::{Middleware, Next};
 use crate::exchange::{Exchange, Payload, ProxyError, target};
+use crate::spec::matching::TooLong;
 use crate::spec::middleware::transform::{self, PathRewrite};
 use crate::spec::path::normalize;
 
@@ -52,7 +53,10 @@ pub(super) fn rewritten(
     let made = match rewrite {
         PathRewrite::Full(full) => return Ok(Some(full.clone())),
         PathRewrite::Prefix(prefix) => exchange.matched().and_then(|matched| replaced(path, matched, prefix)),
-        PathRewrite::Regex(substitution) => substitution.apply(path),
+        PathRewrite::Regex(substitution) => substitution.apply(path).map_err(|TooLong| {
+            tracing::debug!(route = exchange.route(), "a path is too long to be rewritten by a regular expression");
+            ProxyError::UriTooLong
+        })?,
     };
     let Some(made) = made else { return Ok(None) };
     match normalize(&made, true) {

@@ -22,8 +22,10 @@ use crate::spec::matching::{Conditions, HostMatch, PathMatch, ValueMatch};
 use crate::spec::route::RouteSpec;
 
 mod candidates;
+mod searched;
 
 pub use candidates::{Candidate, Candidates};
+use searched::Searched;
 
 /// All routes, in order, with their index.
 #[derive(Debug)]
@@ -39,6 +41,8 @@ pub struct RouteTable {
     yielding: u32,
     /// Of each entry, by its rank: what it would be if none yielded. Empty when none does.
     plain: Vec<u32>,
+    /// What the routes' regular expressions search; `None` where there are none.
+    searched: Option<Box<Searched>>,
 }
 
 /// A route under one of its hosts; sorts by the contract's order.
@@ -99,6 +103,7 @@ impl Default for RouteTable {
             seniority: Vec::new(),
             yielding: u32::MAX,
             plain: Vec::new(),
+            searched: None,
         }
     }
 }
@@ -172,6 +177,7 @@ impl RouteTable {
                 bucket.index(&routes);
             }
         }
+        table.searched = Searched::by(&routes);
         table.by_label = routes.iter().enumerate().map(|(index, route)| (Arc::clone(&route.label), index)).collect();
         table.routes = routes;
         (table.seniority, table.plain) = (seniority, plain);
@@ -206,6 +212,9 @@ impl RouteTable {
     /// What the client gets where there is none.
     #[inline]
     pub fn take(&self, request: &RequestView<'_>) -> Result<usize, ProxyError> {
+        if let Some(searched) = &self.searched {
+            searched.check(request)?;
+        }
         self.find(request).ok_or(ProxyError::NoRoute)
     }
 

@@ -4,57 +4,12 @@ use std::fmt;
 
 use http::{HeaderName, Method};
 use regex_automata::PatternID;
-use regex_automata::meta::Regex;
 use regex_automata::util::interpolate;
 
-/// A compiled regular expression that compares by its text.
-#[derive(Clone)]
-pub struct Pattern {
-    source: String,
-    regex: Regex,
-}
+pub use super::pattern::{MAX_SUBJECT_BYTES, Pattern, PatternBudget};
 
-impl Pattern {
-    /// Largest compiled size, in bytes: a pattern in a document must not eat the gateway's memory.
-    const SIZE_LIMIT: usize = 1 << 20;
-
-    /// Compiles an unanchored expression, for header, query and cookie values.
-    ///
-    /// # Errors
-    /// What is wrong with the expression, or that it compiles to more than 1 MiB.
-    pub fn unanchored(source: &str) -> Result<Self, String> {
-        Self::compile(source, source)
-    }
-
-    /// Compiles an expression that must match a whole path.
-    ///
-    /// # Errors
-    /// As [`Pattern::unanchored`].
-    pub fn whole(source: &str) -> Result<Self, String> {
-        // The source alone first: `a)(b` must not become valid inside the group.
-        regex_syntax_check(source)?;
-        Self::compile(source, &format!("^(?:{source})$"))
-    }
-
-    fn compile(source: &str, expression: &str) -> Result<Self, String> {
-        let config = Regex::config().nfa_size_limit(Some(Self::SIZE_LIMIT)).hybrid_cache_capacity(Self::SIZE_LIMIT);
-        let regex = Regex::builder()
-            .configure(config)
-            .build(expression)
-            .map_err(|error| describe_regex_error(source, &error))?;
-        Ok(Self { source: source.to_owned(), regex })
-    }
-
-    /// The expression as written.
-    pub fn source(&self) -> &str {
-        &self.source
-    }
-
-    /// Whether the text matches.
-    pub fn is_match(&self, text: &[u8]) -> bool {
-        self.regex.is_match(text)
-    }
-}
+/// The longest text that a substitution makes.
+const MAX_SUBSTITUTED_BYTES: usize = 64 * 1024;
 
 /// A regular expression and what takes the place of each of its matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,9 +24,9 @@ impl Substitution {
     ///
     /// # Errors
     /// As [`Pattern::unanchored`], or a group that the expression does not have.
-    pub fn new(source: &str, replacement: &str) -> Result<Self, String> {
-        let pattern = Pattern::unanchored(source)?;
-        let groups = pattern.regex.group_info();
+    pub fn new(source: &str, replacement: &str, budget: PatternBudget) -> Result<Self, String> {
+        let pattern = Pattern::unanchored(source, budget)?;
+        let groups = pattern.regex().group_info();
         let mut missing = None;
         let by_name = |name: &str| {
             let found = groups.to_index(PatternID::ZERO, name);
@@ -93,7 +48,7 @@ impl Substitution {
 
     /// The expression as written.
     pub fn source(&self) -> &str {
-        &self.pattern.source
+        self.pattern.source()
     }
 
     /// The replacement as written.
@@ -102,55 +57,35 @@ impl Substitution {
     }
 
     /// The text with all matches replaced; `None` where there is none.
-    pub fn apply(&self, text: &str) -> Option<String> {
-        let (mut out, mut end) = (String::new(), 0);
-        for captures in self.pattern.regex.captures_iter(text) {
+    ///
+    /// # Errors
+    /// The text is too long to be searched, or what it would become is too long.
+    pub fn apply(&self, text: &str) -> Result<Option<String>, TooLong> {
+        if text.len() > MAX_SUBJECT_BYTES {
+            return Err(TooLong);
+        }
+        let (mut out, mut end, mut is_found) = (String::new(), 0, false);
+        for captures in self.pattern.regex().captures_iter(text) {
             let Some(found) = captures.get_match() else { continue };
+            is_found = true;
             out.push_str(&text[end..found.start()]);
             captures.interpolate_string_into(text, &self.replacement, &mut out);
             end = found.end();
+            if out.len() > MAX_SUBSTITUTED_BYTES {
+                return Err(TooLong);
+            }
         }
-        if end == 0 && out.is_empty() && !self.pattern.is_match(text.as_bytes()) {
-            return None;
+        if !is_found {
+            return Ok(None);
         }
         out.push_str(&text[end..]);
-        Some(out)
+        Ok(Some(out))
     }
 }
 
-fn regex_syntax_check(source: &str) -> Result<(), String> {
-    Regex::builder()
-        .configure(Regex::config().nfa_size_limit(Some(Pattern::SIZE_LIMIT)))
-        .build(source)
-        .map(drop)
-        .map_err(|error| describe_regex_error(source, &error))
-}
-
-fn describe_regex_error(source: &str, error: &regex_automata::meta::BuildError) -> String {
-    match error.syntax_error() {
-        // The library draws a multi-line picture; its last line says what is wrong.
-        Some(syntax) => {
-            let text = syntax.to_string();
-            let last = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
-            format!("`{source}` is not a regular expression: {last}")
-        }
-        None => format!("`{source}` is too large a regular expression: more than 1 MiB when compiled"),
-    }
-}
-
-impl PartialEq for Pattern {
-    fn eq(&self, other: &Self) -> bool {
-        self.source == other.source
-    }
-}
-
-impl Eq for Pattern {}
-
-impl fmt::Debug for Pattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "/{}/", self.source)
-    }
-}
+/// A text that is longer than regular expressions may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLong;
 
 /// A host a route answers for, in lower case, without port and trailing dot.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -253,16 +188,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_compile_or_say_why() {
-        let whole = Pattern::whole("/a|/b").expect("a pattern");
-        assert!(whole.is_match(b"/a") && whole.is_match(b"/b") && !whole.is_match(b"/ab") && !whole.is_match(b"/a/b"));
-        let inside = Pattern::unanchored("b+").expect("a pattern");
-        assert!(inside.is_match(b"abbc"));
-        assert!(Pattern::whole("a)(b").is_err());
-        let error = Pattern::unanchored("(").expect_err("unclosed");
-        assert!(error.contains("unclosed group"), "{error}");
-        let error = Pattern::unanchored("(a{1000}){1000}").expect_err("too large");
-        assert!(error.contains("too large"), "{error}");
+    fn substitutions_are_bounded() {
+        let substitution = |to: &str| Substitution::new("a", to, PatternBudget::default()).expect("a substitution");
+        assert_eq!(substitution("b").apply("xaya"), Ok(Some("xbyb".to_owned())));
+        assert_eq!(substitution("b").apply("xy"), Ok(None));
+        assert_eq!(substitution("").apply("a"), Ok(Some(String::new())));
+        assert_eq!(substitution("b").apply(&"x".repeat(MAX_SUBJECT_BYTES + 1)), Err(TooLong));
+        assert_eq!(substitution(&"b".repeat(100)).apply(&"a".repeat(1000)), Err(TooLong));
     }
 
     #[test]

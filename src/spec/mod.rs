@@ -23,6 +23,7 @@ pub mod name;
 pub mod overlap;
 pub mod passive;
 pub mod path;
+pub mod pattern;
 pub mod percent;
 pub mod problem;
 pub mod retry;

@@ -102,7 +102,7 @@ mod tests {
         match (text.split_at(1), text) {
             (("=", exact), _) => PathMatch::Exact(exact.to_owned()),
             (("^", start), _) => PathMatch::Start(start.to_owned()),
-            (("~", regex), _) => PathMatch::Regex(Pattern::whole(regex).expect("a pattern")),
+            (("~", regex), _) => PathMatch::Regex(Pattern::whole(regex, Default::default()).expect("a pattern")),
             (_, prefix) => PathMatch::Prefix(prefix.trim_end_matches('/').to_owned()),
         }
     }

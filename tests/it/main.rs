@@ -16,6 +16,7 @@ mod desync;
 mod dns;
 mod etcd;
 mod explain;
+mod expressions;
 mod files;
 mod gateway_api;
 mod grpc;

@@ -225,7 +225,7 @@ fn query_tenants(index: usize) -> Made {
 /// An expression on a host of its own: those of one host can only be tried one after the other.
 fn expressions(index: usize) -> Made {
     // Compiled once: compiling is not what is measured.
-    static PATTERN: LazyLock<Pattern> = LazyLock::new(|| Pattern::whole("/orders/[0-9]+").unwrap());
+    static PATTERN: LazyLock<Pattern> = LazyLock::new(|| Pattern::whole("/orders/[0-9]+", Default::default()).unwrap());
     let mut made = plain(PathMatch::Regex(PATTERN.clone()), "/orders/7");
     made.host = format!("s{index:05}.example.com");
     made.spec.matching.hosts.push(HostMatch::Exact(made.host.clone()));

@@ -145,7 +145,7 @@ pub(in crate::admin) fn users_route() -> Route {
         conditions: Conditions {
             headers: vec![(
                 HeaderName::from_static("x-tenant"),
-                ValueMatch::Regex(Pattern::unanchored("^a").expect("a pattern")),
+                ValueMatch::Regex(Pattern::unanchored("^a", Default::default()).expect("a pattern")),
             )],
             query: vec![("debug".to_owned(), ValueMatch::Present(true))],
             cookies: Vec::new(),

@@ -25,7 +25,7 @@ fn path(text: &str) -> PathMatch {
     }
     match (text.strip_prefix('='), text.strip_prefix('~')) {
         (Some(exact), _) => PathMatch::Exact(exact.to_owned()),
-        (None, Some(regex)) => PathMatch::Regex(Pattern::whole(regex).expect("a pattern")),
+        (None, Some(regex)) => PathMatch::Regex(Pattern::whole(regex, Default::default()).expect("a pattern")),
         (None, None) => PathMatch::Prefix(text.trim_end_matches('/').to_owned()),
     }
 }

@@ -184,7 +184,7 @@ fn resolve_path(raw: Option<RawPath>, scope: &Scope<'_>) -> PathMatch {
             path.map_or_else(everything, PathMatch::Exact)
         }
         Some(RawPath::Other(RawPathTable { exact: None, regex: Some(text) })) => {
-            let pattern = scope.key("regex").check(Pattern::whole(&text));
+            let pattern = scope.key("regex").check(Pattern::whole(&text, scope.pattern_budget()));
             pattern.map_or_else(everything, PathMatch::Regex)
         }
         Some(RawPath::Other(RawPathTable { exact: None, regex: None })) => {
@@ -249,7 +249,7 @@ impl RawValue {
         match self {
             Self::Exact(text) => Some(ValueMatch::Exact(text)),
             Self::Other(RawValueTable { regex: Some(text), present: None }) => {
-                scope.key("regex").check(Pattern::unanchored(&text)).map(ValueMatch::Regex)
+                scope.key("regex").check(Pattern::unanchored(&text, scope.pattern_budget())).map(ValueMatch::Regex)
             }
             Self::Other(RawValueTable { regex: None, present: Some(present) }) => Some(ValueMatch::Present(present)),
             Self::Other(RawValueTable { regex: None, present: None }) => {

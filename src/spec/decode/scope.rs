@@ -4,16 +4,17 @@ use std::cell::RefCell;
 use std::cmp::Ordering;
 
 use crate::spec::name::{ItemRef, Name, ProviderId};
+use crate::spec::pattern::PatternBudget;
 use crate::spec::problem::Problem;
 
 use super::attached::Attached;
 use super::reader::Broken;
 use super::tree::{Node, Path, Spot};
 
-/// What one item's resolving collects.
 /// Problems told of one item.
 const MAX_PROBLEMS: usize = 200;
 
+/// What one item's resolving collects.
 #[derive(Debug)]
 pub struct Report<'a> {
     /// The file or key that places begin with.
@@ -169,6 +170,11 @@ impl<'a> Scope<'a> {
                 default
             }
         }
+    }
+
+    /// Whose share of memory regular expressions of this document take.
+    pub(super) fn pattern_budget(&self) -> PatternBudget {
+        PatternBudget::of_origin(self.report.origin)
     }
 
     /// The files that may be named here; `None` where none may.

@@ -53,7 +53,7 @@ RouteSpec {
                 (
                     "x-a",
                     Regex(
-                        /^b/,
+                        "^b",
                     ),
                 ),
             ],

@@ -148,7 +148,7 @@ impl RawPathRewrite {
                     scope.key("to").problem(text);
                     return None;
                 }
-                scope.key("regex").check(Substitution::new(&regex, &to)).map(PathRewrite::Regex)
+                scope.key("regex").check(Substitution::new(&regex, &to, scope.pattern_budget())).map(PathRewrite::Regex)
             }
             Self::Other(RawPathRewriteTable { prefix: Some(_), .. }) => {
                 scope.problem("`prefix` and `regex` exclude each other");
