@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::raw::{RawRedis, RawRedisTls};
 use super::resolve::{Surroundings, one_of_two, secret};
 use crate::spec::decode::scope::Scope;
+use crate::spec::secret::masked_url;
 use crate::spec::settings::{Redis, RedisTls};
 
 const PORT: u16 = 6379;
@@ -72,13 +73,14 @@ fn parse(text: &str) -> Result<(bool, String, u16), String> {
     if text.contains('@') {
         return Err(format!("an address has no user and password: {FORM}, and give `user` and `password_file`"));
     }
-    let wrong = || format!("`{text}` is not an address: {FORM}");
+    let shown = masked_url(text);
+    let wrong = || format!("`{shown}` is not an address: {FORM}");
     let uri: http::Uri = text.parse().map_err(|_| wrong())?;
     let (Some(scheme @ ("redis" | "rediss")), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
         return Err(wrong());
     };
     if uri.path_and_query().is_some_and(|rest| !matches!(rest.as_str(), "" | "/")) {
-        return Err(format!("`{text}`: an address has no path: {FORM}, and give `database`"));
+        return Err(format!("`{shown}`: an address has no path: {FORM}, and give `database`"));
     }
     let port = if authority.as_str() == authority.host() { Some(PORT) } else { authority.port_u16() };
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');

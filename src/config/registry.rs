@@ -9,6 +9,7 @@ use crate::spec::decode::scope::Scope;
 use crate::spec::decode::tag::{Bounds, Rules as TagRules};
 use crate::spec::decode::upstream::consul_word;
 use crate::spec::name::{Name, ProviderId};
+use crate::spec::secret::masked_url;
 use crate::spec::settings::{
     ClientTls, Consistency, ConsulProvider, Discovery, EtcdProvider, FileProvider, Listener, Secret, StateDir,
 };
@@ -335,13 +336,14 @@ fn parse_url(text: &str, port: u16) -> Result<String, String> {
     if text.contains('@') {
         return Err(format!("an address has no user and password: {form}"));
     }
-    let wrong = || format!("`{text}` is not an address: {form}");
+    let shown = masked_url(text);
+    let wrong = || format!("`{shown}` is not an address: {form}");
     let uri: http::Uri = text.parse().map_err(|_| wrong())?;
     let (Some(scheme @ ("http" | "https")), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
         return Err(wrong());
     };
     if uri.path_and_query().is_some_and(|rest| rest.as_str() != "/") {
-        return Err(format!("`{text}`: an address has no path: {form}"));
+        return Err(format!("`{shown}`: an address has no path: {form}"));
     }
     let bare = authority.as_str() == authority.host();
     let port = if bare { Some(port) } else { authority.port_u16().filter(|port| *port > 0) };

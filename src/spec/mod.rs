@@ -28,6 +28,7 @@ pub mod percent;
 pub mod problem;
 pub mod retry;
 pub mod route;
+pub mod secret;
 pub mod settings;
 pub mod source;
 pub mod upstream;

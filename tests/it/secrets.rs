@@ -25,6 +25,8 @@ const SESSION: &str = "pLant3d-session-of-a-user-Zq8";
 const REGISTRY: &str = "pLant3d-token-of-a-registry-Zq8";
 const REDIS: &str = "pLant3d-password-of-redis-Zq8";
 const IN_QUERY: &str = "pLant3d-parameter-Zq8";
+const IN_URL: &str = "pLant3d-part-of-a-URL-Zq8";
+const IN_HEADER: &str = "pLant3d-header-of-a-document-Zq8";
 /// What marks them all.
 const MARK: &str = "pLant3d";
 
@@ -57,6 +59,13 @@ async fn no_secret_is_in_anything_that_the_gateway_says() {
         middlewares.partners.basic = {{}}
         middlewares.login.jwt = {{ issuers = ["i"], audience = [], secret = "{SHARED}" }}
         middlewares.ask.forward_auth = {{ upstream = "auth", cache = "1m" }}
+        middlewares.remote.jwt = {{ issuers = ["i"], audience = [], jwks_url = "http://u:{IN_URL}@127.0.0.1:1/k?t={IN_URL}" }}
+        middlewares.asks-with.forward_auth = {{ upstream = "auth", path = "/verify?t={IN_URL}" }}
+        middlewares.tells.headers.request = {{ set = {{ authorization = "Bearer {IN_HEADER}" }}, add = {{ x-api-key = "{IN_HEADER}" }} }}
+        upstreams.probed = {{ endpoints = ["{app}"], health_check.path = "/health?t={IN_URL}" }}
+        routes.remote = {{ match = {{ path = "/remote" }}, upstream = "probed", middlewares = ["remote"] }}
+        routes.asks-with = {{ match = {{ path = "/asks-with" }}, upstream = "app", middlewares = ["asks-with", "tells"] }}
+        routes.known-by-header = {{ upstream = "app", match = {{ path = "/known", headers = {{ x-api-key = "{IN_HEADER}", cookie = {{ regex = "{IN_HEADER}" }} }} }} }}
         middlewares.each.rate_limit = {{ rate = "100/s", key = ["header.x-api-key"] }}
         routes.keys = {{ match = {{ path = "/keys" }}, upstream = "app", middlewares = ["each", "keys"] }}
         routes.by-query = {{ match = {{ path = "/by-query" }}, upstream = "app", middlewares = ["by-query"] }}
@@ -99,6 +108,9 @@ async fn no_secret_is_in_anything_that_the_gateway_says() {
             ("/login", "authorization", format!("Bearer {signed}")),
             ("/login", "authorization", format!("Bearer {forged}")),
             ("/ask", "cookie", format!("session={SESSION}")),
+            ("/remote", "authorization", format!("Bearer {signed}")),
+            ("/asks-with", "x-a", "1".to_owned()),
+            ("/known", "x-a", "1".to_owned()),
         ] {
             let answer = Request::get(path).header(header, &value).send(web).await;
             answers += &format!("{path} {} {:?} {}\n", answer.status, answer.headers, answer.text());
@@ -115,8 +127,10 @@ async fn no_secret_is_in_anything_that_the_gateway_says() {
     }
     gateway.until_logged("the last one", |line| line["path"] == "/by-query" && line["status"] == 401).await;
     // A bad edit repeats nothing either.
-    gateway.write_config(&config.replace(&hash, &format!("{PASSWORD}-in-plain-text")));
+    let broken = config.replace(&hash, &format!("{PASSWORD}-in-plain-text")).replace("http://u:", "ftp://u:");
+    gateway.write_config(&broken);
     wait::until(SOON, "the mistake", || async { gateway.stderr().contains("staff.basic") }).await;
+    wait::until(SOON, "the other mistake", || async { gateway.stderr().contains("remote.jwt") }).await;
 
     let mut said = vec![("answers", answers), ("standard error", gateway.stderr().text())];
     said.push(("access log", gateway.access_log().iter().map(ToString::to_string).collect()));
@@ -136,6 +150,10 @@ async fn no_secret_is_in_anything_that_the_gateway_says() {
         "config",
         "events",
         "explain?method=GET&url=http://a.test/keys",
+        "explain?method=GET&url=http://a.test/remote",
+        "explain?method=GET&url=http://a.test/asks-with",
+        "explain?method=GET&url=http://a.test/known",
+        "explain?method=GET&url=http://a.test/known&header=x-api-key:1&header=cookie:1",
     ] {
         said.push((path, gateway.api(path).await.to_string()));
     }
@@ -168,5 +186,7 @@ async fn no_secret_is_in_anything_that_the_gateway_says() {
         }
     }
     // They are where they belong: the registry got its token, and services got what was theirs.
-    assert!(auth.last_seen().unwrap().header("cookie")[0].contains(SESSION));
+    assert!(auth.seen().iter().any(|seen| seen.header("cookie").concat().contains(SESSION)));
+    assert!(auth.seen().iter().any(|seen| seen.target == format!("/verify?t={IN_URL}")));
+    assert!(app.seen().iter().any(|seen| seen.header("authorization") == [format!("Bearer {IN_HEADER}")]));
 }

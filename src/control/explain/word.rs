@@ -9,6 +9,7 @@ use crate::spec::condition::{Unmet, cookie_values, query_values};
 use crate::spec::matching::{PathMatch, ValueMatch};
 use crate::spec::name::Name;
 use crate::spec::route::{Access, HostPolicy, Redirect, Steps, Sticky};
+use crate::spec::secret::is_credential_name;
 
 /// Texts of a list that a sentence shows.
 const MOST: usize = 5;
@@ -106,7 +107,13 @@ fn of(sticky: &Sticky) -> String {
 }
 
 fn value(what: &str, wanted: &ValueMatch, present: bool) -> String {
+    // `what` ends in the name, in quotes.
+    let is_secret = what.rsplit('`').nth(1).is_some_and(is_credential_name);
     match wanted {
+        ValueMatch::Exact(_) | ValueMatch::Regex(_) if is_secret && present => {
+            format!("{what} is another than the one wanted")
+        }
+        ValueMatch::Exact(_) | ValueMatch::Regex(_) if is_secret => format!("{what} is absent"),
         ValueMatch::Present(false) => format!("{what} is there, and must not be"),
         ValueMatch::Present(true) => format!("{what} is absent"),
         ValueMatch::Exact(text) if present => format!("{what} is not `{text}`"),

@@ -1,6 +1,7 @@
 //! Defines how an issuer's keys are had from its URL: read in the background, again every so often and when a token names
 //! one that nobody knows, and kept while the issuer is down.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use super::reread::Reread;
 use super::ring::Ring;
 use crate::middleware::Trouble;
 use crate::spec::cause::describe;
+use crate::spec::secret::masked_url;
 
 /// An issuer that does not answer is asked again after this, then less often, up to [`MAX_RETRY`].
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -27,6 +29,8 @@ const LARGEST: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Issuer {
     pub(super) url: String,
+    /// The URL as logs and views have it.
+    shown: String,
     pub(super) refresh: Duration,
     /// `None` before the first answer.
     ring: RwLock<Option<Arc<Ring>>>,
@@ -41,6 +45,7 @@ impl Issuer {
     pub(super) fn new(url: &str, refresh: Duration) -> Arc<Self> {
         let issuer = Self {
             url: url.to_owned(),
+            shown: masked_url(url),
             refresh,
             ring: RwLock::default(),
             error: RwLock::default(),
@@ -64,9 +69,9 @@ impl Issuer {
         let error = self.error.read().unwrap_or_else(PoisonError::into_inner).clone();
         let refuses = self.ring().is_none();
         let text = match error {
-            Some(error) if refuses => format!("no token can be checked: {} cannot be read: {error}", self.url),
-            Some(error) => format!("{} cannot be read: {error}; the keys that were read before count", self.url),
-            None if refuses => format!("{} was not read yet", self.url),
+            Some(error) if refuses => format!("no token can be checked: {} cannot be read: {error}", self.shown),
+            Some(error) => format!("{} cannot be read: {error}; the keys that were read before count", self.shown),
+            None if refuses => format!("{} was not read yet", self.shown),
             None => return None,
         };
         Some(Trouble { text, refuses })
@@ -94,12 +99,13 @@ async fn follow(issuer: Weak<Issuer>) {
         let Some(known) = issuer.upgrade() else { return };
         known.reread.begin();
         let outcome = read(&known.url).await;
+        let is_good = outcome.is_ok();
         let next = match outcome {
             Ok(ring) => {
                 *known.ring.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(ring));
                 known.failed(None);
                 if std::mem::take(&mut failing) {
-                    tracing::info!(url = known.url, "the issuer's keys can be read again");
+                    tracing::info!(url = known.shown, "the issuer's keys can be read again");
                 }
                 retry = FIRST_RETRY;
                 known.refresh
@@ -111,14 +117,14 @@ async fn follow(issuer: Weak<Issuer>) {
                         Some(_) => "those that were read before count",
                         None => "no token can be checked until then",
                     };
-                    tracing::warn!(url = known.url, "the issuer's keys cannot be read: {error}; {meanwhile}");
+                    tracing::warn!(url = known.shown, "the issuer's keys cannot be read: {error}; {meanwhile}");
                 }
                 let next = retry;
                 retry = (retry * 2).min(MAX_RETRY);
                 next
             }
         };
-        known.reread.end();
+        known.reread.end(is_good);
         let at = Instant::now() + next;
         // Whoever lets go of it ends this.
         loop {
@@ -142,6 +148,11 @@ async fn read(url: &str) -> Result<Ring, String> {
         // A machine may have no certificates at all, which matters only to https.
         client = client.tls_certs_only([]);
     }
+    if let Some(address) = reqwest::Url::parse(url).ok().and_then(|url| literal(url.host_str()?)).filter(is_link_local)
+    {
+        return Err(format!("{address} is a link-local address, where no issuer is"));
+    }
+    client = client.dns_resolver(Arc::new(Public));
     let client = client.timeout(PATIENCE).redirect(reqwest::redirect::Policy::none()).build();
     let client = client.map_err(|error| format!("no HTTP client: {error}"))?;
     let mut response = client.get(url).send().await.map_err(|error| describe(&error.without_url()))?;
@@ -156,4 +167,52 @@ async fn read(url: &str) -> Result<Ring, String> {
         }
     }
     Ring::of_set(&body)
+}
+
+/// Resolves names, but for link-local addresses: where clouds tell machines their credentials, and no issuer is. Whoever
+/// may write a document chooses the URL that is read.
+struct Public;
+
+impl reqwest::dns::Resolve for Public {
+    fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let found: Vec<SocketAddr> = found.filter(|address| !is_link_local(&address.ip())).collect();
+            Ok(Box::new(found.into_iter()) as reqwest::dns::Addrs)
+        })
+    }
+}
+
+fn literal(host: &str) -> Option<IpAddr> {
+    host.trim_matches(['[', ']']).parse().ok()
+}
+
+fn is_link_local(address: &IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.is_link_local(),
+        // The second is where Amazon's metadata service is.
+        IpAddr::V6(address) => address.is_unicast_link_local() || address.segments()[..2] == [0xfd00, 0x0ec2],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn keys_are_never_read_from_link_local_addresses() {
+        for url in [
+            "https://169.254.169.254/latest",
+            "https://[fe80::1]/x",
+            "https://[::ffff:169.254.1.1]/",
+            "https://[fd00:ec2::254]/",
+        ] {
+            let error = read(url).await.expect_err(url);
+            assert!(error.contains("link-local"), "{url}: {error}");
+        }
+        for (address, wanted) in [("169.254.0.1", true), ("10.0.0.1", false), ("fd00::1", false), ("127.0.0.1", false)]
+        {
+            assert_eq!(is_link_local(&address.parse().expect("an address")), wanted, "{address}");
+        }
+    }
 }

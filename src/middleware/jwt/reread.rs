@@ -36,11 +36,13 @@ pub(super) struct Reread {
     wanted: Notify,
 }
 
-/// Reads that began and that ended, whatever came of them.
+/// Reads that began and that ended.
 #[derive(Clone, Copy, Debug, Default)]
 struct Reads {
     begun: u64,
     ended: u64,
+    /// Whether the last one that ended brought keys.
+    is_good: bool,
 }
 
 #[derive(Debug)]
@@ -64,13 +66,14 @@ impl Default for Reread {
 
 impl Reread {
     /// Waits, for a second at most, until the keys were read again for the sake of this unknown one. Returns at once where
-    /// they are not to be read, and says whether they were.
+    /// they are not to be read, and says whether new ones came.
     pub(super) async fn wait(&self, key: u64) -> bool {
         let Some(number) = self.ask(key) else { return false };
         let mut reads = self.reads.subscribe();
         let has_ended = timeout(MAX_WAIT, reads.wait_for(|reads| reads.ended >= number)).await;
+        let is_good = has_ended.is_ok_and(|reads| reads.is_ok_and(|reads| reads.is_good));
         self.lock().waiting -= 1;
-        matches!(has_ended, Ok(Ok(_)))
+        is_good
     }
 
     /// A read did not bring this key.
@@ -91,7 +94,7 @@ impl Reread {
         if budget.waiting >= MAX_WAITING || budget.unknown.get(&key).is_some_and(is_fresh) {
             return None;
         }
-        let Reads { begun, ended } = *self.reads.borrow();
+        let Reads { begun, ended, .. } = *self.reads.borrow();
         let number = if budget.is_asked {
             begun + 1
         } else if begun > ended {
@@ -119,9 +122,9 @@ impl Reread {
         self.reads.send_modify(|reads| reads.begun += 1);
     }
 
-    /// It ended.
-    pub(super) fn end(&self) {
-        self.reads.send_modify(|reads| reads.ended = reads.begun);
+    /// It ended, and brought keys or not.
+    pub(super) fn end(&self, is_good: bool) {
+        self.reads.send_modify(|reads| *reads = Reads { ended: reads.begun, is_good, ..*reads });
     }
 
     fn lock(&self) -> MutexGuard<'_, Budget> {
@@ -166,7 +169,7 @@ mod tests {
         reread.wanted().await;
         assert!(reread.wanted().now_or_never().is_none(), "one read is enough for all");
         reread.begin();
-        reread.end();
+        reread.end(true);
         for task in tasks {
             assert!(task.await.expect("no panic"));
         }
@@ -180,7 +183,7 @@ mod tests {
         // The same junk asks once.
         assert!(!reread.wait(7).await, "nobody reads, so the second passes");
         reread.begin();
-        reread.end();
+        reread.end(true);
         reread.is_unknown(7);
         assert_eq!(reread.wait(7).now_or_never(), Some(false));
         assert_eq!(reread.lock().left, BURST - 1);
@@ -189,14 +192,14 @@ mod tests {
             let asked = reread.ask(key);
             assert_eq!(asked.is_some(), key < 9 + u64::from(BURST), "{key}");
             reread.begin();
-            reread.end();
+            reread.end(true);
         }
         tokio::time::advance(REFILL).await;
         assert!(reread.ask(99).is_some());
         assert!(reread.ask(98).is_some(), "it joins the read that was asked for");
         reread.begin();
         assert!(reread.ask(97).is_some(), "it joins the read that is under way");
-        reread.end();
+        reread.end(true);
         assert!(reread.ask(96).is_none());
         tokio::time::advance(UNKNOWN_FOR).await;
         assert!(reread.ask(7).is_some());

@@ -16,6 +16,7 @@ use crate::spec::middleware::transform::{
     ErrorPages, Fault, HeaderEdits, Maintenance, Page, PathRewrite, Redirection, Respond, Rewrite, SECURITY_HEADERS,
     SecurityHeaders, Statuses,
 };
+use crate::spec::secret::{MASK, is_credential, masked_path, masked_url};
 
 /// A middleware.
 pub fn middleware(spec: &MiddlewareSpec) -> Value {
@@ -56,7 +57,7 @@ pub fn middleware(spec: &MiddlewareSpec) -> Value {
         MiddlewareSpec::Jwt(spec) => jwt(spec),
         MiddlewareSpec::ForwardAuth(spec) => table([
             ("upstream", Some(spec.upstream.as_str().into())),
-            ("path", Some(spec.path.as_str().into())),
+            ("path", Some(masked_path(spec.path.as_str()).into())),
             ("timeout", Some(duration_text(spec.timeout).into())),
             ("request_headers", Some(texts(&spec.request_headers))),
             ("response_headers", Some(texts(&spec.response_headers))),
@@ -94,6 +95,11 @@ fn some(there: bool, value: impl FnOnce() -> Value) -> Option<Value> {
     there.then(value)
 }
 
+/// The value of a header that is set.
+fn shown(name: &HeaderName, value: &HeaderValue) -> Value {
+    if is_credential(name) { MASK.into() } else { text(value) }
+}
+
 fn text(value: &HeaderValue) -> Value {
     String::from_utf8_lossy(value.as_bytes()).into()
 }
@@ -104,7 +110,8 @@ fn is_empty(edits: &HeaderEdits) -> bool {
 
 fn edits(edits: &HeaderEdits) -> Value {
     let values = |list: &[(HeaderName, Template)]| -> Map<String, Value> {
-        list.iter().map(|(name, template)| (name.to_string(), template.source().into())).collect()
+        let shown = |name: &HeaderName, text: &str| if is_credential(name) { MASK.into() } else { text.into() };
+        list.iter().map(|(name, template)| (name.to_string(), shown(name, template.source()))).collect()
     };
     let names = || edits.remove.iter().map(HeaderName::as_str).collect();
     table([
@@ -148,8 +155,9 @@ fn canned(answer: &Canned) -> [(&'static str, Option<Value>); 3] {
 
 fn respond(spec: &Respond) -> Value {
     let [status, content_type, body] = canned(&spec.answer);
-    let headers =
-        || -> Map<String, Value> { spec.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect() };
+    let headers = || -> Map<String, Value> {
+        spec.headers.iter().map(|(name, value)| (name.to_string(), shown(name, value))).collect()
+    };
     table([status, content_type, body, ("headers", some(!spec.headers.is_empty(), || headers().into()))])
 }
 
@@ -240,7 +248,7 @@ fn basic(spec: &Basic) -> Value {
 /// Of keys and secrets nothing but how many there are.
 fn jwt(spec: &Jwt) -> Value {
     let (key, keys) = match &spec.keys {
-        JwtKeys::Url { url, .. } => ("jwks_url", url.as_str().into()),
+        JwtKeys::Url { url, .. } => ("jwks_url", masked_url(url).into()),
         JwtKeys::Pem(keys) => ("keys", keys.len().into()),
         JwtKeys::Set(_) => ("jwks", "...".into()),
         JwtKeys::Secret(_) => ("secret", "...".into()),

@@ -12,6 +12,7 @@ use crate::spec::passive::PassiveHealth;
 use crate::spec::percent::Percent;
 use crate::spec::retry::Retry;
 use crate::spec::route::{Choice, HostPolicy, RouteSpec, Sticky, TargetSpec};
+use crate::spec::secret::{MASK, is_credential_name, masked_path};
 use crate::spec::upstream::{Hash, HashKey, HealthCheck, Priorities, Probe, Protocol, UpstreamSettings};
 use crate::spec::upstream_tls::{Trust, UpstreamTls};
 
@@ -217,7 +218,7 @@ fn health_check(check: &HealthCheck) -> Value {
             }
         }
         Probe::Http { path, host } => {
-            add("path", path.as_str().into());
+            add("path", masked_path(path.as_str()).into());
             if let Some(host) = host {
                 add("host", host.as_str().into());
             }
@@ -309,12 +310,13 @@ fn add_conditions(map: &mut Map<String, Value>, conditions: &Conditions) {
 }
 
 fn values<'a>(conditions: impl Iterator<Item = (&'a str, &'a ValueMatch)>) -> Map<String, Value> {
-    let value = |value: &ValueMatch| match value {
+    let value = |name: &str, value: &ValueMatch| match value {
+        ValueMatch::Exact(_) | ValueMatch::Regex(_) if is_credential_name(name) => MASK.into(),
         ValueMatch::Exact(text) => text.as_str().into(),
         ValueMatch::Regex(pattern) => json!({ "regex": pattern.source() }),
         ValueMatch::Present(present) => json!({ "present": present }),
     };
-    conditions.map(|(name, condition)| (name.to_owned(), value(condition))).collect()
+    conditions.map(|(name, condition)| (name.to_owned(), value(name, condition))).collect()
 }
 
 /// A certificate without what makes it one: whom it is shown for, and what it says of itself.

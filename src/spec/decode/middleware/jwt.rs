@@ -14,6 +14,7 @@ use crate::spec::decode::scalar::{RawDuration, RawDurationOrZero};
 use crate::spec::decode::scope::Scope;
 use crate::spec::middleware::access::KeyPlace;
 use crate::spec::middleware::jwt::{Algorithm, Jwt, JwtKeys};
+use crate::spec::secret::masked_url;
 
 use super::access::groups;
 
@@ -152,7 +153,8 @@ fn keys(
 
 /// Keys that anybody on the way could exchange prove nothing.
 fn parse_url(text: &str) -> Result<String, String> {
-    let wrong = || format!("`{text}` is not a URL, such as `https://login.example.com/.well-known/jwks.json`");
+    let shown = masked_url(text);
+    let wrong = || format!("`{shown}` is not a URL, such as `https://login.example.com/.well-known/jwks.json`");
     let uri: Uri = text.parse().map_err(|_| wrong())?;
     let host = uri.host().ok_or_else(wrong)?;
     let here = host == "localhost"
@@ -160,7 +162,7 @@ fn parse_url(text: &str) -> Result<String, String> {
     match uri.scheme_str() {
         Some("https") => Ok(text.to_owned()),
         Some("http") if here => Ok(text.to_owned()),
-        Some("http") => Err(format!("`{text}`: keys that come in plain text prove nothing: take `https`")),
+        Some("http") => Err(format!("`{shown}`: keys that come in plain text prove nothing: take `https`")),
         _ => Err(wrong()),
     }
 }

@@ -82,8 +82,8 @@ fn what_is_shown_is_what_was_written() {
         ),
         (r#"body_limit = "1KiB""#, r#"{"body_limit":"1024B"}"#),
         (
-            r#"forward_auth = { upstream = "auth", path = "/v?a=1", consumer = "X-User" }"#,
-            r#"{"forward_auth":{"upstream":"auth","path":"/v?a=1","timeout":"2s","request_headers":["authorization","cookie"],"response_headers":[],"consumer":"x-user"}}"#,
+            r#"forward_auth = { upstream = "auth", path = "/v", consumer = "X-User" }"#,
+            r#"{"forward_auth":{"upstream":"auth","path":"/v","timeout":"2s","request_headers":["authorization","cookie"],"response_headers":[],"consumer":"x-user"}}"#,
         ),
         (
             r#"fault = { delay.time = "1s", abort = { status = 500, percent = "0.5%" }, when.headers.x-test = "1" }"#,
@@ -93,6 +93,24 @@ fn what_is_shown_is_what_was_written() {
         let spec = read(text).unwrap_or_else(|problems| panic!("{text}: {problems:?}"));
         assert_eq!(encode::middleware(&spec).to_string(), shown, "{text}");
         assert_eq!(read(shown), Ok(spec), "{shown}");
+    }
+}
+
+#[test]
+fn what_may_be_a_secret_is_not_shown() {
+    for (text, shown) in [
+        (r#"forward_auth = { upstream = "auth", path = "/v?t=SECRET" }"#, r#""path":"/v?...""#),
+        (
+            r#"jwt = { issuers = ["i"], audience = [], jwks_url = "https://u:SECRET@a.test/k?t=SECRET" }"#,
+            r#""jwks_url":"https://...@a.test/k?...""#,
+        ),
+        (r#"headers.request = { set.Authorization = "Bearer SECRET" }"#, r#"{"set":{"authorization":"..."}}"#),
+        (r#"headers.request = { add.X-Api-Key = "SECRET" }"#, r#"{"add":{"x-api-key":"..."}}"#),
+        (r#"respond.headers = { Set-Cookie = "SECRET" }"#, r#""headers":{"set-cookie":"..."}"#),
+    ] {
+        let spec = read(text).unwrap_or_else(|problems| panic!("{text}: {problems:?}"));
+        let encoded = encode::middleware(&spec).to_string();
+        assert!(encoded.contains(shown) && !encoded.contains("SECRET"), "{encoded}");
     }
 }
 
