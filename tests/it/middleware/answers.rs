@@ -103,6 +103,47 @@ async fn answers_are_compressed_as_their_clients_take_them() {
     }
 }
 
+/// HEAD and 304 say what the GET says (RFC 9110, 9.3.2 and 15.4.5), and no digest is of other bytes than those sent.
+#[tokio::test]
+async fn validators_and_digests_are_those_of_what_is_sent() {
+    let origin = Origin::start("a").await;
+    let gateway = Gateway::start(&around(&origin, &["small"], COMPRESS)).await;
+    let body = text(2_000);
+    let digests = ["content-md5", "digest", "content-digest", "repr-digest"];
+    let headers: Vec<_> = [("etag", "\"v1\"")].into_iter().chain(digests.map(|name| (name, "sha-256=:abc:"))).collect();
+    origin.set(answer("application/json", &headers, body));
+    let asked = |method: &str, accepts: &str| Request::new(method, "/").header("accept-encoding", accepts);
+    let said = |answer: &Answer| {
+        let names = ["etag", "content-encoding", "accept-ranges"].into_iter().chain(digests);
+        let vary = answer.values("vary").join(",").to_ascii_lowercase();
+        (answer.status, vary, names.map(|name| answer.header(name).map(str::to_owned)).collect::<Vec<_>>())
+    };
+    for accepts in ["gzip", "br, zstd", "identity"] {
+        let (get, head) = (gateway.send(asked("GET", accepts)).await, gateway.send(asked("HEAD", accepts)).await);
+        assert_eq!(said(&get), said(&head), "{accepts}");
+        let is_compressed = accepts != "identity";
+        assert_eq!(get.header("etag"), Some(if is_compressed { "W/\"v1\"" } else { "\"v1\"" }));
+        for name in digests {
+            assert_eq!(get.header(name).is_none(), is_compressed, "{name}");
+        }
+        assert_eq!(head.header("content-length").is_some(), !is_compressed, "nobody knows how long it would be");
+        assert!(head.body.is_empty());
+    }
+    let not_modified =
+        Behaviour::Answer { status: 304, headers: vec![("etag", "\"v1\"".to_owned())], body: Vec::new() };
+    origin.set(not_modified);
+    for (held, etag) in [("W/\"v1\"", "W/\"v1\""), ("\"v0\", W/\"v1\"", "W/\"v1\""), ("\"v1\"", "\"v1\"")] {
+        let answer = gateway.send(asked("GET", "gzip").header("if-none-match", held)).await;
+        assert_eq!((answer.status, answer.header("etag")), (304, Some(etag)), "{held}");
+        assert_eq!(answer.header("vary"), Some("accept-encoding"), "{held}");
+    }
+    // What is short is not compressed, whoever asks how.
+    origin.set(answer("application/json", &headers, b"{}".to_vec()));
+    let (get, head) = (gateway.send(asked("GET", "gzip")).await, gateway.send(asked("HEAD", "gzip")).await);
+    assert_eq!(said(&get), said(&head));
+    assert_eq!((head.header("content-length"), head.header("etag")), (Some("2"), Some("\"v1\"")));
+}
+
 /// curl decodes what it asked for, as browsers do.
 #[tokio::test]
 async fn curl_reads_what_is_compressed() {
