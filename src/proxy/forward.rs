@@ -212,6 +212,15 @@ fn note(frame: &mut Frame, destination: &Destination, endpoint: &LocalEndpoint, 
                 "an attempt failed: {}",
                 failure.cause
             );
+            if failure.error == ProxyError::BadResponse && endpoint.tells_of_protocol(Instant::now()) {
+                tracing::info!(
+                    upstream = &*upstream.upstream.label,
+                    endpoint = &**endpoint.state.label(),
+                    route = &*destination.route.route.label,
+                    "the endpoint broke HTTP, so its client gets 502 UPE: {}",
+                    failure.cause
+                );
+            }
             (failure.result, failure.is_of_endpoint.then_some(Verdict::Failure))
         }
     };

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Method};
 
@@ -297,7 +297,12 @@ pub(super) struct LocalEndpoint {
     protocol: Protocol,
     /// Measured where the balancer asks for it.
     pub(super) latency: Latency,
+    /// When the log last said that it broke HTTP.
+    told_of_protocol: Cell<Option<Instant>>,
 }
+
+/// Between two lines about an endpoint that breaks HTTP, of one worker.
+const PROTOCOL_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Load for LocalUpstream {
     fn in_flight(&self, index: u32) -> u32 {
@@ -321,7 +326,18 @@ impl LocalEndpoint {
             trunks: (protocol != Protocol::Http1).then(Box::default),
             protocol,
             latency: Latency::default(),
+            told_of_protocol: Cell::default(),
         }
+    }
+
+    /// Whether the log is to say now that the endpoint breaks HTTP: each second at most, however often it does.
+    pub(super) fn tells_of_protocol(&self, now: Instant) -> bool {
+        let last = self.told_of_protocol.get();
+        let is_due = last.is_none_or(|last| now.saturating_duration_since(last) >= PROTOCOL_LOG_INTERVAL);
+        if is_due {
+            self.told_of_protocol.set(Some(now));
+        }
+        is_due
     }
 
     /// Lets go of its connections; no more are kept.

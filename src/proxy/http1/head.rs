@@ -66,8 +66,8 @@ pub(super) fn parse(buffer: &mut BytesMut, method: &Method, fields: &mut Vec<Fie
     let length = match config.parse_response_with_uninit_headers(&mut parsed, buffer, &mut space) {
         Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
         Ok(httparse::Status::Partial) if buffer.len() < MAX_HEAD => return Ok(None),
-        Ok(_) => return Err(BadHead("a head over 128 KiB")),
-        Err(httparse::Error::TooManyHeaders) => return Err(BadHead("more than 256 header fields")),
+        Ok(_) => return Err(BadHead("the head of its response is larger than 128 KiB")),
+        Err(httparse::Error::TooManyHeaders) => return Err(BadHead("its response has more than 256 header lines")),
         Err(_) => return Err(BadHead("a malformed head")),
     };
     let start = buffer.as_ptr() as usize;
