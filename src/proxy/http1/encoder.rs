@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use bytes::Bytes;
-use http::{HeaderMap, header};
+use http::{HeaderMap, Method, header};
 use http_body::{Body as _, Frame};
 
 use super::super::headers::may_trail;
@@ -44,8 +44,9 @@ pub(super) fn head(out: &mut Vec<u8>, outbound: &Outbound) {
         field(out, name.as_str(), value.as_bytes());
     }
     match request.body().size_hint().exact() {
-        // RFC 9110, 8.6: a length of 0 is said where the client said it.
-        Some(0) if !announced => {}
+        // RFC 9110, 8.6: a length of 0 belongs to methods whose requests have content. HTTP/2 says it by END_STREAM, and
+        // services answer 411 to a POST without.
+        Some(0) if !announced && !has_content(request.method()) => {}
         Some(length) => {
             let mut digits = itoa::Buffer::new();
             field(out, "content-length", digits.format(length).as_bytes());
@@ -53,6 +54,11 @@ pub(super) fn head(out: &mut Vec<u8>, outbound: &Outbound) {
         None => field(out, "transfer-encoding", b"chunked"),
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// Whether requests of this method are expected to have content.
+fn has_content(method: &Method) -> bool {
+    matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
 
 fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
@@ -128,6 +134,16 @@ mod tests {
         assert_eq!(written(request(Body::Full(Bytes::from_static(b"abc")))), full);
         let bare = Request::builder().uri("*").method("OPTIONS").body(Body::Empty).expect("a request");
         assert_eq!(written(bare), "OPTIONS * HTTP/1.1\r\nvia: 1.1 us\r\n\r\n");
+    }
+
+    #[test]
+    fn methods_with_content_have_a_length_even_of_none() {
+        for (method, is_told) in
+            [("POST", true), ("PUT", true), ("PATCH", true), ("GET", false), ("DELETE", false), ("OPTIONS", false)]
+        {
+            let request = Request::builder().method(method).uri("/").body(Body::Empty).expect("a request");
+            assert_eq!(written(request).contains("\r\ncontent-length: 0\r\n"), is_told, "{method}");
+        }
     }
 
     #[test]
