@@ -90,21 +90,29 @@ pub struct BodyError {
 }
 
 impl BodyError {
-    fn new(failure: BodyFailure) -> Self {
+    /// A body that ended for this.
+    pub fn new(failure: BodyFailure) -> Self {
         let reset = match failure {
             BodyFailure::EndpointReset(code) => Some(h2::Reason::from(code)),
             // A client of gRPC whose own time is over, too, reads it as that.
-            BodyFailure::Overdue => Some(h2::Reason::CANCEL),
-            BodyFailure::Malformed
-            | BodyFailure::TooLarge
-            | BodyFailure::TooSlow
-            | BodyFailure::ClientGone
-            | BodyFailure::EndpointGone
-            | BodyFailure::EndpointSlow => None,
+            BodyFailure::Overdue | BodyFailure::EndpointSlow | BodyFailure::TooSlow => Some(h2::Reason::CANCEL),
+            // gRPC reads it as RESOURCE_EXHAUSTED.
+            BodyFailure::TooLarge => Some(h2::Reason::ENHANCE_YOUR_CALM),
+            BodyFailure::Malformed | BodyFailure::ClientGone | BodyFailure::EndpointGone => None,
         };
         // The others would tell of the client's own stream what is not so: that nothing was begun, or all is well.
         let told = [h2::Reason::CANCEL, h2::Reason::INTERNAL_ERROR, h2::Reason::ENHANCE_YOUR_CALM];
         Self { failure, reset: reset.filter(|reason| told.contains(reason)).map(h2::Error::from) }
+    }
+
+    /// Why the body ended.
+    pub fn failure(&self) -> BodyFailure {
+        self.failure
+    }
+
+    /// What ends the answer to a malformed request of HTTP/2: it resets the stream (RFC 9113, 8.1.1).
+    pub fn malformed_request() -> Self {
+        Self { failure: BodyFailure::Malformed, reset: Some(h2::Reason::PROTOCOL_ERROR.into()) }
     }
 
     /// What went wrong with a body that a library made of one of these.

@@ -6,12 +6,12 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Method, Request, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header};
 use http_body::{Body as _, Frame as BodyFrame, SizeHint};
 use hyper::body::Incoming;
 
@@ -27,7 +27,7 @@ use super::worker::Worker;
 use crate::exchange::body::BodyError;
 use crate::exchange::error::CLIENT_CLOSED_REQUEST;
 use crate::exchange::header::TRACEPARENT;
-use crate::exchange::{Body, ClientAddress, Consumer, Flag, Flow, Payload, Verdict, grpc};
+use crate::exchange::{Body, BodyFailure, ClientAddress, Consumer, Flag, Flow, Payload, Verdict, grpc};
 use crate::snapshot::{self, Admission, Trial};
 use crate::telemetry::access_log::Record;
 use crate::telemetry::audit::Authentication;
@@ -53,6 +53,8 @@ pub(super) struct Frame {
     pub(super) accept: Option<HeaderValue>,
     /// It is a call of gRPC.
     pub(super) is_call: bool,
+    /// The answer to a call is one of gRPC, which ends with trailers.
+    pub(super) answers_call: bool,
     pub(super) request_id: Option<HeaderValue>,
     pub(super) client: ClientAddress,
     /// Whether the client speaks TLS, with the gateway or with a trusted proxy before it.
@@ -143,6 +145,7 @@ impl Frame {
             accept: value(Noted::ACCEPT, header::ACCEPT),
             // gRPC is spoken in HTTP/2 alone.
             is_call: request.version() == Version::HTTP_2 && grpc::is_call(request.headers()),
+            answers_call: false,
             request_id: None,
             client: ClientAddress::Known(connection.peer.address),
             is_secure: connection.peer.is_over_tls(),
@@ -187,6 +190,7 @@ impl Frame {
             traceparent: None,
             accept: None,
             is_call: false,
+            answers_call: false,
             request_id: self.request_id.clone(),
             client: self.client,
             is_secure: self.is_secure,
@@ -331,10 +335,29 @@ impl Frame {
         };
         match flow.and_then(|flow| flow.failure()) {
             _ if is_whole => None,
-            Some(failure) => Some(failure.flag()),
+            Some(failure) => Some(self.blamed(failure).flag()),
             None if self.is_cut() => Some(Flag::LocalReset),
             None => Some(Flag::DownstreamConnectionTermination),
         }
+    }
+
+    /// Why the answer ended: an endpoint whose request's body failed could not go on.
+    fn blamed(&self, failure: BodyFailure) -> BodyFailure {
+        let of_endpoint = matches!(failure, BodyFailure::EndpointGone | BodyFailure::EndpointReset(_));
+        let of_request = self.request_flow.as_ref().filter(|_| of_endpoint).and_then(|flow| flow.failure());
+        of_request.unwrap_or(failure)
+    }
+
+    /// How an answer ends that cannot go on. One to a call ends with trailers, unless its service has reset it.
+    fn end_of_answer(&self, error: BodyError) -> Result<BodyFrame<Bytes>, BodyError> {
+        let failure = self.blamed(error.failure());
+        if !self.answers_call || matches!(failure, BodyFailure::EndpointReset(_)) {
+            return Err(if failure == error.failure() { error } else { BodyError::new(failure) });
+        }
+        let mut trailers = HeaderMap::with_capacity(2);
+        trailers.insert(grpc::GRPC_STATUS, HeaderValue::from(u16::from(grpc::status(failure.error()))));
+        trailers.insert(grpc::GRPC_MESSAGE, HeaderValue::from_static(failure.error().code()));
+        Ok(BodyFrame::trailers(trailers))
     }
 
     /// Whether the endpoint's drain has ended everything there.
@@ -476,6 +499,10 @@ pub(super) struct Outgoing {
     failure: Option<BodyError>,
     /// Its stay at the endpoint that it comes from.
     _visit: Option<Visit>,
+    /// Its stream is reset behind it, because the request was malformed (RFC 9113, 8.1.1).
+    resets: bool,
+    /// The connection's turn in which the last of it went.
+    last_turn: Option<u64>,
 }
 
 /// What is sent.
@@ -510,7 +537,28 @@ impl Outgoing {
             let endpoint = frame.endpoint.as_ref()?;
             Some(endpoint.drain.responds(&frame.connection, sending))
         });
-        Self { body, frame, sending, failure: None, _visit: visit }
+        Self { body, frame, sending, failure: None, _visit: visit, resets: false, last_turn: None }
+    }
+
+    /// The same, whose stream is reset behind it.
+    pub(super) fn resetting(mut self, resets: bool) -> Self {
+        self.resets = resets;
+        self
+    }
+
+    /// Whether its request is not over.
+    pub(super) fn is_early(&self) -> bool {
+        let flow = self.frame.as_ref().and_then(|frame| frame.request_flow.as_ref());
+        flow.is_none_or(|flow| !flow.is_complete())
+    }
+
+    /// A reset overtakes what h2 has not written: it waits for that.
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyFrame<Bytes>, BodyError>>> {
+        let streams = self.frame.as_ref().and_then(|frame| frame.connection.streams.as_ref());
+        if let Some(streams) = streams {
+            ready!(streams.poll_turn(&mut self.last_turn, cx));
+        }
+        Poll::Ready(Some(Err(BodyError::malformed_request())))
     }
 
     /// The response's place, and where that is.
@@ -574,10 +622,7 @@ impl http_body::Body for Outgoing {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.body {
-            Sent::Direct(body) => body.is_end_stream(),
-            Sent::Through { payload, .. } => payload.is_end_stream(),
-        }
+        !self.resets && self.is_over()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -589,7 +634,26 @@ impl http_body::Body for Outgoing {
 }
 
 impl Outgoing {
+    /// Whether all of it has gone.
+    fn is_over(&self) -> bool {
+        match &self.body {
+            Sent::Direct(body) => body.is_end_stream(),
+            Sent::Through { payload, .. } => payload.is_end_stream(),
+        }
+    }
+
     fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyFrame<Bytes>, BodyError>>> {
+        let polled = ready!(self.poll_sent(cx));
+        Poll::Ready(match (polled, &self.frame) {
+            (Some(Err(error)), Some(frame)) if !self.resets => Some(frame.end_of_answer(error)),
+            (polled, _) => polled,
+        })
+    }
+
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyFrame<Bytes>, BodyError>>> {
+        if self.resets && self.is_over() {
+            return self.poll_reset(cx);
+        }
         let payload = match &mut self.body {
             Sent::Direct(body) => return Pin::new(body).poll_frame(cx),
             Sent::Through { payload, .. } => payload,

@@ -21,6 +21,7 @@ mod carrier;
 mod connection;
 mod crowd;
 mod drain;
+mod field_filter;
 mod forward;
 mod frame;
 mod headers;

@@ -38,8 +38,12 @@ pub(super) async fn serve(
     mut request: Request<Incoming>,
 ) -> Result<Response<Outgoing>, Infallible> {
     connection.exchange_begins();
+    let malformed = connection.streams.as_ref().and_then(|streams| streams.malformed(request.headers_mut()));
     let mut noted = Noted::of(request.headers());
     let mut frame = Frame::new(&worker, &connection, &request, noted);
+    if let Some((error, reason)) = malformed {
+        return Ok(refuse_malformed(frame, &mut request, noted, error, &reason));
+    }
     let answer = match arrive(&mut frame, &mut request, &mut noted) {
         Ok(Arrival::Answered(response)) => Ok(Answer::Response(response)),
         Ok(Arrival::Aimed(aimed, line)) => forward(&mut frame, request, noted, aimed, line).await,
@@ -57,12 +61,38 @@ pub(super) async fn serve(
     Ok(response.map(|body| Outgoing::new(body, Some(frame))))
 }
 
+/// Answers a request of HTTP/2 that was not sound, or too large to be read.
+fn refuse_malformed(
+    mut frame: Box<Frame>,
+    request: &mut Request<Incoming>,
+    noted: Noted,
+    error: ProxyError,
+    reason: &HeaderValue,
+) -> Response<Outgoing> {
+    let worker = Rc::clone(&frame.worker);
+    let random = || worker.random();
+    frame.request_id = Some(headers::request_id(request.headers_mut(), noted, &mut Added::default(), random));
+    let listener = &frame.connection.listener.name;
+    tracing::debug!(%listener, client = %frame.client, "refused a request: {reason:?}");
+    let mut response = refuse(&mut frame, error);
+    conclude(&mut frame, &mut response);
+    let is_malformed = error == ProxyError::BadRequest;
+    response.map(|body| Outgoing::new(body, Some(frame)).resetting(is_malformed))
+}
+
 /// Notes the answer, whatever it is.
-pub(super) fn conclude<B>(frame: &mut Frame, response: &mut Response<B>) {
+pub(super) fn conclude<B: http_body::Body>(frame: &mut Frame, response: &mut Response<B>) {
     frame.status = response.status().as_u16();
+    frame.answers_call = frame.is_call && grpc::is_call(response.headers());
+    // HTTP/1.0 has no chunks: a body of unknown length ends with its connection.
+    let ends_connection = frame.version == Version::HTTP_10 && response.body().size_hint().exact().is_none();
     // HTTP/2 says it once for the connection, by GOAWAY.
-    if frame.worker.is_draining() && frame.version != Version::HTTP_2 {
+    if ends_connection || frame.worker.is_draining() && frame.version != Version::HTTP_2 {
         response.headers_mut().insert(header::CONNECTION, CLOSE);
+    }
+    // To one of HTTP/1.1 hyper adds the `keep-alive` that the client asked for.
+    if frame.version == Version::HTTP_10 && response.headers().get(header::CONNECTION) == Some(&CLOSE) {
+        *response.version_mut() = Version::HTTP_10;
     }
 }
 

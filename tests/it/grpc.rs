@@ -306,9 +306,67 @@ async fn one_side_of_a_call_may_be_silent() {
     pieces.send(piece()).await.unwrap();
     assert_eq!(answer.frame().await.unwrap().unwrap().into_data().unwrap(), "a");
     let end = tokio::time::timeout(SOON, answer.frame()).await.expect("an end");
-    end.unwrap().unwrap_err();
+    let trailers = end.unwrap().unwrap().into_trailers().unwrap();
+    assert_eq!((&trailers["grpc-status"], &trailers["grpc-message"]), (&told("4"), &told("timeout")));
     let line = gateway.until_logged("a silent call", |line| line["flag"] == "UT").await;
     assert_eq!(line["status"], 200);
+}
+
+fn told(text: &str) -> http::HeaderValue {
+    text.parse().unwrap()
+}
+
+/// A body that becomes too large while the answer is under way ends a call as gRPC has it, and other answers with a code
+/// that says something. It is the client's fault.
+#[tokio::test]
+async fn a_call_that_becomes_too_large_ends_with_its_trailers() {
+    let service = Service::start().await;
+    service.set(Act::Mirror);
+    let (plain, route) = (config(service.address(), "", ""), "listeners.web.max_body_size = \"10B\"\n[routes.all]");
+    let gateway = Gateway::start(&plain.replace("[routes.all]", route)).await;
+    let mut client = http2_over(TcpStream::connect(gateway.address()).await.unwrap()).await;
+    for kind in ["application/grpc", "application/grpc+proto", "text/plain"] {
+        let (pieces, body) = by_hand();
+        let sent = request("POST", "http://a.example/fleetgate.test.Echo/X").header("content-type", kind);
+        let answer = client.send_request(sent.body(body).unwrap()).await.unwrap();
+        let mut answer = answer.into_body();
+        for piece in ["12345", "67890"] {
+            pieces.send(Frame::data(Bytes::from_static(piece.as_bytes()))).await.unwrap();
+            assert_eq!(answer.frame().await.unwrap().unwrap().into_data().unwrap(), piece);
+        }
+        pieces.send(Frame::data(Bytes::from_static(b"1"))).await.unwrap();
+        let end = tokio::time::timeout(SOON, answer.frame()).await.expect("an end").unwrap();
+        if kind == "text/plain" {
+            let error = end.unwrap_err();
+            let reset = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<h2::Error>());
+            assert_eq!(reset.and_then(h2::Error::reason), Some(h2::Reason::ENHANCE_YOUR_CALM));
+        } else {
+            let trailers = end.unwrap().into_trailers().unwrap();
+            assert_eq!((&trailers["grpc-status"], &trailers["grpc-message"]), (&told("8"), &told("body_too_large")));
+        }
+    }
+    wait::until(SOON, "three lines", || async {
+        gateway.access_log().iter().filter(|line| line["flag"] == "BL" && line["status"] == 200).count() == 3
+    })
+    .await;
+}
+
+/// An endpoint that is gone in the midst of an answer, too; one that resets it has said what it means.
+#[tokio::test]
+async fn a_call_whose_server_is_gone_ends_with_its_trailers() {
+    let service = Service::start().await;
+    service.set(Act::Mirror);
+    let gateway = Gateway::start(&config(service.address(), "", "")).await;
+    let mut client = http2_over(TcpStream::connect(gateway.address()).await.unwrap()).await;
+    let (pieces, body) = by_hand();
+    let sent = request("POST", "http://a.example/fleetgate.test.Echo/X").header("content-type", "application/grpc");
+    let mut answer = client.send_request(sent.body(body).unwrap()).await.unwrap().into_body();
+    pieces.send(Frame::data(Bytes::from_static(b"a"))).await.unwrap();
+    assert_eq!(answer.frame().await.unwrap().unwrap().into_data().unwrap(), "a");
+    service.stop();
+    let end = tokio::time::timeout(SOON, answer.frame()).await.expect("an end").unwrap();
+    let trailers = end.unwrap().into_trailers().unwrap();
+    assert_eq!((&trailers["grpc-status"], &trailers["grpc-message"]), (&told("14"), &told("endpoint_reset")));
 }
 
 /// fabio's `proto=grpc` makes an upstream of HTTP/2, beside the one that the service has otherwise; the path of a call begins

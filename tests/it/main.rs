@@ -23,6 +23,7 @@ mod grpc;
 mod harness;
 mod history;
 mod http;
+mod http2;
 mod httplint;
 mod live;
 mod metrics;

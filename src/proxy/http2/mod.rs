@@ -1,12 +1,14 @@
 //! Defines a client's HTTP/2 connection: many exchanges at once, each made to look like one of HTTP/1.1.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Request, header};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -16,14 +18,18 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
+use self::early::Answer;
 use self::gather::gathered;
 use self::meter::Meter;
 use super::arrears::Arrears;
 use super::connection::ClientConnection;
+use super::field_filter::{FieldFilter, MALFORMED, Side};
 use super::serve::serve;
 use super::worker::Worker;
+use crate::exchange::ProxyError;
 use crate::spec::settings::Listener;
 
+mod early;
 mod gather;
 mod meter;
 
@@ -53,6 +59,11 @@ pub(super) struct Streams {
     sending: RefCell<Slab<Sending>>,
     begun: Cell<u32>,
     given_up: Cell<u32>,
+    /// Requests that are to be refused as malformed, and have not come to that.
+    replaced: Rc<Cell<u32>>,
+    turns: Cell<u64>,
+    /// Who waits for the end of a turn.
+    waiting: RefCell<Vec<Waker>>,
 }
 
 /// A response on its way.
@@ -63,11 +74,6 @@ struct Sending {
     /// Of its waits before.
     arrears: Arrears,
     exchange: Option<AbortHandle>,
-}
-
-tokio::task_local! {
-    /// The task of the exchange that runs, to end it by.
-    static EXCHANGE: Rc<OnceCell<AbortHandle>>;
 }
 
 impl Streams {
@@ -96,6 +102,29 @@ impl Streams {
         }
     }
 
+    /// Whether a request was malformed or too large, and why in words for the log. [`FieldFilter`] has replaced it.
+    pub(super) fn malformed(&self, headers: &mut HeaderMap) -> Option<(ProxyError, HeaderValue)> {
+        let left = self.replaced.get().checked_sub(1)?;
+        let reason = headers.remove(MALFORMED)?;
+        self.replaced.set(left);
+        let error = if reason.is_empty() { ProxyError::HeadersTooLarge } else { ProxyError::BadRequest };
+        Some((error, reason))
+    }
+
+    /// Waits until h2 has written what it was given, as far as the client takes it. `since`: when the wait began.
+    pub(super) fn poll_turn(&self, since: &mut Option<u64>, cx: &mut Context<'_>) -> Poll<()> {
+        if *since.get_or_insert(self.turns.get()) < self.turns.get() {
+            return Poll::Ready(());
+        }
+        self.waiting.borrow_mut().push(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn turn_ends(&self) {
+        self.turns.set(self.turns.get() + 1);
+        self.waiting.take().into_iter().for_each(Waker::wake);
+    }
+
     pub(super) fn begins(&self) {
         self.begun.set(self.begun.get().saturating_add(1));
     }
@@ -111,8 +140,7 @@ impl Streams {
 
     /// A response is on its way, and the client's turn, which takes so many bytes a second at least.
     pub(super) fn sends(&self, now: u32, min_rate: u32) -> usize {
-        let exchange = EXCHANGE.try_with(|task| task.get().cloned()).ok().flatten();
-        let sending = Sending { since: Some(now), arrears: Arrears::new(min_rate), exchange };
+        let sending = Sending { since: Some(now), arrears: Arrears::new(min_rate), exchange: early::task() };
         self.sending.borrow_mut().insert(sending)
     }
 
@@ -148,11 +176,18 @@ pub(super) async fn serve_http2(
 ) {
     let service = {
         let (worker, connection) = (Rc::clone(&worker), Rc::clone(&connection));
-        service_fn(move |request| serve(Rc::clone(&worker), Rc::clone(&connection), plain(request)))
+        service_fn(move |request: Request<Incoming>| {
+            let has_body = !request.body().is_end_stream();
+            let served = serve(Rc::clone(&worker), Rc::clone(&connection), plain(request));
+            async move { Ok::<_, Infallible>(served.await?.map(|body| Answer::new(body, has_body))) }
+        })
     };
     let [connections, _] = worker.peers.descriptors.held();
-    let builder = builder(&connection.listener.settings, window(connections));
-    let (io, turn) = gathered(Meter::new(io, &worker.clock));
+    let settings = &connection.listener.settings;
+    let builder = builder(settings, window(connections));
+    let filter =
+        FieldFilter::new(Meter::new(io, &worker.clock), Side::Client, largest_section(settings), PREFACE.len());
+    let (io, turn) = gathered(filter.counting(&streams.replaced));
     let mut served = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
     let mut leaves = worker.is_draining();
     if leaves {
@@ -160,7 +195,11 @@ pub(super) async fn serve_http2(
     }
     loop {
         tokio::select! {
-            ended = poll_fn(|cx| turn.poll(served.as_mut(), cx)) => {
+            ended = poll_fn(|cx| {
+                let polled = turn.poll(served.as_mut(), cx);
+                streams.turn_ends();
+                polled
+            }) => {
                 if let Err(error) = ended {
                     tracing::debug!(listener = %connection.listener.name, "an HTTP/2 connection broke: {error}");
                 }
@@ -181,7 +220,7 @@ fn builder(settings: &Listener, window: u32) -> http2::Builder<Here> {
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(settings.max_concurrent_streams)
-        .max_header_list_size(u32::try_from(settings.max_header_size * 2).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(largest_section(settings)).unwrap_or(u32::MAX))
         .initial_stream_window_size(window.min(MAX_STREAM_WINDOW))
         .initial_connection_window_size(window)
         .max_send_buf_size(SEND_BUFFER)
@@ -195,16 +234,18 @@ fn window(connections: u32) -> u32 {
     (BODY_BUDGET / connections.max(1)).clamp(MIN_CONNECTION_WINDOW, MAX_CONNECTION_WINDOW)
 }
 
+/// Bytes of a request's fields as they are sent.
+fn largest_section(settings: &Listener) -> usize {
+    settings.max_header_size * 2
+}
+
 /// Runs a connection's exchanges on the worker's own thread.
 #[derive(Clone, Copy, Debug)]
 struct Here;
 
 impl<F: Future<Output = ()> + 'static> Executor<F> for Here {
     fn execute(&self, exchange: F) {
-        let task = Rc::<OnceCell<AbortHandle>>::default();
-        let running = tokio::task::spawn_local(EXCHANGE.scope(Rc::clone(&task), exchange));
-        // It does not run before this thread comes to it.
-        let _ = task.set(running.abort_handle());
+        early::run(exchange);
     }
 }
 

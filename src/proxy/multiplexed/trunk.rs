@@ -14,6 +14,7 @@ use h2::{Ping, PingPong, SendStream};
 use http::Request;
 use tokio::sync::Notify;
 
+use super::super::field_filter::{FieldFilter, Side};
 use super::super::local::{ConnectionGauges, LocalEndpoint, LocalUpstream};
 use super::super::stream::Stream;
 use crate::snapshot::{EndpointState, Place};
@@ -115,7 +116,10 @@ impl Trunk {
         if secure && !stream.chose_http2() {
             return Err(NoTrunk::NotChosen);
         }
-        let (requests, mut connection) = builder().handshake(stream).await.map_err(NoTrunk::of)?;
+        let (requests, mut connection) = builder()
+            .handshake(FieldFilter::new(stream, Side::Endpoint, MAX_HEAD as usize, 0))
+            .await
+            .map_err(NoTrunk::of)?;
         poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
             Poll::Ready(Ok(())) => Poll::Ready(Err(NoTrunk::Left)),
             Poll::Ready(Err(error)) => Poll::Ready(Err(NoTrunk::of(error))),
@@ -251,7 +255,12 @@ fn builder() -> h2::client::Builder {
 }
 
 /// Reads and writes for all strands until the connection ends: by its endpoint, by doubt, or because nobody has it.
-async fn drive(mut connection: Connection<Stream, Bytes>, doubt: Rc<Doubt>, left: Rc<Notify>, endpoint: Arc<str>) {
+async fn drive(
+    mut connection: Connection<FieldFilter<Stream>, Bytes>,
+    doubt: Rc<Doubt>,
+    left: Rc<Notify>,
+    endpoint: Arc<str>,
+) {
     let mut pings = connection.ping_pong();
     loop {
         tokio::select! {

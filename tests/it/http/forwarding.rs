@@ -181,6 +181,13 @@ async fn clients_of_http_1_0_are_served() {
     let text = crate::support::client::raw(gateway.address(), request).await;
     let text = String::from_utf8_lossy(&text).into_owned();
     assert!(text.ends_with("\r\n\r\none two") && !text.to_lowercase().contains("transfer-encoding"), "{text}");
+    assert!(text.contains("connection: close\r\n") && !text.contains("keep-alive"), "{text}");
+    let mut kept = Connection::open(gateway.address()).await.expect("a connection");
+    for _ in 0..2 {
+        kept.send(b"GET /old HTTP/1.0\r\nconnection: keep-alive\r\n\r\n").await.expect("to send");
+        let answer = kept.answer("GET").await.expect("an answer");
+        assert_eq!((answer.status, answer.header("connection")), (200, Some("keep-alive")));
+    }
     let upgrade = b"GET /old HTTP/1.0\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
     crate::support::client::raw(gateway.address(), upgrade).await;
     assert_eq!(origin.last_seen().expect("it arrived").header("upgrade"), [""; 0], "HTTP/1.0 knows no upgrade");

@@ -23,7 +23,7 @@ pub enum Act {
     Status(u16, Vec<(&'static str, &'static str)>),
     /// These pieces of a body, then trailers.
     Stream(Vec<Bytes>, Vec<(&'static str, &'static str)>),
-    /// A head at once, and every piece back as it comes; at the end the trailers that came.
+    /// A head at once, of the request's type, and every piece back as it comes; at the end the trailers that came.
     Mirror,
     /// A head at once, and nothing more before all has come.
     Swallow,
@@ -299,7 +299,10 @@ async fn answer(
             let trailers = trailers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
             body.send_trailers(trailers.collect())?;
         }
-        Act::Mirror => return mirror(request.into_body(), respond).await,
+        Act::Mirror => {
+            let kind = request.headers().get("content-type").cloned();
+            return mirror(request.into_body(), kind, respond).await;
+        }
         Act::Swallow => {
             let mut body = respond.send_response(head(200).body(()).unwrap(), false)?;
             let arrived = read(request, connection).await?;
@@ -347,8 +350,14 @@ async fn read(request: Request<RecvStream>, connection: usize) -> Result<Arrived
     Ok(Arrived { method, uri, headers: head.headers, body, trailers, connection })
 }
 
-async fn mirror(mut came: RecvStream, respond: &mut SendResponse<Bytes>) -> Result<(), h2::Error> {
-    let mut body = respond.send_response(Response::new(()), false)?;
+async fn mirror(
+    mut came: RecvStream,
+    kind: Option<http::HeaderValue>,
+    respond: &mut SendResponse<Bytes>,
+) -> Result<(), h2::Error> {
+    let mut head = Response::new(());
+    head.headers_mut().extend(kind.map(|kind| (http::header::CONTENT_TYPE, kind)));
+    let mut body = respond.send_response(head, false)?;
     while let Some(data) = came.data().await {
         let data = data?;
         let _ = came.flow_control().release_capacity(data.len());
