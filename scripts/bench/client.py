@@ -61,10 +61,10 @@ async def one(port, method, wait, idle):
     return kind, (time.perf_counter() - began) * 1e3
 
 
-async def exchange(reader, writer, method, wait):
+async def exchange(reader, writer, method, wait, path="/"):
     """One exchange: what became of it, and whether the connection is kept."""
     body = b"x" * 64 if method == "POST" else b""
-    writer.write(f"{method} /?ms={wait} HTTP/1.1\r\nhost: bench\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+    writer.write(f"{method} {path}?ms={wait} HTTP/1.1\r\nhost: bench\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
     head = await reader.readuntil(b"\r\n\r\n")
     lines = head.lower().split(b"\r\n")
     status = int(lines[0].split(b" ")[1])
