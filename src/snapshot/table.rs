@@ -39,6 +39,8 @@ pub struct RouteTable {
     seniority: Vec<u32>,
     /// The lowest rank of those that yield; `u32::MAX`: there are none.
     yielding: u32,
+    /// The lowest rank of those that neither yield nor cover anything; `u32::MAX`: there are none.
+    uncovering: u32,
     /// Of each entry, by its rank: what it would be if none yielded. Empty when none does.
     plain: Vec<u32>,
     /// What the routes' regular expressions search; `None` where there are none.
@@ -102,6 +104,7 @@ impl Default for RouteTable {
             any: HostTable::default(),
             seniority: Vec::new(),
             yielding: u32::MAX,
+            uncovering: u32::MAX,
             plain: Vec::new(),
             searched: None,
         }
@@ -161,6 +164,9 @@ impl RouteTable {
             entries = ranked.into_iter().map(|(_, entry)| entry).collect();
             let first = entries.iter().position(|(index, ..)| yields(*index)).unwrap_or(entries.len());
             table.yielding = u32::try_from(first).unwrap_or(u32::MAX);
+            let covers = |index: u32| routes[index as usize].spec.covers();
+            let uncovering = entries[..first].iter().position(|(index, ..)| !covers(*index));
+            table.uncovering = uncovering.and_then(|rank| u32::try_from(rank).ok()).unwrap_or(u32::MAX);
         }
         for (rank, (route, _, host)) in (0u32..).zip(entries) {
             let entry = Entry { rank, route };
@@ -221,6 +227,12 @@ impl RouteTable {
     /// Whether an entry keeps those that yield from what it matches.
     fn covers(&self, entry: Entry) -> bool {
         self.routes[entry.route as usize].spec.covers()
+    }
+
+    /// Whether none of those that yield gets what an entry matches: it keeps them from that, and no better entry may turn up
+    /// that does not.
+    fn settles(&self, entry: Entry) -> bool {
+        entry.rank < self.uncovering && self.covers(entry)
     }
 
     /// Shows a visitor all entries whose host and literal path fit.
@@ -422,7 +434,7 @@ impl Best<'_> {
         if rank < self.table.yielding {
             return self.entry.is_none_or(|entry| rank < entry.rank);
         }
-        self.yielding.is_none_or(|entry| rank < entry.rank) && self.entry.is_none_or(|entry| !self.table.covers(entry))
+        self.yielding.is_none_or(|entry| rank < entry.rank) && self.entry.is_none_or(|entry| !self.table.settles(entry))
     }
 
     /// Who gets the request.
@@ -450,7 +462,7 @@ impl Best<'_> {
                     return;
                 }
                 self.entry = Some(*entry);
-                if self.table.yielding == u32::MAX || self.table.covers(*entry) {
+                if self.table.yielding == u32::MAX || self.table.settles(*entry) {
                     return;
                 }
             }

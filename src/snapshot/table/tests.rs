@@ -335,6 +335,25 @@ fn plainly<'t>(table: &'t RouteTable, asked: &Asked) -> Option<&'t Arc<Route>> {
     Some(matching[taken].2)
 }
 
+/// Wherever they lie in the index: of the documents the one that goes first says whether those that yield do.
+#[test]
+fn a_route_behind_one_that_covers_nothing_keeps_nobody_away() {
+    let of = |hosts: &[&str], priority, yields| {
+        let mut spec = RouteSpec { priority, ..spec(hosts, "/") };
+        spec.registered.yields = yields;
+        spec
+    };
+    for tag in [&["*.b.c"][..], &["x.b.c"]] {
+        for behind in [&["*.b.c"][..], &["x.b.c"]] {
+            let routes = [of(&[], 0, false), of(behind, -1, false), of(tag, 0, true)];
+            let routes = routes.into_iter().zip(["all", "behind", "tag"]).map(|(spec, name)| route(name, spec));
+            let table = RouteTable::new(routes.collect());
+            let asked = Asked::new("x.b.c", "/");
+            assert_eq!(asked.of(&table).as_deref(), Some("tag"), "{tag:?} {behind:?}");
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn the_index_finds_what_a_plain_reading_finds(
