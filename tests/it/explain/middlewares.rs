@@ -289,7 +289,8 @@ async fn what_cannot_be_foreseen_is_told_with_its_reason() {
         ),
         (
             &["/unasked"],
-            "the client gets 503 no_endpoint, flag UH: middleware `ask-nobody` (forward_auth) refuses it: no_endpoint"
+            "the client gets 503 auth_service_no_endpoint, flag UH: middleware `ask-nobody` (forward_auth) refuses it: \
+             auth_service_no_endpoint"
                 .to_owned(),
         ),
         (
