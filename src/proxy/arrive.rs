@@ -173,6 +173,7 @@ pub(super) fn aim(
         aim: Aim::new(&upstream.upstream, view, frame.client),
         deadline: route.route.timeout().map(|timeout| frame.started + timeout),
         is_clients: false,
+        head_suffices: false,
         host: HostPolicy::Kept,
     };
     Ok(Aimed { route, target, destination, set_cookie })

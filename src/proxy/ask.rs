@@ -48,6 +48,7 @@ pub(super) async fn ask(
         aim: Aim::new(&upstream.upstream, &view, frame.client),
         deadline: Some(deadline),
         is_clients: false,
+        head_suffices: true,
         host: HostPolicy::Kept,
     };
     let pause = upstream.upstream.settings.idle_timeout;

@@ -300,7 +300,7 @@ async fn send(
     sent: Instant,
 ) -> Result<Head, Failure> {
     let link = &mut *connection.link;
-    link.begin(outbound);
+    link.begin(outbound, destination.head_suffices);
     let outcome = response(frame, destination, endpoint, sent, |cx| {
         let polled = link.poll_response(outbound, cx);
         (polled, link.upload_state())

@@ -36,6 +36,8 @@ pub(super) struct Destination {
     pub(super) deadline: Option<Instant>,
     /// It is the client that waits no longer: not the fault of an endpoint.
     pub(super) is_clients: bool,
+    /// The head of the answer says all: a body that is broken spoils nothing.
+    pub(super) head_suffices: bool,
     /// The `Host` that the route wants; `Kept`: its upstream decides.
     pub(super) host: HostPolicy,
 }

@@ -35,6 +35,8 @@ pub(in super::super) struct Link {
     body: Decoder,
     /// Parts of it that came with its head, in order.
     ahead: VecDeque<Decoded>,
+    /// The body that comes with the head is not looked at.
+    head_suffices: bool,
     /// Responses that came before the one that is waited for.
     informational: u32,
     /// Can carry another exchange when this one is over.
@@ -102,6 +104,7 @@ impl Link {
             fields: Vec::new(),
             body: Decoder::Ended,
             ahead: VecDeque::new(),
+            head_suffices: false,
             informational: 0,
             persists: true,
             room: LEAST_ROOM,
@@ -129,9 +132,10 @@ impl Link {
         self.hold.take()
     }
 
-    /// Begins an exchange.
-    pub(in super::super) fn begin(&mut self, outbound: &Outbound) {
+    /// Begins an exchange. `head_suffices`: whether the body that comes with the head is whole is no matter.
+    pub(in super::super) fn begin(&mut self, outbound: &Outbound, head_suffices: bool) {
         self.sending.begin(outbound);
+        self.head_suffices = head_suffices;
         (self.body, self.informational) = (Decoder::Ended, 0);
         self.ahead.clear();
     }
@@ -167,7 +171,9 @@ impl Link {
                     _ => {
                         self.body = head.body;
                         self.persists = head.persists && self.sending.is_over();
-                        self.look_ahead(cx)?;
+                        if !self.head_suffices {
+                            self.look_ahead(cx)?;
+                        }
                         return Poll::Ready(Ok(head));
                     }
                 }
@@ -409,7 +415,7 @@ mod tests {
         let body = Body::Full(Bytes::from(vec![b'x'; 50_000]));
         let request = Request::post("/").body(body).expect("a request");
         let mut outbound = Outbound { request, added: Added::default() };
-        link.begin(&outbound);
+        link.begin(&outbound, false);
         // Now that nobody reads, TLS takes all and the socket does not.
         let mut cx = Context::from_waker(Waker::noop());
         assert!(link.poll_response(&mut outbound, &mut cx).is_pending());
@@ -436,7 +442,7 @@ mod tests {
         let mut link = Link::new(Stream::Plain(stream));
         let request = Request::post("/").body(Body::Full(Bytes::from(vec![b'x'; 64 << 20]))).expect("a request");
         let mut outbound = Outbound { request, added: Added::default() };
-        link.begin(&outbound);
+        link.begin(&outbound, false);
         let head = poll_fn(|cx| link.poll_response(&mut outbound, cx)).await.expect("a head");
         assert_eq!(head.response.status(), StatusCode::NOT_FOUND);
         let rest = link.upload(std::mem::take(outbound.request.body_mut()), Duration::from_millis(100));
@@ -490,7 +496,7 @@ mod tests {
             let mut outbound = Outbound { request: Request::from_parts(parts, body), added: Added::default() };
             for _ in 0..3 {
                 let mut link = reset().await;
-                link.begin(&outbound);
+                link.begin(&outbound, false);
                 let sent = poll_fn(|cx| link.poll_response(&mut outbound, cx)).await;
                 assert!(matches!(sent, Err(Broken::Unsent)), "{sent:?}");
                 assert_eq!(outbound.request.body().size_hint().exact(), length);

@@ -179,7 +179,8 @@ async fn whatever_happens_to_the_files_the_gateway_starts() {
     drop(gateway);
 
     let in_the_way = Setup::new(&config("file/below")).file("file", "").start().await;
-    assert_eq!(errors(&in_the_way, "unwritable").await, Some(1.0));
+    // Once at the start, and once for each write that was tried since.
+    assert!(errors(&in_the_way, "unwritable").await >= Some(1.0));
     in_the_way.until_status("/", 200).await;
 }
 
