@@ -189,7 +189,7 @@ mod tests {
             assert_eq!(came(&[(name, "1.1 nginx")], None, None), forwarded(name));
             assert_eq!(came(&[(name, "1.1 nginx")], Some("s3cret"), None), forwarded(name));
             assert_eq!(came(&[(name, "1.1 nginx")], Some("s3cret"), Some("wrong")), forwarded(name));
-            // Whoever shows the token may stand behind a proxy that speaks TLS for the admin API.
+            // A proxy that terminates TLS for the admin API is fine where its client has the token.
             assert_eq!(came(&[(name, "1.1 nginx")], Some("s3cret"), Some("s3cret")), Ok(true));
         }
         for via in ["1.1 fleetgate", "HTTP/2.0 \tFleetgate (here)", "1.1 a, 2 fleetgate", "1.1 \u{e9}, 1.1 fleetgate"] {

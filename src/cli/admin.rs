@@ -58,7 +58,7 @@ pub(super) type Shape = &'static [(&'static str, fn(&Value) -> bool)];
 /// A list of the API.
 pub(super) const ITEMS: Shape = &[("generation", Value::is_u64), ("items", Value::is_array)];
 
-/// What is told of a command.
+/// The result of a command, as text.
 pub(super) const MESSAGE: Shape =
     &[("message", |message| message.as_str().is_some_and(|text| !text.trim().is_empty()))];
 

@@ -231,7 +231,7 @@ impl Arguments {
                 Ok(Err(error)) => Err(error),
                 Err(_) => Err(format!("its name was not resolved within {:?}", self.timeout)),
             };
-            // Until the first flip nothing is registered: whoever waits for that learns why.
+            // Nothing is registered before the first change: the reason is printed for those who wait.
             if let (Health::Unknown, Err(reason), false) = (health, &result, is_told) {
                 waits(reason);
                 is_told = true;

@@ -56,7 +56,7 @@ pub struct StatusView {
     pub providers: Vec<ProviderSummary>,
     /// What is written, and how that goes.
     pub logs: Vec<LogView>,
-    /// File descriptors, and who has them.
+    /// How file descriptors are divided, and who holds them.
     pub descriptors: DescriptorsView,
     /// What outlives the gateway, unless that is off.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -97,7 +97,7 @@ pub struct SavedStateView {
     pub since: Option<String>,
 }
 
-/// File descriptors, and who has them.
+/// How file descriptors are divided, and who holds them.
 #[derive(Debug, Serialize)]
 pub struct DescriptorsView {
     /// What the process may have open.

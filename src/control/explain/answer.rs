@@ -61,7 +61,7 @@ pub struct Seen {
     pub query: Option<String>,
 }
 
-/// What may answer a request before it comes to the answer that is told.
+/// Something that may answer the request earlier than explained.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Unless {
     /// `middleware `fair``, `target `users/canary``.

@@ -35,7 +35,7 @@ use crate::spec::middleware::MiddlewareSpec;
 use crate::spec::middleware::access::Rule;
 use crate::spec::middleware::transform::{Fault, Share};
 
-/// A middleware that needs longer (a password behind many others) is told as open.
+/// A middleware that takes longer (a password check queued behind others) is reported as undecided.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What is known of a request beside its head.
