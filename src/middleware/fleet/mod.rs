@@ -60,9 +60,8 @@ pub trait Ledger: fmt::Debug + Send + Sync {
 
     /// Tells what the keys of a limit were used for, and asks for what they may be used for.
     ///
-    /// # Errors
-    /// It does not answer; the session is over by that.
-    async fn settle(&self, limit: &Limit, asks: &[Ask]) -> Result<Vec<Answer>, ()>;
+    /// Fewer answers than questions: it did not answer the rest, and the session is over by that.
+    async fn settle(&self, limit: &Limit, asks: &[Ask]) -> Vec<Answer>;
 
     /// How things are.
     fn standing(&self) -> Standing;

@@ -190,6 +190,15 @@ impl Account {
         }
     }
 
+    /// The ledger does not answer the question. It may have counted what it was told all the same; it is told again, since
+    /// a request that counts twice does less harm than many that nobody counts.
+    pub(super) fn unanswered(&mut self, ask: &Ask, terms: Terms, now: u64) {
+        if self.session == terms.session {
+            self.enter(Terms { session: 0, ..terms }, now);
+        }
+        self.owed = self.owed.saturating_add(u32::try_from(ask.charge).unwrap_or_default());
+    }
+
     fn number(&self) -> u128 {
         u128::from(self.key[0]) << 64 | u128::from(self.key[1])
     }

@@ -135,12 +135,15 @@ impl Shared {
         let ask = |key: &u128| self.table.find(self.hash(*key), *key, |account| account.ask(terms, now)).flatten();
         let asks: Vec<_> = listed.iter().filter_map(ask).collect();
         let limit = Limit { name: Arc::clone(&self.name), interval: terms.gcra.interval(), burst: terms.gcra.most() };
-        if !asks.is_empty()
-            && let Ok(answers) = ledger.settle(&limit, &asks).await
-        {
-            let now = nanoseconds();
-            for (ask, answer) in asks.iter().zip(answers) {
-                let told = |account: &mut Account| account.answer(answer, terms.session, now);
+        if !asks.is_empty() {
+            let answers = ledger.settle(&limit, &asks).await;
+            let (now, mut answers) = (nanoseconds(), answers.into_iter());
+            for ask in &asks {
+                let answer = answers.next();
+                let told = |account: &mut Account| match answer {
+                    Some(answer) => account.answer(answer, terms.session, now),
+                    None => account.unanswered(ask, terms, now),
+                };
                 self.table.find(self.hash(ask.key), ask.key, told).unwrap_or_default();
             }
         }

@@ -187,11 +187,12 @@ async fn what_holds_without_redis_is_chosen() {
             )
         })
         .concat();
+    // A session that a slow answer ends is not what this is about.
     let config = around(
         &origin,
         &[],
         &format!(
-            "{limits}\n[redis]\naddress = \"rediss://{}\"\npassword_file = {:?}\ntls.ca = {:?}\n",
+            "{limits}\n[redis]\naddress = \"rediss://{}\"\npassword_file = {:?}\ntls.ca = {:?}\ntimeout = \"10s\"\n",
             redis.address,
             file("password"),
             file("ca.pem")

@@ -170,6 +170,31 @@ fn what_holds_without_the_ledger_is_chosen() {
     }
 }
 
+/// A slow answer ends a session. What the question told counts nevertheless, when the ledger is there again.
+#[test]
+fn a_question_without_an_answer_is_asked_again() {
+    for answered_before in [false, true] {
+        let mut fleet = Fleet::new(1, Gcra::new(3600 * SECOND, 4));
+        if answered_before {
+            assert!(fleet.request(0));
+            fleet.pass(3 * MILLISECOND);
+        }
+        while fleet.request(0) {}
+        assert_eq!(fleet.all(), 4);
+        let ledger = fleet.arrival;
+        let ask = fleet.accounts[0].ask(fleet.terms, fleet.now).expect("a question");
+        fleet.accounts[0].unanswered(&ask, fleet.terms, fleet.now);
+        assert_eq!(fleet.arrival, ledger, "nobody told the ledger");
+        fleet.terms = Terms { session: 0, without: Without::Local, ..fleet.terms };
+        assert!(!fleet.request(0), "{answered_before}");
+        fleet.terms.session = 2;
+        for _ in 0..20 {
+            assert!(!fleet.request(0), "{answered_before}: {} passed", fleet.all());
+            fleet.pass(50 * MILLISECOND);
+        }
+    }
+}
+
 /// What the reference says of the memory that keys take, which a million of them do not change.
 #[test]
 fn a_flood_of_keys_takes_what_the_table_has() {
