@@ -23,7 +23,7 @@ impl Fault {
 impl Middleware for Fault {
     async fn handle(&self, request: Request<Incoming>, next: Next) -> Result<Response<Payload>, ProxyError> {
         let Self(spec) = self;
-        if !all_hold(&spec.when, request.headers(), request.uri().query()) {
+        if !all_hold(&spec.when, request.headers(), request.uri().query())? {
             return Ok(next.run(request).await);
         }
         if let Some((time, share)) = spec.delay

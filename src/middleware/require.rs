@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::{Middleware, Next};
 use crate::exchange::{Exchange, Identity, Payload, ProxyError, Verdict};
 use crate::spec::condition::all_hold;
+use crate::spec::matching::TooLong;
 use crate::spec::middleware::access::{self, Rule};
 
 /// Lets requests pass for which one of its rules holds.
@@ -25,27 +26,39 @@ impl Middleware for Require {
     async fn handle(&self, request: Request<Incoming>, next: Next) -> Result<Response<Payload>, ProxyError> {
         let exchange = next.exchange();
         let identity = exchange.identity();
-        if self.0.iter().any(|rule| holds(rule, &request, &identity, &**exchange)) {
-            return Ok(next.run(request).await);
+        let mut too_long = None;
+        for rule in &self.0 {
+            match holds(rule, &request, &identity, &**exchange) {
+                Ok(true) => return Ok(next.run(request).await),
+                Ok(false) => {}
+                Err(part) => too_long = Some(part),
+            }
         }
         let is_nobody = identity.consumer.is_none() && identity.claims.is_empty();
         let would_help = identity.was_asked && self.0.iter().any(Rule::asks_who);
         exchange.judged(Verdict { by: "require", refused: Some("no rule holds") });
+        if let Some(part) = too_long {
+            return Err(part.into());
+        }
         Err(if is_nobody && would_help { ProxyError::Unauthenticated } else { ProxyError::Denied })
     }
 }
 
-fn holds<B>(rule: &Rule, request: &Request<B>, identity: &Identity, exchange: &dyn Exchange) -> bool {
+fn holds<B>(rule: &Rule, request: &Request<B>, identity: &Identity, exchange: &dyn Exchange) -> Result<bool, TooLong> {
     let consumer = identity.consumer.as_ref();
     let path = request.uri().path();
-    any_or_none(&rule.consumers, |name| consumer.is_some_and(|consumer| name == "*" || **name == *consumer.name))
-        && any_or_none(&rule.groups, |group| consumer.is_some_and(|consumer| consumer.groups.contains(group)))
-        && rule.scopes.iter().all(|scope| has_scope(&identity.claims, scope))
-        && rule.claims.iter().all(|(name, value)| identity.claims.get(name).is_some_and(|claim| says(claim, value)))
-        && any_or_none(&rule.methods, |method| method == request.method())
-        && any_or_none(&rule.paths, |prefix| is_below(path, prefix))
-        && (rule.ips.is_empty() || exchange.client().is_in(&rule.ips))
-        && all_hold(&rule.when, request.headers(), request.uri().query())
+    let others =
+        any_or_none(&rule.consumers, |name| consumer.is_some_and(|consumer| name == "*" || **name == *consumer.name))
+            && any_or_none(&rule.groups, |group| consumer.is_some_and(|consumer| consumer.groups.contains(group)))
+            && rule.scopes.iter().all(|scope| has_scope(&identity.claims, scope))
+            && rule
+                .claims
+                .iter()
+                .all(|(name, value)| identity.claims.get(name).is_some_and(|claim| says(claim, value)))
+            && any_or_none(&rule.methods, |method| method == request.method())
+            && any_or_none(&rule.paths, |prefix| is_below(path, prefix))
+            && (rule.ips.is_empty() || exchange.client().is_in(&rule.ips));
+    if others { all_hold(&rule.when, request.headers(), request.uri().query()) } else { Ok(false) }
 }
 
 /// Whether something holds of one of a list, which asks nothing when it is empty.

@@ -8,7 +8,6 @@ use hyper::body::Incoming;
 
 use super::{Middleware, Next};
 use crate::exchange::{Exchange, Payload, ProxyError, target};
-use crate::spec::matching::TooLong;
 use crate::spec::middleware::transform::{self, PathRewrite};
 use crate::spec::path::normalize;
 
@@ -53,9 +52,9 @@ pub(super) fn rewritten(
     let made = match rewrite {
         PathRewrite::Full(full) => return Ok(Some(full.clone())),
         PathRewrite::Prefix(prefix) => exchange.matched().and_then(|matched| replaced(path, matched, prefix)),
-        PathRewrite::Regex(substitution) => substitution.apply(path).map_err(|TooLong| {
+        PathRewrite::Regex(substitution) => substitution.apply(path).map_err(|too_long| {
             tracing::debug!(route = exchange.route(), "a path is too long to be rewritten by a regular expression");
-            ProxyError::UriTooLong
+            ProxyError::from(too_long)
         })?,
     };
     let Some(made) = made else { return Ok(None) };

@@ -212,7 +212,7 @@ fn choose(
             pool.is_some_and(|pool| !pool.is_empty())
         },
         || worker.random(),
-    );
+    )?;
     if let Some(passed_over) = drawn.passed_over {
         route.passed_over(passed_over, &worker.stats);
     }

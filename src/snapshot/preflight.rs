@@ -31,7 +31,11 @@ pub fn take(
     {
         return Ok((position, false));
     }
-    let of_asked = table.take(&RequestView { method: asked, ..*view }).ok().filter(|position| Ok(*position) != plain);
+    let of_asked = match table.take(&RequestView { method: asked, ..*view }) {
+        Ok(position) => Some(position).filter(|position| Ok(*position) != plain),
+        Err(ProxyError::NoRoute) => None,
+        Err(error) => return Err(error),
+    };
     match of_asked {
         Some(position) if has_cors(route(position), middlewares, view) => Ok((position, true)),
         // A route that cannot be served answers 503 to whatever is for it, rather than 404 to its preflights.

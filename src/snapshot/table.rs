@@ -17,15 +17,13 @@ use super::contest::Contest;
 use super::request::RequestView;
 use super::route::Route;
 use crate::exchange::ProxyError;
-use crate::spec::condition::{Unmet, first_unmet, query_values};
-use crate::spec::matching::{Conditions, HostMatch, PathMatch, ValueMatch};
+use crate::spec::condition::{Searched, Unmet, first_unmet, query_values};
+use crate::spec::matching::{Conditions, HostMatch, MAX_SUBJECT_BYTES, PathMatch, TooLong, ValueMatch};
 use crate::spec::route::RouteSpec;
 
 mod candidates;
-mod searched;
 
 pub use candidates::{Candidate, Candidates};
-use searched::Searched;
 
 /// All routes, in order, with their index.
 #[derive(Debug)]
@@ -43,8 +41,6 @@ pub struct RouteTable {
     uncovering: u32,
     /// Of each entry, by its rank: what it would be if none yielded. Empty when none does.
     plain: Vec<u32>,
-    /// What the routes' regular expressions search; `None` where there are none.
-    searched: Option<Box<Searched>>,
 }
 
 /// A route under one of its hosts; sorts by the contract's order.
@@ -106,7 +102,6 @@ impl Default for RouteTable {
             yielding: u32::MAX,
             uncovering: u32::MAX,
             plain: Vec::new(),
-            searched: None,
         }
     }
 }
@@ -183,7 +178,6 @@ impl RouteTable {
                 bucket.index(&routes);
             }
         }
-        table.searched = Searched::by(&routes);
         table.by_label = routes.iter().enumerate().map(|(index, route)| (Arc::clone(&route.label), index)).collect();
         table.routes = routes;
         (table.seniority, table.plain) = (seniority, plain);
@@ -205,23 +199,20 @@ impl RouteTable {
         self.by_label.get(label).map(|&index| &self.routes[index])
     }
 
-    /// The first route in order whose every condition holds, as its position in [`RouteTable::routes`].
-    pub fn find(&self, request: &RequestView<'_>) -> Option<usize> {
-        let mut best = Best { entry: None, yielding: None, table: self, request };
-        self.walk(request, &mut best);
-        best.taken().map(|entry| entry.route as usize)
-    }
-
-    /// The route that a request is given to, as [`RouteTable::find`].
+    /// The route that a request is given to: the first in order whose every condition holds, as its position in
+    /// [`RouteTable::routes`].
     ///
     /// # Errors
-    /// What the client gets where there is none.
+    /// What the client gets where there is none, or where a regular expression would have to search too much of the request
+    /// to know: the route may protect what the next one serves.
     #[inline]
     pub fn take(&self, request: &RequestView<'_>) -> Result<usize, ProxyError> {
-        if let Some(searched) = &self.searched {
-            searched.check(request)?;
+        let mut best = Best { entry: None, yielding: None, table: self, request };
+        self.walk(request, &mut best);
+        match best.taken()? {
+            Some(entry) => Ok(entry.route as usize),
+            None => Err(ProxyError::NoRoute),
         }
-        self.find(request).ok_or(ProxyError::NoRoute)
     }
 
     /// Whether an entry keeps those that yield from what it matches.
@@ -401,12 +392,25 @@ fn exact_value(conditions: &Conditions) -> Option<(Key, &str)> {
     header.or_else(|| conditions.query.iter().find_map(exact).map(|(name, value)| (Key::Query(name.clone()), value)))
 }
 
+/// A route that matches or, if its expression can't search the request, may match.
+#[derive(Clone, Copy, Debug)]
+struct Match {
+    entry: Entry,
+    unknown: Option<TooLong>,
+}
+
+impl Match {
+    fn known(self) -> Result<Entry, TooLong> {
+        self.unknown.map_or(Ok(self.entry), Err)
+    }
+}
+
 /// The best match so far of one lookup.
 struct Best<'a> {
     /// Among the routes that do not yield.
-    entry: Option<Entry>,
+    entry: Option<Match>,
     /// Among those that do.
-    yielding: Option<Entry>,
+    yielding: Option<Match>,
     table: &'a RouteTable,
     request: &'a RequestView<'a>,
 }
@@ -432,17 +436,25 @@ impl Best<'_> {
     #[inline]
     fn beatable_by(&self, rank: u32) -> bool {
         if rank < self.table.yielding {
-            return self.entry.is_none_or(|entry| rank < entry.rank);
+            return self.entry.is_none_or(|best| rank < best.entry.rank);
         }
-        self.yielding.is_none_or(|entry| rank < entry.rank) && self.entry.is_none_or(|entry| !self.table.settles(entry))
+        self.yielding.is_none_or(|best| rank < best.entry.rank)
+            && self.entry.is_none_or(|best| !self.table.settles(best.entry))
     }
 
     /// Who gets the request.
-    fn taken(&self) -> Option<Entry> {
-        let (Some(entry), Some(yielding)) = (self.entry, self.yielding) else { return self.entry.or(self.yielding) };
+    ///
+    /// # Errors
+    /// Nobody knows whether a route matches that would get it, or that would decide who does.
+    #[inline]
+    fn taken(&self) -> Result<Option<Entry>, TooLong> {
+        let entry = self.entry.map(Match::known).transpose()?;
+        let (Some(entry), Some(yielding)) = (entry, self.yielding) else {
+            return entry.map_or_else(|| self.yielding.map(Match::known).transpose(), |entry| Ok(Some(entry)));
+        };
         let plain = |entry: Entry| self.table.plain[entry.rank as usize];
-        let goes_first = self.table.covers(entry) || plain(entry) < plain(yielding);
-        Some(if goes_first { entry } else { yielding })
+        let goes_first = self.table.covers(entry) || plain(entry) < plain(yielding.entry);
+        if goes_first { Ok(Some(entry)) } else { yielding.known().map(Some) }
     }
 
     /// Tries entries in order, until one matches or none could win any more.
@@ -456,15 +468,19 @@ impl Best<'_> {
                 }
                 continue;
             }
-            if unmet(&self.table.routes[entry.route as usize], self.request).is_none() {
-                if yields {
-                    self.yielding = Some(*entry);
-                    return;
-                }
-                self.entry = Some(*entry);
-                if self.table.yielding == u32::MAX || self.table.settles(*entry) {
-                    return;
-                }
+            let unknown = match unmet(&self.table.routes[entry.route as usize], self.request) {
+                None => None,
+                Some(Unmet::Unknown(what)) => Some(what.too_long()),
+                Some(_) => continue,
+            };
+            let found = Some(Match { entry: *entry, unknown });
+            if yields {
+                self.yielding = found;
+                return;
+            }
+            self.entry = found;
+            if self.table.yielding == u32::MAX || self.table.settles(*entry) {
+                return;
             }
         }
     }
@@ -474,10 +490,13 @@ impl Best<'_> {
 #[inline]
 fn unmet<'r>(route: &'r Route, request: &RequestView<'_>) -> Option<Unmet<'r>> {
     let matching = route.matching();
-    if let PathMatch::Regex(pattern) = &matching.path
-        && !pattern.is_match(request.path.as_bytes())
-    {
-        return Some(Unmet::Path(&matching.path));
+    let mut unknown = None;
+    if let PathMatch::Regex(pattern) = &matching.path {
+        if request.path.len() > MAX_SUBJECT_BYTES {
+            unknown = Some(Unmet::Unknown(Searched::Path));
+        } else if !pattern.is_match(request.path.as_bytes()) {
+            return Some(Unmet::Path(&matching.path));
+        }
     }
     if !matching.methods.is_empty() && !matching.methods.contains(request.method) {
         return Some(Unmet::Method(&matching.methods));
@@ -485,7 +504,7 @@ fn unmet<'r>(route: &'r Route, request: &RequestView<'_>) -> Option<Unmet<'r>> {
     if !route.spec.listeners.is_empty() && !route.spec.listeners.contains(request.listener) {
         return Some(Unmet::Listener(&route.spec.listeners));
     }
-    first_unmet(&matching.conditions, request.headers, request.query)
+    first_unmet(&matching.conditions, request.headers, request.query).or(unknown)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use super::request::RequestView;
 use super::route::{Route, Target};
 use crate::exchange::ProxyError;
 use crate::spec::condition::{all_hold, cookie_values};
+use crate::spec::matching::TooLong;
 use crate::spec::route::{Choice, Sticky};
 
 /// The outcome of a draw; numbers are positions among the route's targets.
@@ -41,36 +42,46 @@ impl Target {
 
 /// Draws a target. `usable` says whether a target has a usable endpoint; `random` is uniform over `u64`
 /// and only asked where a share decides without a key.
+///
+/// # Errors
+/// Nobody knows whether the condition of a target holds, because something is too long to be searched.
 pub fn draw(
     route: &Route,
     request: &RequestView<'_>,
     key: Option<&[u8]>,
     usable: impl Fn(&Target) -> bool,
     random: impl FnMut() -> u64,
-) -> Draw {
-    if let Some(index) = conditioned(route, request) {
+) -> Result<Draw, TooLong> {
+    if let Some(index) = conditioned(route, request).map_err(|(_, part)| part)? {
         // The tester must know: no other target answers for it.
         let target = usable(&route.targets[index]).then_some(index);
-        return Draw { target, passed_over: if target.is_none() { Some(index) } else { None } };
+        return Ok(Draw { target, passed_over: if target.is_none() { Some(index) } else { None } });
     }
     // One target and nothing to draw: the usual case.
     if let [only] = route.targets.as_slice() {
         let target = (only.weight() > 0 && usable(only)).then_some(0);
-        return Draw { target, passed_over: None };
+        return Ok(Draw { target, passed_over: None });
     }
-    match key {
+    Ok(match key {
         Some(key) => draw_sticky(route, key, usable),
         None => draw_random(route, usable, random),
-    }
+    })
 }
 
 /// The first target whose condition holds.
+///
+/// # Errors
+/// None before this one holds, and whether its condition does is not known.
 #[inline]
-fn conditioned(route: &Route, request: &RequestView<'_>) -> Option<usize> {
-    route.targets.iter().position(|target| match &target.spec.choice {
-        Choice::When(conditions) => all_hold(conditions, request.headers, request.query),
-        Choice::Weight(_) => false,
-    })
+fn conditioned(route: &Route, request: &RequestView<'_>) -> Result<Option<usize>, (usize, TooLong)> {
+    for (index, target) in route.targets.iter().enumerate() {
+        if let Choice::When(conditions) = &target.spec.choice
+            && all_hold(conditions, request.headers, request.query).map_err(|part| (index, part))?
+        {
+            return Ok(Some(index));
+        }
+    }
+    Ok(None)
 }
 
 /// How likely each target is.
@@ -90,7 +101,11 @@ impl Odds {
     /// # Errors
     /// What the client gets where none is usable.
     pub fn taken(&self) -> Result<(), ProxyError> {
-        if self.taken.iter().any(|share| *share > 0.0) { Ok(()) } else { Err(ProxyError::NoEndpoint) }
+        match self.by {
+            DecidedBy::Nobody(_, part) => Err(part.into()),
+            _ if self.taken.iter().any(|share| *share > 0.0) => Ok(()),
+            DecidedBy::Condition(_) | DecidedBy::Key | DecidedBy::Weight => Err(ProxyError::NoEndpoint),
+        }
     }
 }
 
@@ -99,6 +114,8 @@ impl Odds {
 pub enum DecidedBy {
     /// The condition of this target.
     Condition(usize),
+    /// Whether the condition of this target holds is not known.
+    Nobody(usize, TooLong),
     /// The client's key.
     Key,
     /// The weights.
@@ -109,9 +126,15 @@ pub enum DecidedBy {
 pub fn odds(route: &Route, request: &RequestView<'_>, key: Option<&[u8]>, usable: impl Fn(&Target) -> bool) -> Odds {
     let count = route.targets.len();
     let sure = |index: Option<usize>| (0..count).map(|at| if Some(at) == index { 1.0 } else { 0.0 }).collect();
-    if let Some(index) = conditioned(route, request) {
-        let taken = usable(&route.targets[index]).then_some(index);
-        return Odds { by: DecidedBy::Condition(index), drawn: sure(Some(index)), taken: sure(taken) };
+    match conditioned(route, request) {
+        Ok(None) => {}
+        Ok(Some(index)) => {
+            let taken = usable(&route.targets[index]).then_some(index);
+            return Odds { by: DecidedBy::Condition(index), drawn: sure(Some(index)), taken: sure(taken) };
+        }
+        Err((index, part)) => {
+            return Odds { by: DecidedBy::Nobody(index, part), drawn: sure(None), taken: sure(None) };
+        }
     }
     if let Some(key) = key {
         let drawn = draw_sticky(route, key, usable);

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
-use super::matching::{Conditions, HostMatch, PathMatch, ValueMatch};
+use super::matching::{Conditions, HostMatch, MAX_SUBJECT_BYTES, PathMatch, TooLong, ValueMatch};
 use super::name::Name;
 
 /// A condition that a request does not meet.
@@ -24,40 +24,92 @@ pub enum Unmet<'c> {
     Query(&'c str, &'c ValueMatch),
     /// A cookie.
     Cookie(&'c str, &'c ValueMatch),
+    /// All other conditions hold, and whether that on this part does is not known: it is too long to be searched.
+    Unknown(Searched<'c>),
+}
+
+/// A part of a request that a regular expression searches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Searched<'c> {
+    /// The path.
+    Path,
+    /// All values of a header.
+    Header(&'c HeaderName),
+    /// All values of a name in the query.
+    Query(&'c str),
+    /// All values of a cookie.
+    Cookie(&'c str),
+}
+
+impl Searched<'_> {
+    /// What is said where it is too long.
+    pub fn too_long(self) -> TooLong {
+        match self {
+            Self::Path | Self::Query(_) => TooLong::Target,
+            Self::Header(_) | Self::Cookie(_) => TooLong::Fields,
+        }
+    }
 }
 
 /// Whether all conditions hold. A name that comes several times holds when any of its values does.
-pub fn all_hold(conditions: &Conditions, headers: &HeaderMap, query: Option<&str>) -> bool {
-    first_unmet(conditions, headers, query).is_none()
+///
+/// # Errors
+/// Nobody knows, because something is too long to be searched. Such a request goes nowhere: whether what it would have
+/// met protects what it would meet else is not known either.
+pub fn all_hold(conditions: &Conditions, headers: &HeaderMap, query: Option<&str>) -> Result<bool, TooLong> {
+    match first_unmet(conditions, headers, query) {
+        None => Ok(true),
+        Some(Unmet::Unknown(what)) => Err(what.too_long()),
+        Some(_) => Ok(false),
+    }
 }
 
-/// The first condition that does not hold.
+/// The first condition that does not hold; if there is none, one of which nobody knows.
 #[inline]
 pub fn first_unmet<'c>(conditions: &'c Conditions, headers: &HeaderMap, query: Option<&str>) -> Option<Unmet<'c>> {
+    let mut unknown = None;
     for (name, wanted) in &conditions.headers {
         let values = headers.get_all(name).iter();
-        if !any_holds(wanted, values.map(|value| Cow::Borrowed(value.as_bytes()))) {
-            return Some(Unmet::Header(name, wanted));
+        match any_holds(wanted, values.map(|value| Cow::Borrowed(value.as_bytes()))) {
+            Some(true) => {}
+            Some(false) => return Some(Unmet::Header(name, wanted)),
+            None => unknown = Some(Searched::Header(name)),
         }
     }
     for (name, wanted) in &conditions.query {
-        if !any_holds(wanted, query_values(query, name)) {
-            return Some(Unmet::Query(name, wanted));
+        match any_holds(wanted, query_values(query, name)) {
+            Some(true) => {}
+            Some(false) => return Some(Unmet::Query(name, wanted)),
+            None => unknown = Some(Searched::Query(name)),
         }
     }
     for (name, wanted) in &conditions.cookies {
-        if !any_holds(wanted, cookie_values(headers, name).map(Cow::Borrowed)) {
-            return Some(Unmet::Cookie(name, wanted));
+        match any_holds(wanted, cookie_values(headers, name).map(Cow::Borrowed)) {
+            Some(true) => {}
+            Some(false) => return Some(Unmet::Cookie(name, wanted)),
+            None => unknown = Some(Searched::Cookie(name)),
         }
     }
-    None
+    unknown.map(Unmet::Unknown)
 }
 
-fn any_holds<'v>(wanted: &ValueMatch, values: impl Iterator<Item = Cow<'v, [u8]>>) -> bool {
-    let mut values = values.peekable();
+/// Whether a condition holds for a name with these values; `None`: they are too long to be searched. They count together,
+/// since each is searched.
+fn any_holds<'v>(wanted: &ValueMatch, mut values: impl Iterator<Item = Cow<'v, [u8]>>) -> Option<bool> {
     match wanted {
-        ValueMatch::Present(_) => wanted.holds(values.peek().map(AsRef::as_ref)),
-        ValueMatch::Exact(_) | ValueMatch::Regex(_) => values.any(|value| wanted.holds(Some(&value))),
+        ValueMatch::Present(wanted) => Some(values.next().is_some() == *wanted),
+        ValueMatch::Exact(wanted) => Some(values.any(|value| wanted.as_bytes() == &*value)),
+        ValueMatch::Regex(pattern) => {
+            let (mut bytes, mut holds) = (0, false);
+            for value in values {
+                bytes += value.len();
+                if bytes > MAX_SUBJECT_BYTES {
+                    return None;
+                }
+                holds = holds || pattern.is_match(&value);
+            }
+            Some(holds)
+        }
     }
 }
 
@@ -94,6 +146,7 @@ pub fn cookie_parts(pair: &[u8]) -> Option<(&[u8], &[u8])> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::matching::Pattern;
     use super::*;
 
     #[test]
@@ -138,7 +191,41 @@ mod tests {
             (cookie("b", exact("2")), true),
             (cookie("c", ValueMatch::Present(true)), false),
         ] {
-            assert_eq!(all_hold(&conditions, &headers, asked), holds, "{conditions:?}");
+            assert_eq!(all_hold(&conditions, &headers, asked), Ok(holds), "{conditions:?}");
+        }
+    }
+
+    /// One more byte than an expression searches, in one value or in several, hides nothing: nobody knows then. What can be
+    /// decided without it is decided.
+    #[test]
+    fn what_is_too_long_to_be_searched_is_neither_met_nor_unmet() {
+        let regex = |text: &str| ValueMatch::Regex(Pattern::unanchored(text, Default::default()).expect("a pattern"));
+        let header = || (http::HeaderName::from_static("x-team"), regex("secret"));
+        let by_header = Conditions { headers: vec![header()], ..Conditions::default() };
+        let named = || ("team".to_owned(), regex("secret"));
+        let by_query = Conditions { query: vec![named()], ..Conditions::default() };
+        let by_cookie = Conditions { cookies: vec![named()], ..Conditions::default() };
+        for (values, known) in [
+            (vec![MAX_SUBJECT_BYTES - 6], true),
+            (vec![MAX_SUBJECT_BYTES - 5], false),
+            (vec![4_000, 4_000], true),
+            (vec![4_000, 4_181], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            let texts: Vec<String> = values.iter().map(|bytes| format!("{}{}", "secret", "a".repeat(*bytes))).collect();
+            for text in &texts {
+                headers.append("x-team", HeaderValue::from_str(text).expect("a value"));
+                headers.append("cookie", HeaderValue::from_str(&format!("team={text}")).expect("a value"));
+            }
+            let query = texts.iter().map(|text| format!("team={text}")).collect::<Vec<_>>().join("&");
+            let query = Some(query.as_str());
+            let or = |part: TooLong| if known { Ok(true) } else { Err(part) };
+            assert_eq!(all_hold(&by_header, &headers, query), or(TooLong::Fields), "{values:?}");
+            assert_eq!(all_hold(&by_query, &headers, query), or(TooLong::Target), "{values:?}");
+            assert_eq!(all_hold(&by_cookie, &headers, query), or(TooLong::Fields), "{values:?}");
+            let none = ("other".to_owned(), ValueMatch::Present(true));
+            let both = Conditions { query: vec![none], ..by_header.clone() };
+            assert_eq!(all_hold(&both, &headers, query), Ok(false), "{values:?}");
         }
     }
 }

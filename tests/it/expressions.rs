@@ -78,6 +78,84 @@ async fn what_is_too_long_to_be_searched_gets_around_no_route() {
     assert_eq!(gateway.get(&format!("/admin/{long}")).await.status, 200);
 }
 
+/// Nor does it get around a target, a rule or a fault; what other hosts, or more exact routes, search binds nobody.
+#[tokio::test]
+async fn what_is_too_long_to_be_searched_gets_around_no_condition() {
+    let origin = Origin::start("a").await;
+    let (long, half) = ("a".repeat(9_000), "a".repeat(4_500));
+    let conditions = [
+        ("headers = { x-team = { regex = \"secret\" } }", 431),
+        ("cookies = { team = { regex = \"secret\" } }", 431),
+        ("query = { team = { regex = \"secret\" } }", 414),
+    ];
+    for (condition, status) in conditions {
+        let with = |value: &str| {
+            Request::get(&format!("/?team={value}")).header("x-team", value).header("cookie", &format!("team={value}"))
+        };
+        let targets = format!(
+            "targets = [\n{{ upstream = \"app\", middlewares = [\"keys\"], when = {{ {condition} }} }},\n\
+             {{ upstream = \"app\" }} ]\n"
+        );
+        let fault = format!("middlewares.fails.fault = {{ abort = {{ status = 418 }}, when = {{ {condition} }} }}\n");
+        let rule = format!("middlewares.rule.require = [{{ when = {{ {condition} }} }}]\n");
+        for (text, met, unmet) in [
+            (("", targets.as_str()), 401, 200),
+            ((&fault, "upstream = \"app\"\nmiddlewares = [\"fails\"]\n"), 418, 200),
+            ((&rule, "upstream = \"app\"\nmiddlewares = [\"rule\"]\n"), 200, 403),
+        ] {
+            let (before, behind) = text;
+            let config = config(&origin).replace("upstream = \"app\"", "");
+            let gateway = Gateway::start(&format!("{before}{config}{behind}")).await;
+            for (request, wanted) in [
+                (with("secret"), met),
+                (with("other"), unmet),
+                (with(&format!("secret{long}")), status),
+                (with(&format!("other{long}")), status),
+            ] {
+                let told = gateway.send(request).await;
+                assert_eq!(told.status, wanted, "{text:?}");
+            }
+            if !condition.starts_with("cookies") {
+                let request = Request::get(&format!("/?team=secret{half}&team={half}"));
+                let request = request.header("x-team", &format!("secret{half}")).header("x-team", &half);
+                assert_eq!(gateway.send(request).await.status, status, "{text:?}");
+            }
+            let question = match condition.split(' ').next() {
+                Some("headers") => [("url", "http://a.test/".to_owned()), ("header", format!("x-team: {long}"))],
+                Some("cookies") => [("url", "http://a.test/".to_owned()), ("header", format!("cookie: team={long}"))],
+                _ => [("url", format!("http://a.test/?team={long}")), ("header", "x-team: a".to_owned())],
+            };
+            let question = form_urlencoded::Serializer::new(String::new()).extend_pairs(question).finish();
+            let answer = gateway.api(&format!("explain?{question}")).await["answer"].clone();
+            assert_eq!(answer["status"], status, "{text:?}\n{answer}");
+            if behind.starts_with("targets") {
+                assert!(answer["reason"].as_str().unwrap().contains("searches 8 KiB"), "{answer}");
+            }
+        }
+    }
+    let others = r#"
+        [routes.elsewhere]
+        match = { path = { regex = "/.*" }, hosts = ["other.test"], headers = { x-team = { regex = "." } } }
+        upstream = "app"
+        [routes.exact]
+        match = { path = { exact = "/exact" } }
+        upstream = "app"
+        [routes.posts]
+        match = { path = { regex = "/[a-z]*" }, methods = ["POST"], headers = { x-team = { regex = "." } } }
+        upstream = "app"
+    "#;
+    let gateway = Gateway::start(&format!("{}{others}", config(&origin))).await;
+    for (request, wanted) in [
+        (Request::get(&format!("/{long}")).header("x-team", &long), 200),
+        (Request::new("POST", "/exact").header("x-team", &long), 200),
+        (Request::new("POST", "/else").header("x-team", &long), 431),
+        (Request::get("/").host("other.test").header("x-team", &long), 431),
+    ] {
+        let told = format!("{request:?}");
+        assert_eq!(gateway.send(request).await.status, wanted, "{}", &told[..told.len().min(300)]);
+    }
+}
+
 #[tokio::test]
 async fn a_path_that_is_too_long_to_be_rewritten_goes_nowhere() {
     let origin = Origin::start("a").await;

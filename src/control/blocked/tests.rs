@@ -214,7 +214,7 @@ impl Gateway {
             headers: &headers,
             query: None,
         };
-        let Some(route) = snapshot.routes.find(&request).map(|at| &snapshot.routes.routes()[at]) else {
+        let Some(route) = snapshot.routes.take(&request).ok().map(|at| &snapshot.routes.routes()[at]) else {
             return Answer::Refused;
         };
         let asks_for_key = route.middlewares.iter().any(|it| matches!(&*it.spec, MiddlewareSpec::ApiKey(_)));

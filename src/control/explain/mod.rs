@@ -152,7 +152,14 @@ pub async fn explain(
     };
     match taken {
         Err(error) => {
-            explanation.answer = Some(Answer::refusal(error, request, "no route's conditions all hold".to_owned()));
+            let reason = match error {
+                ProxyError::NoRoute => "no route's conditions all hold".to_owned(),
+                _ => format!(
+                    "a regular expression searches {}, and a route that may match it asks for more",
+                    word::SEARCHED
+                ),
+            };
+            explanation.answer = Some(Answer::refusal(error, request, reason));
         }
         Ok(_) if is_preflight => {
             let reason = "no middleware answers the preflight, and its route need not take OPTIONS".to_owned();
@@ -306,6 +313,11 @@ impl Explanation {
                 DecidedBy::Condition(index) => {
                     format!("{}, which its condition decides for, has no usable endpoint", route.targets[index].label)
                 }
+                DecidedBy::Nobody(index, _) => format!(
+                    "a regular expression searches {}, and the condition of {} asks for more",
+                    word::SEARCHED,
+                    route.targets[index].label
+                ),
                 DecidedBy::Key | DecidedBy::Weight => "no target with a weight has a usable endpoint".to_owned(),
             };
             self.answer = Some(Answer::refusal(error, request, reason));
@@ -401,6 +413,7 @@ fn target_reason(target: &Target, position: usize, odds: &Odds, usable: usize, v
             None => "its condition holds, but so does that of a target before it".to_owned(),
         },
         (DecidedBy::Condition(_), Choice::Weight(_)) => "a condition decides before shares".to_owned(),
+        (DecidedBy::Nobody(..), Choice::Weight(_)) => "a condition that may hold decides before shares".to_owned(),
         (_, Choice::Weight(0)) => "weight 0: never drawn".to_owned(),
         (_, Choice::Weight(_)) if empty => "no usable endpoint: its share goes to the others".to_owned(),
         (DecidedBy::Key, Choice::Weight(_)) => if odds.taken[position] > 0.0 {

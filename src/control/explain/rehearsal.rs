@@ -191,7 +191,8 @@ impl Watched {
                 Ok(()) => Some("its service decides"),
             },
             MiddlewareSpec::Fault(Fault { abort: Some((_, share)), when, .. }) => {
-                let is_chance = *share != Share::ALL && all_hold(when, request.headers(), request.uri().query());
+                let holds = all_hold(when, request.headers(), request.uri().query()) == Ok(true);
+                let is_chance = *share != Share::ALL && holds;
                 is_chance.then_some("chance decides")
             }
             MiddlewareSpec::Ip(_) => client_is_open.then_some(ADDRESS),

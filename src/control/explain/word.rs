@@ -5,11 +5,15 @@ use std::fmt::{Display, Write as _};
 use crate::snapshot::contest::ContestReason;
 use crate::snapshot::target::{DecidedBy, Odds};
 use crate::snapshot::{Report, RequestView, Route};
-use crate::spec::condition::{Unmet, cookie_values, query_values};
-use crate::spec::matching::{PathMatch, ValueMatch};
+use crate::spec::condition::{Searched, Unmet, cookie_values, query_values};
+use crate::spec::matching::{MAX_SUBJECT_BYTES, PathMatch, ValueMatch};
 use crate::spec::name::Name;
 use crate::spec::route::{Access, HostPolicy, Redirect, Steps, Sticky};
 use crate::spec::secret::is_credential_name;
+
+/// How much of a request a regular expression searches.
+pub(super) const SEARCHED: &str = "8 KiB";
+const _: () = assert!(MAX_SUBJECT_BYTES == 8 << 10);
 
 /// Texts of a list that a sentence shows.
 const MOST: usize = 5;
@@ -33,6 +37,15 @@ pub(super) fn unmet(unmet: Unmet<'_>, request: &RequestView<'_>) -> String {
         }
         Unmet::Cookie(name, wanted) => {
             value(&format!("cookie `{name}`"), wanted, cookie_values(request.headers, name).next().is_some())
+        }
+        Unmet::Unknown(what) => {
+            let what = match what {
+                Searched::Path => "the path".to_owned(),
+                Searched::Header(name) => format!("header `{name}`"),
+                Searched::Query(name) => format!("query `{name}`"),
+                Searched::Cookie(name) => format!("cookie `{name}`"),
+            };
+            format!("nobody knows whether it matches: {what} is longer than the {SEARCHED} that an expression searches")
         }
     }
 }
@@ -86,6 +99,9 @@ pub(super) fn redirect(redirect: &Redirect) -> String {
 pub(super) fn decided(route: &Route, odds: &Odds, client_is_known: bool) -> String {
     match (odds.by, route.sticky()) {
         (DecidedBy::Condition(index), _) => format!("the condition of {}", route.targets[index].label),
+        (DecidedBy::Nobody(index, _), _) => {
+            format!("nobody: whether the condition of {} holds is not known", route.targets[index].label)
+        }
         (DecidedBy::Key, Some(sticky)) => format!("the client's key, its {}", of(sticky)),
         (DecidedBy::Weight, Some(Sticky::ClientIp)) if !client_is_known => {
             "weights, as long as the client's address is not given, which the route is sticky by".to_owned()

@@ -34,7 +34,7 @@ impl RouteTable {
         // Under several of its hosts a route is a candidate several times; the first time counts.
         let mut seen = hashbrown::HashSet::new();
         entries.retain(|entry| seen.insert(entry.route));
-        let taken = self.find(request);
+        let taken = self.take(request).ok();
         let position = |wanted: usize| entries.iter().position(|entry| entry.route as usize == wanted);
         if let Some(at) = taken.and_then(position) {
             // One that yields may go before a route that covers nothing.

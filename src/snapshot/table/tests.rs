@@ -157,7 +157,7 @@ impl Asked {
     }
 
     fn of(&self, table: &RouteTable) -> Option<String> {
-        self.view(|view| table.find(view).map(|position| table.routes()[position].name.to_string()))
+        self.view(|view| table.take(view).ok().map(|position| table.routes()[position].name.to_string()))
     }
 
     fn view<T>(&self, with: impl FnOnce(&RequestView<'_>) -> T) -> T {

@@ -81,7 +81,9 @@ fn draws(
     let mut rng = SmallRng::seed_from_u64(1);
     with_view(&HeaderMap::new(), |view| {
         (0..count)
-            .map(|index| draw(route, view, key(index).as_deref().map(str::as_bytes), &usable, || rng.next_u64()))
+            .map(|index| {
+                draw(route, view, key(index).as_deref().map(str::as_bytes), &usable, || rng.next_u64()).expect("known")
+            })
             .collect()
     })
 }
@@ -124,7 +126,7 @@ fn a_condition_that_holds_decides_even_when_its_target_is_not_usable() {
     let route = route(vec![Choice::When(condition), Choice::Weight(1)]);
     let mut headers = HeaderMap::new();
     let draw_with = |headers: &HeaderMap, usable: fn(&Target) -> bool| {
-        with_view(headers, |view| draw(&route, view, None, usable, || 0).target)
+        with_view(headers, |view| draw(&route, view, None, usable, || 0).expect("known").target)
     };
     assert_eq!(draw_with(&headers, |_| true), Some(1));
     headers.insert("x-canary", HeaderValue::from_static("always"));
@@ -194,7 +196,7 @@ proptest! {
             let count = 4000;
             let mut taken = vec![0; choices.len()];
             for _ in 0..count {
-                if let Some(index) = draw(&route, view, key, usable, || rng.next_u64()).target {
+                if let Some(index) = draw(&route, view, key, usable, || rng.next_u64()).expect("known").target {
                     taken[index] += 1;
                 }
             }
