@@ -79,7 +79,8 @@ pub fn is_plain_proto(lines: &GetAll<'_, HeaderValue>) -> bool {
 }
 
 /// The line that goes on: what came, without its empty members, and with the peer's address behind it. A member that no
-/// header of a proxy has (control characters, bytes beyond ASCII) goes on as `unknown`, in its place.
+/// header of a proxy has (control characters, bytes beyond ASCII) goes on as `unknown`, in its place, and so do lines with
+/// nothing but empty members: they name no client, and to the next gateway the peer must not look like one.
 pub fn appended(lines: &GetAll<'_, HeaderValue>, peer: &HeaderValue) -> HeaderValue {
     let mut line = Vec::with_capacity(lines.iter().map(HeaderValue::len).sum::<usize>() + peer.len() + 4);
     for member in lines.iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(trimmed) {
@@ -88,6 +89,10 @@ pub fn appended(lines: &GetAll<'_, HeaderValue>, peer: &HeaderValue) -> HeaderVa
         }
         let is_text = member.iter().all(|byte| matches!(byte, b' '..=b'~'));
         line.extend_from_slice(if is_text { member } else { ClientAddress::UNKNOWN.as_bytes() });
+        line.extend_from_slice(b", ");
+    }
+    if line.is_empty() && lines.iter().next().is_some() {
+        line.extend_from_slice(ClientAddress::UNKNOWN.as_bytes());
         line.extend_from_slice(b", ");
     }
     line.extend_from_slice(peer.as_bytes());

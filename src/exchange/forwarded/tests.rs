@@ -128,8 +128,8 @@ fn the_line_that_goes_on_is_well_formed() {
     let peer = HeaderValue::from_static("10.0.0.1");
     for (lines, wanted) in [
         (&[][..], "10.0.0.1"),
-        (&[&b""[..]][..], "10.0.0.1"),
-        (&[b", "], "10.0.0.1"),
+        (&[&b""[..]][..], "unknown, 10.0.0.1"),
+        (&[b", "], "unknown, 10.0.0.1"),
         (&[b"203.0.113.1,"], "203.0.113.1, 10.0.0.1"),
         (&[b",a,,b ", b"", b"\tc"], "a, b, c, 10.0.0.1"),
         (&[b"\xff, 6.6.6.6:80", b"J\xc3\xb6rg, \"[::1]\""], "unknown, 6.6.6.6:80, unknown, \"[::1]\", 10.0.0.1"),
@@ -280,7 +280,7 @@ proptest! {
         let mut next = HeaderMap::new();
         next.append(NAME, line);
         let again = origin(&next.get_all(NAME), IpAddr::from([10, 9, 9, 9]), |address| trusted(&address));
-        if !said.is_empty() {
+        if !lines.is_empty() {
             prop_assert_eq!(again.client.known(), wanted, "{:?}", next);
         }
     }
