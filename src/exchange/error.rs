@@ -3,7 +3,6 @@
 use http::StatusCode;
 
 use super::flag::Flag;
-use crate::spec::matching::TooLong;
 
 /// Why the gateway answers itself. The client learns the status, the flag and [`ProxyError::code`]; causes go to the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -325,15 +324,6 @@ impl ProxyError {
             | Self::BadRequest
             | Self::Loop => None,
             Self::AuthService(fault) => fault.of_upstream().retry_after(),
-        }
-    }
-}
-
-impl From<TooLong> for ProxyError {
-    fn from(part: TooLong) -> Self {
-        match part {
-            TooLong::Target => Self::UriTooLong,
-            TooLong::Fields => Self::HeadersTooLarge,
         }
     }
 }

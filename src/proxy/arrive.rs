@@ -50,8 +50,8 @@ pub(super) struct Arrived {
 
 /// Where a request goes behind its middlewares.
 pub(super) enum Onward {
-    /// To one of the route's targets; `None`: no route takes it.
-    Unaimed(Option<Rc<LocalRoute>>),
+    /// To one of the route's targets; else what the client gets of the gateway.
+    Unaimed(Result<Rc<LocalRoute>, ProxyError>),
     /// To a target that is drawn.
     Aimed(Aimed),
 }
@@ -108,13 +108,7 @@ pub(super) fn arrive(
     let is_preflight = taken.is_ok_and(|(_, is_preflight)| is_preflight);
     let route = taken.map(|(position, _)| local.route(position, &worker.stats));
     let chain = local.chain(route.as_ref().ok(), &connection.listener.name)?;
-    if chain.is_none()
-        && let Err(error) = route
-    {
-        return Err(error);
-    }
-    let route = route.ok();
-    if let Some(route) = &route {
+    if let Ok(route) = &route {
         frame.route = Some(Rc::clone(route));
         route.route.open()?;
     }
@@ -125,7 +119,8 @@ pub(super) fn arrive(
     }
     let (chain, onward) = match (chain, route) {
         (Some(chain), route) => (chain, Onward::Unaimed(route)),
-        (None, Some(route)) => {
+        (None, route) => {
+            let route = route?;
             let aimed = aim(frame, &local, route, &view)?;
             match aimed.route.chain_of(aimed.target) {
                 Some(chain) => (Rc::clone(chain), Onward::Aimed(aimed)),
@@ -135,7 +130,6 @@ pub(super) fn arrive(
                 }
             }
         }
-        (None, None) => return Err(ProxyError::NoRoute),
     };
     let host = Rc::from(&*passed.host);
     let Passed { host_header, path, .. } = passed;

@@ -125,10 +125,9 @@ pub(super) enum Answer {
 pub(super) fn aim_stepped(
     frame: &mut Frame,
     request: &Request<Incoming>,
-    route: Option<Rc<LocalRoute>>,
+    route: Rc<LocalRoute>,
     host: &str,
 ) -> Result<Aimed, ProxyError> {
-    let route = route.ok_or(ProxyError::NoRoute)?;
     let (worker, connection) = (Rc::clone(&frame.worker), Rc::clone(&frame.connection));
     let view = RequestView {
         listener: &connection.listener.name,

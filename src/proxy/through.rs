@@ -127,7 +127,8 @@ impl Exchange for Through {
             }
             let sent = match onward {
                 Onward::Aimed(aimed) => forward_stepped(&mut frame, request, aimed, added).await,
-                Onward::Unaimed(route) => match aim_stepped(&mut frame, &request, route, &host) {
+                Onward::Unaimed(route) => match route.and_then(|route| aim_stepped(&mut frame, &request, route, &host))
+                {
                     Ok(aimed) => {
                         if let Some(chain) = aimed.route.chain_of(aimed.target).map(Rc::clone) {
                             frame.chains[1] = Some(Rc::clone(&chain));

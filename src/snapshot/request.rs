@@ -2,6 +2,8 @@
 
 use http::{HeaderMap, Method};
 
+use crate::exchange::ProxyError;
+use crate::spec::matching::TooLong;
 use crate::spec::name::Name;
 
 /// A request as matching sees it, after the gate.
@@ -19,4 +21,13 @@ pub struct RequestView<'a> {
     pub headers: &'a HeaderMap,
     /// The query, without the question mark.
     pub query: Option<&'a str>,
+}
+
+impl From<TooLong> for ProxyError {
+    fn from(part: TooLong) -> Self {
+        match part {
+            TooLong::Target => Self::UriTooLong,
+            TooLong::Fields => Self::HeadersTooLarge,
+        }
+    }
 }

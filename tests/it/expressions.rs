@@ -61,11 +61,20 @@ async fn what_is_too_long_to_be_searched_gets_around_no_route() {
             414,
         ),
     ] {
-        let gateway = Gateway::start(&format!("{}{PROTECTED}{matching}\n", config(&origin))).await;
+        let config = format!("{}{PROTECTED}{matching}\n", config(&origin));
+        let gateway = Gateway::start(&config).await;
         assert_eq!(gateway.send(protected).await.status, 401, "{matching}");
+        // Middlewares of the listener come before the refusal, and change nothing of it.
+        let around = "max_header_size = \"64KiB\", middlewares = [\"noted\"]";
+        let noted = "middlewares.noted.headers.response.set = { x-noted = \"1\" }\n";
+        let with_steps =
+            Gateway::start(&format!("{noted}{}", config.replace("max_header_size = \"64KiB\"", around))).await;
         for request in too_long {
-            let answer = gateway.send(request).await;
+            let answer = gateway.send(request.clone()).await;
             assert_eq!((answer.status, answer.header("x-fleetgate-flag")), (status, Some("HL")), "{matching}");
+            let answer = with_steps.send(request).await;
+            assert_eq!((answer.status, answer.header("x-fleetgate-flag")), (status, Some("HL")), "{matching}");
+            assert_eq!(answer.header("x-noted"), Some("1"), "{matching}");
         }
         assert_eq!(gateway.get("/").await.status, 200, "{matching}");
         // What no expression looks at may be long.
