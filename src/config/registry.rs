@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::spec::decode::middleware::parse_network;
+use crate::spec::decode::network::parse_network;
 use crate::spec::decode::scope::Scope;
 use crate::spec::decode::tag::{Bounds, Rules as TagRules};
 use crate::spec::decode::upstream::consul_word;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::spec::decode::middleware::parse_network;
+use crate::spec::decode::network::parse_network;
 use crate::spec::decode::route::resolve_middlewares;
 use crate::spec::decode::scalar::{RawDuration, RawSize};
 use crate::spec::decode::scope::Scope;

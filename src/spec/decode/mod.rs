@@ -21,6 +21,7 @@ pub mod health_check;
 pub mod item;
 pub mod key;
 pub mod middleware;
+pub mod network;
 pub mod parse;
 pub mod passive;
 pub mod queue;

@@ -355,6 +355,55 @@ async fn addresses_are_those_that_trusted_proxies_tell() {
     assert_eq!(told["middlewares"][0]["type"], json!("ip"));
 }
 
+#[tokio::test]
+async fn networks_written_as_ipv4_mapped_ones_have_the_same_clients() {
+    let origin = Origin::start("a").await;
+    let middlewares = r#"
+        middlewares.denies.ip.deny = ["::ffff:10.6.6.0/120", "::ffff:10.7.7.7"]
+        middlewares.allows.ip.allow = ["::ffff:10.0.0.0/104"]
+        middlewares.requires.require = [{ ips = ["::ffff:10.0.0.0/104"] }]
+        middlewares.closed.maintenance.allow = ["::ffff:10.0.0.0/104"]
+        routes.denies = { match = { path = "/denies" }, upstream = "app", middlewares = ["denies"] }
+        routes.allows = { match = { path = "/allows" }, upstream = "app", middlewares = ["allows"] }
+        routes.requires = { match = { path = "/requires" }, upstream = "app", middlewares = ["requires"] }
+        routes.closed = { match = { path = "/closed" }, upstream = "app", middlewares = ["closed"] }
+    "#;
+    let config = around(&origin, &["denies"], middlewares)
+        .replace("\"127.0.0.1:0\" }", "\"127.0.0.1:0\", trusted_proxies = [\"::ffff:127.0.0.1/128\"] }");
+    let gateway = Gateway::start(&config).await;
+    for (path, from, wanted) in [
+        ("/denies", "10.6.6.6", 403),
+        ("/denies", "::ffff:10.6.6.6", 403),
+        ("/denies", "10.7.7.7", 403),
+        ("/denies", "10.7.7.8", 200),
+        ("/allows", "10.6.6.6", 200),
+        ("/allows", "11.0.0.1", 403),
+        ("/requires", "10.6.6.6", 200),
+        ("/requires", "11.0.0.1", 403),
+        ("/closed", "10.6.6.6", 200),
+        ("/closed", "11.0.0.1", 503),
+    ] {
+        let answer = gateway.send(Request::get(path).header("x-forwarded-for", from)).await;
+        assert_eq!(answer.status, wanted, "{path} {from}");
+    }
+}
+
+#[test]
+fn a_network_that_is_ipv4_mapped_in_part_is_told_by_check() {
+    let setup = Setup::new(
+        r#"
+listeners.web = { address = "127.0.0.1:0", trusted_proxies = ["::ffff:10.0.0.0/8"] }
+discovery.consul = { tags = true, tag_networks = ["::ffff:0:0/90"] }
+middlewares.lists.ip = { allow = ["::/0"], deny = ["::ffff:127.0.0.0/95"] }
+"#,
+    );
+    setup.assert_check_tells(&[
+        "listeners.web.trusted_proxies[0]: `::ffff:10.0.0.0/8` has IPv4-mapped addresses and others",
+        "discovery.consul.tag_networks[0]: `::ffff:0:0/90` has IPv4-mapped addresses and others",
+        "middlewares.lists.ip.deny[0]: `::ffff:127.0.0.0/95` has IPv4-mapped addresses and others",
+    ]);
+}
+
 #[test]
 fn secrets_in_wrong_places_are_told_and_not_repeated() {
     let setup = Setup::new(

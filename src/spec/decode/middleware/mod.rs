@@ -1,7 +1,5 @@
 //! Defines how a middleware is written: one key, which names its type.
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -21,6 +19,7 @@ use self::limit::{RawConcurrency, RawRateLimit};
 use self::rewrite::{RawRedirect, RawRewrite};
 use self::security::RawSecurityHeaders;
 use super::condition::{parse_prefix, resolve_each};
+use super::network::parse_network;
 use super::scalar::RawSize;
 use super::scope::Scope;
 
@@ -157,15 +156,6 @@ impl RawMiddleware {
 /// Networks, as CIDRs or addresses.
 fn networks(raw: Option<Vec<String>>, scope: &Scope<'_>) -> Vec<IpNet> {
     resolve_each(raw, scope, |text, scope| scope.check(parse_network(&text)))
-}
-
-/// A network, or an address for it alone.
-///
-/// # Errors
-/// A text that is neither.
-pub(crate) fn parse_network(text: &str) -> Result<IpNet, String> {
-    let address = || text.parse::<IpAddr>().map(IpNet::from);
-    text.parse::<IpNet>().or_else(|_| address()).map_err(|_| format!("`{text}` is not a network such as `10.0.0.0/8`"))
 }
 
 /// A prefix that is more than the slash every path begins with.

@@ -13,6 +13,7 @@ use rustls::pki_types::ServerName;
 
 use super::claim::Bounds;
 use crate::spec::decode::condition::{parse_host, parse_path};
+use crate::spec::decode::network::parse_network;
 use crate::spec::decode::reader::nearest;
 use crate::spec::matching::{Conditions, HostMatch, MatchSpec, PathMatch};
 use crate::spec::route::{Access, HostPolicy, Redirect, Steps, StripPrefix};
@@ -343,12 +344,7 @@ fn networks(value: &str) -> Result<Vec<IpNet>, String> {
         if !kind.trim().eq_ignore_ascii_case("ip") {
             return Err(wrong());
         }
-        let address = address.trim();
-        let network: Option<IpNet> = match address.parse() {
-            Ok(network) => Some(network),
-            Err(_) => address.parse::<IpAddr>().map(IpNet::from).ok(),
-        };
-        network.ok_or_else(wrong)
+        parse_network(address.trim()).map_err(|error| format!("{}: {error}", wrong()))
     };
     value.split(',').map(network).collect()
 }
@@ -539,6 +535,12 @@ mod tests {
             (
                 "urlprefix-/a allow=10.0.0.1",
                 "/a closed: `allow=10.0.0.1`: `10.0.0.1` is not `ip:ADDRESS` or `ip:NETWORK/BITS`",
+            ),
+            (
+                "urlprefix-/a deny=ip:::ffff:10.0.0.0/8",
+                "/a closed: `deny=ip:::ffff:10.0.0.0/8`: `ip:::ffff:10.0.0.0/8` is not `ip:ADDRESS` or `ip:NETWORK/BITS`: \
+                 `::ffff:10.0.0.0/8` has IPv4-mapped addresses and others: write the IPv4 network, such as `10.0.0.0/8` for \
+                 `::ffff:10.0.0.0/104`, or `0.0.0.0/0` for all of IPv4",
             ),
             (
                 "urlprefix-/a redirect=200,http://a/",
