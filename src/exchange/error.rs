@@ -77,6 +77,8 @@ pub enum ProxyError {
 pub enum AuthFault {
     /// It answered with 500 or above, or with something that is not a final HTTP response.
     Failed,
+    /// It answered with 508: the question goes in a circle.
+    Loop,
     /// Its upstream has no usable endpoint.
     NoEndpoint,
     /// Its upstream has too much to do, or its breaker is open.
@@ -105,6 +107,8 @@ impl AuthFault {
     fn of_upstream(self) -> ProxyError {
         match self {
             Self::Failed => ProxyError::BadResponse,
+            // With the same status no gateway of the circle tries again.
+            Self::Loop => ProxyError::Loop,
             Self::NoEndpoint => ProxyError::NoEndpoint,
             Self::Overloaded { seconds } => ProxyError::Overloaded { seconds },
             Self::Unreachable { retried } => ProxyError::Unreachable { retried },
@@ -117,6 +121,7 @@ impl AuthFault {
     fn code(self) -> &'static str {
         match self {
             Self::Failed => "auth_service_failed",
+            Self::Loop => "auth_service_loop",
             Self::NoEndpoint => "auth_service_no_endpoint",
             Self::Overloaded { .. } => "auth_service_overloaded",
             Self::Unreachable { .. } => "auth_service_unreachable",
@@ -241,7 +246,7 @@ impl ProxyError {
             Self::HeadersTooLarge | Self::UriTooLong => Flag::HeaderLimit,
             Self::BadRequest => Flag::DownstreamProtocolError,
             // Envoy's, too, for an authorization service that fails: the route's own endpoints broke nothing.
-            Self::AuthService(AuthFault::Failed) => Flag::Unauthorized,
+            Self::AuthService(AuthFault::Failed | AuthFault::Loop) => Flag::Unauthorized,
             Self::AuthService(fault) => fault.of_upstream().flag(),
         }
     }

@@ -76,6 +76,11 @@ impl ForwardAuth {
                 headers.append(name, value.clone());
             }
         }
+        // By it a question that comes back to the gateway is known.
+        headers.remove(header::VIA);
+        for line in request.headers().get_all(header::VIA) {
+            headers.append(header::VIA, line.clone());
+        }
         let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
         let host = request.headers().get(header::HOST).cloned();
         let texts = [
@@ -179,6 +184,13 @@ fn cache_key(tags: &Tags, question: &Request<()>) -> Option<Tag> {
 /// What the client gets of an answer that does not let it pass.
 fn refused(answer: Response<Option<Bytes>>, exchange: &dyn Exchange) -> Result<Response<Payload>, ProxyError> {
     let status = answer.status();
+    if status == StatusCode::LOOP_DETECTED {
+        tracing::info!(
+            route = exchange.route(),
+            "the auth service answered {status}: the question may lead back to the gateway"
+        );
+        return Err(ProxyError::AuthService(AuthFault::Loop));
+    }
     // A service that cannot decide says neither yes nor no.
     if status.is_server_error() || status.is_informational() {
         tracing::info!(route = exchange.route(), "the auth service answered {status}, which is no decision");

@@ -12,6 +12,7 @@ use super::breaker::{Answered, guarded};
 use super::carrier::Carrier;
 use super::forward::{Aim, Destination};
 use super::frame::Frame;
+use super::headers;
 use super::http1::Head;
 use super::outbound::{Added, Outbound};
 use crate::exchange::body::Bounds;
@@ -57,6 +58,7 @@ pub(super) async fn ask(
     if let Some(id) = &frame.request_id {
         added.put(X_REQUEST_ID, id.clone());
     }
+    added.put(header::VIA, headers::via(frame.version));
     let outbound = Outbound { request: request.map(|()| Body::Empty), added };
     let (Head { response, .. }, carrier) = match guarded(&mut frame, &mut destination, outbound).await? {
         Answered::Endpoint(head, carrier) => (head, carrier),

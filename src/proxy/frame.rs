@@ -183,7 +183,7 @@ impl Frame {
             started: Instant::now(),
             time: self.time,
             method,
-            version: Version::HTTP_11,
+            version: self.version,
             host: None,
             target_uri: None,
             user_agent: None,

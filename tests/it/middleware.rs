@@ -1,6 +1,7 @@
 //! Steps around exchanges, as clients and services notice them.
 
 mod answers;
+mod auth_circles;
 mod cors;
 mod fleet;
 mod forward_auth;
