@@ -218,6 +218,10 @@ pub(super) fn parse_path(text: &str) -> Result<String, String> {
 }
 
 pub(super) fn parse_header_name(text: &str) -> Result<HeaderName, String> {
+    // `*` may stand in names (RFC 9110, 5.6.2) and does in none: whoever writes one means a pattern.
+    if text.contains('*') {
+        return Err(format!("`{text}`: there are no patterns here: write the name of each header"));
+    }
     HeaderName::from_bytes(text.as_bytes()).map_err(|_| format!("`{text}` is not a header name"))
 }
 

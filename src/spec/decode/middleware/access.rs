@@ -7,11 +7,12 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::spec::consumer::PasswordHash;
-use crate::spec::decode::condition::{RawWhen, parse_header_name, parse_method, parse_prefix, resolve_each};
+use crate::spec::decode::condition::{RawWhen, parse_method, parse_prefix, resolve_each};
 use crate::spec::decode::route::parse_cookie_name;
 use crate::spec::decode::scope::Scope;
 use crate::spec::middleware::access::{ApiKey, Basic, CertificatePart, ClientCertificate, Ip, KeyPlace, Rule};
 
+use super::header_name::{HeaderUse, header_for};
 use super::networks;
 
 /// Whose requests are taken, by the client's address (the first one that no trusted proxy has).
@@ -125,7 +126,9 @@ impl RawApiKey {
     pub(super) fn resolve(self, scope: &Scope<'_>) -> Option<ApiKey> {
         let from = match (self.header, self.query, self.cookie) {
             (None, None, None) => Some(KeyPlace::Header(HeaderName::from_static("x-api-key"))),
-            (Some(name), None, None) => scope.key("header").check(parse_header_name(&name)).map(KeyPlace::Header),
+            (Some(name), None, None) => {
+                header_for(HeaderUse::Credential, &name, &scope.key("header")).map(KeyPlace::Header)
+            }
             (None, Some(name), None) if name.is_empty() => {
                 scope.key("query").problem("the parameter has no name");
                 None

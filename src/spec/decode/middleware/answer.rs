@@ -8,12 +8,12 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::spec::decode::answer::{canned, resolve_content_type};
-use crate::spec::decode::condition::parse_header_name;
 use crate::spec::decode::scalar::RawDuration;
 use crate::spec::decode::scope::Scope;
 use crate::spec::middleware::template::Template;
 use crate::spec::middleware::transform::{ErrorPages, Maintenance, Page, Respond, Statuses};
 
+use super::header_name::{HeaderUse, header_for};
 use super::networks;
 
 /// An answer without a service.
@@ -86,13 +86,7 @@ impl RawRespond {
 
 /// The name of a header that an answer may have beside what frames it.
 fn own_header(name: &str, scope: &Scope<'_>) -> Option<HeaderName> {
-    let name = scope.check(parse_header_name(name))?;
-    let framing =
-        [header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::TRAILER, header::UPGRADE];
-    if framing.contains(&name) {
-        scope.problem(format!("`{name}` belongs to the connection, not to the message"));
-        return None;
-    }
+    let name = header_for(HeaderUse::EditOnResponse, name, scope)?;
     if name == header::CONTENT_TYPE {
         scope.problem("`content_type` says it");
         return None;

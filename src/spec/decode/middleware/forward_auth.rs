@@ -7,11 +7,13 @@ use http::uri::PathAndQuery;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::spec::decode::condition::{parse_header_name, parse_path};
+use crate::spec::decode::condition::parse_path;
 use crate::spec::decode::scalar::RawDuration;
 use crate::spec::decode::scope::{Referent, Scope};
 use crate::spec::middleware::forward_auth::ForwardAuth;
 use crate::spec::name::{ItemRef, Name};
+
+use super::header_name::{HeaderUse, header_for};
 
 /// Asks a service whether a request may pass: by GET, with `X-Forwarded-Method`, `-Proto`, `-Host`, `-Uri` and `-For`. An
 /// answer of 200 to 299 lets it pass; what is answered else is what the client gets. Without an answer nobody passes.
@@ -57,20 +59,27 @@ impl RawForwardAuth {
             let whole = query.map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
             PathAndQuery::try_from(whole).map_err(|_| format!("`{path}` is not a path"))
         };
-        let headers = |raw: Option<Vec<String>>, default: &[&'static str], key: &str| {
+        let headers = |raw: Option<Vec<String>>, default: &[&'static str], usage, key: &str| {
             let scope = scope.key(key);
             let Some(raw) = raw else { return default.iter().map(|name| HeaderName::from_static(name)).collect() };
             let raw = raw.iter().enumerate();
-            raw.filter_map(|(index, name)| scope.index(index).check(parse_header_name(name))).collect::<Vec<_>>()
+            raw.filter_map(|(index, name)| header_for(usage, name, &scope.index(index))).collect::<Vec<_>>()
         };
         let or = |raw: Option<RawDuration>, default| raw.map_or(default, |RawDuration(duration)| duration);
         Some(ForwardAuth {
             upstream: upstream?,
             path: path_scope.check(parse(path))?,
             timeout: or(self.timeout, Duration::from_secs(2)),
-            request_headers: headers(self.request_headers, &["authorization", "cookie"], "request_headers"),
-            response_headers: headers(self.response_headers, &[], "response_headers"),
-            consumer: self.consumer.and_then(|name| scope.key("consumer").check(parse_header_name(&name))),
+            request_headers: headers(
+                self.request_headers,
+                &["authorization", "cookie"],
+                HeaderUse::CopyToQuestion,
+                "request_headers",
+            ),
+            response_headers: headers(self.response_headers, &[], HeaderUse::SetOnRequest, "response_headers"),
+            consumer: self
+                .consumer
+                .and_then(|name| header_for(HeaderUse::ReadFromAnswer, &name, &scope.key("consumer"))),
             cache: self.cache.map(|RawDuration(time)| time),
         })
     }

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderValue;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::spec::decode::condition::parse_header_name;
 use crate::spec::decode::scope::Scope;
 use crate::spec::middleware::template::Template;
 use crate::spec::middleware::transform::{HeaderEdits, Headers};
+
+use super::header_name::{HeaderUse, header_for};
 
 /// Changes of headers. Values may hold those of the request, such as `${client_ip}`.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -35,42 +36,36 @@ pub(super) struct RawEdits {
     remove: Option<Vec<String>>,
 }
 
-/// Whose headers are changed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Request,
-    Response,
-}
-
 impl RawHeaders {
     pub(super) fn resolve(self, scope: &Scope<'_>) -> Headers {
         if self.request.is_none() && self.response.is_none() {
             scope.missing("changes nothing: give `request` or `response`");
         }
-        let edits = |raw: Option<RawEdits>, side, key| raw.unwrap_or_default().resolve(side, &scope.key(key));
+        let edits =
+            |raw: Option<RawEdits>, set, remove, key| raw.unwrap_or_default().resolve(set, remove, &scope.key(key));
         Headers {
-            request: edits(self.request, Side::Request, "request"),
-            response: edits(self.response, Side::Response, "response"),
+            request: edits(self.request, HeaderUse::SetOnRequest, HeaderUse::RemoveFromRequest, "request"),
+            response: edits(self.response, HeaderUse::EditOnResponse, HeaderUse::EditOnResponse, "response"),
         }
     }
 }
 
 impl RawEdits {
-    fn resolve(self, side: Side, scope: &Scope<'_>) -> HeaderEdits {
+    fn resolve(self, set: HeaderUse, remove: HeaderUse, scope: &Scope<'_>) -> HeaderEdits {
         let values = |raw: Option<BTreeMap<String, String>>, scope: &Scope<'_>| {
             let value = |(name, text): (String, String)| {
                 let scope = scope.key(&name);
-                let name = editable(&name, side, &scope);
-                Some((name?, scope.check(parse_value(&text))?))
+                let name = header_for(set, &name, &scope)?;
+                Some((name, scope.check(parse_value(&text))?))
             };
             raw.unwrap_or_default().into_iter().filter_map(value).collect()
         };
         let remove_scope = scope.key("remove");
-        let remove = self.remove.unwrap_or_default().into_iter().enumerate();
+        let removed = self.remove.unwrap_or_default().into_iter().enumerate();
         HeaderEdits {
             set: values(self.set, &scope.key("set")),
             add: values(self.add, &scope.key("add")),
-            remove: remove.filter_map(|(index, name)| editable(&name, side, &remove_scope.index(index))).collect(),
+            remove: removed.filter_map(|(index, name)| header_for(remove, &name, &remove_scope.index(index))).collect(),
         }
     }
 }
@@ -82,36 +77,4 @@ fn parse_value(text: &str) -> Result<Template, String> {
         Ok(_) => Ok(template),
         Err(_) => Err(format!("{text:?} is not the value of a header: it has control characters")),
     }
-}
-
-/// The name of a header that may be changed.
-fn editable(name: &str, side: Side, scope: &Scope<'_>) -> Option<HeaderName> {
-    let header = scope.check(parse_header_name(name))?;
-    match header.as_str() {
-        "connection" | "content-length" | "keep-alive" | "proxy-connection" | "te" | "trailer"
-        | "transfer-encoding" | "upgrade" => {
-            scope.problem(format!("`{header}` belongs to the connection, not to the message"));
-            return None;
-        }
-        "host" if side == Side::Request => {
-            scope.problem("a middleware `rewrite` gives another `host`");
-            return None;
-        }
-        "forwarded"
-        | "x-forwarded-for"
-        | "x-forwarded-host"
-        | "x-forwarded-port"
-        | "x-forwarded-proto"
-        | "x-real-ip"
-        | "x-forwarded-client-cert"
-        | "x-request-id"
-        | "via"
-            if side == Side::Request =>
-        {
-            scope.problem(format!("`{header}` is the gateway's own: it tells who asks, and by which way"));
-            return None;
-        }
-        _ => {}
-    }
-    Some(header)
 }

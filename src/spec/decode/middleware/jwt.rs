@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::spec::decode::certificate::pem;
-use crate::spec::decode::condition::{parse_header_name, resolve_each};
+use crate::spec::decode::condition::resolve_each;
 use crate::spec::decode::route::parse_cookie_name;
 use crate::spec::decode::scalar::{RawDuration, RawDurationOrZero};
 use crate::spec::decode::scope::Scope;
@@ -17,6 +17,7 @@ use crate::spec::middleware::jwt::{Algorithm, Jwt, JwtKeys};
 use crate::spec::secret::masked_url;
 
 use super::access::groups;
+use super::header_name::{HeaderUse, header_for};
 
 /// Tokens (JWT) that say who a client is. Services get the consumer's name in `X-Consumer`, and claims in headers.
 #[derive(Clone, Default, Deserialize, JsonSchema)]
@@ -81,7 +82,7 @@ impl RawJwt {
         }
         let from = match (self.header, self.cookie) {
             (None, None) => Some(KeyPlace::Header(header::AUTHORIZATION)),
-            (Some(name), None) => scope.key("header").check(parse_header_name(&name)).map(KeyPlace::Header),
+            (Some(name), None) => header_for(HeaderUse::Credential, &name, &scope.key("header")).map(KeyPlace::Header),
             (None, Some(name)) => scope.key("cookie").check(parse_cookie_name(name)).map(KeyPlace::Cookie),
             (Some(_), Some(_)) => {
                 scope.problem("`header` and `cookie` exclude each other: make a middleware of each");
@@ -91,7 +92,11 @@ impl RawJwt {
         let claims_scope = scope.key("claims");
         let claim = |(claim, header): (String, String)| -> Option<(String, HeaderName)> {
             let scope = claims_scope.key(&claim);
-            let header = scope.check(parse_header_name(&header))?;
+            let header = header_for(HeaderUse::SetOnRequest, &header, &scope)?;
+            if header == "x-consumer" {
+                scope.problem("services get the consumer's name in it: `consumer` says which claim that is");
+                return None;
+            }
             Some((claim, header))
         };
         let claims = self.claims.unwrap_or_default().into_iter().filter_map(claim).collect();

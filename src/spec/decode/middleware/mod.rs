@@ -29,6 +29,7 @@ mod compression;
 mod cors;
 mod fault;
 mod forward_auth;
+mod header_name;
 mod headers;
 mod jwt;
 mod limit;

@@ -257,3 +257,103 @@ fn mistakes_are_told() {
     let nothing = read("{}").expect_err("no type");
     assert!(nothing[0].starts_with("kv:1:1: has no type: give one of `strip_prefix`, `add_prefix`, "), "{nothing:?}");
 }
+
+/// A middleware that names a header, and the place of that name.
+const NAMES_A_HEADER: [(&str, &str); 11] = [
+    ("headers.request.set = { \"NAME\" = \"1\" }", "headers.request.set.NAME"),
+    ("headers.request.add = { \"NAME\" = \"1\" }", "headers.request.add.NAME"),
+    ("headers.request.remove = [\"x-a\", \"NAME\"]", "headers.request.remove[1]"),
+    ("headers.response.set = { \"NAME\" = \"1\" }", "headers.response.set.NAME"),
+    ("respond.headers = { \"NAME\" = \"1\" }", "respond.headers.NAME"),
+    (
+        "forward_auth = { upstream = \"auth\", response_headers = [\"x-a\", \"NAME\"] }",
+        "forward_auth.response_headers[1]",
+    ),
+    ("forward_auth = { upstream = \"auth\", request_headers = [\"NAME\"] }", "forward_auth.request_headers[0]"),
+    ("forward_auth = { upstream = \"auth\", consumer = \"NAME\" }", "forward_auth.consumer"),
+    ("jwt = { issuers = [\"i\"], audience = [], jwks = \"{}\", claims = { sub = \"NAME\" } }", "jwt.claims.sub"),
+    ("jwt = { issuers = [\"i\"], audience = [], jwks = \"{}\", header = \"NAME\" }", "jwt.header"),
+    ("api_key.header = \"NAME\"", "api_key.header"),
+];
+
+/// The places where a name is refused, with what is said of it there.
+fn refused(name: &str) -> Vec<(&'static str, String)> {
+    let told = |(text, place): &(&str, &'static str)| {
+        let problems = read(&text.replace("NAME", name)).err()?;
+        let start = format!("{}: ", place.replace("NAME", name));
+        let why = problems.iter().find_map(|problem| Some(problem.split_once(&start)?.1.to_owned()));
+        Some((*place, why.unwrap_or_else(|| panic!("{place} of {name}: {problems:?}"))))
+    };
+    NAMES_A_HEADER.iter().filter_map(told).collect()
+}
+
+#[test]
+fn headers_of_the_connection_are_named_nowhere() {
+    for name in [
+        "connection",
+        "Content-Length",
+        "content_length",
+        "http2-settings",
+        "keep-alive",
+        "proxy-connection",
+        "TE",
+        "trailer",
+        "transfer-encoding",
+        "Transfer.Encoding",
+        "upgrade",
+    ] {
+        let refused = refused(name);
+        assert_eq!(refused.len(), NAMES_A_HEADER.len(), "{name}: {refused:?}");
+        let wanted = format!("`{}` belongs to the connection, not to the message", name.to_ascii_lowercase());
+        assert!(refused.iter().all(|(_, why)| *why == wanted), "{name}: {refused:?}");
+    }
+    for name in ["*", "x-*"] {
+        let refused = refused(name);
+        assert_eq!(refused.len(), NAMES_A_HEADER.len(), "{name}: {refused:?}");
+        assert!(refused.iter().all(|(_, why)| why.ends_with("write the name of each header")), "{name}: {refused:?}");
+    }
+    for name in ["x-user", "authorization", "x-forwarded-user", "contentlength", "x-te"] {
+        assert_eq!(refused(name), [], "{name}");
+    }
+}
+
+#[test]
+fn headers_that_route_or_identify_a_request_are_not_set_by_others_and_prove_nothing() {
+    let sets = ["headers.request.set.NAME", "headers.request.add.NAME", "headers.request.remove[1]"];
+    let tells = ["forward_auth.response_headers[1]", "jwt.claims.sub"];
+    let (question, proofs) = ("forward_auth.request_headers[0]", ["jwt.header", "api_key.header"]);
+    let own = |name: &str| format!("`{name}` is the gateway's own: it tells who asks, and by which way");
+    let asked = |name: &str| format!("`{name}` is in every question: leave it out");
+    for (name, edited, in_question, as_proof) in [
+        (
+            "host",
+            Some("a middleware `rewrite` gives another `host`".to_owned()),
+            Some(asked("host")),
+            Some("`host` names the host that is asked for, and proves nothing".to_owned()),
+        ),
+        ("x-request-id", Some(own("x-request-id")), Some(asked("x-request-id")), Some(own("x-request-id"))),
+        ("x_request_id", Some(own("x_request_id")), Some(asked("x_request_id")), Some(own("x_request_id"))),
+        ("via", Some(own("via")), Some(asked("via")), Some(own("via"))),
+        ("x-forwarded-for", Some(own("x-forwarded-for")), Some(asked("x-forwarded-for")), Some(own("x-forwarded-for"))),
+        ("x-real-ip", Some(own("x-real-ip")), None, Some(own("x-real-ip"))),
+        (
+            "cookie",
+            None,
+            None,
+            Some("holds many cookies: name the one that is meant by `cookie = \"NAME\"` instead".to_owned()),
+        ),
+    ] {
+        let mut wanted = Vec::new();
+        wanted.extend(edited.iter().flat_map(|why| sets.iter().chain(&tells).map(move |place| (*place, why.clone()))));
+        wanted.extend(in_question.iter().map(|why| (question, why.clone())));
+        wanted.extend(as_proof.iter().flat_map(|why| proofs.iter().map(move |place| (*place, why.clone()))));
+        let mut told = refused(name);
+        told.sort();
+        wanted.sort();
+        assert_eq!(told, wanted, "{name}");
+    }
+    let places = |name: &str| refused(name).iter().map(|(place, _)| *place).collect::<Vec<_>>();
+    let of_expect = [sets[0], sets[1], tells[0], question, tells[1], proofs[0], proofs[1]];
+    assert_eq!(places("expect"), of_expect, "a request may lose it");
+    assert_eq!(places("x-consumer"), [tells[1], proofs[0], proofs[1]]);
+}
