@@ -5,8 +5,9 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 
-use super::rules::{Fault, Part};
-use super::section::{Broken, Section, Verdict, passes};
+use super::open_streams::OpenStreams;
+use super::rules::{Fault, Part, Seen};
+use super::section::{self, Broken, Section, Verdict};
 use super::table::Table;
 
 /// Length, type, flags, stream.
@@ -14,7 +15,9 @@ const HEAD: usize = 9;
 /// Nobody is told of another size than this (SETTINGS_MAX_FRAME_SIZE), so nobody may send more.
 const MAX_FRAME: usize = 16 * 1024;
 
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const PUSH_PROMISE: u8 = 5;
 const PING: u8 = 6;
 const CONTINUATION: u8 = 9;
@@ -45,6 +48,8 @@ pub(super) struct Frames {
     section: Option<Box<Open>>,
     /// The latest stream that the client began.
     last_stream: u32,
+    /// Where the peer may send trailers.
+    open: OpenStreams,
     /// What h2 gets before anything else.
     ready: BytesMut,
     /// What h2 has got ends the connection; it gets nothing more.
@@ -135,6 +140,7 @@ impl Frames {
             partial: Vec::new(),
             section: None,
             last_stream: 0,
+            open: OpenStreams::default(),
             ready: BytesMut::new(),
             has_ended: false,
             cannot_decompress: false,
@@ -177,15 +183,13 @@ impl Frames {
             at += passed;
             let Some(head) = Head::read(&bytes[at..]) else { return at };
             if self.is_unread(head) {
+                self.note_unread(head);
                 self.ahead = HEAD + head.length;
                 continue;
             }
             let payload = bytes[at + HEAD..].get(..head.length);
-            let passes = payload.is_some_and(|payload| self.passes(head, payload));
-            if !passes {
-                return at;
-            }
-            self.begins(head.stream);
+            let Some(seen) = payload.and_then(|payload| self.pass_section(head, payload)) else { return at };
+            self.note_section(head.stream, head.has(END_STREAM), Some(seen));
             at += HEAD + head.length;
         }
     }
@@ -197,30 +201,46 @@ impl Frames {
             && !matches!(head.kind, HEADERS | CONTINUATION | PUSH_PROMISE)
     }
 
-    /// Whether a frame has a whole section that passes as it is.
-    fn passes(&mut self, head: Head, payload: &[u8]) -> bool {
-        let headers = Headers::read(head, payload);
+    /// What a frame has, if it is a whole section that passes as it is.
+    fn pass_section(&mut self, head: Head, payload: &[u8]) -> Option<Seen> {
+        let headers = Headers::read(head, payload)?;
+        let is_whole = head.kind == HEADERS && head.length <= MAX_FRAME && head.has(END_HEADERS) && head.stream != 0;
+        if !is_whole || headers.depends_on_itself {
+            return None;
+        }
         let part = self.part(head.stream);
-        headers.is_some_and(|headers| {
-            head.kind == HEADERS
-                && head.length <= MAX_FRAME
-                && head.has(END_HEADERS)
-                && head.stream != 0
-                && !headers.depends_on_itself
-                && passes(&mut self.table, part, headers.fragment, self.limit)
-        })
+        section::pass(&mut self.table, part, headers.fragment, self.limit)
     }
 
     fn part(&self, stream: u32) -> Part {
         match self.side {
+            Side::Endpoint if self.open.has(stream) => Part::ResponseTrailers,
             Side::Endpoint => Part::Response,
             Side::Client if stream > self.last_stream => Part::Request,
-            Side::Client => Part::Trailers,
+            Side::Client if self.open.has(stream) => Part::RequestTrailers,
+            Side::Client => Part::Stray,
         }
     }
 
-    fn begins(&mut self, stream: u32) {
+    /// Notes a section that is over; `seen`: of one that h2 gets as it came.
+    fn note_section(&mut self, stream: u32, ends_stream: bool, seen: Option<Seen>) {
+        let begins = match self.side {
+            Side::Client => stream > self.last_stream && seen.is_some(),
+            Side::Endpoint => seen.is_some_and(Seen::is_final_response),
+        };
+        if ends_stream {
+            self.open.remove(stream);
+        } else if begins {
+            self.open.insert(stream);
+        }
         self.last_stream = self.last_stream.max(stream);
+    }
+
+    /// Notes a frame without fields, which may end its stream.
+    fn note_unread(&mut self, head: Head) {
+        if head.kind == RST_STREAM || head.kind == DATA && head.has(END_STREAM) {
+            self.open.remove(head.stream);
+        }
     }
 
     /// Takes what does not pass as it is, and what comes behind.
@@ -236,6 +256,7 @@ impl Frames {
             bytes = self.fill(HEAD, bytes);
             let Some(head) = Head::read(&self.partial) else { return };
             if self.is_unread(head) {
+                self.note_unread(head);
                 self.ready.extend_from_slice(&self.partial);
                 self.partial.clear();
                 self.ahead = head.length;
@@ -300,8 +321,9 @@ impl Frames {
 
     fn section_ends(&mut self, open: Open) -> Result<(), End> {
         let is_request = self.part(open.stream) == Part::Request;
+        let seen = open.section.seen();
         let (block, verdict) = open.section.end(&mut self.table)?;
-        self.begins(open.stream);
+        self.note_section(open.stream, open.ends_stream, verdict.is_none().then_some(seen));
         if let Some(Verdict::Malformed(fault)) = verdict {
             tracing::debug!(stream = open.stream, side = ?self.side, "malformed HTTP/2 fields: {}", fault.reason());
         }

@@ -13,6 +13,7 @@
 mod frames;
 mod hpack;
 mod huffman;
+mod open_streams;
 mod rules;
 mod section;
 mod table;

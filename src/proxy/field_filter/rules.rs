@@ -8,20 +8,42 @@ pub(super) enum Kind {
     Authority,
     Path,
     Protocol,
+    /// `:status` of a final response.
     Status,
+    /// `:status` of a response that another one follows, such as 103.
+    InterimStatus,
     ContentLength,
     Te,
     Other,
+}
+
+impl Kind {
+    /// The kind of a field by its value, too.
+    pub(super) fn with(self, value: &[u8]) -> Self {
+        match self {
+            Self::Status | Self::InterimStatus if value.first() == Some(&b'1') => Self::InterimStatus,
+            Self::Status | Self::InterimStatus => Self::Status,
+            kind => kind,
+        }
+    }
 }
 
 /// What a section belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     Request,
-    /// A response's head or its trailers: only their fields differ.
     Response,
-    /// Trailers of a request, or a head on a stream that a client cannot open again, which h2 refuses by itself.
-    Trailers,
+    RequestTrailers,
+    ResponseTrailers,
+    /// A section on a stream that a client cannot open again, which h2 refuses by itself.
+    Stray,
+}
+
+impl Part {
+    /// Whether a service sent it.
+    pub(super) fn is_of_response(self) -> bool {
+        matches!(self, Self::Response | Self::ResponseTrailers)
+    }
 }
 
 /// Why a message is malformed.
@@ -115,14 +137,14 @@ pub(super) fn fault(kind: Kind, value: &[u8]) -> Option<Fault> {
         Kind::Other => return None,
         Kind::Method => !value.is_empty() && value.iter().all(|byte| is_token(*byte)),
         Kind::Scheme | Kind::Authority | Kind::Path | Kind::Protocol => std::str::from_utf8(value).is_ok(),
-        Kind::Status => matches!(value, [b'1'..=b'9', b'0'..=b'9', b'0'..=b'9']),
+        Kind::Status | Kind::InterimStatus => matches!(value, [b'1'..=b'9', b'0'..=b'9', b'0'..=b'9']),
         // h2 reads no more digits.
         Kind::ContentLength => (1..=19).contains(&value.len()) && value.iter().all(u8::is_ascii_digit),
         Kind::Te => value == b"trailers",
     };
     let fault = match kind {
         Kind::Method => Fault::Method,
-        Kind::Status => Fault::Status,
+        Kind::Status | Kind::InterimStatus => Fault::Status,
         Kind::ContentLength => Fault::ContentLength,
         Kind::Te => Fault::Te,
         Kind::Scheme | Kind::Authority | Kind::Path | Kind::Protocol | Kind::Other => Fault::Encoding,
@@ -168,6 +190,9 @@ pub(super) struct Seen {
     regular: bool,
 }
 
+const FINAL_STATUS: u8 = 32;
+const INTERIM_STATUS: u8 = 64;
+
 impl Seen {
     pub(super) fn new(part: Part) -> Self {
         Self { part, pseudo: 0, regular: false }
@@ -184,16 +209,20 @@ impl Seen {
             Kind::Path => 4,
             Kind::Authority => 8,
             Kind::Protocol => 16,
-            Kind::Status => 32,
+            Kind::Status => FINAL_STATUS,
+            Kind::InterimStatus => INTERIM_STATUS,
             Kind::ContentLength | Kind::Te | Kind::Other => {
                 self.regular = true;
                 return Ok(());
             }
         };
+        let is_status = matches!(kind, Kind::Status | Kind::InterimStatus);
         let fits = match self.part {
-            Part::Request => kind != Kind::Status,
-            Part::Response => kind == Kind::Status,
-            Part::Trailers => true,
+            Part::Request => !is_status,
+            Part::Response => is_status,
+            // RFC 9113, 8.1.
+            Part::RequestTrailers | Part::ResponseTrailers => false,
+            Part::Stray => true,
         };
         if !fits {
             return Err(Fault::Misplaced);
@@ -201,11 +230,16 @@ impl Seen {
         if self.regular {
             return Err(Fault::Late);
         }
-        if self.pseudo & bit != 0 {
+        if self.pseudo & bit != 0 || is_status && self.pseudo & (FINAL_STATUS | INTERIM_STATUS) != 0 {
             return Err(Fault::Repeated);
         }
         self.pseudo |= bit;
         Ok(())
+    }
+
+    /// Whether it is the head of a final response: what follows it is trailers.
+    pub(super) fn is_final_response(self) -> bool {
+        self.part == Part::Response && self.pseudo & FINAL_STATUS != 0
     }
 
     /// The section is over.

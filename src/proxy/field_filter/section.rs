@@ -29,23 +29,29 @@ fn decoded<T>(text: Text<'_>, read: impl FnOnce(&[u8]) -> T) -> Result<T, Compre
     })
 }
 
-/// Whether a whole block passes as it is. If not, the table is as before.
-pub(super) fn passes(table: &mut Table, part: Part, block: &[u8], limit: usize) -> bool {
+/// What a whole block has, if it passes as it is. If not, the table is as before.
+pub(super) fn pass(table: &mut Table, part: Part, block: &[u8], limit: usize) -> Option<Seen> {
     if table.has_stand_ins() {
-        return false;
+        return None;
     }
     let mut mark = table.mark();
-    let size = read_sound(table, part, block, || mark.inserted());
-    let sound = size.filter(|size| *size < limit);
+    let read = read_sound(table, part, block, || mark.inserted());
+    let sound = read.filter(|(_, size)| *size < limit).map(|(seen, _)| seen);
     if sound.is_none() {
         table.undo(mark);
     }
     table.settle();
-    sound.is_some()
+    sound
 }
 
-/// Reads a block in which nothing is wrong and nothing unusual, and what its fields count for; `None` for every other.
-fn read_sound(table: &mut Table, part: Part, mut block: &[u8], mut inserted: impl FnMut() -> usize) -> Option<usize> {
+/// Reads a block in which nothing is wrong and nothing unusual: what it has, and what its fields count for; `None` for
+/// every other.
+fn read_sound(
+    table: &mut Table,
+    part: Part,
+    mut block: &[u8],
+    mut inserted: impl FnMut() -> usize,
+) -> Option<(Seen, usize)> {
     let (mut seen, mut begun, mut size) = (Seen::new(part), false, 0);
     while !block.is_empty() {
         let (representation, length) = hpack::read(block).ok()??;
@@ -71,9 +77,9 @@ fn read_sound(table: &mut Table, part: Part, mut block: &[u8], mut inserted: imp
                 let is_indexed = literal.form == Form::Indexing;
                 let check = |value: &[u8]| {
                     let kept = (is_indexed && kind == Kind::Authority).then(|| Box::from(value));
-                    (rules::fault(kind, value), value.len(), kept)
+                    (rules::fault(kind, value), kind.with(value), value.len(), kept)
                 };
-                let (None, value_length, value) = decoded(literal.value, check).ok()? else { return None };
+                let (None, kind, value_length, value) = decoded(literal.value, check).ok()? else { return None };
                 if is_indexed {
                     let name = name_text(table, literal.name)?;
                     let kind = Ok(kind);
@@ -88,7 +94,7 @@ fn read_sound(table: &mut Table, part: Part, mut block: &[u8], mut inserted: imp
         (begun, size) = (true, size + counts);
         seen.take(kind).ok()?;
     }
-    seen.end().ok().map(|()| size)
+    seen.end().ok().map(|()| (seen, size))
 }
 
 /// The kind of a name of a table, and its length.
@@ -202,6 +208,11 @@ impl Section {
         if self.unread.len() > self.limit { Err(Broken::TooLarge) } else { Ok(()) }
     }
 
+    /// What has come of it.
+    pub(super) fn seen(&self) -> Seen {
+        self.seen
+    }
+
     fn replace(&mut self, verdict: Verdict) {
         self.verdict.get_or_insert(verdict);
         self.out = Vec::new();
@@ -256,11 +267,12 @@ impl Section {
         self.size += field_size(name.bytes().len(), value_length);
         let mut fault = kind.map_or_else(Some, |kind| rules::fault(kind, &value));
         // Services have always sent such values, and in HTTP/1.1 the spaces are no part of them.
-        let is_trimmed = self.part == Part::Response && fault == Some(Fault::Edges);
+        let is_trimmed = self.part.is_of_response() && fault == Some(Fault::Edges);
         if is_trimmed {
             value = trimmed(&value).to_vec();
             fault = kind.map_or_else(Some, |kind| rules::fault(kind, &value));
         }
+        let kind = kind.map(|kind| kind.with(&value));
         self.take(&Field { name: name.bytes(), value: &value, kind }, fault);
         self.put(|out| match sent_name {
             _ if is_trimmed => {

@@ -335,11 +335,21 @@ fn malformed_trailers_reset_their_stream() {
         REQUEST.iter().for_each(|field| Encoder::default().put(&mut block, *field, PLAIN));
         section(stream, 0, &block, &[])
     };
-    for (name, value) in MALFORMED_FIELDS.iter().filter(|(name, _)| !matches!(name, [b':', ..])) {
-        let mut trailers = Vec::new();
-        Encoder::default().put(&mut trailers, (name, value), PLAIN);
+    // What belongs to a head, too, all of it or a part, by name and by a place in the static table (RFC 9113, 8.1).
+    let of_heads = REQUEST.iter().map(std::slice::from_ref).chain([&REQUEST[..], &[(b":protocol", b"websocket")]]);
+    let trailers = MALFORMED_FIELDS.iter().map(std::slice::from_ref).chain(of_heads);
+    for (fields, cuts, how) in trailers.flat_map(|fields| {
+        let by_name = Encoding { form: Form::Indexing, by_name: true, ..PLAIN };
+        [(fields, &[1][..], PLAIN), (fields, &[], PLAIN), (fields, &[], by_name)]
+    }) {
+        let (mut trailers, mut encoder) = (Vec::new(), Encoder::default());
+        encoder.put(&mut trailers, (b"x-a", b"1"), PLAIN);
+        if fields[0].0.starts_with(b":") {
+            trailers.clear();
+        }
+        fields.iter().for_each(|field| encoder.put(&mut trailers, *field, how));
         let mut frames = [head(1), head(3), frame(DATA, 0, 1, b"body")].concat();
-        frames.extend(section(1, END_STREAM, &trailers, &[1]));
+        frames.extend(section(1, END_STREAM, &trailers, cuts));
         frames.extend(frame(DATA, END_STREAM, 3, b"body"));
         let found = run(async {
             let (client, io) = duplex(1 << 16);
@@ -383,8 +393,66 @@ fn malformed_trailers_reset_their_stream() {
             let local = tokio::task::LocalSet::new();
             local.run_until(async { tokio::join!(serving, sending).0 }).await
         });
-        assert_eq!(found[0], Err(Some(h2::Reason::PROTOCOL_ERROR)), "{name:?}");
-        assert_eq!(found[1], Ok(4), "{name:?}");
+        assert_eq!(found[0], Err(Some(h2::Reason::PROTOCOL_ERROR)), "{fields:?} {how:?}");
+        assert_eq!(found[1], Ok(4), "{fields:?} {how:?}");
+    }
+}
+
+/// What h2 gets of a service's frames in which trailers with a field of a head are on stream 1; sound ones on stream 3.
+#[test]
+fn trailers_of_a_response_have_no_field_of_its_head() {
+    let block = |fields: &[(&[u8], &[u8])]| {
+        let mut block = Vec::new();
+        fields.iter().for_each(|field| Encoder::default().put(&mut block, *field, PLAIN));
+        block
+    };
+    let heads: [&[&[u8]]; 3] = [&[b"200"], &[b"103", b"200"], &[b"100", b"103", b"404"]];
+    let bad: [&[(&[u8], &[u8])]; 4] = [
+        &[(b":status", b"200")],
+        &[(b":status", b"103")],
+        &[(b":path", b"/")],
+        &[(b":status", b"500"), (b"grpc-status", b"0")],
+    ];
+    for (statuses, bad) in heads.iter().flat_map(|statuses| bad.map(|bad| (statuses, bad))) {
+        for cuts in [&[][..], &[1]] {
+            let head = |stream| {
+                let head = |status: &&[u8]| section(stream, 0, &block(&[(b":status", status), (b"x-a", b"1")]), &[]);
+                statuses.iter().map(head).collect::<Vec<_>>().concat()
+            };
+            let sound = block(&[(b"grpc-status", b"0")]);
+            let frames = |trailers: &[u8], cuts: &[usize]| {
+                let (before, body) = ([head(1), head(3)].concat(), frame(DATA, 0, 3, b"body"));
+                let trailers = [section(1, END_STREAM, trailers, cuts), section(3, END_STREAM, &sound, &[])].concat();
+                [before, body, trailers, head(5)].concat()
+            };
+            let came = frames(&block(bad), cuts);
+            let mut filter = Frames::new(Side::Endpoint, LIMIT, 0);
+            let passed = filter.take(&came);
+            let got = [&came[..passed], filter.ready()].concat();
+            // h2 resets the stream for this.
+            assert_eq!(got, frames(&block(&[(b"te", b"malformed")]), &[]), "{statuses:?} {bad:?} {cuts:?}");
+        }
+    }
+}
+
+/// An answer that ends with its head has no trailers, and its stream's number is of no other message.
+#[test]
+fn streams_that_ended_await_no_trailers() {
+    let head = |stream, flags| {
+        let mut block = Vec::new();
+        Encoder::default().put(&mut block, (b":status", b"200"), PLAIN);
+        section(stream, flags, &block, &[])
+    };
+    for end in [
+        head(1, END_STREAM),
+        [head(1, 0), frame(DATA, END_STREAM, 1, b"")].concat(),
+        [head(1, 0), frame(RST_STREAM, 0, 1, &[0; 4])].concat(),
+    ] {
+        // h2 knows what to do with this one.
+        let came = [end, head(1, END_STREAM)].concat();
+        let mut filter = Frames::new(Side::Endpoint, LIMIT, 0);
+        let passed = filter.take(&came);
+        assert_eq!([&came[..passed], filter.ready()].concat(), came);
     }
 }
 

@@ -41,6 +41,15 @@ const MALFORMED: &[Field<'_>] = &[
     (b"fleetgate-malformed-request", b"1"),
 ];
 
+/// What is sound in a head, and makes trailers malformed (RFC 9113, 8.1).
+const OF_HEADS: &[Field<'_>] = &[
+    (b":method", b"GET"),
+    (b":scheme", b"http"),
+    (b":authority", b"b.example"),
+    (b":path", b"/admin"),
+    (b":protocol", b"websocket"),
+];
+
 /// A request with this field, which stands for the method where it is one. Everything enters the dynamic table.
 fn request(field: Option<Field<'_>>, path: &[u8]) -> Vec<u8> {
     let mut block = Vec::new();
@@ -137,7 +146,7 @@ async fn malformed_trailers_cost_their_stream_alone() {
     let mut frames = Frames::connect(gateway.address(), &[]).await;
     frames.send(&Frame::get(1, "/slow")).await.unwrap();
     let mut stream = 1;
-    for (name, value) in MALFORMED.iter().filter(|(name, _)| name.first() != Some(&b':')) {
+    for (name, value) in MALFORMED.iter().chain(OF_HEADS) {
         stream += 2;
         let mut post = Frame::get(stream, "/up");
         (post.payload[0], post.flags) = (0x83, END_HEADERS);
@@ -198,4 +207,47 @@ async fn a_malformed_response_costs_its_request_alone() {
     assert_eq!(answer(&[STATUS_200, 0xbe], 0).await.header("x-edge"), Some("a"));
     endpoint.send(&Frame::new(HEADERS, END_STREAM | END_HEADERS, 1, vec![STATUS_200])).await.unwrap();
     assert_eq!(slow.await.unwrap().status, 200);
+}
+
+/// Trailers of a response too: the client learns that its answer is not whole, and nobody else does.
+#[tokio::test]
+async fn malformed_trailers_of_a_response_cost_its_request_alone() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoints = format!("endpoints = [\"{}\"]\nprotocol = \"http2\"", listener.local_addr().unwrap());
+    let route = "match = { path = \"/\" }\nretry = { attempts = 0 }";
+    let gateway =
+        Gateway::start(&serving(route, &format!("{endpoints}\npassive_health.consecutive_failures = 0"))).await;
+    let mut client = Frames::connect(gateway.address(), &[]).await;
+    client.send(&Frame::get(1, "/slow")).await.unwrap();
+    let mut endpoint = Frames(listener.accept().await.unwrap().0);
+    let mut preface = [0; 24];
+    tokio::io::AsyncReadExt::read_exact(&mut endpoint.0, &mut preface).await.unwrap();
+    endpoint.send(&Frame::new(SETTINGS, 0, 0, vec![])).await.unwrap();
+    assert_eq!(endpoint.next_of(HEADERS).await.unwrap().stream, 1);
+    let mut stream = 1;
+    let statuses: [Field<'_>; 2] = [(b":status", b"200"), (b":status", b"103")];
+    let malformed = [(&b"x-nul"[..], &b"a\0b"[..]), (b":unknown", b"1")];
+    for field in OF_HEADS.iter().chain(&statuses).chain(&malformed).map(Some).chain([None]) {
+        stream += 2;
+        client.send(&Frame::get(stream, "/")).await.unwrap();
+        let asked = endpoint.next_of(HEADERS).await.expect("a request").stream;
+        let mut early = Vec::new();
+        literal(&mut early, true, b":status", b"103");
+        endpoint.send(&Frame::new(HEADERS, END_HEADERS, asked, early)).await.unwrap();
+        endpoint.send(&Frame::new(HEADERS, END_HEADERS, asked, vec![STATUS_200])).await.unwrap();
+        endpoint.send(&Frame::new(DATA, 0, asked, *b"body")).await.unwrap();
+        until(&mut client, stream, DATA).await;
+        let mut trailers = Vec::new();
+        if let Some((name, value)) = field {
+            literal(&mut trailers, true, name, value);
+        }
+        literal(&mut trailers, true, b"x-sum", b"1");
+        endpoint.send(&Frame::new(HEADERS, END_STREAM | END_HEADERS, asked, trailers)).await.unwrap();
+        let kind = if field.is_some() { RST_STREAM } else { HEADERS };
+        let came = until(&mut client, stream, kind).await;
+        assert!(came.iter().all(|frame| frame.stream != stream || frame.kind == kind), "{field:?}: {came:?}");
+    }
+    endpoint.send(&Frame::new(HEADERS, END_STREAM | END_HEADERS, 1, vec![STATUS_200])).await.unwrap();
+    let came = until(&mut client, 1, HEADERS).await;
+    assert_eq!(came.last().unwrap().payload.first(), Some(&STATUS_200));
 }
