@@ -274,7 +274,8 @@ impl Frame {
         let is_stream = self.is_call || self.upgrades || self.accept.as_ref().is_some_and(is_event_stream);
         let is_cut = self.worker.is_draining() || self.connection.phase.drops_rest() || endpoint.drain.leaves();
         let at_once = now.saturating_duration_since(since) < GIVEN_UP_AT_ONCE;
-        if !is_stream && !is_cut && !at_once && endpoint.state.is_given_up(network(self.client.accountable()), second) {
+        let client = self.client.known().map(network);
+        if !is_stream && !is_cut && !at_once && endpoint.state.is_given_up(client, second) {
             upstream.judge(endpoint, trial, snapshot::Verdict::Abandoned, &self.worker);
         }
     }

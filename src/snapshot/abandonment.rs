@@ -29,11 +29,13 @@ impl Abandonment {
     }
 
     /// A client gave up a request that the endpoint had in full since `second`; whether that counts. A response to
-    /// somebody else that began after that second says that the endpoint works.
-    pub(super) fn is_given_up(&self, client: IpAddr, second: u32) -> bool {
+    /// somebody else that began after that second says that the endpoint works. A client of unknown address (`None`) may be
+    /// any of the others, by whatever proxy it came: it is never the second one.
+    pub(super) fn is_given_up(&self, client: Option<IpAddr>, second: u32) -> bool {
         if self.answered.load(Relaxed) > second.saturating_add(1) {
             return false;
         }
+        let Some(client) = client else { return self.clients.load(Relaxed) == SEVERAL };
         let mut hasher = DefaultHasher::new();
         client.hash(&mut hasher);
         let client = hasher.finish().clamp(NOBODY + 1, SEVERAL - 1);
@@ -54,10 +56,13 @@ impl Abandonment {
 mod tests {
     use super::*;
 
+    fn address(text: &str) -> Option<IpAddr> {
+        Some(text.parse().unwrap())
+    }
+
     #[test]
     fn only_several_clients_without_an_answer_between_them_count() {
-        let (abandonment, [one, two]) =
-            (Abandonment::default(), ["10.0.0.1", "10.0.0.2"].map(|text| text.parse().unwrap()));
+        let (abandonment, [one, two]) = (Abandonment::default(), ["10.0.0.1", "10.0.0.2"].map(address));
         for _ in 0..10 {
             assert!(!abandonment.is_given_up(one, 5), "it may be the client");
         }
@@ -69,5 +74,21 @@ mod tests {
         abandonment.answers(7);
         assert!(!abandonment.is_given_up(two, 8), "somebody was answered since the other gave up");
         assert!(abandonment.is_given_up(one, 8));
+    }
+
+    #[test]
+    fn a_client_of_unknown_address_is_never_the_second_one() {
+        let (abandonment, [one, two]) = (Abandonment::default(), ["10.0.0.1", "10.0.0.2"].map(address));
+        for _ in 0..10 {
+            assert!(!abandonment.is_given_up(None, 5));
+        }
+        for _ in 0..10 {
+            assert!(!abandonment.is_given_up(one, 5), "the unknown client may have been this one");
+            assert!(!abandonment.is_given_up(None, 5), "it may be this one");
+        }
+        assert!(abandonment.is_given_up(two, 5));
+        assert!(abandonment.is_given_up(None, 5), "two known clients gave up before it");
+        abandonment.answers(7);
+        assert!(!abandonment.is_given_up(None, 8) && !abandonment.is_given_up(one, 8));
     }
 }

@@ -355,8 +355,9 @@ impl EndpointState {
         self.abandonment.answers(second);
     }
 
-    /// A client gave up a request that it had in full since `second`; whether that speaks against it.
-    pub fn is_given_up(&self, client: IpAddr, second: u32) -> bool {
+    /// A client (`None`: of unknown address) gave up a request that it had in full since `second`; whether that speaks
+    /// against it.
+    pub fn is_given_up(&self, client: Option<IpAddr>, second: u32) -> bool {
         self.abandonment.is_given_up(client, second)
     }
 
