@@ -81,7 +81,15 @@ impl Pattern {
     /// # Errors
     /// What is wrong with the expression, or that it is too large by itself or with all others.
     pub fn unanchored(source: &str, budget: PatternBudget) -> Result<Self, String> {
-        Self::compile(source, source.to_owned(), budget)
+        Self::unanchored_shown(source, source, budget)
+    }
+
+    /// The same of an expression that stands as `shown` in errors, because it may be a secret.
+    ///
+    /// # Errors
+    /// As [`Pattern::unanchored`].
+    pub fn unanchored_shown(source: &str, shown: &str, budget: PatternBudget) -> Result<Self, String> {
+        Self::compile(source, shown, source.to_owned(), budget)
     }
 
     /// Compiles an expression that must match a whole path.
@@ -91,15 +99,15 @@ impl Pattern {
     pub fn whole(source: &str, budget: PatternBudget) -> Result<Self, String> {
         // The source alone first: `a)(b` must not become valid inside the group.
         build(source).map_err(|error| describe(source, &error))?;
-        Self::compile(source, format!("^(?:{source})$"), budget)
+        Self::compile(source, source, format!("^(?:{source})$"), budget)
     }
 
-    fn compile(source: &str, expression: String, budget: PatternBudget) -> Result<Self, String> {
+    fn compile(source: &str, shown: &str, expression: String, budget: PatternBudget) -> Result<Self, String> {
         let known = in_use().get(&(budget, expression.clone())).and_then(Weak::upgrade);
         let compiled = match known {
             Some(compiled) => compiled,
             None => {
-                let regex = build(&expression).map_err(|error| describe(source, &error))?;
+                let regex = build(&expression).map_err(|error| describe(shown, &error))?;
                 let bytes = regex.memory_usage();
                 let compiled = Arc::new(Compiled { regex, bytes, budget });
                 // Dropping it gives the bytes back.
@@ -107,7 +115,7 @@ impl Pattern {
                 if before + bytes > MAX_TOTAL_BYTES {
                     return Err(format!(
                         "`{}` is one regular expression too many: all of this provider may take {} MiB when compiled",
-                        shortened(source),
+                        shortened(shown),
                         MAX_TOTAL_BYTES >> 20
                     ));
                 }

@@ -33,9 +33,11 @@ pub fn is_credential(name: &HeaderName) -> bool {
     is_credential_name(name.as_str())
 }
 
-/// The same of a header, cookie or parameter of a query by this name.
+/// The same of a header or a parameter of a query by this name. Cookies are always secrets: nobody can tell those that are a
+/// session from others.
 pub fn is_credential_name(name: &str) -> bool {
-    const PARTS: [&str; 12] = [
+    /// In the name, whatever is around it.
+    const PARTS: [&str; 20] = [
         "authorization",
         "authentication",
         "cookie",
@@ -43,17 +45,31 @@ pub fn is_credential_name(name: &str) -> bool {
         "secret",
         "password",
         "passwd",
+        "passphrase",
+        "passcode",
         "credential",
-        "apikey",
         "api-key",
-        "api_key",
+        "apikey",
+        "accesskey",
+        "private-key",
         "signature",
+        "session",
+        "sessid",
+        "assertion",
+        "jwt",
+        "saml",
     ];
-    const ENDS: [&str; 4] = ["-key", "_key", "-auth", "_auth"];
-    let name = name.to_ascii_lowercase();
-    name == "key"
-        || name == "auth"
-        || ENDS.iter().any(|end| name.ends_with(end))
+    /// A word of the name.
+    const WORDS: [&str; 16] = [
+        "dpop", "oidc", "bearer", "hmac", "otp", "totp", "pin", "pwd", "pass", "sid", "sig", "csrf", "xsrf", "jws",
+        "jwe", "macaroon",
+    ];
+    const LAST_WORDS: [&str; 2] = ["key", "auth"];
+    let fold = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let name: String = name.chars().map(fold).collect();
+    let last = name.rsplit('-').next().unwrap_or_default();
+    LAST_WORDS.contains(&last)
+        || name.split('-').any(|word| WORDS.contains(&word))
         || PARTS.iter().any(|part| name.contains(part))
 }
 
@@ -86,12 +102,81 @@ mod tests {
 
     #[test]
     fn credentials_are_known_by_their_names() {
-        for name in
-            ["Authorization", "proxy-authorization", "Cookie", "x-api-key", "X-Vault-Token", "key", "session_key"]
-        {
+        for name in [
+            "Authorization",
+            "proxy-authorization",
+            "X-Forwarded-Authorization",
+            "Cookie",
+            "set-cookie",
+            "x-api-key",
+            "X_Api_Key",
+            "x.api.key",
+            "apikey",
+            "ocp-apim-subscription-key",
+            "X-Vault-Token",
+            "X-Amz-Security-Token",
+            "x-amz-credential",
+            "X-Amz-Signature",
+            "sig",
+            "key",
+            "session_key",
+            "auth",
+            "x-auth",
+            // Tokens that other proxies make.
+            "x-goog-iap-jwt-assertion",
+            "Cf-Access-Jwt-Assertion",
+            "x-jwt",
+            "x-amzn-oidc-data",
+            "x-amzn-oidc-accesstoken",
+            "x-forwarded-access-token",
+            "x-ms-token-aad-id-token",
+            "client_assertion",
+            "SAMLResponse",
+            "DPoP",
+            "x-bearer",
+            "x-shopify-hmac-sha256",
+            "x-hub-signature-256",
+            // Sessions, and what stands for a password.
+            "session",
+            "x-session-id",
+            "JSESSIONID",
+            "PHPSESSID",
+            "connect.sid",
+            "x-csrf",
+            "X-XSRF-Token",
+            "x-otp",
+            "pin",
+            "user-pass",
+            "pwd",
+            "passphrase",
+        ] {
             assert!(is_credential_name(name), "{name}");
         }
-        for name in ["x-user", "accept", "x-request-id", "host", "x-forwarded-for", "keep-alive", "x-author"] {
+        for name in [
+            "x-user",
+            "accept",
+            "accept-encoding",
+            "x-request-id",
+            "host",
+            "x-forwarded-for",
+            "x-forwarded-proto",
+            "keep-alive",
+            "x-author",
+            "x-key-id",
+            "x-auth-request-user",
+            "x-consumer",
+            "x-tenant",
+            "x-canary",
+            "x-sidecar",
+            "x-pinned",
+            "x-passthrough",
+            "x-design",
+            "x-sample",
+            "user-agent",
+            "traceparent",
+            "etag",
+            "page",
+        ] {
             assert!(!is_credential_name(name), "{name}");
         }
     }

@@ -62,9 +62,13 @@ async fn no_secret_is_in_anything_that_the_gateway_says() {
         middlewares.remote.jwt = {{ issuers = ["i"], audience = [], jwks_url = "http://u:{IN_URL}@127.0.0.1:1/k?t={IN_URL}" }}
         middlewares.asks-with.forward_auth = {{ upstream = "auth", path = "/verify?t={IN_URL}" }}
         middlewares.tells.headers.request = {{ set = {{ authorization = "Bearer {IN_HEADER}" }}, add = {{ x-api-key = "{IN_HEADER}" }} }}
+        middlewares.tells-more.headers.request.set = {{ x-goog-iap-jwt-assertion = "{IN_HEADER}", dpop = "{IN_HEADER}" }}
+        middlewares.hands-out.respond.headers = {{ x-csrf = "{IN_HEADER}" }}
+        routes.known-by-cookie = {{ match = {{ path = "/cookie" }}, targets = [{{ upstream = "app", when = {{ cookies = {{ at = "{SESSION}" }} }} }}, {{ upstream = "app", when = {{ cookies = {{ at = {{ regex = "^{SESSION}" }} }}, query = {{ sig = "{IN_QUERY}" }} }} }}, {{ upstream = "app" }}] }}
+        routes.hands-out = {{ match = {{ path = "/hands-out" }}, upstream = "app", middlewares = ["hands-out"] }}
         upstreams.probed = {{ endpoints = ["{app}"], health_check.path = "/health?t={IN_URL}" }}
         routes.remote = {{ match = {{ path = "/remote" }}, upstream = "probed", middlewares = ["remote"] }}
-        routes.asks-with = {{ match = {{ path = "/asks-with" }}, upstream = "app", middlewares = ["asks-with", "tells"] }}
+        routes.asks-with = {{ match = {{ path = "/asks-with" }}, upstream = "app", middlewares = ["asks-with", "tells", "tells-more"] }}
         routes.known-by-header = {{ upstream = "app", match = {{ path = "/known", headers = {{ x-api-key = "{IN_HEADER}", cookie = {{ regex = "{IN_HEADER}" }} }} }} }}
         middlewares.each.rate_limit = {{ rate = "100/s", key = ["header.x-api-key"] }}
         routes.keys = {{ match = {{ path = "/keys" }}, upstream = "app", middlewares = ["each", "keys"] }}
@@ -111,6 +115,8 @@ async fn no_secret_is_in_anything_that_the_gateway_says() {
             ("/remote", "authorization", format!("Bearer {signed}")),
             ("/asks-with", "x-a", "1".to_owned()),
             ("/known", "x-a", "1".to_owned()),
+            ("/cookie", "cookie", format!("at={SESSION}")),
+            ("/cookie", "cookie", "at=another".to_owned()),
         ] {
             let answer = Request::get(path).header(header, &value).send(web).await;
             answers += &format!("{path} {} {:?} {}\n", answer.status, answer.headers, answer.text());
@@ -128,8 +134,21 @@ async fn no_secret_is_in_anything_that_the_gateway_says() {
     gateway.until_logged("the last one", |line| line["path"] == "/by-query" && line["status"] == 401).await;
     // A bad edit repeats nothing either.
     let broken = config.replace(&hash, &format!("{PASSWORD}-in-plain-text")).replace("http://u:", "ftp://u:");
+    let broken = format!(
+        r#"{broken}
+        routes.wrong-header = {{ upstream = "app", match = {{ path = "/w", headers = {{ x-api-key = {{ regex = "({IN_HEADER}" }} }} }} }}
+        routes.wrong-dpop = {{ upstream = "app", match = {{ path = "/w", headers = {{ dpop = {{ regex = "{IN_HEADER}[" }} }} }} }}
+        routes.wrong-query = {{ upstream = "app", match = {{ path = "/w", query = {{ token = {{ regex = "({IN_QUERY}" }} }} }} }}
+        middlewares.wrong-cookie.require = [{{ when.cookies.at.regex = "({SESSION}" }}]
+        middlewares.wrong-value.headers.request.set = {{ authorization = "${{{IN_HEADER}}}" }}
+        middlewares.wrong-answer.respond.headers = {{ set-cookie = "{SESSION}\n" }}
+        "#
+    );
     gateway.write_config(&broken);
     wait::until(SOON, "the mistake", || async { gateway.stderr().contains("staff.basic") }).await;
+    for name in ["wrong-header", "wrong-dpop", "wrong-query", "wrong-cookie", "wrong-value", "wrong-answer"] {
+        wait::until(SOON, name, || async { gateway.stderr().contains(name) }).await;
+    }
     wait::until(SOON, "the other mistake", || async { gateway.stderr().contains("remote.jwt") }).await;
 
     let mut said = vec![("answers", answers), ("standard error", gateway.stderr().text())];
@@ -153,6 +172,8 @@ async fn no_secret_is_in_anything_that_the_gateway_says() {
         "explain?method=GET&url=http://a.test/remote",
         "explain?method=GET&url=http://a.test/asks-with",
         "explain?method=GET&url=http://a.test/known",
+        "explain?method=GET&url=http://a.test/cookie",
+        "explain?method=GET&url=http://a.test/cookie&header=cookie:at%3D1",
         "explain?method=GET&url=http://a.test/known&header=x-api-key:1&header=cookie:1",
     ] {
         said.push((path, gateway.api(path).await.to_string()));

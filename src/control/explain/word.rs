@@ -9,7 +9,7 @@ use crate::spec::condition::{Searched, Unmet, cookie_values, query_values};
 use crate::spec::matching::{MAX_SUBJECT_BYTES, PathMatch, ValueMatch};
 use crate::spec::name::Name;
 use crate::spec::route::{Access, HostPolicy, Redirect, Steps, Sticky};
-use crate::spec::secret::is_credential_name;
+use crate::spec::secret::{is_credential, is_credential_name};
 
 /// How much of a request a regular expression searches.
 pub(super) const SEARCHED: &str = "8 KiB";
@@ -31,12 +31,17 @@ pub(super) fn unmet(unmet: Unmet<'_>, request: &RequestView<'_>) -> String {
         }
         Unmet::Method(methods) => format!("method `{}` is not {}", request.method, list(methods)),
         Unmet::Listener(listeners) => format!("listener `{}` is not {}", request.listener, list(listeners)),
-        Unmet::Header(name, wanted) => value(&format!("header `{name}`"), wanted, request.headers.contains_key(name)),
-        Unmet::Query(name, wanted) => {
-            value(&format!("query `{name}`"), wanted, query_values(request.query, name).next().is_some())
+        Unmet::Header(name, wanted) => {
+            value(&format!("header `{name}`"), wanted, is_credential(name), request.headers.contains_key(name))
         }
+        Unmet::Query(name, wanted) => value(
+            &format!("query `{name}`"),
+            wanted,
+            is_credential_name(name),
+            query_values(request.query, name).next().is_some(),
+        ),
         Unmet::Cookie(name, wanted) => {
-            value(&format!("cookie `{name}`"), wanted, cookie_values(request.headers, name).next().is_some())
+            value(&format!("cookie `{name}`"), wanted, true, cookie_values(request.headers, name).next().is_some())
         }
         Unmet::Unknown(what) => {
             let what = match what {
@@ -122,9 +127,7 @@ fn of(sticky: &Sticky) -> String {
     }
 }
 
-fn value(what: &str, wanted: &ValueMatch, present: bool) -> String {
-    // `what` ends in the name, in quotes.
-    let is_secret = what.rsplit('`').nth(1).is_some_and(is_credential_name);
+fn value(what: &str, wanted: &ValueMatch, is_secret: bool, present: bool) -> String {
     match wanted {
         ValueMatch::Exact(_) | ValueMatch::Regex(_) if is_secret && present => {
             format!("{what} is another than the one wanted")

@@ -11,6 +11,7 @@ use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
 use crate::spec::matching::{Conditions, HostMatch, MatchSpec, PathMatch, Pattern, ValueMatch};
 use crate::spec::path::normalize;
+use crate::spec::secret::{MASK, is_credential, is_credential_name};
 
 use super::reader::TEXT_OR_TABLE;
 use super::scope::Scope;
@@ -95,7 +96,7 @@ impl RawMatch {
             methods: resolve_each(self.methods, &scope.key("methods"), |text, scope| scope.check(parse_method(&text))),
             conditions: Conditions {
                 headers: resolve_headers(self.headers, &scope.key("headers")),
-                query: resolve_values(self.query, &scope.key("query")),
+                query: resolve_values(self.query, is_credential_name, &scope.key("query")),
                 cookies: Vec::new(),
             },
         }
@@ -106,8 +107,8 @@ impl RawWhen {
     pub(super) fn resolve(self, scope: &Scope<'_>) -> Conditions {
         let conditions = Conditions {
             headers: resolve_headers(self.headers, &scope.key("headers")),
-            query: resolve_values(self.query, &scope.key("query")),
-            cookies: resolve_values(self.cookies, &scope.key("cookies")),
+            query: resolve_values(self.query, is_credential_name, &scope.key("query")),
+            cookies: resolve_values(self.cookies, |_| true, &scope.key("cookies")),
         };
         if conditions.is_empty() {
             scope.missing("no condition: give headers, query or cookies, or remove it");
@@ -233,27 +234,34 @@ fn resolve_headers(raw: Option<BTreeMap<String, RawValue>>, scope: &Scope<'_>) -
         if headers.iter().any(|(known, _)| *known == header) {
             scope.problem(format!("the header `{header}` has a condition already; names ignore case"));
         }
-        if let Some(value) = value.resolve(&scope) {
+        if let Some(value) = value.resolve(is_credential(&header), &scope) {
             headers.push((header, value));
         }
     }
     headers
 }
 
-fn resolve_values(raw: Option<BTreeMap<String, RawValue>>, scope: &Scope<'_>) -> Vec<(String, ValueMatch)> {
+/// `is_secret`: whether the values of a name may be.
+fn resolve_values(
+    raw: Option<BTreeMap<String, RawValue>>,
+    is_secret: impl Fn(&str) -> bool,
+    scope: &Scope<'_>,
+) -> Vec<(String, ValueMatch)> {
     let resolve = |(name, value): (String, RawValue)| {
-        let value = value.resolve(&scope.key(&name))?;
+        let value = value.resolve(is_secret(&name), &scope.key(&name))?;
         Some((name, value))
     };
     raw.unwrap_or_default().into_iter().filter_map(resolve).collect()
 }
 
 impl RawValue {
-    fn resolve(self, scope: &Scope<'_>) -> Option<ValueMatch> {
+    fn resolve(self, is_secret: bool, scope: &Scope<'_>) -> Option<ValueMatch> {
         match self {
             Self::Exact(text) => Some(ValueMatch::Exact(text)),
             Self::Other(RawValueTable { regex: Some(text), present: None }) => {
-                scope.key("regex").check(Pattern::unanchored(&text, scope.pattern_budget())).map(ValueMatch::Regex)
+                let shown = if is_secret { MASK } else { &text };
+                let pattern = Pattern::unanchored_shown(&text, shown, scope.pattern_budget());
+                scope.key("regex").check(pattern).map(ValueMatch::Regex)
             }
             Self::Other(RawValueTable { regex: None, present: Some(present) }) => Some(ValueMatch::Present(present)),
             Self::Other(RawValueTable { regex: None, present: None }) => {

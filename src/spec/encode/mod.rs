@@ -12,7 +12,7 @@ use crate::spec::passive::PassiveHealth;
 use crate::spec::percent::Percent;
 use crate::spec::retry::Retry;
 use crate::spec::route::{Choice, HostPolicy, RouteSpec, Sticky, TargetSpec};
-use crate::spec::secret::{MASK, is_credential_name, masked_path};
+use crate::spec::secret::{MASK, is_credential, is_credential_name, masked_path};
 use crate::spec::upstream::{Hash, HashKey, HealthCheck, Priorities, Probe, Protocol, UpstreamSettings};
 use crate::spec::upstream_tls::{Trust, UpstreamTls};
 
@@ -299,9 +299,10 @@ pub fn conditions(conditions: &Conditions) -> Map<String, Value> {
 }
 
 fn add_conditions(map: &mut Map<String, Value>, conditions: &Conditions) {
-    let headers = conditions.headers.iter().map(|(name, value)| (name.as_str(), value));
-    let query = conditions.query.iter().map(|(name, value)| (name.as_str(), value));
-    let cookies = conditions.cookies.iter().map(|(name, value)| (name.as_str(), value));
+    let headers = conditions.headers.iter().map(|(name, value)| (name.as_str(), value, is_credential(name)));
+    let query = conditions.query.iter().map(|(name, value)| (name.as_str(), value, is_credential_name(name)));
+    // A session, as likely as not.
+    let cookies = conditions.cookies.iter().map(|(name, value)| (name.as_str(), value, true));
     for (key, values) in [("headers", values(headers)), ("query", values(query)), ("cookies", values(cookies))] {
         if !values.is_empty() {
             map.insert(key.to_owned(), values.into());
@@ -309,14 +310,15 @@ fn add_conditions(map: &mut Map<String, Value>, conditions: &Conditions) {
     }
 }
 
-fn values<'a>(conditions: impl Iterator<Item = (&'a str, &'a ValueMatch)>) -> Map<String, Value> {
-    let value = |name: &str, value: &ValueMatch| match value {
-        ValueMatch::Exact(_) | ValueMatch::Regex(_) if is_credential_name(name) => MASK.into(),
+/// Names, the conditions on their values, and whether those may be secrets.
+fn values<'a>(conditions: impl Iterator<Item = (&'a str, &'a ValueMatch, bool)>) -> Map<String, Value> {
+    let value = |value: &ValueMatch, is_secret: bool| match value {
+        ValueMatch::Exact(_) | ValueMatch::Regex(_) if is_secret => MASK.into(),
         ValueMatch::Exact(text) => text.as_str().into(),
         ValueMatch::Regex(pattern) => json!({ "regex": pattern.source() }),
         ValueMatch::Present(present) => json!({ "present": present }),
     };
-    conditions.map(|(name, condition)| (name.to_owned(), value(name, condition))).collect()
+    conditions.map(|(name, condition, is_secret)| (name.to_owned(), value(condition, is_secret))).collect()
 }
 
 /// A certificate without what makes it one: whom it is shown for, and what it says of itself.

@@ -12,6 +12,7 @@ use crate::spec::decode::scalar::RawDuration;
 use crate::spec::decode::scope::Scope;
 use crate::spec::middleware::template::Template;
 use crate::spec::middleware::transform::{ErrorPages, Maintenance, Page, Respond, Statuses};
+use crate::spec::secret::{MASK, is_credential};
 
 use super::header_name::{HeaderUse, header_for};
 use super::networks;
@@ -77,7 +78,10 @@ impl RawRespond {
         let header = |(name, text): (String, String)| {
             let scope = headers_scope.key(&name);
             let name = own_header(&name, &scope)?;
-            let value = HeaderValue::from_str(&text).map_err(|_| format!("{text:?} is not the value of a header"));
+            let value = HeaderValue::from_str(&text).map_err(|_| match is_credential(&name) {
+                true => format!("`{MASK}` is not the value of a header: it has control characters"),
+                false => format!("{text:?} is not the value of a header"),
+            });
             Some((name, scope.check(value)?))
         };
         Some(Respond { answer, headers: self.headers.unwrap_or_default().into_iter().filter_map(header).collect() })

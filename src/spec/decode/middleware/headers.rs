@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::spec::decode::scope::Scope;
 use crate::spec::middleware::template::Template;
 use crate::spec::middleware::transform::{HeaderEdits, Headers};
+use crate::spec::secret::is_credential;
 
 use super::header_name::{HeaderUse, header_for};
 
@@ -56,7 +57,11 @@ impl RawEdits {
             let value = |(name, text): (String, String)| {
                 let scope = scope.key(&name);
                 let name = header_for(set, &name, &scope)?;
-                Some((name, scope.check(parse_value(&text))?))
+                let value = parse_value(&text).map_err(|error| match is_credential(&name) {
+                    true => NOT_SHOWN.to_owned(),
+                    false => error,
+                });
+                Some((name, scope.check(value)?))
             };
             raw.unwrap_or_default().into_iter().filter_map(value).collect()
         };
@@ -69,6 +74,10 @@ impl RawEdits {
         }
     }
 }
+
+/// What is wrong with a value that may be a secret.
+const NOT_SHOWN: &str = "is not the value of a header, and not shown, for it may be a secret: a `$` begins a value, `${NAME}`; \
+                         write `$$` for a dollar, and no control characters";
 
 /// A template whose fixed parts a header can carry.
 fn parse_value(text: &str) -> Result<Template, String> {

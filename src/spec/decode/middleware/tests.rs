@@ -107,10 +107,61 @@ fn what_may_be_a_secret_is_not_shown() {
         (r#"headers.request = { set.Authorization = "Bearer SECRET" }"#, r#"{"set":{"authorization":"..."}}"#),
         (r#"headers.request = { add.X-Api-Key = "SECRET" }"#, r#"{"add":{"x-api-key":"..."}}"#),
         (r#"respond.headers = { Set-Cookie = "SECRET" }"#, r#""headers":{"set-cookie":"..."}"#),
+        (r#"headers.request = { set.DPoP = "SECRET" }"#, r#"{"set":{"dpop":"..."}}"#),
+        (
+            r#"headers.request = { add.X-Goog-Iap-Jwt-Assertion = "SECRET" }"#,
+            r#"{"add":{"x-goog-iap-jwt-assertion":"..."}}"#,
+        ),
+        (r#"require = [{ when.cookies.a = "SECRET" }]"#, r#""when":{"cookies":{"a":"..."}}"#),
+        (r#"require = [{ when.cookies.a.regex = "^SECRET" }]"#, r#""when":{"cookies":{"a":"..."}}"#),
+        (r#"require = [{ when.query.sig = "SECRET" }]"#, r#""when":{"query":{"sig":"..."}}"#),
+        (r#"require = [{ when.headers.dpop = "SECRET" }]"#, r#""when":{"headers":{"dpop":"..."}}"#),
+        (r#"require = [{ when.cookies.a.present = true }]"#, r#""when":{"cookies":{"a":{"present":true}}}"#),
     ] {
         let spec = read(text).unwrap_or_else(|problems| panic!("{text}: {problems:?}"));
         let encoded = encode::middleware(&spec).to_string();
         assert!(encoded.contains(shown) && !encoded.contains("SECRET"), "{encoded}");
+    }
+}
+
+#[test]
+fn what_may_be_a_secret_is_not_shown_in_mistakes_either() {
+    for (text, wanted) in [
+        (
+            r#"require = [{ when.headers.X-Api-Key.regex = "(SECRET" }]"#,
+            "require[0].when.headers.X-Api-Key.regex: `...` is not a regular expression: unclosed group",
+        ),
+        (
+            r#"require = [{ when.query.token.regex = "SECRET[" }]"#,
+            "require[0].when.query.token.regex: `...` is not a regular expression: unclosed character class",
+        ),
+        (
+            r#"require = [{ when.cookies.at.regex = "SECRET(?P<" }]"#,
+            "require[0].when.cookies.at.regex: `...` is not a regular expression: ",
+        ),
+        (
+            r#"require = [{ when.headers.dpop.regex = "SECRET\\w{1000}{1000}" }]"#,
+            "require[0].when.headers.dpop.regex: `...` is too large a regular expression",
+        ),
+        (
+            r#"headers.request.set = { authorization = "SECRET${SECRET}" }"#,
+            "headers.request.set.authorization: is not the value of a header, and not shown, for it may be a secret",
+        ),
+        (
+            r#"headers.request.add = { dpop = "SECRET\r\n" }"#,
+            "headers.request.add.dpop: is not the value of a header, and not shown, for it may be a secret",
+        ),
+        (
+            r#"respond.headers = { set-cookie = "SECRET\r\n" }"#,
+            "respond.headers.set-cookie: `...` is not the value of a header: it has control characters",
+        ),
+        (
+            r#"require = [{ when.headers.x-a.regex = "(SHOWN" }]"#,
+            "require[0].when.headers.x-a.regex: `(SHOWN` is not a regular expression: unclosed group",
+        ),
+    ] {
+        let told = read(text).expect_err(text).join("\n");
+        assert!(told.contains(wanted) && !told.contains("SECRET"), "{told}");
     }
 }
 
