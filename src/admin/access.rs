@@ -23,24 +23,40 @@ pub(super) struct Client(pub(super) SocketAddr);
 /// # Errors
 /// A request that came through a gateway; a missing or wrong token; without a token, a `Host` that is not of this machine.
 pub(super) fn judge(admin: &Admin, uri: &Uri, headers: &HeaderMap) -> Result<Option<Authorised>, ApiError> {
+    match authorise(admin, uri, headers) {
+        Ok(authorised) => Ok(Some(authorised)),
+        // Load balancers add their marks to health checks, too. These pages hold no secret, whoever asks for them.
+        Err(ApiError::Unauthorised | ApiError::Forwarded(_)) if is_public(admin, uri.path()) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a page needs no token where others do.
+fn is_public(admin: &Admin, path: &str) -> bool {
+    admin.token.is_some()
+        && match path {
+            "/healthz" | "/readyz" => true,
+            "/metrics" => admin.metrics_public,
+            _ => false,
+        }
+}
+
+/// Lets in who may see everything.
+fn authorise(admin: &Admin, uri: &Uri, headers: &HeaderMap) -> Result<Authorised, ApiError> {
     if headers.get_all(header::VIA).iter().any(names_fleetgate) {
         return Err(ApiError::Forwarded(header::VIA.as_str().to_owned()));
     }
-    let shows_token = admin.token.as_ref().is_some_and(|token| shows(token, headers));
-    if shows_token {
-        return Ok(Some(Authorised));
+    if admin.token.as_ref().is_some_and(|token| shows(token, headers)) {
+        return Ok(Authorised);
     }
     // Whoever reaches a gateway may have it ask here: being on this machine and naming it proves nothing then.
     if let Some(mark) = headers.keys().find(|name| is_mark_of_proxy(name)) {
         return Err(ApiError::Forwarded(mark.as_str().to_owned()));
     }
-    if admin.token.is_none() {
-        return if names_this_machine(uri, headers) { Ok(Some(Authorised)) } else { Err(ApiError::ForeignHost) };
-    }
-    match uri.path() {
-        "/healthz" | "/readyz" => Ok(None),
-        "/metrics" if admin.metrics_public => Ok(None),
-        _ => Err(ApiError::Unauthorised),
+    match admin.token {
+        Some(_) => Err(ApiError::Unauthorised),
+        None if names_this_machine(uri, headers) => Ok(Authorised),
+        None => Err(ApiError::ForeignHost),
     }
 }
 
@@ -181,7 +197,7 @@ mod tests {
                 let value = HeaderValue::from_str(&format!("Bearer {shown}")).expect("a value");
                 headers.insert(header::AUTHORIZATION, value);
             }
-            judge(&admin(token, true), &Uri::from_static("/readyz"), &headers).map(|full| full.is_some())
+            judge(&admin(token, false), &Uri::from_static("/metrics"), &headers).map(|full| full.is_some())
         };
         assert_eq!(came(&[], None, None), Ok(true));
         let forwarded = |name: &str| Err(ApiError::Forwarded(name.to_owned()));
@@ -194,6 +210,28 @@ mod tests {
         }
         for via in ["1.1 fleetgate", "HTTP/2.0 \tFleetgate (here)", "1.1 a, 2 fleetgate", "1.1 \u{e9}, 1.1 fleetgate"] {
             assert_eq!(came(&[("via", via)], Some("s3cret"), Some("s3cret")), forwarded("via"), "{via}");
+        }
+    }
+
+    #[test]
+    fn public_pages_answer_whatever_proxies_add() {
+        for name in ["via", "forwarded", "x-forwarded-for", "x-forwarded-proto", "x-real-ip", "x-request-id"] {
+            for value in ["1.1 nginx", "1.1 fleetgate"] {
+                let judged = |metrics_public: bool, path: &'static str| {
+                    let headers = headers(HeaderName::from_static(name), &[value]);
+                    let judged = judge(&admin(Some("s3cret"), metrics_public), &Uri::from_static(path), &headers);
+                    judged.map(|full| full.is_some())
+                };
+                for path in ["/healthz", "/readyz"] {
+                    assert_eq!(judged(false, path), Ok(false), "{path} {name}: {value}");
+                }
+                assert_eq!(judged(true, "/metrics"), Ok(false), "{name}: {value}");
+                for path in ["/", "/api/v1/status", "/healthz/", "/api/v1/upstreams/u/endpoints/1/drain"] {
+                    let forwarded = Err(ApiError::Forwarded(name.to_owned()));
+                    assert_eq!(judged(true, path), forwarded, "{path} {name}: {value}");
+                    assert_eq!(judged(false, "/metrics"), forwarded, "{name}: {value}");
+                }
+            }
         }
     }
 

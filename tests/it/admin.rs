@@ -151,6 +151,40 @@ async fn the_token_is_needed_and_told_to_nobody() {
 }
 
 #[tokio::test]
+async fn public_pages_answer_load_balancers_whatever_they_add() {
+    let origin = Origin::start("users").await;
+    let admin = |more: &str| {
+        let text = config(&[&origin], &format!("[admin]\naddress = \"127.0.0.1:0\"\n{more}"));
+        Setup::new(&text.replacen("admin.address = \"127.0.0.1:0\"", "", 1)).file("admin.token", "t0ken-of-admin\n")
+    };
+    let marks = [
+        ("x-forwarded-for", "10.0.0.9"),
+        ("x-forwarded-proto", "https"),
+        ("x-real-ip", "10.0.0.9"),
+        ("x-request-id", "7"),
+        ("forwarded", "for=10.0.0.9"),
+        ("via", "1.1 lb"),
+        ("via", "1.1 fleetgate"),
+    ];
+    let guarded = admin("token_file = \"admin.token\"").start().await;
+    let open = admin("token_file = \"admin.token\"\nmetrics_public = true").start().await;
+    for mark in marks {
+        for (gateway, metrics) in [(&guarded, 403), (&open, 200)] {
+            let admin = gateway.admin();
+            for (page, status) in [("/healthz", 200), ("/readyz", 200), ("/metrics", metrics), ("/api/v1/status", 403)]
+            {
+                let answer = ask(admin, page, &[mark]).await;
+                assert_eq!(answer.status, status, "{page} with {mark:?}: {}", answer.text());
+                if status == 403 {
+                    assert_eq!(answer.json()["error"]["code"], "forwarded", "{page} with {mark:?}");
+                }
+            }
+            assert_eq!(ask(admin, "/readyz", &[mark]).await.json(), json!({ "ready": true }), "{mark:?}: no reasons");
+        }
+    }
+}
+
+#[tokio::test]
 async fn without_a_token_only_this_machine_is_answered() {
     let origin = Origin::start("users").await;
     let gateway = Gateway::start(&config(&[&origin], "")).await;
