@@ -23,7 +23,10 @@ pub(super) struct Arguments {
     /// The listener it comes in by; the first one by name when not given
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
-    /// The client's address, for what decides by it: `ip`, `maintenance`, `require`, sticky routes
+    /// The address that connects: the client's, or that of a trusted proxy whose X-Forwarded-* (-H) tell of the client
+    ///
+    /// It is wanted for what decides by it: `ip`, `maintenance`, `require`, sticky routes. Without it the request is
+    /// explained as of a client that connects itself, so that forwarding headers do not count.
     #[arg(long, value_name = "IP")]
     client: Option<IpAddr>,
     /// Tells of this route, too, what keeps it from being taken
@@ -75,10 +78,15 @@ fn request(answer: &Value) -> String {
         Some(path) => format!("{} {}{path}{query}", field("method"), field("host")),
         None => field("method"),
     };
-    let client = request.get("client").and_then(Value::as_str).map(|client| format!(" from {client}"));
+    let told = |key: &str, word: &str| request.get(key).and_then(Value::as_str).map(|it| format!(" {word} {it}"));
+    let (client, peer) = (told("client", "from"), told("peer", "through"));
     let generation = text(answer.get("generation"));
-    let (client, listener) = (client.unwrap_or_default(), field("listener"));
-    printable(&format!("{place}{client}, by listener {listener}, at snapshot {generation}"))
+    let (client, peer, listener) = (client.unwrap_or_default(), peer.unwrap_or_default(), field("listener"));
+    let line = printable(&format!("{place}{client}{peer}, by listener {listener}, at snapshot {generation}"));
+    match joined(list(request, "removed"), ", ") {
+        removed if removed.is_empty() => line,
+        removed => line + "\n" + &printable(&format!("removed on arrival, as the sender is not believed: {removed}")),
+    }
 }
 
 fn candidates(routes: &[Value], answer: &Value) -> String {
@@ -225,7 +233,11 @@ fn outcome(answer: &Value) -> String {
     let unless = list(answer, "unless").iter().map(|open| {
         let (who, reason) = (text(open.get("who")), text(open.get("reason")));
         // A target says what it answers itself.
-        let verb = if who.starts_with("middleware") { " refuses it" } else { "" };
+        let verb = match who.as_str() {
+            "a trusted proxy" => " sends it",
+            who if who.starts_with("middleware") => " refuses it",
+            _ => "",
+        };
         format!("{who}{verb} ({reason})")
     });
     let unless: Vec<String> = unless.collect();

@@ -11,10 +11,34 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use http::HeaderValue;
 use http::header::GetAll;
+use http::{HeaderMap, HeaderValue};
+use ipnet::IpNet;
 
 use super::client::ClientAddress;
+use super::header::{X_FORWARDED_FOR, X_FORWARDED_PROTO};
+
+/// Who sent a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sender {
+    /// The client.
+    pub client: ClientAddress,
+    /// Whether it speaks TLS, with the gateway or with a trusted proxy before it.
+    pub is_secure: bool,
+}
+
+/// Who sent a request that the trusted proxy `peer` forwards. `is_secure`: where the proxy does not say.
+pub fn sender(headers: &HeaderMap, peer: IpAddr, trusted_proxies: &[IpNet], is_secure: bool) -> Sender {
+    let lines = headers.get_all(X_FORWARDED_FOR);
+    let origin = origin(&lines, peer, |address| trusts(trusted_proxies, address));
+    let is_https = is_https(&headers.get_all(X_FORWARDED_PROTO), origin.place);
+    Sender { client: origin.client, is_secure: is_https.unwrap_or(is_secure) }
+}
+
+/// Whether an address in its canonical form is a trusted proxy's.
+pub fn trusts(proxies: &[IpNet], address: IpAddr) -> bool {
+    proxies.iter().any(|network| network.contains(&address))
+}
 
 /// Who sent a request, as a trusted proxy tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,5 @@
 //! What travels with a request: its body, how its two bodies fare, the flags and errors of an answer, the
-//! header names a gateway cares about, who its client is, what it knows of gRPC, and what middlewares may ask of it.
+//! header names a gateway cares about, what belongs to one hop, who its client is, what it knows of gRPC, and what middlewares may ask of it.
 
 mod accept;
 pub mod body;
@@ -11,6 +11,7 @@ pub mod flow;
 pub mod forwarded;
 pub mod grpc;
 pub mod header;
+pub mod hop;
 mod payload;
 pub mod preflight;
 pub mod protected;

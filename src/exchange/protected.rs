@@ -4,7 +4,9 @@
 //! CGI hands a header on as a variable, in which each `-` is `_` (RFC 3875, 4.1.18); WSGI, PHP and Rack followed, and some
 //! servers fold all that is no letter or digit. To such a service `X_Consumer` and `X.Consumer` are `X-Consumer`.
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::header::{X_FORWARDED_CLIENT_CERT, X_REQUEST_ID};
 
 /// Whose word on a protected header counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +81,46 @@ fn protected(text: &str) -> Option<Believed> {
 pub fn are_twins(one: &str, other: &str) -> bool {
     let fold = |byte: u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' };
     one.len() == other.len() && one.bytes().map(fold).eq(other.bytes().map(fold))
+}
+
+/// Who connects, as far as it decides what its requests may say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// It is a trusted proxy.
+    pub is_trusted: bool,
+    /// It was asked for its certificate, so that nobody else's word on that counts.
+    pub shows_certificate: bool,
+}
+
+/// Removes what a peer may not say, before anything reads it: what tells who the client is, unless the peer is trusted; who
+/// the consumer is, and all of these in another spelling, whoever says it.
+pub fn settle_claims(headers: &mut HeaderMap, peer: Standing) {
+    if peer.shows_certificate {
+        headers.remove(X_FORWARDED_CLIENT_CERT);
+    }
+    let is_refused = |name: &&HeaderName| match believed(name) {
+        None => false,
+        Some(Believed::OfProxies) => !peer.is_trusted,
+        Some(Believed::OfNobody) => true,
+    };
+    let names: Vec<HeaderName> = headers.keys().filter(is_refused).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+/// Longest `X-Request-Id` that is kept, in bytes.
+const MAX_REQUEST_ID_BYTES: usize = 128;
+
+/// Keeps a valid request id, and no other one.
+pub fn settle_request_id(headers: &mut HeaderMap) -> Option<HeaderValue> {
+    let id = headers.remove(X_REQUEST_ID)?;
+    let bytes = id.as_bytes();
+    if !(1..=MAX_REQUEST_ID_BYTES).contains(&bytes.len()) || !bytes.iter().all(u8::is_ascii_graphic) {
+        return None;
+    }
+    headers.insert(X_REQUEST_ID, id.clone());
+    Some(id)
 }
 
 /// Removes a header in every spelling.

@@ -13,9 +13,9 @@ use tokio::time::timeout;
 
 use super::connection;
 use super::crowd::{Full, Seat};
-use super::headers::trusts;
 use super::plane::Stop;
 use super::worker::{LocalListener, Peers, Worker};
+use crate::exchange::forwarded::trusts;
 use crate::snapshot::Snapshot;
 
 /// A connection on its way to another worker.

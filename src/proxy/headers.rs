@@ -8,16 +8,15 @@ use ipnet::IpNet;
 
 use super::outbound::Added;
 use super::tls::Presented;
+use crate::exchange::forwarded::{Sender, trusts};
 use crate::exchange::header::{
-    KEEP_ALIVE, PROXY_CONNECTION, PSEUDONYM, VIA, VIA_2, VIA_10, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR,
-    X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REAL_IP, X_REQUEST_ID,
+    KEEP_ALIVE, PROXY_CONNECTION, VIA, VIA_2, VIA_10, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_HOST,
+    X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REAL_IP, X_REQUEST_ID,
 };
+use crate::exchange::hop::options;
 use crate::exchange::protected::{self, Believed};
-use crate::exchange::{ClientAddress, ClientCertificate, forwarded};
+use crate::exchange::{ClientAddress, ClientCertificate, forwarded, hop};
 use crate::snapshot::gate::resembles_framing;
-
-/// Longest `X-Request-Id` that is kept, in bytes.
-const MAX_REQUEST_ID: usize = 128;
 
 /// Which headers that a gateway cares about a message has, found in one look at all of them. Most messages have
 /// few, and each question asked of the map itself would hash a name.
@@ -109,24 +108,7 @@ impl Noted {
 
 /// The protocol a request asks to upgrade to (RFC 9110, 7.8), in lower case; `None` without `Connection: upgrade`.
 pub(super) fn upgrade_of(headers: &HeaderMap, noted: Noted) -> Option<String> {
-    if !noted.has(Noted::UPGRADE) {
-        return None;
-    }
-    let upgrade = headers.get(header::UPGRADE)?;
-    let nominated = options(headers, header::CONNECTION).any(|option| option.eq_ignore_ascii_case(b"upgrade"));
-    if nominated { Some(upgrade.to_str().ok()?.trim().to_ascii_lowercase()) } else { None }
-}
-
-/// The members of a header that is a list, as bytes: one that is no text hides no other.
-fn options(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
-    let lines = headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
-    lines.flat_map(|line| line.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
-}
-
-/// Whether `Connection` can name this header away: not `Host`, the length, the request's id, nor what a proxy says of its
-/// client, who may have written that `Connection`.
-pub(super) fn may_be_nominated(name: &HeaderName) -> bool {
-    ![header::HOST, header::CONTENT_LENGTH, X_REQUEST_ID].contains(name) && protected::believed(name).is_none()
+    if noted.has(Noted::UPGRADE) { hop::upgrade_of(headers) } else { None }
 }
 
 /// Removes what belongs to one connection only (RFC 9110, 7.6.1): the fixed list, and what `Connection` names.
@@ -135,7 +117,7 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, noted: Noted) {
         return;
     }
     if noted.has(Noted::CONNECTION) {
-        for name in nominated(headers) {
+        for name in hop::nominated(headers) {
             headers.remove(name);
         }
         headers.remove(header::CONNECTION);
@@ -154,28 +136,11 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, noted: Noted) {
     }
 }
 
-/// Removes what `Connection` names, before middlewares: none of theirs is named away by a client. What is left of it says
-/// that the protocol is to be switched, or nothing.
+/// Removes what `Connection` names, before middlewares: none of theirs is named away by a client.
 pub(super) fn settle_nominated(headers: &mut HeaderMap, noted: Noted) {
-    if !noted.has(Noted::CONNECTION) {
-        return;
+    if noted.has(Noted::CONNECTION) {
+        hop::settle_nominated(headers);
     }
-    let upgrades = upgrade_of(headers, noted).is_some();
-    for name in nominated(headers) {
-        if name != header::UPGRADE && name != header::TE {
-            headers.remove(name);
-        }
-    }
-    headers.remove(header::CONNECTION);
-    if upgrades {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    }
-}
-
-/// The headers that `Connection` names away.
-fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
-    let named = options(headers, header::CONNECTION).filter_map(|option| HeaderName::from_bytes(option).ok());
-    named.filter(may_be_nominated).collect()
 }
 
 /// `http2-settings`: only beside `Upgrade: h2c`, which is never forwarded.
@@ -223,18 +188,9 @@ pub(super) fn via(received: Version) -> HeaderValue {
     }
 }
 
-/// So many gateways may stand one behind another. Chains are two or three long; a gateway that is its own endpoint makes
-/// one without end.
-const MOST_HOPS: usize = 8;
-
 /// Whether a request came through so many gateways like this one that it must go in a circle.
 pub(super) fn goes_in_circles(headers: &HeaderMap, noted: Noted) -> bool {
-    // Each is `protocol received-by`, and perhaps a comment.
-    let is_one = |hop: &&[u8]| {
-        let mut words = hop.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
-        words.nth(1).is_some_and(|by| by.eq_ignore_ascii_case(PSEUDONYM.as_bytes()))
-    };
-    noted.has(Noted::VIA) && options(headers, header::VIA).filter(is_one).count() >= MOST_HOPS
+    noted.has(Noted::VIA) && hop::goes_in_circles(headers)
 }
 
 /// What is known of a client connection, ready to be put into each of its requests.
@@ -279,25 +235,17 @@ impl Peer {
         if !self.trusted || !noted.has(Noted::CLAIMS) {
             return Sender { client: ClientAddress::Known(self.address), is_secure };
         }
-        let lines = headers.get_all(X_FORWARDED_FOR);
-        let origin = forwarded::origin(&lines, self.address, |address| trusts(trusted_proxies, address));
-        let is_https = forwarded::is_https(&headers.get_all(X_FORWARDED_PROTO), origin.place);
-        Sender { client: origin.client, is_secure: is_https.unwrap_or(is_secure) }
+        forwarded::sender(headers, self.address, trusted_proxies, is_secure)
     }
 
     /// Removes what this peer may not say, before anything reads it: what tells who the client is, unless the peer is
     /// trusted; who the consumer is, and all of these in another spelling, whoever says it. Returns what is left.
     pub(super) fn settle_claims(&self, headers: &mut HeaderMap, noted: Noted) -> Noted {
         let refused = if self.trusted { Noted::FORGED } else { Noted(Noted::FORGED.0 | Noted::CLAIMS.0) };
-        if self.verified && noted.has(Noted::CLAIMS) {
-            headers.remove(X_FORWARDED_CLIENT_CERT);
-        }
-        if !noted.has(refused) {
-            return noted;
-        }
-        let names: Vec<HeaderName> = headers.keys().filter(|name| Noted::one(name).has(refused)).cloned().collect();
-        for name in names {
-            headers.remove(name);
+        let is_verified = self.verified && noted.has(Noted::CLAIMS);
+        if is_verified || noted.has(refused) {
+            let standing = protected::Standing { is_trusted: self.trusted, shows_certificate: self.verified };
+            protected::settle_claims(headers, standing);
         }
         noted.without(refused)
     }
@@ -352,20 +300,8 @@ impl Peer {
     }
 }
 
-/// Who sent a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Sender {
-    pub(super) client: ClientAddress,
-    /// Whether it speaks TLS, with the gateway or with a trusted proxy before it.
-    pub(super) is_secure: bool,
-}
-
 const HTTP: HeaderValue = HeaderValue::from_static("http");
 const HTTPS: HeaderValue = HeaderValue::from_static("https");
-
-pub(super) fn trusts(proxies: &[IpNet], address: IpAddr) -> bool {
-    proxies.iter().any(|network| network.contains(&address))
-}
 
 /// Keeps a valid request id, or makes one of 128 random bits.
 pub(super) fn request_id(
@@ -375,13 +311,9 @@ pub(super) fn request_id(
     mut random: impl FnMut() -> u64,
 ) -> HeaderValue {
     if noted.has(Noted::X_REQUEST_ID)
-        && let Some(id) = headers.remove(X_REQUEST_ID)
+        && let Some(id) = protected::settle_request_id(headers)
     {
-        let bytes = id.as_bytes();
-        if (1..=MAX_REQUEST_ID).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic) {
-            headers.insert(X_REQUEST_ID, id.clone());
-            return id;
-        }
+        return id;
     }
     let mut text = [0u8; 32];
     let (high, low) = text.split_at_mut(16);
@@ -602,31 +534,6 @@ mod tests {
             assert_eq!(made, "0123456789abcdef0123456789abcdef");
             assert_eq!(with(map, &added).get_all(X_REQUEST_ID).iter().collect::<Vec<_>>(), [made]);
         }
-    }
-
-    #[test]
-    fn upgrades_need_both_headers() {
-        let asked = |lines: &[(&'static str, &str)]| {
-            let map = headers(lines);
-            upgrade_of(&map, Noted::of(&map))
-        };
-        let both = [("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")];
-        assert_eq!(asked(&both).as_deref(), Some("websocket"));
-        assert_eq!(asked(&both[1..]), None);
-    }
-
-    #[test]
-    fn chains_end_and_circles_do_not() {
-        let circles = |lines: &[&str]| {
-            let map = headers(&lines.iter().map(|line| ("via", *line)).collect::<Vec<_>>());
-            goes_in_circles(&map, Noted::of(&map))
-        };
-        let hops = |count: usize| "1.1 fleetgate, ".repeat(count);
-        assert!(!circles(&[]));
-        assert!(!circles(&["1.1 fleetgate", "1.0 fleetgate", "2.0 fleetgate, 1.1 varnish (fleetgate)"]));
-        assert!(!circles(&[&hops(MOST_HOPS - 1)]));
-        assert!(!circles(&[&"1.1 other, ".repeat(50), &"1.1 fleetgate.example".repeat(9)]));
-        assert!(circles(&[&hops(MOST_HOPS - 2), "2.0 fleetgate", "HTTP/1.1 Fleetgate (a comment)"]));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Explain tells what the gateway does: the same requests asked about and sent, and the command's output.
 
+mod arrival;
 mod middlewares;
 
 use std::collections::BTreeMap;
@@ -36,6 +37,8 @@ const PATH_PATTERNS: &[&str] = &[
     "{ regex = \"/n/[0-9]+\" }",
 ];
 const METHODS: &[&str] = &["GET", "POST", "DELETE"];
+/// Headers of which routes ask one each: one that everybody may say, two that nobody may, one of trusted proxies.
+const CLAIMS: [&str; 4] = ["x-b", "x-consumer", "x_original_user", "x-original-user"];
 const VALUES: &[&str] = &["1", "2", "red"];
 const VALUE_PATTERNS: &[&str] = &["\"1\"", "\"2\"", "{ regex = \"^r\" }", "{ present = true }", "{ present = false }"];
 /// Upstreams and subsets that targets name; some are absent, some empty, some have nobody well.
@@ -64,6 +67,7 @@ fn conditions(rng: &mut StdRng, names: &[&str], chance: f64) -> Option<String> {
 }
 
 fn route(rng: &mut StdRng, number: usize) -> String {
+    let claim = CLAIMS[number % CLAIMS.len()];
     let mut matching = vec![format!("path = {}", PATH_PATTERNS.choose(rng).unwrap())];
     if rng.random_bool(0.9) {
         let count = rng.random_range(1..3);
@@ -73,7 +77,7 @@ fn route(rng: &mut StdRng, number: usize) -> String {
     if rng.random_bool(0.2) {
         matching.push(format!("methods = [\"{}\"]", METHODS.choose(rng).unwrap()));
     }
-    matching.extend(conditions(rng, &["x-a", "x-b"], 0.15).map(|it| format!("headers = {it}")));
+    matching.extend(conditions(rng, &["x-a", "x-b"], 0.15).map(|it| format!("headers = {}", it.replace("x-b", claim))));
     matching.extend(conditions(rng, &["p", "q"], 0.1).map(|it| format!("query = {it}")));
     let mut targets = Vec::new();
     for _ in 0..rng.random_range(1..4) {
@@ -83,7 +87,12 @@ fn route(rng: &mut StdRng, number: usize) -> String {
         let subset = subset.map(|subset| format!(", subset = \"{subset}\"")).unwrap_or_default();
         let when = if rng.random_bool(0.3) { conditions(rng, &["x-a", "x-canary"], 0.5) } else { None };
         let choice = match when {
-            Some(when) if rng.random_bool(0.7) => format!("when = {{ headers = {when} }}"),
+            Some(when) if rng.random_bool(0.7) => {
+                format!(
+                    "when = {{ headers = {} }}",
+                    when.replace("x-canary", if claim == "x-b" { "x-canary" } else { claim })
+                )
+            }
             Some(when) => format!("when = {{ cookies = {when} }}"),
             None => format!("weight = {}", [0, 1, 1, 3, 95].choose(rng).unwrap()),
         };
@@ -108,7 +117,7 @@ fn config(rng: &mut StdRng, one: &Origin, two: &Origin, sick: &Origin) -> String
     let mut text = format!(
         r#"
         listeners.web.address = "127.0.0.1:0"
-        listeners.inside.address = "127.0.0.1:0"
+        listeners.inside = {{ address = "127.0.0.1:0", trusted_proxies = ["127.0.0.0/8"] }}
         admin.address = "127.0.0.1:0"
         [upstreams.mixed]
         endpoints = [
@@ -173,6 +182,19 @@ impl Case {
             let canary = VALUES.choose(rng).unwrap();
             headers.push(("cookie", format!("side={}; x-canary={canary}", rng.random_range(0..1000))));
         }
+        for name in ["x-consumer", "x-original-user", "x_original_user"] {
+            if rng.random_bool(0.3) {
+                headers.push((name, (*VALUES.choose(rng).unwrap()).to_owned()));
+            }
+        }
+        if rng.random_bool(0.3) {
+            let claimed = ["203.0.113.7", "203.0.113.8, 127.0.0.9", "unknown", "127.0.0.1", ""].choose(rng).unwrap();
+            headers.push(("x-forwarded-for", (*claimed).to_owned()));
+        }
+        if rng.random_bool(0.2) {
+            let named = ["x-a", "x-a, x-canary", "x-user", "x-consumer", "keep-alive, cookie"].choose(rng).unwrap();
+            headers.push(("connection", (*named).to_owned()));
+        }
         headers.push(("x-request-id", format!("case-{number}")));
         let (listener, method) = (["web", "inside"].choose(rng).unwrap(), METHODS.choose(rng).unwrap());
         Self { listener, method, target, headers }
@@ -201,6 +223,12 @@ impl Case {
         }
         request.send(gateway.listener(self.listener)).await;
     }
+}
+
+/// The answer to a question of these fields.
+async fn explained(gateway: &Gateway, fields: &[(&str, &str)]) -> Value {
+    let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+    gateway.api(&format!("explain?{query}")).await
 }
 
 /// What is likely by target's label; a label may stand twice.
@@ -291,7 +319,7 @@ async fn a_thousand_random_requests_meet_what_explain_says() {
     }
     // The table is worth asking about: everything that can happen did, and often.
     for outcome in ["NR", "NC", "UH", "DPE", "endpoint"] {
-        assert!(outcomes.get(outcome).is_some_and(|count| *count >= 10), "{outcomes:?}");
+        assert!(outcomes.get(outcome).is_some_and(|count| *count >= 5), "{outcomes:?}");
     }
     for kind in ["the condition", "the client's", "weights"] {
         let count: usize = kinds.iter().filter(|(by, _)| by.starts_with(kind)).map(|(_, count)| count).sum();

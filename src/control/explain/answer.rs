@@ -7,8 +7,9 @@ use http::{Request, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::arrival::Arrival;
 use super::question::Question;
-use crate::exchange::{ProxyError, grpc};
+use crate::exchange::{ClientAddress, ProxyError, grpc};
 use crate::snapshot::middleware::Origin;
 use crate::snapshot::{BreakerView, LevelView, Route, RouteHealth, StateName};
 use crate::spec::encode;
@@ -49,8 +50,14 @@ pub struct Explanation {
 pub struct Seen {
     /// The listener it comes in by.
     pub listener: Name,
-    /// The client's address, where it was told.
-    pub client: Option<IpAddr>,
+    /// The client's address, or `unknown` where a trusted proxy does not tell it; `None`: the question does not give one.
+    pub client: Option<String>,
+    /// The trusted proxy that sends the request on for the client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<IpAddr>,
+    /// Headers of the question that the gateway removes, since whoever sends them is not believed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<String>,
     /// The method.
     pub method: String,
     /// The host that routes are matched by; `None` when the gate refused it.
@@ -64,7 +71,7 @@ pub struct Seen {
 /// Something that may answer the request earlier than explained.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Unless {
-    /// `middleware `fair``, `target `users/canary``.
+    /// `middleware `fair``, `target `users/canary``, `a trusted proxy`.
     pub who: String,
     /// Why it is open, or what it answers.
     pub reason: String,
@@ -233,11 +240,24 @@ pub struct ExplainedEndpoint {
     pub reasons: Vec<String>,
 }
 
+impl Unless {
+    /// What may send the request instead of the client.
+    pub(super) const PROXY: &str = "a trusted proxy";
+
+    /// Whether a target answers.
+    pub(super) fn is_of_target(&self) -> bool {
+        self.who.starts_with("target ")
+    }
+}
+
 impl Explanation {
-    pub(super) fn new(generation: u64, question: &Question, listener: &Name) -> Self {
+    pub(super) fn new(generation: u64, question: &Question, arrival: &Arrival, listener: &Name) -> Self {
+        let told = |peer: &IpAddr| arrival.client.is_some_and(|client| client != ClientAddress::Known(*peer));
         let request = Seen {
             listener: listener.clone(),
-            client: question.client,
+            client: arrival.client.map(|client| client.to_string()),
+            peer: question.peer.filter(told),
+            removed: arrival.removed.clone(),
             method: question.request.method().to_string(),
             host: None,
             path: None,
@@ -246,7 +266,7 @@ impl Explanation {
         let (routes, upstreams) = (Vec::new(), Vec::new());
         let (more_routes, other_routes, more_upstreams) = (0, 0, 0);
         let (answer, route) = (None, None);
-        let (middlewares, unless) = (Vec::new(), Vec::new());
+        let (middlewares, unless) = (Vec::new(), arrival.unless.iter().cloned().collect());
         Self {
             generation,
             request,

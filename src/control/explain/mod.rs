@@ -1,13 +1,12 @@
 //! Defines what the gateway would do with a request, and why: found out by the functions that serve.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use http::Request;
 
-use crate::exchange::ProxyError;
+use crate::exchange::{ClientAddress, ProxyError, hop};
 use crate::middleware::Trouble;
 use crate::snapshot::preflight::{asked_method, take as preflight_route};
 use crate::snapshot::target::{DecidedBy, Odds, odds, sticky_key};
@@ -24,6 +23,7 @@ use crate::spec::route::{Access, Choice};
 use crate::spec::settings::Listener;
 
 mod answer;
+mod arrival;
 mod question;
 mod rehearsal;
 mod word;
@@ -34,6 +34,7 @@ pub use answer::{
 };
 pub use question::{Question, Wrong};
 
+use arrival::{Arrival, settled};
 use rehearsal::{Ending, Facts, Known, Rehearsed, rehearse};
 
 /// Routes considered that an answer shows; the one taken is always among them.
@@ -55,8 +56,9 @@ pub async fn explain(
     listeners: &BTreeMap<Name, Listener>,
 ) -> Result<Explanation, Wrong> {
     let (listener, settings) = question.listener(listeners)?;
-    let request = &question.request;
-    let mut explanation = Explanation::new(snapshot.generation, question, listener);
+    let arrival = Arrival::new(question, settings);
+    let request = &arrival.request;
+    let mut explanation = Explanation::new(snapshot.generation, question, &arrival, listener);
     let passed = match gate::check(request, true, settings) {
         Ok(passed) => passed,
         Err((error, reason)) => {
@@ -67,9 +69,7 @@ pub async fn explain(
     let view = passed.view(request, listener);
     explanation.request.host = Some(view.host.to_owned());
     explanation.request.path = Some(view.path.to_owned());
-    // Else only a trusted proxy in front speaks TLS.
-    let came_by_https = question.is_secure && !settings.trusted_proxies.is_empty();
-    if let Some(redirect) = settings.redirect_to_https.as_ref().filter(|_| !came_by_https) {
+    if let Some(redirect) = settings.redirect_to_https.as_ref().filter(|_| !arrival.is_secure) {
         explanation.answer = Some(match passed.https_location(request, redirect) {
             Ok(location) => {
                 let reason = format!("the listener sends every request to https, this one to {location}");
@@ -120,16 +120,26 @@ pub async fn explain(
         explanation.add_middlewares(of_listener, &route.middlewares, None, snapshot);
         return Ok(explanation);
     }
+    if hop::goes_in_circles(request.headers()) {
+        explanation.route = route.map(|route| explained_route(route, snapshot).0);
+        let reason = "it came through too many gateways like this one: a route leads back to the gateway".to_owned();
+        explanation.answer = Some(Answer::refusal(ProxyError::Loop, request, reason));
+        return Ok(explanation);
+    }
     let facts = Facts {
         snapshot: Arc::clone(snapshot),
         route: taken.ok(),
-        client: question.client,
+        client: arrival.client,
         host: view.host.to_owned(),
-        is_secure: settings.tls.is_some() || came_by_https,
+        is_secure: arrival.is_secure,
         may_have_certificate: settings.tls.as_ref().is_some_and(|tls| tls.clients.is_some()),
     };
-    let arrived = passed.arrived(request);
     let of_route = route.map_or(&[][..], |route| &route.middlewares);
+    let mut arrived = passed.arrived(request);
+    // Without any, targets are drawn by all headers that came.
+    if !of_listener.is_empty() || !of_route.is_empty() {
+        hop::settle_nominated(arrived.headers_mut());
+    }
     let running = middleware::chain(of_listener, of_route).filter(|(.., fate)| matches!(fate, middleware::Fate::Runs));
     let running: Vec<_> = running.map(|(named, ..)| named).collect();
     let rehearsed = rehearse(&running, &arrived, &facts, &Known::default()).await;
@@ -142,8 +152,8 @@ pub async fn explain(
         // Its targets are shown as if it had passed.
         Ending::Answered(_, answer) => {
             if let Some(route) = route {
-                explanation.follow(route, &arrived, Known::default(), &facts, question, listener).await;
-                explanation.unless.retain(|unless| unless.who.starts_with("middleware"));
+                explanation.follow(route, &arrived, Known::default(), &facts, listener).await;
+                explanation.unless.retain(|unless| !unless.is_of_target());
             }
             explanation.answer = Some(answer);
             return Ok(explanation);
@@ -167,7 +177,7 @@ pub async fn explain(
         }
         Ok(position) => {
             let route = &snapshot.routes.routes()[position];
-            explanation.follow(route, &sent, known, &facts, question, listener).await;
+            explanation.follow(route, &sent, known, &facts, listener).await;
         }
     }
     Ok(explanation)
@@ -250,15 +260,7 @@ impl Explanation {
     }
 
     /// From the route to the endpoints. `request`: as its middlewares made it, which found out `known`.
-    async fn follow(
-        &mut self,
-        route: &Route,
-        request: &Request<()>,
-        known: Known,
-        facts: &Facts,
-        question: &Question,
-        listener: &Name,
-    ) {
+    async fn follow(&mut self, route: &Route, request: &Request<()>, known: Known, facts: &Facts, listener: &Name) {
         let snapshot = &facts.snapshot;
         let view = RequestView {
             listener,
@@ -270,11 +272,14 @@ impl Explanation {
         };
         let (mut explained, usable) = explained_route(route, snapshot);
         let is_usable = |target: &Target| snapshot.usable(target).is_some_and(|(_, usable)| !usable.is_empty());
-        let mut buffer = [0; 16];
-        let key = route.sticky().and_then(|sticky| sticky_key(sticky, &view, question.client, &mut buffer));
+        let (mut buffer, client) = ([0; 16], facts.client);
+        let key = route
+            .sticky()
+            .and_then(|sticky| sticky_key(sticky, &view, client.and_then(ClientAddress::known), &mut buffer));
         let odds = odds(route, &view, key, is_usable);
-        explained.decided_by = Some(word::decided(route, &odds, question.client.is_some()));
+        explained.decided_by = Some(word::decided(route, &odds, client));
         let mut met = Vec::new();
+        let settled = settled(request);
         for (position, target) in route.targets.iter().enumerate() {
             if position >= MOST_TARGETS && odds.drawn[position] == 0.0 && odds.taken[position] == 0.0 {
                 explained.more_targets += 1;
@@ -283,7 +288,7 @@ impl Explanation {
             let mut steps = Vec::new();
             if odds.taken[position] > 0.0 {
                 let chain: Vec<_> = target.middlewares.iter().collect();
-                let rehearsed = rehearse(&chain, request, facts, &known).await;
+                let rehearsed = rehearse(&chain, &settled, facts, &known).await;
                 steps.extend(passed_steps(target, Some(&rehearsed), snapshot));
                 met.push((target, odds.taken[position], rehearsed));
             } else {
@@ -469,8 +474,8 @@ fn passed_steps(target: &Target, rehearsed: Option<&Rehearsed>, snapshot: &Snaps
 }
 
 /// What a client gets of a target that answers without an endpoint.
-fn answered_by_steps(target: &Target, request: &Request<()>, client: Option<IpAddr>) -> Option<Answer> {
-    if let Some(Err(error)) = client.map(|client| target.admits(Some(client))) {
+fn answered_by_steps(target: &Target, request: &Request<()>, client: Option<ClientAddress>) -> Option<Answer> {
+    if let Some(Err(error)) = client.map(|client| target.admits(client.known())) {
         return Some(Answer::refusal(error, request, "the client's address may not come".to_owned()));
     }
     let redirect = target.spec.steps.as_ref()?.redirect.as_ref()?;

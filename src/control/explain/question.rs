@@ -12,7 +12,8 @@ use crate::spec::settings::Listener;
 #[derive(Debug)]
 pub struct Question {
     pub(super) request: Request<()>,
-    pub(super) client: Option<IpAddr>,
+    /// Who connects, in canonical form.
+    pub(super) peer: Option<IpAddr>,
     pub(super) route: Option<Name>,
     /// The URL begins with `https://`.
     pub(super) is_secure: bool,
@@ -63,7 +64,7 @@ impl Question {
             request.headers_mut().insert(header::HOST, host);
         }
         let is_secure = url.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"));
-        Ok(Self { request, client: None, route: None, is_secure, listener: None })
+        Ok(Self { request, peer: None, route: None, is_secure, listener: None })
     }
 
     /// By this listener; else by the first one.
@@ -73,10 +74,10 @@ impl Question {
         self
     }
 
-    /// From this client, as the gateway knows it once forwarding headers of trusted proxies are read.
+    /// Over a connection from this address: a client's, or that of a proxy which the listener trusts.
     #[must_use]
-    pub fn from(mut self, client: Option<IpAddr>) -> Self {
-        self.client = client;
+    pub fn from(mut self, peer: Option<IpAddr>) -> Self {
+        self.peer = peer.map(|peer| peer.to_canonical());
         self
     }
 

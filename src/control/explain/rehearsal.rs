@@ -45,7 +45,7 @@ pub(super) struct Facts {
     /// The position of the route in the table, if one takes the request.
     pub(super) route: Option<usize>,
     /// `None`: the question does not say.
-    pub(super) client: Option<IpAddr>,
+    pub(super) client: Option<ClientAddress>,
     pub(super) host: String,
     pub(super) is_secure: bool,
     /// Whether the listener asks clients for a certificate; the question never shows one.
@@ -298,7 +298,7 @@ impl Exchange for Rehearsal {
     fn client(&self) -> ClientAddress {
         // Those that decide by it are not asked without one.
         let unknown = ClientAddress::Unknown { peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
-        self.facts.client.map_or(unknown, ClientAddress::Known)
+        self.facts.client.unwrap_or(unknown)
     }
 
     fn is_secure(&self) -> bool {
@@ -392,7 +392,7 @@ fn request_id(headers: &HeaderMap) -> String {
     id.unwrap_or_default().to_owned()
 }
 
-fn copy(request: &Request<()>) -> Request<()> {
+pub(super) fn copy(request: &Request<()>) -> Request<()> {
     let mut copy = Request::new(());
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();

@@ -2,6 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 
+use crate::exchange::ClientAddress;
 use crate::snapshot::contest::ContestReason;
 use crate::snapshot::target::{DecidedBy, Odds};
 use crate::snapshot::{Report, RequestView, Route};
@@ -101,16 +102,18 @@ pub(super) fn redirect(redirect: &Redirect) -> String {
 }
 
 /// What decides between a route's targets.
-pub(super) fn decided(route: &Route, odds: &Odds, client_is_known: bool) -> String {
+pub(super) fn decided(route: &Route, odds: &Odds, client: Option<ClientAddress>) -> String {
     match (odds.by, route.sticky()) {
         (DecidedBy::Condition(index), _) => format!("the condition of {}", route.targets[index].label),
         (DecidedBy::Nobody(index, _), _) => {
             format!("nobody: whether the condition of {} holds is not known", route.targets[index].label)
         }
         (DecidedBy::Key, Some(sticky)) => format!("the client's key, its {}", of(sticky)),
-        (DecidedBy::Weight, Some(Sticky::ClientIp)) if !client_is_known => {
-            "weights, as long as the client's address is not given, which the route is sticky by".to_owned()
+        (DecidedBy::Weight, Some(Sticky::ClientIp)) => match client {
+            None => "weights, as long as the client's address is not given, which the route is sticky by",
+            Some(_) => "weights: a trusted proxy does not tell the client's address, which the route is sticky by",
         }
+        .to_owned(),
         (DecidedBy::Weight, Some(Sticky::Cookie(name))) => {
             format!("weights: without the cookie `{name}` a client gets a new one, and keeps its side from then on")
         }

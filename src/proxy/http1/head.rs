@@ -6,8 +6,9 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, header};
 use hyper::ext::ReasonPhrase;
 
-use super::super::headers::{Noted, may_be_nominated};
+use super::super::headers::Noted;
 use super::decoder::{Chunked, Decoder};
+use crate::exchange::hop::may_be_nominated;
 
 /// The head of a response, without what belongs to the connection alone (RFC 9110, 7.6.1).
 #[derive(Debug)]

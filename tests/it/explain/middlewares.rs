@@ -20,7 +20,7 @@ use crate::support::http;
 use crate::support::origin::{Behaviour, Origin};
 
 const SEED: u64 = 20_261_130;
-const ROUTES: usize = 60;
+const ROUTES: usize = 64;
 const REQUESTS: usize = 800;
 
 const KEY: &str = "key-of-acme-which-is-secret";
@@ -31,6 +31,9 @@ const KINDS: &[(&str, &str)] = &[
     ("here", r#"ip = { allow = ["127.0.0.0/8"] }"#),
     ("elsewhere", r#"ip = { allow = ["10.0.0.0/8"] }"#),
     ("not-here", r#"ip = { deny = ["127.0.0.1/32"] }"#),
+    ("outside", r#"ip = { allow = ["203.0.113.0/24"] }"#),
+    ("not-outside", r#"ip = { deny = ["203.0.113.0/24"] }"#),
+    ("only-root", r#"require = [{ when = { headers = { x-consumer = "root" } } }]"#),
     ("closed", r#"maintenance = { retry_after = "5m", body = "back soon" }"#),
     ("closed-but", r#"maintenance = { allow = ["127.0.0.1/32"] }"#),
     ("teapot", r#"respond = { status = 418, body = "short" }"#),
@@ -85,6 +88,7 @@ fn config(rng: &mut StdRng, origin: &Origin, auth: &Origin) -> String {
     let mut text = format!(
         r#"
         listeners.web.address = "127.0.0.1:0"
+        listeners.proxied = {{ address = "127.0.0.1:0", trusted_proxies = ["127.0.0.1"] }}
         admin.address = "127.0.0.1:0"
         discovery.state_dir = "off"
         upstreams.app.endpoints = ["{}"]
@@ -120,6 +124,7 @@ fn config(rng: &mut StdRng, origin: &Origin, auth: &Origin) -> String {
 }
 
 struct Case {
+    listener: &'static str,
     method: &'static str,
     path: String,
     headers: Vec<(&'static str, String)>,
@@ -146,6 +151,11 @@ impl Case {
         may(rng, 0.6, "authorization", &credentials);
         may(rng, 0.3, "x-token", &tokens);
         may(rng, 0.2, "x-inside", &["1".to_owned()]);
+        let claimed = ["203.0.113.7", "192.0.2.1, 127.0.0.1", "unknown", "127.0.0.1"].map(str::to_owned);
+        may(rng, 0.3, "x-forwarded-for", &claimed);
+        may(rng, 0.2, "x-consumer", &["root".to_owned()]);
+        may(rng, 0.1, "x_consumer", &["root".to_owned()]);
+        may(rng, 0.2, "connection", &["x-inside", "x-api-key, authorization", "x-consumer"].map(str::to_owned));
         may(rng, 0.3, "origin", &["https://a.test".to_owned(), "https://evil.test".to_owned()]);
         may(rng, 0.3, "access-control-request-method", &["GET".to_owned()]);
         let method = ["GET", "POST", "OPTIONS"].choose(rng).unwrap();
@@ -154,7 +164,8 @@ impl Case {
             headers.push(("content-length", body.len().to_string()));
         }
         let path = format!("/r{}{}", rng.random_range(0..ROUTES), ["", "/a", "/b"].choose(rng).unwrap());
-        Self { method, path, headers, body }
+        let listener = ["web", "proxied"].choose(rng).unwrap();
+        Self { listener, method, path, headers, body }
     }
 
     /// What each kind answers first: a preflight, and a body that is long.
@@ -166,8 +177,8 @@ impl Case {
             let body = "longer than ten bytes";
             let length = vec![("content-length", body.len().to_string())];
             [
-                Self { method: "OPTIONS", path: path.clone(), headers: preflight, body: "" },
-                Self { method: "POST", path, headers: length, body },
+                Self { listener: "web", method: "OPTIONS", path: path.clone(), headers: preflight, body: "" },
+                Self { listener: "web", method: "POST", path, headers: length, body },
             ]
         };
         (0..KINDS.len()).flat_map(both).collect()
@@ -176,7 +187,7 @@ impl Case {
     fn question(&self) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.append_pair("method", self.method).append_pair("url", &format!("http://a.test{}", self.path));
-        query.append_pair("client", "127.0.0.1");
+        query.append_pair("client", "127.0.0.1").append_pair("listener", self.listener);
         query.extend_pairs(self.headers.iter().map(|(name, value)| ("header", format!("{name}: {value}"))));
         query.finish()
     }
@@ -189,7 +200,7 @@ impl Case {
         if self.method == "POST" {
             request = request.body(self.body);
         }
-        let answer = gateway.send(request).await;
+        let answer = request.send(gateway.listener(self.listener)).await;
         (answer.status.into(), answer.header("x-fleetgate-flag").unwrap_or_default().to_owned())
     }
 }
@@ -218,7 +229,7 @@ async fn random_middlewares_do_what_explain_says() {
         let unless = said["unless"].as_array().map(Vec::as_slice).unwrap_or_default();
         // Who the client is may be open behind one that is: that it is refused for that was told, then.
         let is_open = unless.iter().any(|one| one["reason"].to_string().contains("depends on a middleware before it"));
-        let request = format!("{} {} {:?}", case.method, case.path, case.headers);
+        let request = format!("{} {} {} {:?}", case.listener, case.method, case.path, case.headers);
         // A delay that was injected leaves its flag, and no other trace.
         let flag = if flag == "DI" { String::new() } else { flag };
         assert!((status, &flag) == (wanted.0, &wanted.1) || is_open, "{request}: came {status} {flag}\n{said:#}");
