@@ -43,7 +43,7 @@ pub(super) fn router(state: State) -> Router {
         .route("/api/v1/accept", post(command::accept_target))
         .route("/api/v1/events", get(events::list))
         .route("/api/v1/events/at", get(events::at))
-        .route("/api/v1/explain", get(explain::explain))
+        .route("/api/v1/explain", get(explain::explain).post(explain::explain_form))
         .route("/api/v1/config", get(async |Shared(state): Of| Json(config::view(&state.settings, &state.now()))))
         .fallback(async |uri: Uri| ApiError::NotFound(format!("there is nothing at {}", uri.path())))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)

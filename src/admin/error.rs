@@ -29,6 +29,12 @@ pub(super) enum ApiError {
     /// The request can't be read.
     #[error("{0}")]
     Malformed(String),
+    /// Its body has more than so many bytes.
+    #[error("the body is too large: {0} bytes at most are read")]
+    TooLarge(usize),
+    /// Its body is of another type than this.
+    #[error("the body's Content-Type must be {0}")]
+    UnsupportedType(&'static str),
     /// It can be read, and cannot be done.
     #[error("{0}")]
     Refused(String),
@@ -54,6 +60,8 @@ impl ApiError {
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Refused(_) | Self::Changed(_) => StatusCode::CONFLICT,
             Self::Unseen(_) => StatusCode::PRECONDITION_REQUIRED,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -70,6 +78,8 @@ impl ApiError {
             Self::NotFound(_) => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::Malformed(_) => "malformed",
+            Self::TooLarge(_) => "too_large",
+            Self::UnsupportedType(_) => "unsupported_media_type",
             Self::Refused(_) => "refused",
             Self::Changed(_) => "changed",
             Self::Unseen(_) => "precondition_required",

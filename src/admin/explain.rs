@@ -1,11 +1,14 @@
-//! `GET /api/v1/explain`: what a request would meet.
+//! `/api/v1/explain`: what a request would meet. GET has the question in its query, POST in a form, where a request's whole
+//! head has room; neither changes anything.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State as Shared;
-use http::Uri;
+use axum::body::to_bytes;
+use axum::extract::{Request, State as Shared};
+use http::{Uri, header};
+use http_body_util::LengthLimitError;
 use tokio::runtime::Handle;
 
 use super::State;
@@ -17,11 +20,47 @@ use crate::spec::name::Name;
 /// Most headers of a request that is asked about.
 const MOST_HEADERS: usize = 100;
 
+/// The largest form that is read.
+const MAX_FORM_BYTES: usize = 256 << 10;
+
+const FORM: &str = "application/x-www-form-urlencoded";
+
+type Explained = Result<Json<Explanation>, ApiError>;
+
 /// `GET /api/v1/explain?method=&url=&header=&listener=&client=&route=`
-pub(super) async fn explain(Shared(state): Shared<Arc<State>>, uri: Uri) -> Result<Json<Explanation>, ApiError> {
+pub(super) async fn explain(Shared(state): Shared<Arc<State>>, uri: Uri) -> Explained {
+    answer(&state, query::pairs(&uri)).await
+}
+
+/// `POST /api/v1/explain`, with the same fields in a form.
+pub(super) async fn explain_form(Shared(state): Shared<Arc<State>>, request: Request) -> Explained {
+    if request.uri().query().is_some() {
+        return Err(ApiError::Malformed("with POST the fields are in the body alone".to_owned()));
+    }
+    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if !kind.eq_ignore_ascii_case(FORM) {
+        return Err(ApiError::UnsupportedType(FORM));
+    }
+    let body = to_bytes(request.into_body(), MAX_FORM_BYTES).await.map_err(unread)?;
+    answer(&state, query::form(&body)).await
+}
+
+fn unread(error: axum::Error) -> ApiError {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(one) = cause {
+        if one.is::<LengthLimitError>() {
+            return ApiError::TooLarge(MAX_FORM_BYTES);
+        }
+        cause = one.source();
+    }
+    ApiError::Malformed(format!("the body can't be read: {error}"))
+}
+
+async fn answer(state: &Arc<State>, fields: impl Iterator<Item = (String, String)>) -> Explained {
     let (mut method, mut url, mut listener, mut client, mut route) = (None, None, None, None, None);
     let mut headers = Vec::new();
-    for (name, value) in query::pairs(&uri) {
+    for (name, value) in fields {
         match &*name {
             "method" => query::once(&mut method, "method", value)?,
             "url" => query::once(&mut url, "url", value)?,
@@ -51,6 +90,7 @@ pub(super) async fn explain(Shared(state): Shared<Arc<State>>, uri: Uri) -> Resu
     let snapshot = Arc::clone(&state.snapshot.borrow());
     // A table of thousands of routes takes its time, and what a request meets belongs to one thread.
     let runtime = Handle::current();
+    let state = Arc::clone(state);
     let explaining = tokio::task::spawn_blocking(move || {
         runtime.block_on(explain::explain(&question, &snapshot, &state.settings.listeners))
     });

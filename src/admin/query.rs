@@ -6,8 +6,12 @@ use super::error::ApiError;
 
 /// The names and values of a query, decoded.
 pub(super) fn pairs(uri: &Uri) -> impl Iterator<Item = (String, String)> {
-    let query = uri.query().unwrap_or_default();
-    form_urlencoded::parse(query.as_bytes()).map(|(name, value)| (name.into_owned(), value.into_owned()))
+    form(uri.query().unwrap_or_default().as_bytes())
+}
+
+/// The names and values of a form, decoded.
+pub(super) fn form(form: &[u8]) -> impl Iterator<Item = (String, String)> {
+    form_urlencoded::parse(form).map(|(name, value)| (name.into_owned(), value.into_owned()))
 }
 
 /// Sets what may be given once.

@@ -82,6 +82,19 @@ pub(super) fn show(access: &Access, path: &str, page: &Page, out: &mut dyn Write
     shown(access, access.ask(path, page.shape), page, out, remarks)
 }
 
+/// Asks with the fields of a form, and shows the answer likewise.
+pub(super) fn show_posted(
+    access: &Access,
+    path: &str,
+    fields: String,
+    page: &Page,
+    out: &mut dyn Write,
+    remarks: &mut dyn Write,
+) -> u8 {
+    let body = ("application/x-www-form-urlencoded", fields);
+    shown(access, access.exchange(Method::POST, path, Some(body), page.shape), page, out, remarks)
+}
+
 /// Tells the gateway something and shows its answer.
 pub(super) fn tell(access: &Access, path: &str, out: &mut dyn Write, remarks: &mut dyn Write) -> u8 {
     let page = Page::new(MESSAGE, |answer| printable(&text(answer.get("message"))));
@@ -166,10 +179,17 @@ impl Access {
 
     /// Sends a body.
     pub(super) fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
-        self.exchange(Method::POST, path, Some(body), MESSAGE)
+        self.exchange(Method::POST, path, Some(("application/json", body.to_string())), MESSAGE)
     }
 
-    fn exchange(&self, method: Method, path: &str, body: Option<&Value>, shape: Shape) -> Result<Value, Failure> {
+    /// `body`: its type, and itself.
+    fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&'static str, String)>,
+        shape: Shape,
+    ) -> Result<Value, Failure> {
         let token = self.token()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
@@ -191,8 +211,8 @@ impl Access {
             if let Some(token) = &token {
                 request = request.bearer_auth(token);
             }
-            if let Some(body) = body {
-                request = request.header("content-type", "application/json").body(body.to_string());
+            if let Some((kind, body)) = body {
+                request = request.header("content-type", kind).body(body);
             }
             let mut response = request.send().await.map_err(|error| self.unreachable(&error))?;
             let mut body = Vec::new();
@@ -252,11 +272,23 @@ impl Access {
         use reqwest::StatusCode;
         let code = text(body.pointer("/error/code"));
         let Some(message) = body.pointer("/error/message").and_then(Value::as_str) else {
+            if matches!(status, StatusCode::URI_TOO_LONG | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) {
+                return format!(
+                    "{} answered {status}: the arguments make a longer request than it reads; shorten them",
+                    self.admin
+                )
+                .into();
+            }
             return self.foreign(&format!("it answers {status}"));
         };
         let (hint, exit) = match status {
             StatusCode::UNAUTHORIZED => (" (give the admin token by --token-file)", UNANSWERED),
-            StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => ("", UNANSWERED),
+            StatusCode::FORBIDDEN
+            | StatusCode::BAD_REQUEST
+            | StatusCode::URI_TOO_LONG
+            | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            | StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::UNSUPPORTED_MEDIA_TYPE => ("", UNANSWERED),
             _ => ("", FAILED),
         };
         Failure { code, text: format!("{} answered {status}: {message}{hint}", self.admin), exit }

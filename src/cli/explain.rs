@@ -36,6 +36,9 @@ pub(super) struct Arguments {
     access: admin::Access,
 }
 
+/// A longer question goes into a body: the head of a request to the admin API has 16 KiB.
+const MAX_QUERY_BYTES: usize = 8 << 10;
+
 /// Asks and shows.
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write, remarks: &mut dyn Write) -> u8 {
     let mut query = form_urlencoded::Serializer::new(String::new());
@@ -44,9 +47,13 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write, remarks: &mut dyn 
     let client = arguments.client.map(|client| client.to_string());
     let more = [("listener", &arguments.listener), ("client", &client), ("route", &arguments.route)];
     query.extend_pairs(more.iter().filter_map(|(name, value)| Some((name, value.as_ref()?))));
-    let path = format!("/api/v1/explain?{}", query.finish());
+    let fields = query.finish();
     let shape: Shape = &[("generation", Value::is_u64), ("request", Value::is_object), ("routes", Value::is_array)];
-    admin::show(&arguments.access, &path, &Page::new(shape, render), out, remarks)
+    let page = Page::new(shape, render);
+    if fields.len() > MAX_QUERY_BYTES {
+        return admin::show_posted(&arguments.access, "/api/v1/explain", fields, &page, out, remarks);
+    }
+    admin::show(&arguments.access, &format!("/api/v1/explain?{fields}"), &page, out, remarks)
 }
 
 /// The request, the routes in order, the targets, the endpoints, and what comes of it.

@@ -276,6 +276,19 @@ fn nobody_reads_and_no_command_panics() {
 }
 
 #[test]
+fn a_gateway_that_reads_no_longer_request_is_told_as_that() {
+    for status in ["431 Request Header Fields Too Large", "414 URI Too Long"] {
+        let url = answers(http(status, ""));
+        for arguments in COMMANDS {
+            let (code, out, error) = asked(arguments, &url);
+            assert_eq!((code, out.as_str()), (2, ""), "{arguments:?}: {error}");
+            assert!(error.contains(&status[..3]) && error.contains("shorten them"), "{arguments:?}: {error}");
+            assert!(!error.contains("is not the admin API"), "{arguments:?}: {error}");
+        }
+    }
+}
+
+#[test]
 fn events_that_are_none_say_so() {
     let body = json!({ "generation": 1, "next": 1, "items": [], "more": false, "since": "2026-11-23T18:53:00.000Z" });
     let url = answers(http("200 OK", &body.to_string()));

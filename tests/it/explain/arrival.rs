@@ -136,3 +136,47 @@ async fn the_command_says_whose_word_counts() {
     let (_, said) = run(&gateway, &["explain", "GET", "http://a.test/any", "-H", "x-forwarded-for: 203.0.113.7"]);
     assert!(!said.contains("unless"), "the listener trusts nobody: {said}");
 }
+
+/// A head of this size has no room in a URL.
+fn long_headers() -> Vec<String> {
+    (0..20).map(|number| format!("x-long-{number}: {}", "a".repeat(1500))).collect()
+}
+
+#[tokio::test]
+async fn a_question_is_as_long_as_a_request_may_be() {
+    let origin = Origin::start("app").await;
+    let gateway = gateway(&origin).await;
+    let headers = long_headers();
+    let mut arguments = vec!["explain", "GET", "http://a.test/root", "--listener", "open"];
+    arguments.extend(headers.iter().flat_map(|header| ["-H", header.as_str()]));
+    let (fine, said) = run(&gateway, &arguments);
+    assert!(fine && said.contains("404 no_route") && said.contains("header `x-consumer` is absent"), "{said}");
+
+    let url = format!("http://{}/api/v1/explain", gateway.admin());
+    let client = crate::support::http();
+    let form = "application/x-www-form-urlencoded";
+    let most = format!("url=http://a.test/any&header=x:{}", "a".repeat(255 << 10));
+    for (kind, body, status, part) in [
+        (Some(form), "url=http://a.test/any".to_owned(), 200, "\"answer\":null"),
+        (Some("Application/X-WWW-Form-Urlencoded; charset=utf-8"), "url=http://a.test/any".to_owned(), 200, "any"),
+        (Some(form), most, 200, "any"),
+        (Some(form), "a".repeat((256 << 10) + 1), 413, "262144 bytes"),
+        (Some(form), String::new(), 400, "`url` is missing"),
+        (Some(form), "url=http://a.test/any&what=1".to_owned(), 400, "there is no parameter `what`"),
+        (Some("application/json"), "{}".to_owned(), 415, form),
+        (Some("text/plain"), "url=http://a.test/any".to_owned(), 415, form),
+        (None, "url=http://a.test/any".to_owned(), 415, form),
+    ] {
+        let mut request = client.post(&url).body(body);
+        if let Some(kind) = kind {
+            request = request.header("content-type", kind);
+        }
+        let answer = request.send().await.unwrap();
+        let (got, text) = (answer.status().as_u16(), answer.text().await.unwrap());
+        assert!(got == status && text.contains(part), "{kind:?}: {got} {text:.500}");
+    }
+    let answer = client.post(format!("{url}?url=http://a.test/any")).header("content-type", form).body("url=/x");
+    let answer = answer.send().await.unwrap();
+    assert_eq!(answer.status(), 400, "one question at a time");
+    assert_eq!(origin.requests(), 0, "nothing is sent");
+}
