@@ -52,8 +52,11 @@ fn accept(
         let items = list(&holds, "items");
         if items.iter().any(|hold| !is_refused(hold)) {
             // The JSON of the answer stands alone on standard output.
-            say(if access.is_json() { &mut *remarks } else { &mut *out }, &preview(items));
+            let is_shown = say(if access.is_json() { &mut *remarks } else { &mut *out }, &preview(items));
             if !yes {
+                if !is_shown {
+                    return fail(remarks, "nothing is accepted: what would be lost can't be shown");
+                }
                 match answers.as_mut().map(|answers| ask(answers, remarks)) {
                     Some(true) => {}
                     Some(false) => return fail(remarks, "nothing is accepted"),

@@ -20,11 +20,12 @@ pub(super) fn run(
         say(out, &lines.join("\n"));
     }
     let errors = findings.iter().filter(|finding| matches!(finding, Finding::Error(_))).count();
-    match (errors, findings.len()) {
-        (0, 0) => say(remarks, "the configuration is valid"),
-        (0, 1) => say(remarks, "the configuration is valid, with a warning"),
-        (0, warnings) => say(remarks, &format!("the configuration is valid, with {warnings} warnings")),
-        (errors, _) => say(remarks, &format!("{errors} problem{}", if errors == 1 { "" } else { "s" })),
-    }
+    let verdict = match (errors, findings.len()) {
+        (0, 0) => "the configuration is valid".to_owned(),
+        (0, 1) => "the configuration is valid, with a warning".to_owned(),
+        (0, warnings) => format!("the configuration is valid, with {warnings} warnings"),
+        (errors, _) => format!("{errors} problem{}", if errors == 1 { "" } else { "s" }),
+    };
+    say(remarks, &verdict);
     if errors == 0 { FINE } else { FAILED }
 }

@@ -9,6 +9,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::app::Signals;
 use crate::telemetry::{self, outputs::Outputs};
+use output::Output;
 
 mod accept;
 mod admin;
@@ -17,6 +18,7 @@ mod demo;
 mod events;
 mod explain;
 mod hash_key;
+mod output;
 #[cfg(feature = "etcd")]
 mod register;
 mod routes;
@@ -30,7 +32,7 @@ mod upstreams;
 const FINE: u8 = 0;
 /// The answer is no: an invalid configuration, a failed start, a gateway that is not ready, a refused action.
 const FAILED: u8 = 1;
-/// The command could not be understood, or nobody could be asked. clap exits with it, too.
+/// The command could not be understood, nobody could be asked, or the answer could not be written. clap exits with it, too.
 const UNANSWERED: u8 = 2;
 
 const EXIT_CODES: &str = "\
@@ -39,7 +41,7 @@ Exit codes:
   1  the answer is no: the configuration is invalid, the gateway does not start or is not ready, it refuses
      what is asked of it, or knows no such upstream, route or endpoint
   2  the command line can't be read, or the admin API can't be asked: nothing or something else answers at
-     its address, or it wants another token";
+     its address, or it wants another token; or standard output can't be written";
 
 const SIGNALS: &str = "\
 Signals:
@@ -145,10 +147,24 @@ struct Config {
 
 /// Runs the command that the process was called with.
 pub fn main() -> ExitCode {
-    // Exits with 2 on a mistake, with 0 on --help and --version.
-    let cli = Cli::parse();
-    let (stdout, stderr) = (&mut std::io::stdout(), &mut std::io::stderr());
-    let code = match cli.command {
+    let (mut output, stderr) = (Output::new(std::io::stdout()), &mut std::io::stderr());
+    let code = match Cli::try_parse() {
+        Ok(cli) => run_command(cli.command, &mut output, stderr),
+        // Exits with 2.
+        Err(mistake) if mistake.use_stderr() => mistake.exit(),
+        // --help and --version
+        Err(asked) => {
+            if let Err(error) = asked.print() {
+                output.note(error);
+            }
+            FINE
+        }
+    };
+    ExitCode::from(output.settle(code, stderr))
+}
+
+fn run_command(command: Command, stdout: &mut impl Write, stderr: &mut impl Write) -> u8 {
+    match command {
         Command::Run(config) => lasting(|outputs| run::run(config.config, variables(), outputs)),
         Command::Check { config, file } => check::run(config.config.or(file).as_deref(), variables(), stdout, stderr),
         Command::Demo(arguments) => lasting(|outputs| demo::run(&arguments, outputs)),
@@ -186,8 +202,7 @@ pub fn main() -> ExitCode {
             UNANSWERED
         }
         Command::SampleService(arguments) => lasting(|outputs| sample_service(arguments, &mut outputs.stderr())),
-    };
-    ExitCode::from(code)
+    }
 }
 
 impl Place {
@@ -239,9 +254,9 @@ fn variables() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)))
 }
 
-/// Writes a text and a newline. Nobody listens any more when that fails (`fleetgate routes | head`).
-fn say(out: &mut dyn Write, text: &str) {
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
+/// Writes a text and a newline; whether that went well. [`Output`] remembers that it did not.
+fn say(out: &mut dyn Write, text: &str) -> bool {
+    out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()).is_ok()
 }
 
 #[cfg(test)]

@@ -168,7 +168,9 @@ impl Arguments {
         let health = Arc::new(Mutex::new(Err("not checked yet".to_owned())));
         let (read, out) = (Arc::clone(&health), Mutex::new(out));
         let standing: Standing = Arc::new(move || read.lock().unwrap_or_else(PoisonError::into_inner).clone());
-        let tell = |line: &str| say(&mut **out.lock().unwrap_or_else(PoisonError::into_inner), line);
+        let tell = |line: &str| {
+            say(&mut **out.lock().unwrap_or_else(PoisonError::into_inner), line);
+        };
         let waits = |reason: &str| tell(&format!("waiting, not registered yet: {}: {reason}", self.check.url));
         let checking = self.watch(waits, |healthy| {
             match &healthy {
@@ -186,7 +188,9 @@ impl Arguments {
             Event::Asserted(stands) => is_registered = stands,
             Event::Left if is_registered => tell(&format!("left {key}")),
             Event::Left => tell(&format!("ended; {key} was not registered")),
-            Event::Failed(error) => say(remarks, &format!("fleetgate: cannot register, trying again: {error}")),
+            Event::Failed(error) => {
+                say(remarks, &format!("fleetgate: cannot register, trying again: {error}"));
+            }
             Event::LeftBehind(error) => {
                 say(remarks, &format!("fleetgate: cannot leave, {key} ends with its lease: {error}"));
                 code = FAILED;

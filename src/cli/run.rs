@@ -19,9 +19,13 @@ pub(super) fn run(
     match app::run(move || config::prepare(path.as_deref(), environment), outputs) {
         Ok(()) => return FINE,
         Err(RunError::Configuration(problems)) => {
-            problems.iter().for_each(|problem| say(&mut stderr, &problem.to_string()));
+            for problem in &problems {
+                say(&mut stderr, &problem.to_string());
+            }
         }
-        Err(RunError::Start(error)) => say(&mut stderr, &format!("fleetgate: {error}")),
+        Err(RunError::Start(error)) => {
+            say(&mut stderr, &format!("fleetgate: {error}"));
+        }
     }
     FAILED
 }

@@ -275,6 +275,47 @@ fn nobody_reads_and_no_command_panics() {
     }
 }
 
+/// A device that is full, as `/dev/full` is.
+fn full() -> std::fs::File {
+    std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap()
+}
+
+#[test]
+fn an_answer_that_cannot_be_written_exits_with_2_and_says_why() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("wrong.toml"), "listeners.web.adress = \"x\"\n").unwrap();
+    let urls: Vec<String> =
+        COMMANDS.iter().map(|command| answers(http("200 OK", &page(command).to_string()))).collect();
+    let mut asking: Vec<Vec<&str>> = Vec::new();
+    for (command, url) in COMMANDS.iter().zip(&urls) {
+        asking.push([*command, &["--admin", url]].concat());
+        asking.push([*command, &["--json", "--admin", url]].concat());
+    }
+    let local: [&[&str]; 8] = [
+        &["schema"],
+        &["completions", "bash"],
+        &["check", "wrong.toml"],
+        &["hash-key", "--new"],
+        &["--help"],
+        &["--version"],
+        &["status", "--help"],
+        &["help"],
+    ];
+    for arguments in asking.iter().map(Vec::as_slice).chain(local) {
+        let mut command = fleetgate(directory.path(), arguments);
+        let output = command.stdin(Stdio::null()).stdout(full()).stderr(Stdio::piped()).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
+        let told = "fleetgate: cannot write to standard output: No space left on device";
+        assert_eq!(error.matches(told).count(), 1, "{arguments:?}: {error}");
+    }
+    // Who follows events ends, too, instead of going on for nobody.
+    let url = answers(http("200 OK", &page(&["events"]).to_string()));
+    let mut command = fleetgate(directory.path(), &["events", "--follow", "--admin", &url]);
+    let output = command.stdout(full()).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+}
+
 #[test]
 fn a_gateway_that_reads_no_longer_request_is_told_as_that() {
     for status in ["431 Request Header Fields Too Large", "414 URI Too Long"] {
