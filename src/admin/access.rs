@@ -27,18 +27,19 @@ pub(super) fn judge(admin: &Admin, uri: &Uri, headers: &HeaderMap) -> Result<Opt
         Ok(authorised) => Ok(Some(authorised)),
         // Load balancers add their marks to health checks, too. These pages hold no secret, whoever asks for them.
         Err(ApiError::Unauthorised | ApiError::Forwarded(_)) if is_public(admin, uri.path()) => Ok(None),
+        // HAProxy's plain `option httpchk` names no host, as HTTP/1.0 allows; a browser on a foreign page always does.
+        Err(ApiError::ForeignHost) if is_health(uri.path()) && !headers.contains_key(header::HOST) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
 /// Whether a page needs no token where others do.
 fn is_public(admin: &Admin, path: &str) -> bool {
-    admin.token.is_some()
-        && match path {
-            "/healthz" | "/readyz" => true,
-            "/metrics" => admin.metrics_public,
-            _ => false,
-        }
+    admin.token.is_some() && (is_health(path) || path == "/metrics" && admin.metrics_public)
+}
+
+fn is_health(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz")
 }
 
 /// Lets in who may see everything.

@@ -1,7 +1,9 @@
 //! Defines how commands ask a running gateway: its admin API.
 
 use std::io::Write;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use reqwest::Method;
@@ -16,7 +18,9 @@ use crate::spec::file;
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Access {
     /// Where the admin API is
-    #[arg(long, value_name = "URL", default_value = DEFAULT_URL, value_parser = url)]
+    ///
+    /// Else it is at FLEETGATE_ADMIN__ADDRESS, if set, as it is for the gateway.
+    #[arg(long, value_name = "URL", default_value = PLACE.as_str(), value_parser = url)]
     admin: String,
     /// A file that holds the admin token
     ///
@@ -46,6 +50,26 @@ impl From<String> for Failure {
 
 /// Where the admin API is by default.
 pub(super) const DEFAULT_URL: &str = "http://127.0.0.1:9901";
+
+/// Where it is when the command line does not say. Commands that take the token from the environment must take the address
+/// from there, too: the token is that gateway's.
+static PLACE: LazyLock<String> = LazyLock::new(|| {
+    variable("FLEETGATE_ADMIN__ADDRESS").map_or_else(|| DEFAULT_URL.to_owned(), |text| reached(&text))
+});
+
+/// The URL of an address that a gateway binds: one that stands for all of a machine's is asked on this one.
+fn reached(bound: &str) -> String {
+    let Ok(mut address) = bound.parse::<SocketAddr>() else { return bound.to_owned() };
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    format!("http://{address}")
+}
+
+/// A variable of the environment, if it is set and not empty.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|text| !text.is_empty())
+}
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -246,7 +270,6 @@ impl Access {
     }
 
     fn token(&self) -> Result<Option<String>, String> {
-        let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
         let file = match (&self.token_file, variable("FLEETGATE_ADMIN__TOKEN")) {
             (Some(file), _) => Some(file.clone()),
             (None, Some(token)) => return Ok(Some(token)),

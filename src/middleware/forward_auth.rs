@@ -2,6 +2,7 @@
 //! `auth_request` do.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,6 +23,9 @@ use crate::spec::middleware::forward_auth;
 const X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
 const X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 
+/// Between two lines of the log about a service that does not decide.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
+
 /// So many answers are remembered.
 const MOST_REMEMBERED: usize = 4096;
 
@@ -33,6 +37,7 @@ pub(super) struct ForwardAuth {
     guarded: Vec<HeaderName>,
     tags: Tags,
     yes: Mutex<HashMap<Tag, Yes>>,
+    last_told: Mutex<Option<Instant>>,
 }
 
 /// A request may pass.
@@ -47,7 +52,7 @@ struct Yes {
 impl ForwardAuth {
     pub(super) fn new(spec: &forward_auth::ForwardAuth) -> Self {
         let guarded = spec.response_headers.iter().chain(&spec.request_headers).cloned().collect();
-        Self { spec: spec.clone(), guarded, tags: Tags::default(), yes: Mutex::default() }
+        Self { spec: spec.clone(), guarded, tags: Tags::default(), yes: Mutex::default(), last_told: Mutex::default() }
     }
 
     fn remembered(&self, tag: &Tag) -> Option<Yes> {
@@ -64,6 +69,22 @@ impl ForwardAuth {
         if all.len() < MOST_REMEMBERED {
             all.insert(tag, yes.clone());
         }
+    }
+
+    /// The service makes no decision, so that everybody is refused. The log says so now and then, and not each time: what
+    /// clients send must not fill it.
+    fn undecided(&self, error: ProxyError, why: fmt::Arguments<'_>, exchange: &dyn Exchange) -> ProxyError {
+        let mut last = self.last_told.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|last| last.elapsed() >= TELL_AGAIN) {
+            *last = Some(Instant::now());
+            drop(last);
+            tracing::warn!(
+                upstream = self.spec.upstream.as_str(),
+                route = exchange.route(),
+                "an auth service does not decide, and requests are refused: {why}"
+            );
+        }
+        error
     }
 
     /// What the service is asked.
@@ -124,14 +145,21 @@ impl Middleware for ForwardAuth {
             Some(yes) => yes,
             None => {
                 let asked = Rc::clone(&exchange).ask(self.spec.upstream.as_str(), question, self.spec.timeout);
-                let answer = asked.await.map_err(|error| {
-                    tracing::debug!(route = exchange.route(), "the auth service made no decision: {error:?}");
-                    error.of_auth_service()
-                })?;
-                if !answer.status().is_success() {
-                    if !answer.status().is_server_error() {
-                        exchange.judged(Verdict { by: "forward_auth", refused: Some("the service says no") });
+                let answer = match asked.await {
+                    Ok(answer) => match no_decision(answer.status()) {
+                        None => answer,
+                        Some(fault) => {
+                            let why = format_args!("it answered {}", answer.status());
+                            return Err(self.undecided(ProxyError::AuthService(fault), why, &*exchange));
+                        }
+                    },
+                    Err(error) => {
+                        let error = error.of_auth_service();
+                        return Err(self.undecided(error, format_args!("{}", error.code()), &*exchange));
                     }
+                };
+                if !answer.status().is_success() {
+                    exchange.judged(Verdict { by: "forward_auth", refused: Some("the service says no") });
                     return refused(answer, &*exchange);
                 }
                 let yes = self.yes(answer.headers());
@@ -181,21 +209,17 @@ fn cache_key(tags: &Tags, question: &Request<()>) -> Option<Tag> {
     tags.of(line.into_iter().chain(headers))
 }
 
+/// What is wrong with an answer that is neither yes nor no.
+fn no_decision(status: StatusCode) -> Option<AuthFault> {
+    if status == StatusCode::LOOP_DETECTED {
+        return Some(AuthFault::Loop);
+    }
+    (status.is_server_error() || status.is_informational()).then_some(AuthFault::Failed)
+}
+
 /// What the client gets of an answer that does not let it pass.
 fn refused(answer: Response<Option<Bytes>>, exchange: &dyn Exchange) -> Result<Response<Payload>, ProxyError> {
     let status = answer.status();
-    if status == StatusCode::LOOP_DETECTED {
-        tracing::info!(
-            route = exchange.route(),
-            "the auth service answered {status}: the question may lead back to the gateway"
-        );
-        return Err(ProxyError::AuthService(AuthFault::Loop));
-    }
-    // A service that cannot decide says neither yes nor no.
-    if status.is_server_error() || status.is_informational() {
-        tracing::info!(route = exchange.route(), "the auth service answered {status}, which is no decision");
-        return Err(ProxyError::AuthService(AuthFault::Failed));
-    }
     if exchange.is_call() {
         return Err(if status == StatusCode::UNAUTHORIZED { ProxyError::Unauthenticated } else { ProxyError::Denied });
     }

@@ -193,6 +193,12 @@ async fn without_a_token_only_this_machine_is_answered() {
         assert_eq!(answer.status, status, "{host}");
         assert_eq!(answer.header("cache-control"), Some("no-store"), "{host}");
     }
+    // HTTP/1.0 without a host, as plain health checks are.
+    for (page, status) in [("/healthz", 200), ("/readyz", 200), ("/api/v1/status", 403), ("/metrics", 403)] {
+        let mut client = Connection::open(gateway.admin()).await.unwrap();
+        client.send(format!("GET {page} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
+        assert_eq!(client.answer("GET").await.unwrap().status, status, "{page}");
+    }
     let refused = Request::new("DELETE", "/api/v1/routes").host("localhost").send(gateway.admin()).await;
     assert_eq!((refused.status, &refused.json()["error"]["code"]), (405, &json!("method_not_allowed")));
 }

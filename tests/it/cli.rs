@@ -193,6 +193,20 @@ users     file      static  10.0.0.1:80  healthy  1       0          -       -
     let (shown, sent): (serde_json::Value, serde_json::Value) =
         (serde_json::from_str(&out).unwrap(), serde_json::from_str(body).unwrap());
     assert_eq!((code, shown), (0, sent));
+
+    // The environment says where as well as with which token; the command line goes first.
+    for bound in ["127.0.0.1", "0.0.0.0"] {
+        let (url, served) = answer_once("200 OK", body);
+        let address = format!("{bound}:{}", url.rsplit(':').next().unwrap());
+        let mut command = fleetgate(directory.path(), &["upstreams"]);
+        command.env("FLEETGATE_ADMIN__ADDRESS", address).env("FLEETGATE_ADMIN__TOKEN", "marlin");
+        assert_eq!(run(&mut command).0, 0, "{bound}");
+        assert!(served.join().unwrap().contains("authorization: Bearer marlin\r\n"));
+    }
+    let (url, served) = answer_once("200 OK", body);
+    let mut command = fleetgate(directory.path(), &["upstreams", "--admin", &url]);
+    assert_eq!(run(command.env("FLEETGATE_ADMIN__ADDRESS", "127.0.0.1:9")).0, 0);
+    served.join().unwrap();
 }
 
 #[test]

@@ -417,6 +417,7 @@ async fn the_command_shows_routes_targets_and_endpoints() {
         (&["GET", "/users"][..], "no host: write `http://HOST/users`"),
         (&["GET", "http://a/", "--listener", "none"], "there is no listener `none`; there are: web"),
         (&["GET", "http://a/", "-H", "nothing"], "a header is written `name: value`"),
+        (&["GET", "http://a/a%2fb", "--route", "nope"], "there is no route `nope`"),
     ] {
         let (fine, said) = explain(arguments);
         assert!(!fine && said.contains(part), "{arguments:?}: {said}");

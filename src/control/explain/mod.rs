@@ -56,6 +56,7 @@ pub async fn explain(
     listeners: &BTreeMap<Name, Listener>,
 ) -> Result<Explanation, Wrong> {
     let (listener, settings) = question.listener(listeners)?;
+    let about = question.route_in(&snapshot.routes)?;
     let arrival = Arrival::new(question, settings);
     let request = &arrival.request;
     let mut explanation = Explanation::new(snapshot.generation, question, &arrival, listener);
@@ -101,7 +102,7 @@ pub async fn explain(
         Some(asked) if is_preflight => RequestView { method: asked, ..view },
         Some(_) | None => view,
     };
-    explanation.add_candidates(question, snapshot, &view, taken.ok())?;
+    explanation.add_candidates(about, snapshot, &view, taken.ok());
     let route = taken.ok().map(|position| &snapshot.routes.routes()[position]);
     let of_listener = match snapshot.middlewares.of_listener(listener) {
         Ok(of_listener) => of_listener,
@@ -186,11 +187,11 @@ pub async fn explain(
 impl Explanation {
     fn add_candidates(
         &mut self,
-        question: &Question,
+        about: Option<usize>,
         snapshot: &Snapshot,
         view: &RequestView<'_>,
         taken: Option<usize>,
-    ) -> Result<(), Wrong> {
+    ) {
         let table = &snapshot.routes;
         let candidates = table.candidates(view, MOST_ROUTES);
         let mut passed = false;
@@ -213,16 +214,13 @@ impl Explanation {
         }
         self.more_routes = candidates.more;
         self.other_routes = candidates.others;
-        let Some(name) = &question.route else { return Ok(()) };
-        let position = table.routes().iter().position(|route| &*route.label == name.as_str());
-        let position = position.ok_or_else(|| Wrong::NoRoute(name.clone()))?;
+        let Some(position) = about else { return };
         let route = &table.routes()[position];
         if !self.routes.iter().any(|shown| shown.name == route.name)
             && let Some(unmet) = table.unmet_of(position, view)
         {
             self.routes.push(Candidate::new(route, Fate::Unmet, word::unmet(unmet, view)));
         }
-        Ok(())
     }
 
     /// What the request passes on its way; `rehearsed`: what becomes of it there, if it comes so far.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use http::{HeaderName, HeaderValue, Method, Request, Uri, header};
 
+use crate::snapshot::RouteTable;
 use crate::spec::name::Name;
 use crate::spec::settings::Listener;
 
@@ -14,7 +15,7 @@ pub struct Question {
     pub(super) request: Request<()>,
     /// Who connects, in canonical form.
     pub(super) peer: Option<IpAddr>,
-    pub(super) route: Option<Name>,
+    route: Option<Name>,
     /// The URL begins with `https://`.
     pub(super) is_secure: bool,
     listener: Option<Name>,
@@ -86,6 +87,13 @@ impl Question {
     pub fn about(mut self, route: Option<Name>) -> Self {
         self.route = route;
         self
+    }
+
+    /// The position of the route that it is about, if it is about one.
+    pub(super) fn route_in(&self, table: &RouteTable) -> Result<Option<usize>, Wrong> {
+        let Some(name) = &self.route else { return Ok(None) };
+        let position = table.routes().iter().position(|route| &*route.label == name.as_str());
+        position.map(Some).ok_or_else(|| Wrong::NoRoute(name.clone()))
     }
 
     pub(super) fn listener<'l>(

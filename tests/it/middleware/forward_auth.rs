@@ -122,6 +122,9 @@ async fn without_an_answer_nobody_passes() {
         assert_eq!((answer.status, answer.header("x-fleetgate-flag")), (status, Some(flag)), "{behaviour:?}");
         assert_eq!(answer.text(), format!("{status} {code}\n"), "{behaviour:?}");
     }
+    // The operator is told, and not with every request.
+    let told = "an auth service does not decide, and requests are refused: it answered 500";
+    wait::until(SOON, "the log", || async { gateway.stderr().contains(told) }).await;
     drop(auth);
     assert_eq!(gateway.get("/").await.status, 502);
     assert_eq!(app.requests(), 0);
