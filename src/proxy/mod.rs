@@ -51,6 +51,8 @@ mod websocket;
 mod wire;
 mod worker;
 
+#[cfg(fuzzing)]
+pub use http1::fuzzing;
 pub use listener::{Bound, bind};
 pub use plane::{DataPlane, Front};
 pub use tls::TlsFront;

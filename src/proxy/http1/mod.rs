@@ -5,6 +5,8 @@
 
 mod decoder;
 mod encoder;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod head;
 mod link;
 mod sending;
