@@ -89,7 +89,8 @@ async fn unread(consul: &Consul, both: bool) {
         for path in ["/healthz", "/readyz"] {
             asks(path).await?;
         }
-        if metrics.contains("fleetgate_log_failing{log=\"own\"} 1") { Ok(()) } else { Err(metrics) }
+        let failing = |log: &str| metrics.contains(&format!("fleetgate_log_failing{{log=\"{log}\"}} 1"));
+        if failing("own") && (failing("access") || !both) { Ok(()) } else { Err(metrics) }
     })
     .await;
     let output = fleetgate(&["status", "--admin", &admin_url]).output().unwrap();

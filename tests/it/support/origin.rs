@@ -86,6 +86,8 @@ pub struct Origin {
     address: SocketAddr,
     state: Arc<State>,
     running: CancellationToken,
+    /// Bound all the time, so that nobody else gets the port while this is stopped.
+    _reserved: TcpSocket,
 }
 
 struct State {
@@ -133,8 +135,10 @@ impl Origin {
             reset_on_accept: Mutex::new(false),
         });
         let running = CancellationToken::new();
-        let address = listen(address, state.clone(), running.clone());
-        Self { name: name.to_owned(), version: version.to_owned(), address, state, running }
+        let reserved = bind(address);
+        let address = reserved.local_addr().unwrap();
+        listen(address, state.clone(), running.clone());
+        Self { name: name.to_owned(), version: version.to_owned(), address, state, running, _reserved: reserved }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -229,12 +233,15 @@ impl Drop for Origin {
     }
 }
 
-fn listen(address: SocketAddr, state: Arc<State>, running: CancellationToken) -> SocketAddr {
+fn bind(address: SocketAddr) -> TcpSocket {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.unwrap();
     socket.set_reuseaddr(true).unwrap();
     socket.bind(address).unwrap_or_else(|error| panic!("{address}: {error}"));
-    let listener: TcpListener = socket.listen(1024).unwrap();
-    let address = listener.local_addr().unwrap();
+    socket
+}
+
+fn listen(address: SocketAddr, state: Arc<State>, running: CancellationToken) {
+    let listener: TcpListener = bind(address).listen(1024).unwrap();
     tokio::spawn(async move {
         loop {
             let accepted = tokio::select! {
@@ -259,7 +266,6 @@ fn listen(address: SocketAddr, state: Arc<State>, running: CancellationToken) ->
             });
         }
     });
-    address
 }
 
 struct Closing(Arc<State>);
