@@ -13,7 +13,7 @@ use crate::support::origin::Origin;
 const SOON: Duration = Duration::from_secs(30);
 
 /// A field as a literal without indexing, or with it (RFC 7541, 6.2).
-fn literal(block: &mut Vec<u8>, indexing: bool, name: &[u8], value: &[u8]) {
+pub(crate) fn literal(block: &mut Vec<u8>, indexing: bool, name: &[u8], value: &[u8]) {
     block.push(if indexing { 0x40 } else { 0 });
     for text in [name, value] {
         assert!(text.len() < 127);

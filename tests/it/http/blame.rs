@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::config_of;
+use crate::http2::literal;
 use crate::support::client::{Connection, Request};
+use crate::support::frames::{DATA, END_HEADERS, Frame, Frames, HEADERS};
 use crate::support::gateway::Gateway;
 use crate::support::multiplexed::Service;
 use crate::support::origin::{Behaviour, Origin};
@@ -76,6 +78,34 @@ async fn a_client_that_stalls_is_no_fault_of_endpoints_over_http2() {
     }
     assert_eq!(gateway.api("upstreams/app").await["breaker"]["state"], "closed");
     assert_eq!(gateway.get("/").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_client_of_http2_that_stalls_is_no_fault_of_endpoints() {
+    let services = [Origin::start("one").await, Origin::start("two").await];
+    let lines = "response_timeout = \"200ms\"\nbreaker = { error_ratio = \"50%\", min_requests = 3 }";
+    let config = config_of(&services, lines)
+        .replace("listeners.web.address", "listeners.web.body_timeout = \"2s\"\nlisteners.web.address");
+    let gateway = Gateway::start(&config).await;
+    let mut client = Frames::connect(gateway.address(), &[]).await;
+    let mut post = vec![0x83, 0x86, 0x84];
+    literal(&mut post, false, b":authority", b"a");
+    literal(&mut post, false, b"content-length", b"10");
+    let streams: Vec<u32> = (0..12).map(|number| 2 * number + 1).collect();
+    for stream in &streams {
+        client.send(&Frame::new(HEADERS, END_HEADERS, *stream, post.clone())).await.unwrap();
+        client.send(&Frame::new(DATA, 0, *stream, "hello")).await.unwrap();
+    }
+    for _ in &streams {
+        client.next_of(HEADERS).await.expect("an answer");
+    }
+    let labels = [("code", "408"), ("flag", "RT")];
+    wait::until(SOON, "12 requests that came too slowly", || async {
+        gateway.metric("fleetgate_requests_total", &labels).await == Some(12.0)
+    })
+    .await;
+    assert_eq!(states(&gateway).await, ["healthy", "healthy"]);
+    assert_eq!(gateway.api("upstreams/app").await["breaker"]["state"], "closed");
 }
 
 /// A request that its client gives up after a while.

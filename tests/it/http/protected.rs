@@ -1,8 +1,11 @@
 //! Headers that services believe because a gateway sets them: no client says them itself, in no spelling and no trailer.
 
+use crate::http2::literal;
 use crate::support::client::{Connection, Request};
+use crate::support::frames::{DATA, END_HEADERS, END_STREAM, Frame, Frames, HEADERS};
 use crate::support::gateway::Gateway;
-use crate::support::origin::{Origin, Seen};
+use crate::support::multiplexed::Service;
+use crate::support::origin::{Behaviour, Origin, Seen};
 use crate::support::wait;
 
 const SECRET: &str = "a-secret-of-more-than-32-bytes-for-tests";
@@ -135,6 +138,57 @@ async fn no_trailer_says_what_services_believe_of_a_head() {
         assert_eq!(client.answer("POST").await.unwrap().status, 200, "{path}");
         assert_eq!(app.last_seen().unwrap().trailers, [("x-sum".to_owned(), "7".to_owned())], "{path}");
     }
+}
+
+#[tokio::test]
+async fn no_websocket_and_no_call_of_grpc_says_who_its_client_is() {
+    let (app, auth, service) = (Origin::start("app").await, Origin::start("auth").await, Service::start().await);
+    app.on("/tell", Behaviour::WebSocket);
+    let calls = format!(
+        r#"
+        upstreams.calls = {{ endpoints = ["{}"], protocol = "http2" }}
+        routes.calls = {{ match = {{ path = "/calls" }}, upstream = "calls", middlewares = ["tell"] }}
+        "#,
+        service.address()
+    );
+    let gateway = Gateway::start(&(config(&app, &auth) + &calls)).await;
+    let names = ["x-consumer", "x-role", "x-debug", "x-forwarded-user"];
+
+    let upgrade = Request::get("/tell").header("connection", "upgrade").header("upgrade", "websocket");
+    let spelt = names.iter().flat_map(|name| spellings(name));
+    let mut client = Connection::open(gateway.listener("web")).await.unwrap();
+    client
+        .send(&spelt.fold(upgrade, |request, it| request.header(&it, "root")).bytes(gateway.listener("web")))
+        .await
+        .unwrap();
+    assert!(client.head().await.unwrap().first_line.contains(" 101 "));
+    for name in names {
+        assert_eq!(folded(&app.last_seen().unwrap(), name), Vec::<String>::new());
+    }
+
+    let mut head = vec![0x83, 0x86];
+    literal(&mut head, false, b":path", b"/calls/one");
+    literal(&mut head, false, b":authority", b"a");
+    literal(&mut head, false, b"content-type", b"application/grpc");
+    literal(&mut head, false, b"te", b"trailers");
+    let mut trailers = Vec::new();
+    for spelling in names.iter().flat_map(|name| spellings(name)).map(|it| it.to_lowercase()) {
+        literal(&mut head, false, spelling.as_bytes(), b"root");
+        literal(&mut trailers, false, spelling.as_bytes(), b"root");
+    }
+    let mut client = Frames::connect(gateway.listener("web"), &[]).await;
+    client.send(&Frame::new(HEADERS, END_HEADERS, 1, head)).await.unwrap();
+    client.send(&Frame::new(DATA, 0, 1, [0; 5])).await.unwrap();
+    client.send(&Frame::new(HEADERS, END_HEADERS | END_STREAM, 1, trailers)).await.unwrap();
+    client.next_of(HEADERS).await.expect("an answer");
+    let call = service.last();
+    assert_eq!((call.uri.ends_with("/calls/one"), call.body.len()), (true, 5));
+    let told = call
+        .headers
+        .iter()
+        .chain(call.trailers.iter().flat_map(http::HeaderMap::iter))
+        .filter(|(_, value)| *value == "root");
+    assert_eq!(told.count(), 0, "{:?}", (&call.headers, &call.trailers));
 }
 
 #[tokio::test]
