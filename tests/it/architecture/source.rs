@@ -109,7 +109,7 @@ impl Crate {
         assert!(depth < 16, "{path:?} is re-exported in a circle");
         let known = (0..=path.len()).rev().find(|length| self.files.contains_key(&path[..*length]))?;
         let module = &path[..known];
-        let Some(item) = path.get(known) else { return None };
+        let item = path.get(known)?;
         for import in &self.files[module].source.imports {
             if import.reexported_in.as_deref() != Some(module) {
                 continue;
