@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use socket2::{SockFilter, SockRef};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::error::SendError;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::connection;
 use super::crowd::{Full, Seat};
@@ -34,7 +35,10 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// what was saved is served.
 const FIRST_READ: Duration = Duration::from_secs(3);
 
-/// Accepts until the gateway drains, and then what is queued already. Until it is known what there is, or for
+/// How long handshakes that are under way when the gateway stops have to end. Longer than most take to cross the net.
+const LAST_HANDSHAKES: Duration = Duration::from_millis(100);
+
+/// Accepts until the gateway drains, and then whoever is connected already. Until it is known what there is, or for
 /// [`FIRST_READ`], connections wait in the socket's queue: a start must not tell clients that a route is not there which
 /// was only not read yet.
 pub(super) async fn accept(
@@ -66,7 +70,51 @@ pub(super) async fn accept(
             }
         }
     }
+    accept_last(&worker, &listener, socket).await;
     worker.accepting.set(worker.accepting.get() - 1);
+}
+
+/// Accepts what the kernel has connected, and closes the socket: that resets all whom nobody accepted. So that nobody comes
+/// between the two, the socket ignores new clients for a moment, who ask again a second later and are refused.
+async fn accept_last(worker: &Rc<Worker>, listener: &Rc<LocalListener>, socket: TcpListener) {
+    match SockRef::from(&socket).attach_filter(&without_syn()) {
+        Ok(()) => {
+            let last = async {
+                loop {
+                    match socket.accept().await {
+                        Ok((stream, address)) => place(worker, listener, stream, address),
+                        Err(_) => sleep(PAUSE).await,
+                    }
+                }
+            };
+            let _: Result<(), _> = timeout(LAST_HANDSHAKES, last).await;
+        }
+        Err(error) => tracing::debug!(listener = %listener.name, "cannot keep new clients out before the end: {error}"),
+    }
+    // Straight from the kernel: the runtime may not have been told of the last ones.
+    let Ok(socket) = socket.into_std() else { return };
+    while let Ok((stream, address)) = socket.accept() {
+        if stream.set_nonblocking(true).is_ok()
+            && let Ok(stream) = TcpStream::from_std(stream)
+        {
+            place(worker, listener, stream, address);
+        }
+    }
+}
+
+/// A filter that drops the first packet of each handshake (RFC 9293, 3.5), in the machine code of bpf(4).
+fn without_syn() -> [SockFilter; 4] {
+    const LOAD_BYTE: u16 = 0x30;
+    const TEST_BITS: u16 = 0x45;
+    const RETURN: u16 = 0x06;
+    const FLAGS_AT: u32 = 13;
+    const SYN: u32 = 0x02;
+    [
+        SockFilter::new(LOAD_BYTE, 0, 0, FLAGS_AT),
+        SockFilter::new(TEST_BITS, 0, 1, SYN),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ]
 }
 
 fn is_of_one_connection(error: &std::io::Error) -> bool {

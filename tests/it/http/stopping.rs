@@ -39,6 +39,34 @@ async fn a_stop_under_load_fails_no_request() {
     assert!(gateway.process().end(SOON).await.success());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_connected_when_it_stops_is_answered() {
+    for _ in 0..5 {
+        let origin = Origin::start("app").await;
+        let mut gateway = before(&origin).await;
+        let address = gateway.address();
+        let clients: Vec<_> = (0..32)
+            .map(|_| {
+                tokio::spawn(async move {
+                    let mut answers = 0;
+                    while let Ok(mut client) = Connection::open(address).await {
+                        let answer = client.exchange(&Request::get("/")).await.expect("an answer, once connected");
+                        assert_eq!(answer.status, 200);
+                        answers += 1;
+                    }
+                    answers
+                })
+            })
+            .collect();
+        wait::until(SOON, "some load", || async { origin.requests() > 200 }).await;
+        gateway.process().signal("TERM");
+        for client in clients {
+            assert!(client.await.unwrap() > 0);
+        }
+        assert!(gateway.process().end(SOON).await.success());
+    }
+}
+
 #[tokio::test]
 async fn exchanges_in_flight_end_and_connections_close_after_them() {
     let origin = Origin::start("app").await;
