@@ -61,11 +61,20 @@ async def one(port, method, wait, idle):
     return kind, (time.perf_counter() - began) * 1e3
 
 
+class Unanswered(ConnectionError):
+    """The connection ended before anything of a response came."""
+
+
 async def exchange(reader, writer, method, wait, path="/"):
     """One exchange: what became of it, and whether the connection is kept."""
     body = b"x" * 64 if method == "POST" else b""
     writer.write(f"{method} {path}?ms={wait} HTTP/1.1\r\nhost: bench\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
-    head = await reader.readuntil(b"\r\n\r\n")
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except (OSError, asyncio.IncompleteReadError) as error:
+        if getattr(error, "partial", b""):
+            raise
+        raise Unanswered from error
     lines = head.lower().split(b"\r\n")
     status = int(lines[0].split(b" ")[1])
     fields = dict(line.split(b": ", 1) for line in lines[1:] if b": " in line)
