@@ -178,7 +178,8 @@ pub(super) async fn serve_http2(
         let (worker, connection) = (Rc::clone(&worker), Rc::clone(&connection));
         service_fn(move |request: Request<Incoming>| {
             let has_body = !request.body().is_end_stream();
-            let served = serve(Rc::clone(&worker), Rc::clone(&connection), plain(request));
+            // Boxed: the future has kilobytes, which every `async` block around it doubles and every move copies.
+            let served = Box::pin(serve(Rc::clone(&worker), Rc::clone(&connection), plain(request)));
             async move { Ok::<_, Infallible>(served.await?.map(|body| Answer::new(body, has_body))) }
         })
     };
