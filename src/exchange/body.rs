@@ -50,6 +50,8 @@ pub struct Stream<S> {
     flow: Rc<Flow>,
     bounds: Bounds,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Until when a wait goes on whose end was seen far too late.
+    second_look: Option<Instant>,
     /// Since when the next piece is waited for, where there is a least rate.
     waits_since: Option<Instant>,
     /// Time that the source took and has not made up for by what it sent.
@@ -132,6 +134,11 @@ impl BodyError {
 /// How long a body is held back for a 100.
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
+/// A wait whose end is seen later than this had a process that slept or was frozen. What came meanwhile is not read yet, so
+/// that there is a second look before anybody is too late.
+const LATE: Duration = Duration::from_secs(1);
+const SECOND_LOOK: Duration = Duration::from_millis(100);
+
 impl<S: Source> Body<S> {
     /// A body from a connection; how it fares shows in `flow`, which is complete at once when there is none.
     pub fn stream(source: S, flow: Rc<Flow>, bounds: Bounds) -> Self {
@@ -144,6 +151,7 @@ impl<S: Source> Body<S> {
             flow,
             bounds,
             timer: None,
+            second_look: None,
             waits_since: None,
             owed: Duration::ZERO,
             replay: None,
@@ -247,12 +255,20 @@ impl<S: Source> Stream<S> {
 
     /// Waits until `at`; true when it has come.
     fn poll_time(&mut self, at: Instant, cx: &mut Context<'_>) -> bool {
-        let at = tokio::time::Instant::from_std(at);
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
-        if timer.deadline() != at {
-            timer.as_mut().reset(at);
+        let at = self.second_look.map_or(at, |second| second.max(at));
+        let timer_at = tokio::time::Instant::from_std(at);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(timer_at)));
+        if timer.deadline() != timer_at {
+            timer.as_mut().reset(timer_at);
         }
-        timer.as_mut().poll(cx).is_ready()
+        if timer.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        if self.second_look.is_none() && at.elapsed() > LATE {
+            self.second_look = Some(Instant::now() + SECOND_LOOK);
+            return self.poll_time(at, cx);
+        }
+        true
     }
 
     fn poll_held_back(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -283,6 +299,7 @@ impl<S: Source> Stream<S> {
 
     /// So many bytes came, after a wait perhaps.
     fn came(&mut self, bytes: usize) {
+        self.second_look = None;
         if let Some(since) = self.waits_since.take() {
             self.owed += since.elapsed();
         }

@@ -362,7 +362,7 @@ async fn run(start: Start) -> io::Result<()> {
         ));
     }
 
-    let began = Instant::now();
+    let (mut looked, mut ran) = (Instant::now(), Duration::ZERO);
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut swept = 0;
@@ -383,9 +383,14 @@ async fn run(start: Start) -> io::Result<()> {
                 worker.log.flush();
                 worker.audit.flush();
                 let now = Instant::now();
-                worker.alarms.ring(now);
-                worker.drain(now);
-                let seconds = began.elapsed().as_secs() as u32;
+                let away = now.saturating_duration_since(looked);
+                (looked, ran) = (now, ran + away.min(LONGEST_TICK));
+                // Whatever came while the process was frozen is not read yet, and nobody is late before it is.
+                if away <= LONGEST_TICK {
+                    worker.alarms.ring(now);
+                    worker.drain(now);
+                }
+                let seconds = ran.as_secs() as u32;
                 worker.clock.store(seconds, Relaxed);
                 if seconds != swept {
                     swept = seconds;
@@ -396,7 +401,7 @@ async fn run(start: Start) -> io::Result<()> {
                     && (is_quiet(&worker) && handed.is_empty() || now >= deadline + TICK)
                 {
                     worker.log.flush();
-                worker.audit.flush();
+                    worker.audit.flush();
                     return Ok(());
                 }
             }
@@ -413,6 +418,9 @@ const LEAVE: Duration = Duration::from_secs(5);
 
 /// Flushes the log and looks around so often.
 const TICK: Duration = Duration::from_millis(100);
+
+/// No busy worker is away for longer: its machine slept, or somebody froze it.
+const LONGEST_TICK: Duration = Duration::from_secs(1);
 
 /// Nothing in flight and nobody connected or on the way: idle connections have had their second to send what was on its way.
 fn is_quiet(worker: &Worker) -> bool {

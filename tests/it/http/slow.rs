@@ -28,6 +28,46 @@ async fn trickle(gateway: &Gateway, head: &str, pieces: usize, piece: &str, paus
     (answer.status, answer.header("x-fleetgate-flag").map(str::to_owned))
 }
 
+/// As a virtual machine that moves to another host: nobody else notices but by the time that it takes.
+#[tokio::test]
+async fn clients_of_a_gateway_that_was_frozen_have_been_neither_slow_nor_idle() {
+    let origin = Origin::start("app").await;
+    let times = "idle_timeout = \"4s\"\nheader_timeout = \"4s\"\nbody_timeout = \"4s\"";
+    let mut gateway = with(&origin, &[("listeners.web", times), ("upstreams.app", "response_timeout = \"4s\"")]).await;
+    origin.on("/held", Behaviour::Hold(Box::new(Behaviour::Echo)));
+    let (request, post) =
+        (Request::get("/").bytes(gateway.address()), Request::post("/", "hello").bytes(gateway.address()));
+    let mut kept = Connection::open(gateway.address()).await.expect("to connect");
+    assert_eq!(kept.exchange(&Request::get("/")).await.expect("an answer").status, 200);
+    let (mut heading, mut uploading) =
+        (Connection::open(gateway.address()).await.unwrap(), Connection::open(gateway.address()).await.unwrap());
+    heading.send(&request[..10]).await.expect("to send");
+    uploading.send(&post[..post.len() - 2]).await.expect("to send");
+    let mut waiting = Connection::open(gateway.address()).await.unwrap();
+    waiting.send(&Request::get("/held").bytes(gateway.address())).await.expect("to send");
+    wait::until(SOON, "two requests on their way", || async {
+        gateway.api("upstreams/app").await["endpoints"][0]["in_flight"] == 2
+    })
+    .await;
+
+    gateway.process().signal("STOP");
+    kept.send(&request).await.expect("to send");
+    heading.send(&request[10..]).await.expect("to send");
+    uploading.send(&post[post.len() - 2..]).await.expect("to send");
+    origin.release();
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    gateway.process().signal("CONT");
+    for (what, client, method) in [
+        ("an idle client", &mut kept, "GET"),
+        ("a client with half a head", &mut heading, "GET"),
+        ("a client with half a body", &mut uploading, "POST"),
+        ("a client of an endpoint", &mut waiting, "GET"),
+    ] {
+        let answer = client.answer(method).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(answer.status, 200, "{what}");
+    }
+}
+
 #[tokio::test]
 async fn a_body_that_comes_a_byte_at_a_time_is_not_waited_for() {
     let origin = Origin::start("app").await;
