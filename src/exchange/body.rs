@@ -50,7 +50,7 @@ pub struct Stream<S> {
     flow: Rc<Flow>,
     bounds: Bounds,
     timer: Option<Pin<Box<Sleep>>>,
-    /// Until when a wait goes on whose end was seen far too late.
+    /// When an overdue wait is checked again: see [`LATE`].
     second_look: Option<Instant>,
     /// Since when the next piece is waited for, where there is a least rate.
     waits_since: Option<Instant>,
@@ -134,8 +134,8 @@ impl BodyError {
 /// How long a body is held back for a 100.
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
-/// A wait whose end is seen later than this had a process that slept or was frozen. What came meanwhile is not read yet, so
-/// that there is a second look before anybody is too late.
+/// A timer that fires later than this means that the process was suspended. What arrived meanwhile is not read yet,
+/// so the wait is checked again after [`SECOND_LOOK`] before it counts as timed out.
 const LATE: Duration = Duration::from_secs(1);
 const SECOND_LOOK: Duration = Duration::from_millis(100);
 

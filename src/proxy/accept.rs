@@ -35,12 +35,12 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// what was saved is served.
 const FIRST_READ: Duration = Duration::from_secs(3);
 
-/// How long handshakes that are under way when the gateway stops have to end. Longer than most take to cross the net.
+/// How long handshakes in progress may take to complete when the gateway stops: more than most clients' round trip.
 const LAST_HANDSHAKES: Duration = Duration::from_millis(100);
 
-/// Accepts until the gateway drains, and then whoever is connected already. Until it is known what there is, or for
-/// [`FIRST_READ`], connections wait in the socket's queue: a start must not tell clients that a route is not there which
-/// was only not read yet.
+/// Accepts connections until the gateway drains, then those that the kernel has completed already. Until every document
+/// was read, or for [`FIRST_READ`], connections wait in the socket's queue: a start must not tell clients that a route
+/// does not exist when it was only not read yet.
 pub(super) async fn accept(
     worker: Rc<Worker>,
     listener: Rc<LocalListener>,
@@ -74,8 +74,8 @@ pub(super) async fn accept(
     worker.accepting.set(worker.accepting.get() - 1);
 }
 
-/// Accepts what the kernel has connected, and closes the socket: that resets all whom nobody accepted. So that nobody comes
-/// between the two, the socket ignores new clients for a moment, who ask again a second later and are refused.
+/// Accepts the connections that the kernel has completed, then closes the socket, which resets any that remain. The
+/// socket drops SYN packets first, so no new ones complete; those clients ask again after a second and are refused.
 async fn accept_last(worker: &Rc<Worker>, listener: &Rc<LocalListener>, socket: TcpListener) {
     match SockRef::from(&socket).attach_filter(&without_syn()) {
         Ok(()) => {
@@ -91,7 +91,7 @@ async fn accept_last(worker: &Rc<Worker>, listener: &Rc<LocalListener>, socket: 
         }
         Err(error) => tracing::debug!(listener = %listener.name, "cannot keep new clients out before the end: {error}"),
     }
-    // Straight from the kernel: the runtime may not have been told of the last ones.
+    // The runtime may not have polled the last ones yet: ask the kernel.
     let Ok(socket) = socket.into_std() else { return };
     while let Ok((stream, address)) = socket.accept() {
         if stream.set_nonblocking(true).is_ok()

@@ -385,7 +385,7 @@ async fn run(start: Start) -> io::Result<()> {
                 let now = Instant::now();
                 let away = now.saturating_duration_since(looked);
                 (looked, ran) = (now, ran + away.min(LONGEST_TICK));
-                // Whatever came while the process was frozen is not read yet, and nobody is late before it is.
+                // After a suspension, data that arrived meanwhile is not read yet: nothing times out before it is.
                 if away <= LONGEST_TICK {
                     worker.alarms.ring(now);
                     worker.drain(now);
@@ -419,7 +419,7 @@ const LEAVE: Duration = Duration::from_secs(5);
 /// Flushes the log and looks around so often.
 const TICK: Duration = Duration::from_millis(100);
 
-/// No busy worker is away for longer: its machine slept, or somebody froze it.
+/// A longer gap between ticks means that the process or its machine was suspended, not that the worker is busy.
 const LONGEST_TICK: Duration = Duration::from_secs(1);
 
 /// Nothing in flight and nobody connected or on the way: idle connections have had their second to send what was on its way.
