@@ -45,18 +45,31 @@ impl Crowd {
         Self { counts, _clients: clients }
     }
 
-    /// How many pass of a hundred that may, in some seconds during which more than that come.
+    /// Requests that passed over at least six seconds in which more came, in percent of what the limit allows.
     async fn percent(&self) -> u64 {
-        let [passed, refused] = [0, 1].map(|index: usize| self.counts[index].load(Relaxed));
         let began = Instant::now();
+        let [passed, refused] = [0, 1].map(|index: usize| self.counts[index].load(Relaxed));
         // Until that many had to be refused, however slow everything is.
         let seen = || async {
             began.elapsed() > Duration::from_secs(6) && self.counts[1].load(Relaxed) - refused > 6 * RATE / 2
         };
         wait::until(SOON * 2, "enough requests", seen).await;
-        let may = RATE as f64 * began.elapsed().as_secs_f64();
         let passed = self.counts[0].load(Relaxed) - passed;
-        (100.0 * passed as f64 / may).round() as u64
+        // Read after the count, so that a pause between them never looks like too many.
+        let allowed = RATE as f64 * began.elapsed().as_secs_f64();
+        (100.0 * passed as f64 / allowed).round() as u64
+    }
+
+    /// At no time do more requests pass than `tolerance` percent above the limit, and soon no fewer than that below it.
+    /// Fewer pass while a busy machine pauses gateways or clients for longer than the burst lasts.
+    async fn passes_at_the_limit(&self, tolerance: u64, when: &str) {
+        let mut seen = Vec::new();
+        while seen.last().is_none_or(|percent| *percent < 100 - tolerance) {
+            assert!(seen.len() < 10, "{seen:?} % of the limit pass {when}");
+            let percent = self.percent().await;
+            assert!(percent <= 100 + tolerance, "{percent} % of the limit pass {when}");
+            seen.push(percent);
+        }
     }
 }
 
@@ -106,23 +119,20 @@ async fn three_gateways_hold_one_limit_with_redis_and_without() {
     let mut gateways = three(&origin, registered, &format!("redis.address = \"redis://{}\"", redis.address)).await;
     fleet(3, &gateways, 1.0).await;
     let crowd = Crowd::at(&gateways);
-    let percent = crowd.percent().await;
-    assert!((95..=105).contains(&percent), "{percent} % with Redis");
+    crowd.passes_at_the_limit(5, "with Redis").await;
 
     redis.kill();
     fleet(3, &gateways, 0.0).await;
     let (_, status) = gateways[0].admin_get("/api/v1/status").await;
     assert!(status.contains("\"state\":\"lost\""), "{status}");
-    let percent = crowd.percent().await;
-    assert!((85..=115).contains(&percent), "{percent} % without");
+    crowd.passes_at_the_limit(15, "without Redis").await;
     assert!(decided(&gateways, "share").await > (RATE * 4) as f64);
 
     redis.start_again().await;
     fleet(3, &gateways, 1.0).await;
     // A period of the limit.
     sleep(Duration::from_secs(1)).await;
-    let percent = crowd.percent().await;
-    assert!((95..=105).contains(&percent), "{percent} % with Redis again");
+    crowd.passes_at_the_limit(5, "with Redis again").await;
 
     // Who leaves leaves its part to the others, which know of it by the registry alone.
     drop(crowd);
@@ -130,8 +140,7 @@ async fn three_gateways_hold_one_limit_with_redis_and_without() {
     gateways.pop().unwrap().terminate().await;
     fleet(2, &gateways, 0.0).await;
     let crowd = Crowd::at(&gateways);
-    let percent = crowd.percent().await;
-    assert!((85..=115).contains(&percent), "{percent} % of two");
+    crowd.passes_at_the_limit(15, "at two gateways").await;
 }
 
 #[tokio::test]
@@ -147,8 +156,7 @@ async fn etcd_tells_how_many_gateways_share_a_limit() {
     let mut gateways = three(&origin, registered, "").await;
     fleet(3, &gateways, 0.0).await;
     let crowd = Crowd::at(&gateways);
-    let percent = crowd.percent().await;
-    assert!((85..=115).contains(&percent), "{percent} % of three");
+    crowd.passes_at_the_limit(15, "at three gateways").await;
     drop(crowd);
     assert_eq!(gateways[0].api("status").await["gateways"], 3);
     // One that dies is forgotten with its lease.
